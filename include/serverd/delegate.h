@@ -1,0 +1,337 @@
+/* The ABI between serverd and its back-ends (delegates), version 1.0.
+ *
+ * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
+ * turns weights into its own layout, holds the KV pages of its device, and executes batches.
+ * Everything that computes runs through this table: the CPU back-end, the exact reference, the
+ * test doubles, CUDA, and shared objects loaded at run time.
+ *
+ * Threads: `devices`, `match` and `pack` are pure and may be called concurrently. An instance
+ * has one caller at a time. CPU work is spread only by serverd_host.parallel_for.
+ * Ownership: the host keeps graph, tensors and batch alive for the call, and the tensors of a
+ * loaded partition until `unload`. The delegate owns its instances, handles and KV stores until
+ * the matching close, unload or kv_destroy.
+ * Numbers: a row's result never depends on the other rows of the batch, on how a prompt was
+ * cut into chunks, or on the number of threads.
+ * Every struct starts with its size, so that a later minor version can append members. */
+#ifndef SERVERD_DELEGATE_H
+#define SERVERD_DELEGATE_H
+
+#include "serverd/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SERVERD_DELEGATE_ABI (1u << 16 | 0u) /* major << 16 | minor */
+#define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
+#define SERVERD_MAX_DIMS     4u
+
+/* ---- the graph -------------------------------------------------------------------------- */
+
+/* Element type of a tensor or value: ids 0..63 are GGUF's, 64.. are indexes, 128.. our own. */
+typedef uint32_t serverd_dtype;
+
+/* A constant: weights, norms, tables. Row-major, dims outermost first, so a linear layer is
+ * [n_out, n_in]. `data` stays valid until the program is closed. */
+typedef struct serverd_tensor {
+    uint32_t struct_bytes;
+    serverd_dtype dtype;
+    const char *name;
+    uint32_t rank; /* 1..SERVERD_MAX_DIMS */
+    uint32_t flags;
+    uint64_t dims[SERVERD_MAX_DIMS];
+    const void *data;
+    uint64_t bytes;
+} serverd_tensor;
+
+/* Symbolic sizes in serverd_value.dims. */
+enum { SERVERD_DIM_ROWS = -1, SERVERD_DIM_SEQS = -2, SERVERD_DIM_SELECTED = -3 };
+
+typedef enum serverd_value_kind {
+    SERVERD_VALUE_CONSTANT = 0, /* tensors[tensor] */
+    SERVERD_VALUE_ACTIVATION    /* f32, row-major, dims[0] symbolic */
+} serverd_value_kind;
+
+typedef struct serverd_value {
+    uint32_t kind;
+    uint32_t rank;
+    uint32_t tensor;   /* of a constant */
+    uint32_t producer; /* node that writes an activation, UINT32_MAX for a constant */
+    int64_t dims[SERVERD_MAX_DIMS];
+} serverd_value;
+
+/* Canonical operations. Values: T rows of the step, S sequences, R selected rows. Rows mix only
+ * in ATTN and POOL. Operand order is inputs, then outputs. */
+typedef enum serverd_op {
+    SERVERD_OP_EMBED = 0,  /* W [V,D] -> [T,D]: row W[index] * scale; index by attributes */
+    SERVERD_OP_LINEAR,     /* x [T,K], W [N,K], bias [N]? -> [T,N]: x W^T + bias */
+    SERVERD_OP_RMS_NORM,   /* x, w [width] -> x / sqrt(mean(x^2) + eps) * w, over groups of width */
+    SERVERD_OP_LAYER_NORM, /* x, w, b -> (x - mean) / sqrt(var + eps) * w + b */
+    SERVERD_OP_ROPE,       /* x [T,H*D], inv_freq [n_rot/2], alt_inv_freq? -> rotated x */
+    SERVERD_OP_ATTN,       /* q [T,H*D], k [T,G*D], v [T,G*E] -> [T,H*E]; see serverd_attn */
+    SERVERD_OP_POS_SCALE,  /* x -> x * (1 + beta * ln(1 + floor(position / period))) */
+    SERVERD_OP_ADD,        /* a, b -> a + b */
+    SERVERD_OP_SCALE,      /* x -> factor * x */
+    SERVERD_OP_SOFTCAP,    /* x -> cap * tanh(x / cap) */
+    SERVERD_OP_ACT,        /* x -> act(x) */
+    SERVERD_OP_GLU,        /* a, b -> act(a) * b */
+    SERVERD_OP_SLICE,      /* x [T,N] -> [T,count]: columns begin .. begin+count-1 */
+    SERVERD_OP_SELECT,     /* x [T,D] -> [R,D]: the rows whose logits are wanted */
+    SERVERD_OP_POOL,       /* x [T,D] -> [S,D]: mean, first or last row of each sequence */
+    SERVERD_OP_L2,         /* x -> x / max(norm(x), 1e-12) */
+    SERVERD_OP_COUNT
+} serverd_op;
+
+typedef enum serverd_activation {
+    SERVERD_ACT_SILU = 0,
+    SERVERD_ACT_GELU_TANH,
+    SERVERD_ACT_GELU_ERF,
+    SERVERD_ACT_RELU,
+    SERVERD_ACT_SIGMOID,
+    SERVERD_ACT_TANH
+} serverd_activation;
+
+typedef enum serverd_embed_index {
+    SERVERD_INDEX_TOKEN = 0,
+    SERVERD_INDEX_POSITION,
+    SERVERD_INDEX_SEGMENT /* always row 0 */
+} serverd_embed_index;
+
+typedef enum serverd_pooling {
+    SERVERD_POOL_NONE = 0,
+    SERVERD_POOL_MEAN,
+    SERVERD_POOL_CLS,
+    SERVERD_POOL_LAST
+} serverd_pooling;
+
+typedef struct serverd_embed {
+    uint32_t index; /* serverd_embed_index */
+    float scale;
+} serverd_embed;
+
+typedef struct serverd_norm {
+    uint32_t width; /* elements normalised together: the row, or one head */
+    float eps;
+} serverd_norm;
+
+/* Angle of pair i at position p: p * inv_freq[i]; cos and sin times mscale. The alternative
+ * table (third input) replaces the first for the whole run if the context limit the partition
+ * was loaded with is above alt_from (longrope). */
+typedef struct serverd_rope {
+    uint32_t head_dim, n_rot; /* pairs (2i, 2i+1), or (i, i + n_rot/2) if is_neox */
+    uint32_t is_neox;
+    uint32_t alt_from;
+    float mscale, alt_mscale;
+} serverd_rope;
+
+/* Append k and v of each row at its position to KV layer `kv_layer`, then for each query head:
+ * softmax over the visible keys of the row's own sequence of cap(scale * q.k), times v.
+ * Visible from position p: keys 0..p, and with a window only the last `window` of them, the
+ * query's own included. Without is_causal there is no KV state: the rows of the same sequence
+ * in this batch see each other, all of them. Query head h uses KV head h / (n_heads/n_kv_heads). */
+typedef struct serverd_attn {
+    uint32_t n_heads, n_kv_heads;
+    uint32_t k_dim, v_dim; /* of one head */
+    uint32_t kv_layer;
+    uint32_t window;    /* 0: none */
+    uint32_t is_causal; /* 0 or 1 */
+    float scale;
+    float cap; /* 0: none */
+} serverd_attn;
+
+typedef struct serverd_pos_scale {
+    float beta;
+    uint32_t period;
+} serverd_pos_scale;
+
+typedef struct serverd_slice {
+    uint32_t begin, count;
+} serverd_slice;
+
+typedef union serverd_attributes {
+    serverd_embed embed;
+    serverd_norm norm;
+    serverd_rope rope;
+    serverd_attn attn;
+    serverd_pos_scale pos_scale;
+    serverd_slice slice;
+    float factor;        /* SCALE, SOFTCAP */
+    uint32_t activation; /* ACT, GLU: serverd_activation */
+    uint32_t pooling;    /* POOL: serverd_pooling */
+    uint32_t words[12];
+} serverd_attributes;
+
+typedef struct serverd_node {
+    uint16_t op, op_version;
+    uint16_t n_inputs, n_outputs;
+    uint32_t first_operand; /* inputs, then outputs, in serverd_graph.operands */
+    uint32_t layer;         /* UINT32_MAX outside the layers */
+    serverd_attributes attributes;
+} serverd_node;
+
+/* Nodes stand in execution order; a value's producer comes before its users. */
+typedef struct serverd_graph {
+    uint32_t struct_bytes;
+    uint32_t n_tensors, n_values, n_nodes, n_operands;
+    uint32_t output; /* value: logits [R,V], or embedding [S,D] of an encoder */
+    const serverd_tensor *tensors;
+    const serverd_value *values;
+    const serverd_node *nodes;
+    const uint32_t *operands; /* indexes of values */
+} serverd_graph;
+
+/* ---- the device and the host ------------------------------------------------------------ */
+
+typedef struct serverd_device {
+    uint32_t struct_bytes;
+    uint32_t ordinal;
+    char name[64]; /* "AVX-512 VNNI, 2 threads" */
+    uint64_t memory_bytes, free_bytes;
+    char reason[128]; /* why there is none, if `devices` reports 0 */
+} serverd_device;
+
+/* What the host lends to a delegate. parallel_for runs fn(arg, chunk, worker) for every chunk
+ * in 0..n_chunks-1 on the engine's threads, the caller's among them, and returns when all are
+ * done; worker < n_workers names the thread, for scratch memory. It is legal only inside
+ * `load` and `execute`. */
+typedef struct serverd_host {
+    uint32_t struct_bytes;
+    uint32_t n_workers;
+    void *context;
+    void (*log)(void *context, int level, const char *text);
+    void (*parallel_for)(void *context, uint32_t n_chunks,
+                         void (*fn)(void *arg, uint32_t chunk, uint32_t worker), void *arg);
+    uint64_t (*now_ns)(void *context);
+} serverd_host;
+
+/* ---- packing ---------------------------------------------------------------------------- */
+
+enum { SERVERD_LAYOUT_ROWS = 0 }; /* the logical bytes as they stand in the file, used in place */
+
+/* How one tensor wants to lie in memory. */
+typedef struct serverd_form {
+    uint32_t struct_bytes;
+    uint32_t layout;
+    uint64_t bytes;
+    uint32_t alignment;
+} serverd_form;
+
+/* ---- capability ------------------------------------------------------------------------- */
+
+typedef struct serverd_claim {
+    uint32_t struct_bytes;
+    uint32_t n_nodes; /* fused from the node on; 0: not claimed, see reason */
+    float seconds[3]; /* estimate at T = 1, 16, 512; 0: unknown */
+    char reason[128];
+} serverd_claim;
+
+/* ---- KV pages --------------------------------------------------------------------------- */
+
+typedef struct serverd_kv_layer {
+    uint32_t n_kv_heads, k_dim, v_dim, window;
+} serverd_kv_layer;
+
+/* A page holds SERVERD_PAGE_TOKENS tokens of all layers. */
+typedef struct serverd_kv_spec {
+    uint32_t struct_bytes;
+    uint32_t n_layers;
+    serverd_dtype dtype; /* of the stored keys and values */
+    uint32_t page_tokens;
+    const serverd_kv_layer *layers;
+} serverd_kv_spec;
+
+typedef struct serverd_pages {
+    const uint32_t *index;
+    uint32_t n;
+} serverd_pages;
+
+/* ---- a step ----------------------------------------------------------------------------- */
+
+/* The rows of one step: prefill chunks and single decode tokens of many sequences, mixed. Rows
+ * of a sequence are adjacent with ascending positions. Token t of a sequence lives in page
+ * page_table[seq * max_pages + t / SERVERD_PAGE_TOKENS] at slot t % SERVERD_PAGE_TOKENS; the
+ * entries up to the sequence's last row are valid, all earlier tokens are already there. */
+typedef struct serverd_batch {
+    uint32_t struct_bytes;
+    uint32_t n_rows, n_seqs, n_logit_rows;
+    const int32_t *token;       /* [n_rows] */
+    const int32_t *position;    /* [n_rows] */
+    const uint32_t *row_seq;    /* [n_rows], 0..n_seqs-1, ascending */
+    const uint32_t *page_table; /* [n_seqs][max_pages] page indexes; NULL for encoders */
+    uint32_t max_pages;
+    uint32_t reserved;
+    const uint32_t *logit_row; /* [n_logit_rows] ascending rows whose logits are wanted */
+    uint64_t step;             /* counts the steps of this engine, for traces and tests */
+} serverd_batch;
+
+/* Sizes promised at load; `execute` never sees more. */
+typedef struct serverd_limits {
+    uint32_t struct_bytes;
+    uint32_t max_rows, max_logit_rows, max_seqs, max_context;
+} serverd_limits;
+
+typedef struct serverd_instance serverd_instance;
+typedef struct serverd_handle serverd_handle;
+typedef struct serverd_kv serverd_kv;
+
+/* ---- the table -------------------------------------------------------------------------- */
+
+#define SERVERD_FN(name, ...) serverd_status (*name)(__VA_ARGS__, serverd_error * err)
+
+typedef struct serverd_delegate {
+    uint32_t abi, struct_bytes;
+    const char *name, *version;
+
+    /* Devices that are there now; *n may be more than cap. None: *n = 0 and, if cap > 0,
+     * out[0].reason says why. */
+    SERVERD_FN(devices, const serverd_host *, serverd_device *out, uint32_t cap, uint32_t *n);
+
+    /* Can this node run here, and at what cost? A refusal is n_nodes = 0 with a reason. */
+    SERVERD_FN(match, const serverd_graph *, uint32_t node, serverd_claim *out);
+
+    /* The layout this delegate wants for a tensor that a claimed node reads. */
+    SERVERD_FN(form, const serverd_tensor *, serverd_form *out);
+
+    /* Write rows first_row .. first_row+n_rows-1 of the tensor into its form at dst (start of
+     * the whole form). Called for every layout but SERVERD_LAYOUT_ROWS; rows come in multiples
+     * of 64 but for the last. */
+    SERVERD_FN(pack, const serverd_tensor *, const serverd_form *, uint64_t first_row,
+               uint64_t n_rows, void *dst);
+
+    SERVERD_FN(open, const serverd_host *, const serverd_device *, serverd_instance **out);
+
+    /* "key=value" tuning and test scripts; unknown key: SERVERD_INVALID. May be NULL. */
+    SERVERD_FN(set_option, serverd_instance *, const char *key, const char *value);
+
+    /* Prepare to run all nodes of the graph. packed[i] is the form of graph->tensors[i], or
+     * NULL where the layout is SERVERD_LAYOUT_ROWS: then tensors[i].data is it. All scratch
+     * memory is taken here; `execute` allocates nothing. */
+    SERVERD_FN(load, serverd_instance *, const serverd_graph *, const void *const *packed,
+               const serverd_limits *, const serverd_kv_spec *or_null, serverd_handle **out);
+
+    SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, uint64_t *out);
+    SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,
+               serverd_kv **out);
+    SERVERD_FN(kv_zero, serverd_kv *, serverd_pages);
+    SERVERD_FN(kv_copy, serverd_kv *, uint32_t from, uint32_t to, uint32_t n_tokens);
+
+    /* Run one batch. `out` receives graph->output: logits [n_logit_rows][V] or embeddings
+     * [n_seqs][D], f32. A SERVERD_NUMERIC or other error leaves the KV pages of the batch's
+     * rows undefined; SERVERD_DEVICE_LOST leaves only unload, kv_destroy, close. */
+    SERVERD_FN(execute, serverd_handle *, const serverd_batch *, serverd_kv *or_null, float *out);
+
+    void (*kv_destroy)(serverd_kv *);
+    void (*unload)(serverd_handle *);
+    void (*close)(serverd_instance *);
+} serverd_delegate;
+
+/* The one symbol that a delegate in a shared object exports. */
+typedef const serverd_delegate *(*serverd_delegate_entry_fn)(uint32_t host_abi);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,27 @@
+/* The one clock. Monotonic for everything that measures or waits; wall time only for the
+ * `created` fields, logs and templates. Tests hand in a virtual clock. */
+#ifndef BASE_CLOCK_H
+#define BASE_CLOCK_H
+
+#include <stdint.h>
+
+struct clock {
+    uint64_t (*now_ns)(void *context);      /* monotonic */
+    int64_t (*wall_seconds)(void *context); /* Unix time */
+    void *context;
+};
+
+/* The machine's clock. */
+extern const struct clock system_clock;
+
+static inline uint64_t clock_now_ns(const struct clock *clock)
+{
+    return clock->now_ns(clock->context);
+}
+
+static inline int64_t clock_wall_seconds(const struct clock *clock)
+{
+    return clock->wall_seconds(clock->context);
+}
+
+#endif

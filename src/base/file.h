@@ -1,0 +1,37 @@
+/* Files: whole reads with a bound, read-only mappings, atomic replacement. Regular files only. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include "serverd/status.h"
+
+#include <stdint.h>
+
+/* The whole file, NUL-terminated (the NUL does not count); free() *out. */
+serverd_status file_read(const char *path, size_t limit, char **out, size_t *len,
+                         serverd_error *err);
+
+/* A regular file opened for reading, its size taken once. */
+struct file {
+    int fd;
+    uint64_t bytes;
+};
+
+serverd_status file_open(const char *path, struct file *out, serverd_error *err);
+void file_close(struct file *file); /* safe on {-1} and twice */
+
+/* Exactly n bytes at offset; fewer is SERVERD_CORRUPT. */
+serverd_status file_read_at(const struct file *file, uint64_t offset, void *out, size_t n,
+                            serverd_error *err);
+
+/* The whole file, read-only, shared with the page cache; *out is NULL for an empty file. */
+struct mapping {
+    const void *data;
+    size_t bytes;
+};
+serverd_status file_map(const struct file *file, struct mapping *out, serverd_error *err);
+void mapping_close(struct mapping *mapping);
+
+/* Temporary name in the same folder, fsync, rename. */
+serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err);
+
+#endif

@@ -1,0 +1,40 @@
+/* Hashes and random bytes. */
+#ifndef BASE_HASH_H
+#define BASE_HASH_H
+
+#include "serverd/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One step of splitmix64: a good mix of 64 bits into 64 bits. */
+static inline uint64_t hash_mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* For tables in memory; not stable across versions, not for hostile collisions without a seed. */
+uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed);
+
+struct sha256 {
+    uint32_t state[8];
+    uint64_t n_bytes;
+    uint8_t block[64];
+};
+
+void sha256_init(struct sha256 *h);
+void sha256_update(struct sha256 *h, const void *bytes, size_t n);
+void sha256_final(struct sha256 *h, uint8_t digest[32]);
+void sha256_bytes(const void *bytes, size_t n, uint8_t digest[32]);
+
+/* From the kernel; fails only if the kernel does. */
+serverd_status random_bytes(void *out, size_t n, serverd_error *err);
+
+/* True if equal; time depends on n alone. */
+bool equal_constant_time(const void *a, const void *b, size_t n);
+
+#endif

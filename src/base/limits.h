@@ -1,0 +1,60 @@
+/* Every bound of the process that is not an option. What happens at the bound stands beside it.
+ * No bound lives elsewhere; zero never means unlimited. */
+#ifndef BASE_LIMITS_H
+#define BASE_LIMITS_H
+
+#define KIB ((size_t)1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+
+/* GGUF files: refused with SERVERD_CORRUPT and the field's name. */
+#define LIMIT_GGUF_KEYS         65536u
+#define LIMIT_GGUF_TENSORS      65536u
+#define LIMIT_GGUF_NAME_BYTES   (64 * KIB)
+#define LIMIT_GGUF_STRING_BYTES (16 * MIB)
+#define LIMIT_GGUF_ARRAY_ITEMS  (1u << 26)
+#define LIMIT_GGUF_ALIGNMENT    (1u << 20)
+#define LIMIT_GGUF_SHARDS       1024u
+#define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
+
+/* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
+#define LIMIT_LAYERS      1024u
+#define LIMIT_EMBD        65536u
+#define LIMIT_FF          262144u
+#define LIMIT_HEADS       1024u
+#define LIMIT_HEAD_DIM    1024u
+#define LIMIT_VOCAB       (1u << 22)
+#define LIMIT_CONTEXT     (1u << 24)
+#define LIMIT_TOKEN_BYTES 65536u
+
+/* Chat templates: the rendering ends with an error. */
+#define LIMIT_TEMPLATE_SOURCE    (256 * KIB)
+#define LIMIT_TEMPLATE_STEPS     1000000u
+#define LIMIT_TEMPLATE_RECURSION 64u
+#define LIMIT_TEMPLATE_RANGE     100000u
+#define LIMIT_TEMPLATE_OUTPUT    (16 * MIB)
+#define LIMIT_TEMPLATE_MEMORY    (256 * MIB)
+
+/* JSON bodies: 400. */
+#define LIMIT_JSON_DEPTH        64u
+#define LIMIT_JSON_VALUES       1000000u
+#define LIMIT_JSON_NUMBER_BYTES 512u
+
+/* One request: 400 with the field's name. */
+#define LIMIT_PROMPTS          2048u
+#define LIMIT_MESSAGES         4096u
+#define LIMIT_CHOICES          128u
+#define LIMIT_STOPS            16u
+#define LIMIT_STOP_BYTES       1024u
+#define LIMIT_STOP_TOKEN_IDS   64u
+#define LIMIT_LOGIT_BIAS       1024u
+#define LIMIT_TOP_LOGPROBS     20u
+#define LIMIT_REQUEST_ID_BYTES 128u
+
+/* HTTP: 414, 431, drop; see server/request_policy.h. */
+#define LIMIT_TARGET_BYTES      2048u
+#define LIMIT_HEADERS           64u
+#define LIMIT_CONNECTION_POOL   (8 * KIB)
+#define LIMIT_STREAM_RING_BYTES (256 * KIB) /* a slow reader's request is paused at the bound */
+
+#endif

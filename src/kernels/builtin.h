@@ -1,0 +1,11 @@
+/* The delegates that are compiled in, in order of preference. */
+#ifndef KERNELS_BUILTIN_H
+#define KERNELS_BUILTIN_H
+
+#include "serverd/delegate.h"
+
+/* "cpu", "cpu-reference", "null", "fault". */
+extern const serverd_delegate *const builtin_delegates[];
+extern const uint32_t n_builtin_delegates;
+
+#endif

@@ -1,0 +1,31 @@
+/* The op table: name, operand counts and the shape rule of every canonical op. */
+#ifndef PROGRAM_OP_H
+#define PROGRAM_OP_H
+
+#include "serverd/delegate.h"
+
+struct op_info {
+    const char *name;
+    uint8_t min_inputs, max_inputs;
+    /* Checks the attributes and the inputs' shapes and writes the output's rank and dims. */
+    serverd_status (*infer)(const serverd_graph *graph, const serverd_node *node,
+                            serverd_value *out, serverd_error *err);
+};
+
+const struct op_info *op_info(uint32_t op); /* NULL for an unknown op */
+
+static inline const serverd_value *node_input(const serverd_graph *graph, const serverd_node *node,
+                                              uint32_t i)
+{
+    return &graph->values[graph->operands[node->first_operand + i]];
+}
+
+static inline const serverd_value *node_output(const serverd_graph *graph, const serverd_node *node)
+{
+    return &graph->values[graph->operands[node->first_operand + node->n_inputs]];
+}
+
+/* Columns of a row: the product of the dims after the first. */
+uint64_t value_width(const serverd_value *value);
+
+#endif

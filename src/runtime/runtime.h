@@ -1,0 +1,54 @@
+/* How a program runs: on which delegate, with which packed weights and KV pages. Opened once
+ * per loaded model; runtime_execute and the KV calls have one caller at a time (the engine
+ * thread). */
+#ifndef RUNTIME_RUNTIME_H
+#define RUNTIME_RUNTIME_H
+
+#include "program/program.h"
+#include "runtime/worker_pool.h"
+#include "serverd/delegate.h"
+
+struct runtime;
+
+struct runtime_options {
+    const serverd_delegate *const *delegates; /* in order of preference */
+    uint32_t n_delegates;
+    /* "auto": the first delegate with a device that claims every node and is not a test double;
+     * else a delegate's name, or "name:key=value,..." (set_option) */
+    const char *device;
+    struct worker_pool *pool; /* outlives the runtime */
+    const struct clock *clock;
+    serverd_limits limits;
+    serverd_dtype kv_dtype;
+    uint64_t kv_bytes; /* memory for KV pages, rounded down to pages; at least one context fits */
+    void (*log)(void *context, int level, const char *text); /* may be NULL */
+    void *log_context;
+    /* Packing progress 0..1, from the calling thread; may be NULL. */
+    void (*progress)(void *context, double share);
+    void *progress_context;
+};
+
+/* Takes its own reference to the program. */
+serverd_status runtime_open(struct program *program, const struct runtime_options *options,
+                            struct runtime **out, serverd_error *err);
+void runtime_close(struct runtime *runtime); /* NULL is fine */
+
+/* Pages the pool has, 0 for encoders; bytes of one. */
+uint32_t runtime_n_pages(const struct runtime *runtime);
+uint64_t runtime_page_bytes(const struct runtime *runtime);
+
+/* What was promised to the delegate; shape and place of the output. */
+const serverd_limits *runtime_limits(const struct runtime *runtime);
+uint32_t runtime_output_width(const struct runtime *runtime); /* n_vocab, or n_embd */
+const char *runtime_device(const struct runtime *runtime);    /* "cpu (AVX-512, 2 threads)" */
+
+/* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
+serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
+                               serverd_error *err);
+
+serverd_status runtime_kv_zero(struct runtime *runtime, const uint32_t *pages, uint32_t n,
+                               serverd_error *err);
+serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t to,
+                               uint32_t n_tokens, serverd_error *err);
+
+#endif

@@ -1,0 +1,27 @@
+/* ln softmax of raw logits in float32, the same numbers whatever else is asked. */
+#ifndef SAMPLING_LOGPROBS_H
+#define SAMPLING_LOGPROBS_H
+
+#include "base/limits.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct token_logprob {
+    int32_t token;
+    float logprob; /* >= -9999 */
+};
+
+/* `top` by value descending, then id ascending; n_top of it are valid. */
+struct logprobs {
+    struct token_logprob chosen;
+    uint32_t chosen_rank; /* 1: the most likely */
+    uint32_t n_top;
+    struct token_logprob top[LIMIT_TOP_LOGPROBS];
+};
+
+/* logits [n_vocab]; chosen in 0..n_vocab-1; n_top <= LIMIT_TOP_LOGPROBS. */
+void logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
+                      struct logprobs *out);
+
+#endif

@@ -1,0 +1,46 @@
+/* Logits + parameters + counter-based random numbers -> a token. One sampler per choice, owned
+ * by the engine thread. The result depends only on the logits, the parameters, the history and
+ * (seed, choice, token index): the same alone, batched, cached or resumed.
+ *
+ * Order: bias, bans, allowed, min_tokens, ignore_eos; repetition; frequency and presence;
+ * temperature; top_k; top_p; min_p; draw in id order: the first token whose cumulative
+ * probability exceeds u * total. Greedy: argmax after the penalties, ties to the lowest id. */
+#ifndef SAMPLING_SAMPLE_H
+#define SAMPLING_SAMPLE_H
+
+#include "sampling/sampling_params.h"
+
+struct sampler;
+
+/* Working memory shared by all samplers of an engine: taken once, n_vocab wide. */
+struct sampling_scratch;
+struct sampling_scratch *sampling_scratch_create(uint32_t n_vocab);
+void sampling_scratch_destroy(struct sampling_scratch *scratch);
+
+/* `params` and `end_tokens` (ascending: the model's end-of-generation ids) outlive the sampler;
+ * the prompt is read here only. `stop_tokens` are masked like end tokens while min_tokens lasts.
+ * NULL: no memory. */
+struct sampler_setup {
+    const struct sampling_params *params;
+    uint32_t choice;
+    uint32_t n_vocab;
+    const int32_t *prompt;
+    uint32_t n_prompt;
+    const int32_t *end_tokens;
+    uint32_t n_end_tokens;
+    const int32_t *stop_tokens;
+    uint32_t n_stop_tokens;
+};
+struct sampler *sampler_create(const struct sampler_setup *setup);
+void sampler_destroy(struct sampler *sampler);
+
+/* Draw token number `index` (0-based, of the output). `logits` [n_vocab] are left unchanged.
+ * SERVERD_NUMERIC if any logit is NaN or +infinity, or all are -infinity. */
+serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *scratch,
+                            const float *logits, uint32_t index, int32_t *token,
+                            serverd_error *err);
+
+/* The token was appended to the output: counts for the penalties. */
+void sampler_accept(struct sampler *sampler, int32_t token);
+
+#endif

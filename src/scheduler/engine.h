@@ -1,0 +1,87 @@
+/* The engine: one loaded program, its queue, its KV pool and its thread, and the only owner of
+ * running state. Continuous batching: every step takes new requests in, admits the first of the
+ * queue while pages and places last, runs all decode rows plus a bounded chunk of prefill rows
+ * in one batch, samples, and hands all events out with one call.
+ *
+ * When pages run out the youngest sequence gives its pages up, waits at the head of the queue
+ * and is computed again from its tokens later: its client sees a pause and the same text.
+ *
+ * engine_submit, engine_cancel and the readers are for any thread; everything else belongs to
+ * the engine's own thread (or to the test that calls engine_step). */
+#ifndef SCHEDULER_ENGINE_H
+#define SCHEDULER_ENGINE_H
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "runtime/runtime.h"
+#include "scheduler/request.h"
+#include "text/tokenizer.h"
+
+struct engine;
+
+/* Where events go. Called on the engine thread, at most once per step, without locks held; it
+ * must not block. The events are the callee's to read during the call only; what they own
+ * (logprobs, embedding, message) passes to the callee. */
+struct event_sink {
+    void (*deliver)(void *context, const struct event *events, uint32_t n);
+    void *context;
+};
+
+struct engine_options {
+    struct runtime *runtime;           /* outlives the engine */
+    const struct tokenizer *tokenizer; /* outlives the engine */
+    const struct clock *clock;
+    struct log *log;         /* may be NULL */
+    struct metrics *metrics; /* may be NULL */
+    struct event_sink sink;
+    uint32_t context_size;  /* tokens of one sequence at most */
+    uint32_t max_running;   /* sequences */
+    uint32_t prefill_chunk; /* rows of prefill per step */
+    uint32_t max_queue;
+    uint64_t max_queue_tokens;
+    uint64_t queue_timeout_ns;
+};
+
+serverd_status engine_create(const struct engine_options *options, struct engine **out,
+                             serverd_error *err);
+serverd_status engine_start(struct engine *engine, serverd_error *err); /* its thread */
+
+/* Takes the request over on success: its events follow, the last is EVENT_END. Failures leave it
+ * with the caller: SERVERD_BUSY (queue full), SERVERD_INVALID (prompt too long for the context
+ * or the pool), SERVERD_TIMEOUT (deadline over), SERVERD_DEVICE_LOST, or SERVERD_UNSUPPORTED
+ * (draining; wrong kind of model). *id receives request->id. */
+serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
+                             serverd_error *err);
+
+/* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. */
+void engine_cancel(struct engine *engine, uint64_t request_id);
+
+/* One step on the caller's thread; false if there was nothing to do. For tests. */
+bool engine_step(struct engine *engine);
+
+/* A snapshot, never blocking. */
+struct engine_status {
+    uint32_t n_running, n_waiting, n_pages, n_free_pages;
+    uint64_t n_waiting_tokens;
+    uint64_t heartbeat_ns; /* clock when the engine thread last passed its loop */
+    uint64_t n_steps;
+    bool is_draining, is_lost;
+    double tokens_per_second; /* rate of the last seconds, prompt and output */
+};
+void engine_status(const struct engine *engine, struct engine_status *out);
+
+/* When there will be room: waiting work / measured rate, 50..60,000 ms. */
+uint32_t engine_retry_after_ms(const struct engine *engine);
+
+/* No new requests: waiting ones end with SERVERD_BUSY, running ones go on. */
+void engine_drain(struct engine *engine);
+
+/* End everything that still runs with SERVERD_BUSY ("shutting down") and join the thread. */
+void engine_stop(struct engine *engine);
+void engine_destroy(struct engine *engine);
+
+/* Pages and references add up; for tests and idle checks, from the stepping thread. */
+serverd_status engine_check(const struct engine *engine, serverd_error *err);
+
+#endif

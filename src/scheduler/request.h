@@ -1,0 +1,92 @@
+/* What goes into an engine and what comes out of it. Both hold ids, numbers and their own
+ * memory, never a pointer into the other side's state. */
+#ifndef SCHEDULER_REQUEST_H
+#define SCHEDULER_REQUEST_H
+
+#include "sampling/logprobs.h"
+#include "sampling/sampling_params.h"
+#include "serverd/status.h"
+#include "text/stop_matcher.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One prompt and how to continue it. Made on an HTTP thread; owned by the engine from a
+ * successful engine_submit on, by the caller until then. */
+struct request {
+    uint64_t id; /* set by engine_submit */
+    void *user;  /* comes back in every event; the engine never looks at it */
+    uint32_t user_index;
+
+    const int32_t *prompt;
+    uint32_t n_prompt; /* >= 1 */
+    uint32_t n_choices;
+    uint32_t max_new_tokens; /* 0: only compute the prompt */
+    struct sampling_params sampling;
+    const struct stop_string *stops;
+    uint32_t n_stops;
+    const int32_t *stop_tokens;
+    uint32_t n_stop_tokens;
+    bool includes_stop;  /* the matched stop string stays in the text */
+    bool skips_special;  /* control tokens give no text */
+    bool wants_logprobs; /* of the output, with the n_top_logprobs best */
+    uint32_t n_top_logprobs;
+    bool wants_prompt_logprobs; /* of prompt tokens 1..n_prompt-1, with n_top_logprobs best */
+    bool wants_embedding;       /* encoder models */
+    int32_t priority;           /* higher: sooner */
+    uint64_t arrival_ns;        /* the clock at arrival */
+    uint64_t deadline_ns;       /* 0: none */
+
+    struct arena *arena; /* holds the request and all it points to */
+};
+
+/* A zeroed request in its own arena, sampling at its defaults, n_choices 1, skips_special.
+ * NULL: no memory. */
+struct request *request_create(void);
+void request_destroy(struct request *request);
+
+enum finish_reason {
+    FINISH_STOP,   /* an end token, a stop token or a stop string */
+    FINISH_LENGTH, /* max_new_tokens or the context is full */
+};
+
+enum event_kind {
+    EVENT_PROMPT_LOGPROBS, /* of prompt token `index` */
+    EVENT_TOKEN,           /* token number `index` of a choice */
+    EVENT_FINISH,          /* a choice is complete */
+    EVENT_EMBEDDING,       /* embedding, before EVENT_END */
+    EVENT_END              /* exactly one per submitted request, and the last */
+};
+
+struct request_times {
+    uint64_t arrival_ns, admitted_ns, first_token_ns, end_ns; /* 0: never */
+};
+
+struct event {
+    enum event_kind kind;
+    uint32_t choice;
+    uint64_t request_id;
+    void *user;
+    uint32_t user_index;
+    uint32_t index;
+    int32_t token;
+    /* TOKEN: hidden, its text is not part of the output (an end or stop token). */
+    bool is_hidden;
+    /* TOKEN, FINISH: bytes of the choice's text, from its start, that may be shown. */
+    uint64_t release;
+    struct logprobs *logprobs; /* if asked for; the receiver's, free() */
+    float *embedding;          /* EMBEDDING: the receiver's, free() */
+    /* FINISH */
+    enum finish_reason finish;
+    int32_t stop_token; /* the end or stop token, -1 if none */
+    int32_t stop_index; /* the stop string's number, -1 if none */
+    bool is_end_token;  /* stop_token is the model's own end of generation */
+    /* END */
+    serverd_status status; /* SERVERD_OK, or why the request failed */
+    char *message;         /* the error's text or NULL; the receiver's, free() */
+    bool is_cancelled;
+    uint32_t n_prompt, n_cached, n_output; /* n_output: all choices, hidden tokens too */
+    struct request_times times;
+};
+
+#endif

@@ -1,0 +1,28 @@
+/* The handlers that routes.def names. */
+#ifndef SERVER_ENDPOINTS_H
+#define SERVER_ENDPOINTS_H
+
+struct exchange;
+
+/* models.c */
+void endpoint_models_list(struct exchange *x);
+void endpoint_models_get(struct exchange *x);
+/* openai_chat.c */
+void endpoint_chat_completions(struct exchange *x);
+void endpoint_apply_template(struct exchange *x);
+/* openai_completions.c */
+void endpoint_completions(struct exchange *x);
+/* embeddings.c */
+void endpoint_embeddings(struct exchange *x);
+/* tokenize.c */
+void endpoint_tokenize(struct exchange *x);
+void endpoint_detokenize(struct exchange *x);
+/* health.c */
+void endpoint_health(struct exchange *x);
+void endpoint_live(struct exchange *x);
+void endpoint_ready(struct exchange *x);
+void endpoint_version(struct exchange *x);
+void endpoint_metrics(struct exchange *x);
+void endpoint_root(struct exchange *x);
+
+#endif

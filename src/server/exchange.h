@@ -1,0 +1,81 @@
+/* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
+ * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
+ * exchange_generate. It knows nothing of libmicrohttpd, sockets or suspended connections. */
+#ifndef SERVER_EXCHANGE_H
+#define SERVER_EXCHANGE_H
+
+#include "base/buffer.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/options.h"
+#include "scheduler/engine.h"
+#include "scheduler/request.h"
+#include "server/api_error.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+struct exchange;
+
+/* A loaded model and what serves it; immutable while it is published. */
+struct served_model {
+    const char *name; /* id in the API */
+    int64_t created;  /* Unix seconds */
+    struct program *program;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template; /* NULL: a base model */
+    const char *chat_template_source;
+    struct engine *engine;
+    uint32_t context_size;
+    const char *device;
+    char fingerprint[24]; /* "fp_..." */
+};
+
+/* What every endpoint may use. */
+struct server_context {
+    const struct options *options;
+    const struct clock *clock;
+    struct log *log;
+    struct metrics *metrics;
+};
+
+const struct server_context *exchange_context(const struct exchange *x);
+
+/* The loaded model, never NULL in a route that needs one (others see 503 first). */
+const struct served_model *exchange_model(const struct exchange *x);
+
+/* Request: the whole body; the decoded rest of the path of a `{id}` route; a header's value or
+ * NULL; the request's id as it stands in x-request-id; when its head arrived. */
+const char *exchange_body(const struct exchange *x, size_t *n);
+const char *exchange_path_rest(const struct exchange *x);
+const char *exchange_header(const struct exchange *x, const char *name);
+const char *exchange_request_id(const struct exchange *x);
+uint64_t exchange_arrival_ns(const struct exchange *x);
+
+/* A field that was ignored: reported in X-Serverd-Warning and counted. */
+void exchange_ignored_field(struct exchange *x, const char *name);
+
+/* Reply with a whole body; takes the buffer's bytes over. */
+void exchange_reply(struct exchange *x, int status, const char *content_type, struct buffer *body);
+void exchange_fail(struct exchange *x, const struct api_error *e);
+
+/* Turns events into bytes of the reply. All calls come on HTTP threads, one at a time. For a
+ * stream the bytes are SSE frames, sent as they come; else they are the body, sent after on_end. */
+struct reply_encoder {
+    /* An event of requests[user_index], EVENT_END included. It may take what the event owns by
+     * setting the pointer to NULL; the rest is freed by the caller. */
+    void (*on_event)(void *state, struct event *event, struct buffer *out);
+    /* All requests have ended well. */
+    void (*on_end)(void *state, struct buffer *out);
+    /* A stream that has begun fails: the error frame and the end mark. */
+    void (*on_error)(void *state, const struct api_error *e, struct buffer *out);
+    void (*destroy)(void *state);
+};
+
+/* Submit all requests (all or none) and reply with what the encoder makes of their events. If
+ * the engine refuses, or a request fails before the first byte, the reply is that error. Takes
+ * over the requests, the array (heap) and the encoder's state in every case. */
+void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
+                       const struct reply_encoder *encoder, void *state, bool is_stream);
+
+#endif

@@ -1,0 +1,42 @@
+/* The HTTP edge: listens, authorises, parses, replies. Made and driven by tools/daemon, which
+ * owns the libuv loop: the engine's events wake the loop once per step, the loop calls
+ * server_dispatch, which hands them to their streams and resumes the connections. */
+#ifndef SERVER_SERVER_H
+#define SERVER_SERVER_H
+
+#include "server/exchange.h"
+
+struct server;
+
+struct server_options {
+    struct server_context context; /* outlives the server */
+    /* Ask the loop to call server_dispatch soon; any thread, must not block. */
+    void (*wake)(void *context);
+    void *wake_context;
+};
+
+/* Reads the key file, binds and listens; replies 503 to what needs a model until one is set. */
+serverd_status server_create(const struct server_options *options, struct server **out,
+                             serverd_error *err);
+uint16_t server_port(const struct server *server);
+uint32_t server_n_keys(const struct server *server);
+
+/* Where the engine's events go. */
+struct event_sink server_event_sink(struct server *server);
+
+void server_set_progress(struct server *server, double share); /* of loading, 0..1 */
+void server_publish(struct server *server, const struct served_model *model);
+/* Loading failed for good: 503 model_unavailable. */
+void server_set_failed(struct server *server);
+
+/* Loop thread. */
+void server_dispatch(struct server *server);
+void server_tick(struct server *server); /* a few times a second: time-outs, hang-ups, gauges */
+
+/* Stop accepting; /ready turns 503. Then wait until server_n_active is 0 or time is up. */
+void server_drain(struct server *server);
+uint32_t server_n_active(const struct server *server);
+/* Ends what is left; the engine must have stopped. */
+void server_destroy(struct server *server);
+
+#endif
