@@ -1,0 +1,62 @@
+"""Every architecture against the independent forward pass, on tiny random models."""
+import json
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from accuracy import score
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "tools"))
+from forward_oracle import Oracle, log_softmax  # noqa: E402
+
+DECODERS = ["llama", "mistral3", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"]
+
+
+def random_ids(oracle, n=40):
+    n_vocab = oracle.w("token_embd.weight").shape[0]
+    return [int(i) for i in np.random.default_rng(5).integers(0, n_vocab, n)]
+
+
+def check_decoder(path, url):
+    oracle = Oracle(path)
+    ids = random_ids(oracle)
+    expected = log_softmax(oracle.logits(ids))
+    chosen, tops = score(url, ids)
+    for i in range(1, len(ids)):
+        assert chosen[i] == pytest.approx(expected[i - 1, ids[i]], abs=2e-2)
+        for token, lp in tops[i].items():
+            assert lp == pytest.approx(expected[i - 1, token], abs=2e-2)
+    error = np.mean([abs(chosen[i] - expected[i - 1, ids[i]]) for i in range(1, len(ids))])
+    assert error < 3e-3
+
+
+@pytest.mark.parametrize("dtype", ["F32", "Q8_0"])
+@pytest.mark.parametrize("arch", DECODERS)
+def test_decoder_equals_the_oracle(start, tiny_model, arch, dtype):
+    path = tiny_model(arch, dtype)
+    check_decoder(path, start(path).url)
+
+
+@pytest.mark.parametrize("arch", DECODERS)
+def test_f32_cache_is_exact(start, tiny_model, arch):
+    path = tiny_model(arch)
+    s = start(path, "--kv-dtype", "f32")
+    oracle = Oracle(path)
+    ids = random_ids(oracle)
+    expected = log_softmax(oracle.logits(ids))
+    chosen, _ = score(s.url, ids)
+    assert max(abs(chosen[i] - expected[i - 1, ids[i]]) for i in range(1, len(ids))) < 1e-3
+
+
+def test_encoder_equals_the_oracle(start, tiny_model):
+    path = tiny_model("bert")
+    s = start(path)
+    ids = random_ids(Oracle(path), 12)
+    request = urllib.request.Request(s.url + "/v1/embeddings", json.dumps({"input": [ids]}).encode(),
+                                     {"Content-Type": "application/json"})
+    got = np.array(json.load(urllib.request.urlopen(request))["data"][0]["embedding"])
+    expected = Oracle(path).embedding(ids)
+    assert got @ expected > 0.99999
+    assert np.abs(got - expected).max() < 1e-4
