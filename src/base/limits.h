@@ -3,6 +3,8 @@
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H
 
+#include <stddef.h>
+
 #define KIB ((size_t)1024)
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
@@ -56,5 +58,12 @@
 #define LIMIT_HEADERS           64u
 #define LIMIT_CONNECTION_POOL   (8 * KIB)
 #define LIMIT_STREAM_RING_BYTES (256 * KIB) /* a slow reader's request is paused at the bound */
+
+/* Log: a line that finds the ring full is dropped and counted; a longer text is cut. */
+#define LIMIT_LOG_RING_BYTES (4 * MIB)
+#define LIMIT_LOG_TEXT_BYTES (4 * KIB)
+
+/* Metrics: further series of a family count under the label value "other". */
+#define LIMIT_METRIC_SERIES 256u
 
 #endif

@@ -1,0 +1,15 @@
+/* Strict UTF-8: shortest forms only, no surrogates, at most U+10FFFF. */
+#ifndef BASE_UTF8_H
+#define BASE_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define UTF8_REPLACEMENT 0xfffdu
+
+/* The character at bytes[0..n-1], n > 0; returns how many bytes it takes. Ill-formed bytes give
+ * U+FFFD for each longest run that could have begun a character (Unicode, chapter 3.9, U+FFFD
+ * substitution of maximal subparts), so progress is certain. */
+size_t utf8_decode(const char *bytes, size_t n, uint32_t *code_point);
+
+#endif
