@@ -63,6 +63,10 @@
 #define LIMIT_LOG_RING_BYTES (4 * MIB)
 #define LIMIT_LOG_TEXT_BYTES (4 * KIB)
 
+/* Options and their file: refused with the option's or the file's name. */
+#define LIMIT_OPTION_BYTES (4 * KIB)
+#define LIMIT_CONFIG_BYTES (1 * MIB)
+
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
 
