@@ -513,7 +513,8 @@ static serverd_status take_value(struct args *args, const struct option_row *row
 {
     const char *next = args->i + 1 < args->argc ? args->argv[args->i + 1] : NULL;
     if (!next)
-        return fail(err, SERVERD_INVALID, "--%s: needs a value: %s", row->name, row->metavar);
+        return fail(err, SERVERD_INVALID, "--%s: needs a value: %s", row->name,
+                    row->choices ? row->choices : row->metavar);
     if (strncmp(next, "--", 2) == 0)
         return fail(err, SERVERD_INVALID,
                     "--%s: needs a value, found %.100s; one that begins with -- is written "

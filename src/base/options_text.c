@@ -67,7 +67,8 @@ static bool has_range(const struct option_row *row)
     return row->type == TYPE_INT || row->type == TYPE_FLOAT || row->type == TYPE_SIZE;
 }
 
-/* "1 to 4096, default 16"; nothing if the option is a string without a default. */
+/* "1 to 4096, default 16" or "bf16|f32, default bf16"; nothing if the option is a string without a
+ * default. */
 static void append_facts(struct buffer *out, const struct option_row *row)
 {
     if (has_range(row)) {
@@ -76,6 +77,8 @@ static void append_facts(struct buffer *out, const struct option_row *row)
         option_append_value(out, row, row->max);
         buffer_append_str(out, ", ");
     }
+    if (row->choices)
+        buffer_printf(out, "%s, ", row->choices);
     if (row->type == TYPE_STRING && !row->initial.s)
         return;
     buffer_append_str(out, "default ");
@@ -230,8 +233,6 @@ static void append_yaml_option(struct buffer *out, const struct option_row *row)
     struct buffer explanation;
     buffer_init(&explanation, 4096);
     append_explanation(&explanation, row);
-    if (row->choices)
-        buffer_printf(&explanation, " [%s]", row->choices);
     buffer_append_str(out, "\n# ");
     append_wrapped(out, buffer_str(&explanation), 2, "# ", 2);
     buffer_printf(out, "#%s: ", row->name);
