@@ -281,9 +281,12 @@ typedef struct serverd_kv serverd_kv;
 
 #define SERVERD_FN(name, ...) serverd_status (*name)(__VA_ARGS__, serverd_error * err)
 
+enum { SERVERD_DELEGATE_BY_NAME_ONLY = 1 }; /* never chosen by "auto": test doubles, references */
+
 typedef struct serverd_delegate {
     uint32_t abi, struct_bytes;
     const char *name, *version;
+    uint64_t flags; /* SERVERD_DELEGATE_* */
 
     /* Devices that are there now; *n may be more than cap. None: *n = 0 and, if cap > 0,
      * out[0].reason says why. */

@@ -19,6 +19,12 @@
 #define LIMIT_GGUF_SHARDS       1024u
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
+/* Threads of the worker pool: more are not started. */
+#define LIMIT_WORKERS 1024u
+
+/* Pages of a KV pool: more memory is not used. */
+#define LIMIT_KV_PAGES (1u << 28)
+
 /* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
 #define LIMIT_LAYERS      1024u
 #define LIMIT_EMBD        65536u

@@ -13,14 +13,16 @@ struct runtime;
 struct runtime_options {
     const serverd_delegate *const *delegates; /* in order of preference */
     uint32_t n_delegates;
-    /* "auto": the first delegate with a device that claims every node and is not a test double;
-     * else a delegate's name, or "name:key=value,..." (set_option) */
+    /* "auto": the first delegate with a device that claims every node and is not for use by name
+     * only; else a delegate's name, or "name:key=value,..." (set_option; `;` separates too) */
     const char *device;
     struct worker_pool *pool; /* outlives the runtime */
     const struct clock *clock;
     serverd_limits limits;
     serverd_dtype kv_dtype;
-    uint64_t kv_bytes; /* memory for KV pages, rounded down to pages; at least one context fits */
+    /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
+     * most a third of the device's free memory. One full context must fit. */
+    uint64_t kv_bytes;
     void (*log)(void *context, int level, const char *text); /* may be NULL */
     void *log_context;
     /* Packing progress 0..1, from the calling thread; may be NULL. */

@@ -1,0 +1,423 @@
+#include "runtime/runtime.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "program/dtype.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PACK_ROWS 1024 /* rows of one packing chunk; a multiple of 64, as pack() asks */
+
+struct runtime {
+    struct program *program;
+    struct worker_pool *pool;
+    const struct clock *clock;
+    serverd_host host;
+    void (*log)(void *context, int level, const char *text);
+    void *log_context;
+    serverd_limits limits;
+    serverd_kv_spec kv_spec;
+
+    const serverd_delegate *delegate;
+    serverd_device device;
+    serverd_instance *instance;
+    serverd_handle *handle;
+    serverd_kv *kv;
+    void **packed; /* [graph.n_tensors], NULL where used in place */
+    uint32_t n_pages;
+    uint64_t page_bytes;
+    char device_text[160];
+};
+
+/* ---- what delegates are lent --------------------------------------------------------------- */
+
+static void host_log(void *context, int level, const char *text)
+{
+    struct runtime *runtime = context;
+    if (runtime->log)
+        runtime->log(runtime->log_context, level, text);
+}
+
+static void host_parallel_for(void *context, uint32_t n_chunks,
+                              void (*fn)(void *arg, uint32_t chunk, uint32_t worker), void *arg)
+{
+    struct runtime *runtime = context;
+    worker_pool_run(runtime->pool, n_chunks, fn, arg);
+}
+
+static uint64_t host_now_ns(void *context)
+{
+    struct runtime *runtime = context;
+    return clock_now_ns(runtime->clock);
+}
+
+/* ---- choice of the delegate ---------------------------------------------------------------- */
+
+static serverd_status find_device(struct runtime *runtime, const serverd_delegate *delegate,
+                                  serverd_error *err)
+{
+    uint32_t n = 0;
+    serverd_device device = {.struct_bytes = sizeof device};
+    serverd_status status = delegate->devices(&runtime->host, &device, 1, &n, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "device %s", delegate->name);
+    if (n == 0)
+        return fail(err, SERVERD_UNSUPPORTED, "device %s: none here: %.127s", delegate->name,
+                    device.reason);
+    runtime->device = device;
+    return SERVERD_OK;
+}
+
+static serverd_status claim_graph(const serverd_delegate *delegate, const serverd_graph *graph,
+                                  serverd_error *err)
+{
+    for (uint32_t node = 0; node < graph->n_nodes;) {
+        serverd_claim claim = {.struct_bytes = sizeof claim};
+        serverd_status status = delegate->match(graph, node, &claim, err);
+        if (status != SERVERD_OK)
+            return error_context(err, "device %s: node %u", delegate->name, node);
+        if (claim.n_nodes == 0 || claim.n_nodes > graph->n_nodes - node)
+            return fail(err, SERVERD_UNSUPPORTED, "device %s: cannot run node %u: %.127s",
+                        delegate->name, node, claim.reason);
+        node += claim.n_nodes;
+    }
+    return SERVERD_OK;
+}
+
+static serverd_status try_delegate(struct runtime *runtime, const serverd_delegate *delegate,
+                                   serverd_error *err)
+{
+    if (delegate->abi >> 16 != SERVERD_DELEGATE_ABI >> 16)
+        return fail(err, SERVERD_VERSION, "device %s: made for ABI %u, this is %u", delegate->name,
+                    delegate->abi >> 16, SERVERD_DELEGATE_ABI >> 16);
+    serverd_status status = find_device(runtime, delegate, err);
+    if (status == SERVERD_OK)
+        status = claim_graph(delegate, &runtime->program->graph, err);
+    if (status == SERVERD_OK)
+        runtime->delegate = delegate;
+    return status;
+}
+
+static serverd_status choose_automatically(struct runtime *runtime,
+                                           const struct runtime_options *options,
+                                           serverd_error *err)
+{
+    serverd_status status = fail(err, SERVERD_UNSUPPORTED, "device auto: no delegate is built in");
+    for (uint32_t i = 0; i < options->n_delegates && status != SERVERD_OK; i++)
+        if (!(options->delegates[i]->flags & SERVERD_DELEGATE_BY_NAME_ONLY))
+            status = try_delegate(runtime, options->delegates[i], err);
+    return status;
+}
+
+static serverd_status choose_by_name(struct runtime *runtime, const struct runtime_options *options,
+                                     const char *name, size_t len, serverd_error *err)
+{
+    for (uint32_t i = 0; i < options->n_delegates; i++) {
+        const serverd_delegate *delegate = options->delegates[i];
+        if (strlen(delegate->name) == len && memcmp(delegate->name, name, len) == 0)
+            return try_delegate(runtime, delegate, err);
+    }
+    return fail(err, SERVERD_INVALID, "device: there is no %.*s", (int)min_size(len, 64), name);
+}
+
+/* "key=value,key=value" after the delegate's name. */
+static serverd_status set_options(struct runtime *runtime, const char *text, serverd_error *err)
+{
+    while (*text) {
+        size_t len = strcspn(text, ",;"), key_len = strcspn(text, "=,;");
+        char key[64], value[256];
+        if (key_len == len || key_len >= sizeof key || len - key_len - 1 >= sizeof value)
+            return fail(err, SERVERD_INVALID, "device: %.*s is not key=value",
+                        (int)min_size(len, 200), text);
+        memcpy(key, text, key_len);
+        key[key_len] = '\0';
+        memcpy(value, text + key_len + 1, len - key_len - 1);
+        value[len - key_len - 1] = '\0';
+        if (!runtime->delegate->set_option)
+            return fail(err, SERVERD_INVALID, "device %s: has no option %s",
+                        runtime->delegate->name, key);
+        serverd_status status = runtime->delegate->set_option(runtime->instance, key, value, err);
+        if (status != SERVERD_OK)
+            return error_context(err, "device %s: %s", runtime->delegate->name, key);
+        text += len + (text[len] != '\0');
+    }
+    return SERVERD_OK;
+}
+
+static serverd_status open_delegate(struct runtime *runtime, const struct runtime_options *options,
+                                    serverd_error *err)
+{
+    const char *device = options->device ? options->device : "auto";
+    size_t name_len = strcspn(device, ":");
+    bool is_auto = name_len == 4 && memcmp(device, "auto", 4) == 0;
+    serverd_status status = is_auto ? choose_automatically(runtime, options, err)
+                                    : choose_by_name(runtime, options, device, name_len, err);
+    if (status != SERVERD_OK)
+        return status;
+    const serverd_delegate *delegate = runtime->delegate;
+    status = delegate->open(&runtime->host, &runtime->device, &runtime->instance, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "device %s", delegate->name);
+    (void)snprintf(runtime->device_text, sizeof runtime->device_text, "%s (%.64s)", delegate->name,
+                   runtime->device.name);
+    return set_options(runtime, device + name_len + (device[name_len] == ':'), err);
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+struct pack_job {
+    const struct runtime *runtime;
+    const serverd_tensor *tensor;
+    const serverd_form *form;
+    void *dst;
+    uint64_t n_rows;
+    _Atomic bool has_failed; /* the first failure owns `error` */
+    serverd_error error;
+};
+
+static void pack_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    (void)worker;
+    struct pack_job *job = arg;
+    uint64_t first = (uint64_t)chunk * PACK_ROWS;
+    uint64_t n = min_size(job->n_rows - first, PACK_ROWS);
+    serverd_error error;
+    if (job->runtime->delegate->pack(job->tensor, job->form, first, n, job->dst, &error) ==
+        SERVERD_OK)
+        return;
+    if (!atomic_exchange(&job->has_failed, true))
+        job->error = error;
+}
+
+static serverd_status pack_tensor(struct runtime *runtime, uint32_t index, serverd_error *err)
+{
+    const serverd_tensor *tensor = &runtime->program->graph.tensors[index];
+    serverd_form form = {.struct_bytes = sizeof form};
+    serverd_status status = runtime->delegate->form(tensor, &form, err);
+    if (status != SERVERD_OK || form.layout == SERVERD_LAYOUT_ROWS)
+        return status;
+    size_t alignment = max_size(form.alignment, 64), bytes;
+    if (!size_align(max_size(form.bytes, 1), alignment, &bytes))
+        return fail(err, SERVERD_NOMEM, "packed size overflows");
+    runtime->packed[index] = aligned_alloc(alignment, bytes);
+    if (!runtime->packed[index])
+        return fail(err, SERVERD_NOMEM, "no memory for %zu packed bytes", bytes);
+    struct pack_job job = {.runtime = runtime,
+                           .tensor = tensor,
+                           .form = &form,
+                           .dst = runtime->packed[index],
+                           .n_rows = 1};
+    for (uint32_t d = 0; d + 1 < tensor->rank; d++)
+        job.n_rows *= tensor->dims[d]; /* checked by program_check */
+    uint64_t n_chunks = (job.n_rows + PACK_ROWS - 1) / PACK_ROWS;
+    if (n_chunks >= UINT32_MAX)
+        return fail(err, SERVERD_UNSUPPORTED, "too many rows to pack");
+    worker_pool_run(runtime->pool, (uint32_t)n_chunks, pack_chunk, &job);
+    if (!atomic_load(&job.has_failed))
+        return SERVERD_OK;
+    *err = job.error;
+    return err->code;
+}
+
+static serverd_status pack_weights(struct runtime *runtime, const struct runtime_options *options,
+                                   serverd_error *err)
+{
+    const serverd_graph *graph = &runtime->program->graph;
+    runtime->packed = calloc(max_size(graph->n_tensors, 1), sizeof *runtime->packed);
+    if (!runtime->packed)
+        return fail(err, SERVERD_NOMEM, "no memory for %u tensors", graph->n_tensors);
+    uint64_t total = 1, done = 0;
+    for (uint32_t i = 0; i < graph->n_tensors; i++)
+        total += graph->tensors[i].bytes;
+    for (uint32_t i = 0; i < graph->n_tensors; i++) {
+        serverd_status status = pack_tensor(runtime, i, err);
+        if (status != SERVERD_OK)
+            return error_context(err, "tensor %s", graph->tensors[i].name);
+        done += graph->tensors[i].bytes;
+        if (options->progress)
+            options->progress(options->progress_context, (double)done / (double)total);
+    }
+    return SERVERD_OK;
+}
+
+/* ---- KV pages ------------------------------------------------------------------------------ */
+
+static serverd_status size_kv(struct runtime *runtime, uint64_t kv_bytes, serverd_error *err)
+{
+    serverd_status status = runtime->delegate->kv_page_bytes(runtime->instance, &runtime->kv_spec,
+                                                             &runtime->page_bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (runtime->page_bytes == 0)
+        return fail(err, SERVERD_INTERNAL, "device %s: says that a page has no bytes",
+                    runtime->delegate->name);
+    const serverd_limits *limits = &runtime->limits;
+    uint64_t context_pages =
+        ((uint64_t)limits->max_context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
+    uint64_t pages;
+    if (kv_bytes > 0) {
+        pages = kv_bytes / runtime->page_bytes;
+    } else {
+        pages = context_pages * limits->max_seqs;
+        uint64_t third = runtime->device.free_bytes / 3 / runtime->page_bytes;
+        if (pages > third)
+            pages = third > context_pages ? third : context_pages;
+    }
+    if (pages < context_pages)
+        return fail(err, SERVERD_NOMEM,
+                    "kv-memory: %llu MiB hold %llu tokens, one context of %u tokens needs "
+                    "%llu MiB: raise kv-memory or lower ctx-size",
+                    (unsigned long long)(kv_bytes / MIB),
+                    (unsigned long long)(pages * SERVERD_PAGE_TOKENS), limits->max_context,
+                    (unsigned long long)(context_pages * runtime->page_bytes / MIB + 1));
+    runtime->n_pages = (uint32_t)min_size(pages, LIMIT_KV_PAGES);
+    return SERVERD_OK;
+}
+
+static serverd_status create_kv(struct runtime *runtime, const struct runtime_options *options,
+                                serverd_error *err)
+{
+    runtime->kv_spec = runtime->program->kv;
+    if (runtime->kv_spec.n_layers == 0)
+        return SERVERD_OK;
+    runtime->kv_spec.struct_bytes = sizeof runtime->kv_spec;
+    runtime->kv_spec.dtype = options->kv_dtype;
+    runtime->kv_spec.page_tokens = SERVERD_PAGE_TOKENS;
+    serverd_status status = size_kv(runtime, options->kv_bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    return runtime->delegate->kv_create(runtime->instance, &runtime->kv_spec, runtime->n_pages,
+                                        &runtime->kv, err);
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static serverd_status open_parts(struct runtime *runtime, const struct runtime_options *options,
+                                 serverd_error *err)
+{
+    serverd_status status = open_delegate(runtime, options, err);
+    if (status == SERVERD_OK)
+        status = pack_weights(runtime, options, err);
+    if (status == SERVERD_OK)
+        status = create_kv(runtime, options, err);
+    if (status != SERVERD_OK)
+        return status;
+    return runtime->delegate->load(runtime->instance, &runtime->program->graph,
+                                   (const void *const *)runtime->packed, &runtime->limits,
+                                   runtime->kv ? &runtime->kv_spec : NULL, &runtime->handle, err);
+}
+
+serverd_status runtime_open(struct program *program, const struct runtime_options *options,
+                            struct runtime **out, serverd_error *err)
+{
+    if (program->graph.n_nodes == 0)
+        return fail(err, SERVERD_UNSUPPORTED, "the file holds a vocabulary and no model");
+    struct runtime *runtime = calloc(1, sizeof *runtime);
+    if (!runtime)
+        return fail(err, SERVERD_NOMEM, "no memory for the runtime");
+    runtime->program = program_ref(program);
+    runtime->pool = options->pool;
+    runtime->clock = options->clock ? options->clock : &system_clock;
+    runtime->log = options->log;
+    runtime->log_context = options->log_context;
+    runtime->limits = options->limits;
+    runtime->limits.struct_bytes = sizeof runtime->limits;
+    runtime->host = (serverd_host){.struct_bytes = sizeof runtime->host,
+                                   .n_workers = worker_pool_n_workers(options->pool),
+                                   .context = runtime,
+                                   .log = host_log,
+                                   .parallel_for = host_parallel_for,
+                                   .now_ns = host_now_ns};
+    serverd_status status = open_parts(runtime, options, err);
+    if (status != SERVERD_OK) {
+        runtime_close(runtime);
+        return status;
+    }
+    *out = runtime;
+    return SERVERD_OK;
+}
+
+void runtime_close(struct runtime *runtime)
+{
+    if (!runtime)
+        return;
+    const serverd_delegate *delegate = runtime->delegate;
+    if (runtime->handle)
+        delegate->unload(runtime->handle);
+    if (runtime->kv)
+        delegate->kv_destroy(runtime->kv);
+    if (runtime->instance)
+        delegate->close(runtime->instance);
+    for (uint32_t i = 0; runtime->packed && i < runtime->program->graph.n_tensors; i++)
+        free(runtime->packed[i]);
+    free(runtime->packed);
+    program_unref(runtime->program);
+    free(runtime);
+}
+
+/* ---- use ----------------------------------------------------------------------------------- */
+
+uint32_t runtime_n_pages(const struct runtime *runtime)
+{
+    return runtime->n_pages;
+}
+
+uint64_t runtime_page_bytes(const struct runtime *runtime)
+{
+    return runtime->page_bytes;
+}
+
+const serverd_limits *runtime_limits(const struct runtime *runtime)
+{
+    return &runtime->limits;
+}
+
+uint32_t runtime_output_width(const struct runtime *runtime)
+{
+    const struct program_config *config = &runtime->program->config;
+    return config->is_encoder ? config->n_embd : config->n_vocab;
+}
+
+const char *runtime_device(const struct runtime *runtime)
+{
+    return runtime->device_text;
+}
+
+serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
+                               serverd_error *err)
+{
+    const serverd_limits *limits = &runtime->limits;
+    if (batch->n_rows == 0 || batch->n_rows > limits->max_rows ||
+        batch->n_seqs > limits->max_seqs || batch->n_logit_rows > limits->max_logit_rows)
+        return fail(err, SERVERD_INTERNAL,
+                    "step %llu: %u rows, %u sequences, %u logit rows; promised were at most "
+                    "%u, %u, %u",
+                    (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
+                    batch->n_logit_rows, limits->max_rows, limits->max_seqs,
+                    limits->max_logit_rows);
+    return runtime->delegate->execute(runtime->handle, batch, runtime->kv, out, err);
+}
+
+serverd_status runtime_kv_zero(struct runtime *runtime, const uint32_t *pages, uint32_t n,
+                               serverd_error *err)
+{
+    if (!runtime->kv)
+        return SERVERD_OK;
+    return runtime->delegate->kv_zero(runtime->kv, (serverd_pages){.index = pages, .n = n}, err);
+}
+
+serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t to,
+                               uint32_t n_tokens, serverd_error *err)
+{
+    if (!runtime->kv)
+        return SERVERD_OK;
+    if (from >= runtime->n_pages || to >= runtime->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
+        return fail(err, SERVERD_INTERNAL, "kv copy: page %u to %u, %u tokens; there are %u pages",
+                    from, to, n_tokens, runtime->n_pages);
+    return runtime->delegate->kv_copy(runtime->kv, from, to, n_tokens, err);
+}
