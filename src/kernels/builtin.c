@@ -1,0 +1,11 @@
+#include "kernels/builtin.h"
+
+#include "kernels/testing/fault.h"
+#include "kernels/testing/null.h"
+
+const serverd_delegate *const builtin_delegates[] = {
+    &null_delegate,
+    &fault_delegate,
+};
+
+const uint32_t n_builtin_delegates = sizeof builtin_delegates / sizeof *builtin_delegates;

@@ -1,0 +1,442 @@
+#include "kernels/testing/fault.h"
+
+#include "base/error.h"
+#include "base/numeric.h"
+#include "kernels/builtin.h"
+#include "program/op.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define MAX_EVENTS 32
+
+enum fault_kind {
+    FAULT_NAN,
+    FAULT_INF,
+    FAULT_ERROR,
+    FAULT_OOM,
+    FAULT_LOST,
+    FAULT_HANG,
+    FAULT_SLOW
+};
+
+/* The calls that a script can hit beside the numbered steps. */
+enum { WHEN_LOAD = 0, WHEN_KV = -1 };
+
+struct fault_event {
+    enum fault_kind kind;
+    int64_t when, count;
+    uint64_t value;
+};
+
+static const struct {
+    const char *name;
+    enum fault_kind kind;
+    uint64_t value; /* unless the script says another */
+} kinds[] = {
+    {"nan", FAULT_NAN, 0},     {"inf", FAULT_INF, 0},
+    {"oom", FAULT_OOM, 0},     {"error", FAULT_ERROR, SERVERD_INTERNAL},
+    {"lost", FAULT_LOST, 0},   {"hang", FAULT_HANG, 3600},
+    {"slow", FAULT_SLOW, 100},
+};
+
+struct serverd_instance {
+    const serverd_host *host;
+    const serverd_delegate *inner;
+    serverd_instance *inner_instance; /* opened when first needed */
+    struct fault_event events[MAX_EVENTS];
+    uint32_t n_events;
+    int64_t n_steps;
+    bool is_lost;
+};
+
+struct serverd_handle {
+    serverd_instance *instance;
+    serverd_handle *inner;
+    void **packed; /* the inner delegate's forms */
+    uint32_t n_tensors;
+    uint64_t n_out;
+    bool is_encoder;
+};
+
+struct serverd_kv {
+    serverd_instance *instance;
+    serverd_kv *inner;
+};
+
+/* ---- the script ---------------------------------------------------------------------------- */
+
+static void sleep_ms(uint64_t ms)
+{
+    struct timespec left = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000 * 1000000)};
+    while (nanosleep(&left, &left) != 0)
+        continue;
+}
+
+static bool parse_status(const char *name, uint64_t *out)
+{
+    for (uint32_t code = SERVERD_UNSUPPORTED; code <= SERVERD_INTERNAL; code++) {
+        if (strcmp(status_name((serverd_status)code), name) == 0) {
+            *out = code;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool parse_when(const char *text, int64_t *out)
+{
+    *out = strcmp(text, "load") == 0 ? WHEN_LOAD : WHEN_KV;
+    return strcmp(text, "load") == 0 || strcmp(text, "kv") == 0 ||
+           parse_i64(text, 1, INT64_MAX, out);
+}
+
+/* KIND@WHEN[:VALUE][xCOUNT]; `text` is cut into its parts. */
+static bool parse_event(char *text, struct fault_event *event)
+{
+    char *when = strchr(text, '@');
+    if (!when)
+        return false;
+    *when++ = '\0';
+    char *count = strrchr(when, 'x'), *value = strchr(when, ':');
+    if (count)
+        *count++ = '\0';
+    if (value)
+        *value++ = '\0';
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(text, kinds[i].name) != 0)
+            continue;
+        *event = (struct fault_event){.kind = kinds[i].kind, .count = 1, .value = kinds[i].value};
+        return parse_when(when, &event->when) &&
+               (!count || parse_i64(count, 1, INT32_MAX, &event->count)) &&
+               (!value || parse_u64(value, 0, 86400000, &event->value) ||
+                (event->kind == FAULT_ERROR && parse_status(value, &event->value)));
+    }
+    return false;
+}
+
+static serverd_status parse_script(serverd_instance *instance, const char *script,
+                                   serverd_error *err)
+{
+    while (*script) {
+        char text[64];
+        size_t len = strcspn(script, "+");
+        if (instance->n_events == MAX_EVENTS)
+            return fail(err, SERVERD_INVALID, "script: more than %d events", MAX_EVENTS);
+        if (len < sizeof text) {
+            memcpy(text, script, len);
+            text[len] = '\0';
+        }
+        if (len >= sizeof text || !parse_event(text, &instance->events[instance->n_events]))
+            return fail(err, SERVERD_INVALID, "script: %.*s is not KIND@WHEN[:VALUE][xCOUNT]",
+                        (int)min_size(len, 60), script);
+        instance->n_events++;
+        script += len + (script[len] != '\0');
+    }
+    return SERVERD_OK;
+}
+
+/* What comes before the inner call: waits and refusals. */
+static serverd_status strike_before(serverd_instance *instance, int64_t when, serverd_error *err)
+{
+    for (uint32_t i = 0; i < instance->n_events; i++) {
+        const struct fault_event *event = &instance->events[i];
+        if (when < event->when || when - event->when >= event->count)
+            continue;
+        if (event->kind == FAULT_HANG || event->kind == FAULT_SLOW)
+            sleep_ms(event->kind == FAULT_HANG ? event->value * 1000 : event->value);
+        if (event->kind == FAULT_LOST)
+            instance->is_lost = true;
+        if (event->kind == FAULT_ERROR)
+            return fail(err, (serverd_status)event->value, "fault: error by script");
+        if (event->kind == FAULT_OOM)
+            return fail(err, SERVERD_NOMEM, "fault: no memory by script");
+    }
+    if (instance->is_lost)
+        return fail(err, SERVERD_DEVICE_LOST, "fault: device lost by script");
+    return SERVERD_OK;
+}
+
+/* What comes after it: numbers that are none. */
+static void strike_after(const serverd_handle *handle, uint32_t n_out_rows, float *out)
+{
+    const serverd_instance *instance = handle->instance;
+    for (uint32_t i = 0; i < instance->n_events; i++) {
+        const struct fault_event *event = &instance->events[i];
+        if (instance->n_steps < event->when || instance->n_steps - event->when >= event->count ||
+            event->value >= n_out_rows || event->kind > FAULT_INF)
+            continue;
+        for (uint64_t j = 0; j < handle->n_out; j++)
+            out[event->value * handle->n_out + j] = event->kind == FAULT_NAN ? NAN : INFINITY;
+    }
+}
+
+/* ---- the inner delegate -------------------------------------------------------------------- */
+
+static serverd_status open_inner(serverd_instance *instance, const char *name, serverd_error *err)
+{
+    for (uint32_t i = 0; i < n_builtin_delegates; i++) {
+        const serverd_delegate *inner = builtin_delegates[i];
+        if (strcmp(inner->name, name) != 0 || inner == &fault_delegate)
+            continue;
+        uint32_t n = 0;
+        serverd_device device = {.struct_bytes = sizeof device};
+        serverd_status status = inner->devices(instance->host, &device, 1, &n, err);
+        if (status == SERVERD_OK && n == 0)
+            status = fail(err, SERVERD_UNSUPPORTED, "%s: %.127s", name, device.reason);
+        if (status == SERVERD_OK)
+            status = inner->open(instance->host, &device, &instance->inner_instance, err);
+        if (status == SERVERD_OK)
+            instance->inner = inner;
+        return status;
+    }
+    return fail(err, SERVERD_INVALID, "there is no inner delegate %.60s", name);
+}
+
+static serverd_status need_inner(serverd_instance *instance, serverd_error *err)
+{
+    return instance->inner ? SERVERD_OK : open_inner(instance, "null", err);
+}
+
+static serverd_status fault_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
+                                    uint32_t *n, serverd_error *err)
+{
+    (void)host, (void)err;
+    if (cap > 0) {
+        out[0] = (serverd_device){.struct_bytes = sizeof out[0], .free_bytes = UINT64_C(1) << 30};
+        out[0].memory_bytes = out[0].free_bytes;
+        (void)snprintf(out[0].name, sizeof out[0].name, "test double");
+    }
+    *n = 1;
+    return SERVERD_OK;
+}
+
+/* The inner delegate is not known yet: `load` asks it. */
+static serverd_status fault_match(const serverd_graph *graph, uint32_t node, serverd_claim *out,
+                                  serverd_error *err)
+{
+    (void)err;
+    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
+    return SERVERD_OK;
+}
+
+static serverd_status fault_form(const serverd_tensor *tensor, serverd_form *out,
+                                 serverd_error *err)
+{
+    (void)err;
+    *out = (serverd_form){.struct_bytes = sizeof *out,
+                          .layout = SERVERD_LAYOUT_ROWS,
+                          .bytes = tensor->bytes,
+                          .alignment = 1};
+    return SERVERD_OK;
+}
+
+static serverd_status fault_pack(const serverd_tensor *tensor, const serverd_form *form,
+                                 uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
+{
+    (void)form, (void)first_row, (void)n_rows, (void)dst;
+    return fail(err, SERVERD_INTERNAL, "fault: %s needs no packing", tensor->name);
+}
+
+static serverd_status fault_open(const serverd_host *host, const serverd_device *device,
+                                 serverd_instance **out, serverd_error *err)
+{
+    (void)device;
+    *out = calloc(1, sizeof **out);
+    if (!*out)
+        return fail(err, SERVERD_NOMEM, "fault: no memory");
+    (*out)->host = host;
+    return SERVERD_OK;
+}
+
+static serverd_status fault_set_option(serverd_instance *instance, const char *key,
+                                       const char *value, serverd_error *err)
+{
+    if (strcmp(key, "script") == 0)
+        return parse_script(instance, value, err);
+    if (strcmp(key, "inner") == 0) {
+        if (instance->inner)
+            return fail(err, SERVERD_INVALID, "is %s already", instance->inner->name);
+        return open_inner(instance, value, err);
+    }
+    if (strncmp(key, "inner.", 6) != 0)
+        return fail(err, SERVERD_INVALID, "there are inner, inner.KEY and script");
+    serverd_status status = need_inner(instance, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (!instance->inner->set_option)
+        return fail(err, SERVERD_INVALID, "%s has no options", instance->inner->name);
+    return instance->inner->set_option(instance->inner_instance, key + 6, value, err);
+}
+
+static void fault_unload(serverd_handle *handle)
+{
+    if (handle->inner)
+        handle->instance->inner->unload(handle->inner);
+    for (uint32_t i = 0; handle->packed && i < handle->n_tensors; i++)
+        free(handle->packed[i]);
+    free(handle->packed);
+    free(handle);
+}
+
+static serverd_status pack_inner(const serverd_delegate *inner, const serverd_tensor *tensor,
+                                 void **out, serverd_error *err)
+{
+    serverd_form form = {.struct_bytes = sizeof form};
+    serverd_status status = inner->form(tensor, &form, err);
+    if (status != SERVERD_OK || form.layout == SERVERD_LAYOUT_ROWS)
+        return status;
+    size_t alignment = max_size(form.alignment, 64), bytes;
+    if (!size_align(max_size(form.bytes, 1), alignment, &bytes) ||
+        !(*out = aligned_alloc(alignment, bytes)))
+        return fail(err, SERVERD_NOMEM, "fault: no memory to pack %s", tensor->name);
+    uint64_t n_rows = 1;
+    for (uint32_t d = 0; d + 1 < tensor->rank; d++)
+        n_rows *= tensor->dims[d];
+    return inner->pack(tensor, &form, 0, n_rows, *out, err);
+}
+
+static serverd_status load_inner(serverd_handle *handle, const serverd_graph *graph,
+                                 const serverd_limits *limits, const serverd_kv_spec *kv,
+                                 serverd_error *err)
+{
+    const serverd_delegate *inner = handle->instance->inner;
+    for (uint32_t node = 0; node < graph->n_nodes;) {
+        serverd_claim claim = {.struct_bytes = sizeof claim};
+        serverd_status status = inner->match(graph, node, &claim, err);
+        if (status != SERVERD_OK)
+            return status;
+        if (claim.n_nodes == 0)
+            return fail(err, SERVERD_UNSUPPORTED, "%s: node %u: %.127s", inner->name, node,
+                        claim.reason);
+        node += claim.n_nodes;
+    }
+    for (uint32_t i = 0; i < graph->n_tensors; i++) {
+        serverd_status status = pack_inner(inner, &graph->tensors[i], &handle->packed[i], err);
+        if (status != SERVERD_OK)
+            return status;
+    }
+    return inner->load(handle->instance->inner_instance, graph, (const void *const *)handle->packed,
+                       limits, kv, &handle->inner, err);
+}
+
+static serverd_status fault_load(serverd_instance *instance, const serverd_graph *graph,
+                                 const void *const *packed, const serverd_limits *limits,
+                                 const serverd_kv_spec *kv, serverd_handle **out,
+                                 serverd_error *err)
+{
+    (void)packed;
+    serverd_status status = need_inner(instance, err);
+    if (status == SERVERD_OK)
+        status = strike_before(instance, WHEN_LOAD, err);
+    if (status != SERVERD_OK)
+        return status;
+    serverd_handle *handle = calloc(1, sizeof *handle);
+    if (!handle)
+        return fail(err, SERVERD_NOMEM, "fault: no memory");
+    *handle = (serverd_handle){.instance = instance,
+                               .n_tensors = graph->n_tensors,
+                               .n_out = value_width(&graph->values[graph->output]),
+                               .is_encoder = kv == NULL};
+    handle->packed = calloc(max_size(graph->n_tensors, 1), sizeof *handle->packed);
+    status = handle->packed ? load_inner(handle, graph, limits, kv, err)
+                            : fail(err, SERVERD_NOMEM, "fault: no memory");
+    if (status != SERVERD_OK)
+        fault_unload(handle);
+    else
+        *out = handle;
+    return status;
+}
+
+static serverd_status fault_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                          uint64_t *out, serverd_error *err)
+{
+    serverd_status status = need_inner(instance, err);
+    return status != SERVERD_OK
+               ? status
+               : instance->inner->kv_page_bytes(instance->inner_instance, spec, out, err);
+}
+
+static serverd_status fault_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                                      uint32_t n_pages, serverd_kv **out, serverd_error *err)
+{
+    serverd_status status = need_inner(instance, err);
+    if (status == SERVERD_OK)
+        status = strike_before(instance, WHEN_KV, err);
+    if (status != SERVERD_OK)
+        return status;
+    serverd_kv *kv = calloc(1, sizeof *kv);
+    if (!kv)
+        return fail(err, SERVERD_NOMEM, "fault: no memory");
+    kv->instance = instance;
+    status = instance->inner->kv_create(instance->inner_instance, spec, n_pages, &kv->inner, err);
+    if (status != SERVERD_OK)
+        free(kv);
+    else
+        *out = kv;
+    return status;
+}
+
+static void fault_kv_destroy(serverd_kv *kv)
+{
+    kv->instance->inner->kv_destroy(kv->inner);
+    free(kv);
+}
+
+static serverd_status fault_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+{
+    return kv->instance->inner->kv_zero(kv->inner, pages, err);
+}
+
+static serverd_status fault_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
+                                    serverd_error *err)
+{
+    return kv->instance->inner->kv_copy(kv->inner, from, to, n_tokens, err);
+}
+
+static serverd_status fault_execute(serverd_handle *handle, const serverd_batch *batch,
+                                    serverd_kv *kv, float *out, serverd_error *err)
+{
+    serverd_instance *instance = handle->instance;
+    instance->n_steps++;
+    serverd_status status = strike_before(instance, instance->n_steps, err);
+    if (status == SERVERD_OK)
+        status = instance->inner->execute(handle->inner, batch, kv ? kv->inner : NULL, out, err);
+    if (status == SERVERD_OK)
+        strike_after(handle, handle->is_encoder ? batch->n_seqs : batch->n_logit_rows, out);
+    return status;
+}
+
+static void fault_close(serverd_instance *instance)
+{
+    if (instance->inner_instance)
+        instance->inner->close(instance->inner_instance);
+    free(instance);
+}
+
+const serverd_delegate fault_delegate = {
+    .abi = SERVERD_DELEGATE_ABI,
+    .struct_bytes = sizeof(serverd_delegate),
+    .name = "fault",
+    .version = "1",
+    .flags = SERVERD_DELEGATE_BY_NAME_ONLY,
+    .devices = fault_devices,
+    .match = fault_match,
+    .form = fault_form,
+    .pack = fault_pack,
+    .open = fault_open,
+    .set_option = fault_set_option,
+    .load = fault_load,
+    .kv_page_bytes = fault_kv_page_bytes,
+    .kv_create = fault_kv_create,
+    .kv_zero = fault_kv_zero,
+    .kv_copy = fault_kv_copy,
+    .execute = fault_execute,
+    .kv_destroy = fault_kv_destroy,
+    .unload = fault_unload,
+    .close = fault_close,
+};

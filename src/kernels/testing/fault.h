@@ -1,0 +1,21 @@
+/* The fault delegate: passes everything on to another one and fails by script. Options:
+ *   inner=NAME        the delegate that does the work (null); comes before inner.KEY
+ *   inner.KEY=VALUE   an option of that delegate
+ *   script=E+E+...    what happens when; E is KIND@WHEN[:VALUE][xCOUNT]
+ * WHEN is the number of an execute call, counted from 1, and COUNT how many calls from there on
+ * are hit (1); or `load` or `kv` for the call that loads the model or creates the KV pages.
+ * KIND:
+ *   nan, inf    logit row number VALUE (0) of the step is all NaN or infinity
+ *   error       the call fails; VALUE is the code's name (internal)
+ *   oom         the call fails for want of memory
+ *   lost        the call and all later ones fail: the device is gone
+ *   hang        the call takes VALUE seconds more (3600)
+ *   slow        the call takes VALUE milliseconds more (100) */
+#ifndef KERNELS_TESTING_FAULT_H
+#define KERNELS_TESTING_FAULT_H
+
+#include "serverd/delegate.h"
+
+extern const serverd_delegate fault_delegate;
+
+#endif

@@ -1,0 +1,278 @@
+#include "kernels/testing/null.h"
+
+#include "base/error.h"
+#include "base/numeric.h"
+#include "kernels/testing/null_model.h"
+#include "program/op.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define BEST_LOGIT 16.0f /* the others are 0: the best token has nearly all probability */
+
+struct serverd_instance {
+    uint32_t step_us, row_us, min_token;
+};
+
+struct serverd_handle {
+    const serverd_instance *instance;
+    uint32_t n_out; /* n_vocab or n_embd */
+};
+
+struct serverd_kv {
+    uint32_t n_pages;
+    uint64_t (*state)[SERVERD_PAGE_TOKENS]; /* after the token of that slot */
+};
+
+static serverd_status null_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
+                                   uint32_t *n, serverd_error *err)
+{
+    (void)host, (void)err;
+    if (cap > 0) {
+        out[0] = (serverd_device){.struct_bytes = sizeof out[0], .free_bytes = UINT64_C(1) << 30};
+        out[0].memory_bytes = out[0].free_bytes;
+        (void)snprintf(out[0].name, sizeof out[0].name, "test double");
+    }
+    *n = 1;
+    return SERVERD_OK;
+}
+
+static serverd_status null_match(const serverd_graph *graph, uint32_t node, serverd_claim *out,
+                                 serverd_error *err)
+{
+    (void)err;
+    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
+    return SERVERD_OK;
+}
+
+static serverd_status null_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err)
+{
+    (void)err;
+    *out = (serverd_form){.struct_bytes = sizeof *out,
+                          .layout = SERVERD_LAYOUT_ROWS,
+                          .bytes = tensor->bytes,
+                          .alignment = 1};
+    return SERVERD_OK;
+}
+
+static serverd_status null_pack(const serverd_tensor *tensor, const serverd_form *form,
+                                uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
+{
+    (void)form, (void)first_row, (void)n_rows, (void)dst;
+    return fail(err, SERVERD_INTERNAL, "null: %s needs no packing", tensor->name);
+}
+
+static serverd_status null_open(const serverd_host *host, const serverd_device *device,
+                                serverd_instance **out, serverd_error *err)
+{
+    (void)host, (void)device;
+    *out = calloc(1, sizeof **out);
+    return *out ? SERVERD_OK : fail(err, SERVERD_NOMEM, "null: no memory");
+}
+
+static serverd_status null_set_option(serverd_instance *instance, const char *key,
+                                      const char *value, serverd_error *err)
+{
+    const struct {
+        const char *key;
+        uint32_t *value;
+        uint32_t max;
+    } options[] = {
+        {"step_us", &instance->step_us, 60000000},
+        {"row_us", &instance->row_us, 1000000},
+        {"min_token", &instance->min_token, INT32_MAX},
+    };
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        uint64_t number;
+        if (strcmp(key, options[i].key) != 0)
+            continue;
+        if (!parse_u64(value, 0, options[i].max, &number))
+            return fail(err, SERVERD_INVALID, "found %.60s, allowed 0 to %u", value,
+                        options[i].max);
+        *options[i].value = (uint32_t)number;
+        return SERVERD_OK;
+    }
+    return fail(err, SERVERD_INVALID, "there are step_us, row_us and min_token");
+}
+
+static serverd_status null_load(serverd_instance *instance, const serverd_graph *graph,
+                                const void *const *packed, const serverd_limits *limits,
+                                const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err)
+{
+    (void)packed, (void)limits, (void)kv;
+    uint64_t n_out = value_width(&graph->values[graph->output]);
+    if (n_out <= instance->min_token || n_out > INT32_MAX)
+        return fail(err, SERVERD_INVALID, "null: min_token is %u, the vocabulary has %llu",
+                    instance->min_token, (unsigned long long)n_out);
+    serverd_handle *handle = calloc(1, sizeof *handle);
+    if (!handle)
+        return fail(err, SERVERD_NOMEM, "null: no memory");
+    *handle = (serverd_handle){.instance = instance, .n_out = (uint32_t)n_out};
+    *out = handle;
+    return SERVERD_OK;
+}
+
+/* ---- KV ------------------------------------------------------------------------------------ */
+
+static serverd_status null_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                         uint64_t *out, serverd_error *err)
+{
+    (void)instance, (void)spec, (void)err;
+    *out = SERVERD_PAGE_TOKENS * sizeof(uint64_t);
+    return SERVERD_OK;
+}
+
+static serverd_status null_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                                     uint32_t n_pages, serverd_kv **out, serverd_error *err)
+{
+    (void)instance, (void)spec;
+    serverd_kv *kv = calloc(1, sizeof *kv);
+    if (kv)
+        kv->state = calloc(max_size(n_pages, 1), sizeof *kv->state);
+    if (!kv || !kv->state) {
+        free(kv);
+        return fail(err, SERVERD_NOMEM, "null: no memory for %u pages", n_pages);
+    }
+    kv->n_pages = n_pages;
+    *out = kv;
+    return SERVERD_OK;
+}
+
+static void null_kv_destroy(serverd_kv *kv)
+{
+    free(kv->state);
+    free(kv);
+}
+
+static serverd_status null_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+{
+    for (uint32_t i = 0; i < pages.n; i++) {
+        if (pages.index[i] >= kv->n_pages)
+            return fail(err, SERVERD_INTERNAL, "null: there is no page %u", pages.index[i]);
+        memset(kv->state[pages.index[i]], 0, sizeof *kv->state);
+    }
+    return SERVERD_OK;
+}
+
+static serverd_status null_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
+                                   serverd_error *err)
+{
+    if (from >= kv->n_pages || to >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
+        return fail(err, SERVERD_INTERNAL, "null: cannot copy %u tokens of page %u to %u", n_tokens,
+                    from, to);
+    memmove(kv->state[to], kv->state[from], n_tokens * sizeof kv->state[0][0]);
+    return SERVERD_OK;
+}
+
+/* ---- a step -------------------------------------------------------------------------------- */
+
+static void sleep_us(uint64_t us)
+{
+    struct timespec left = {.tv_sec = (time_t)(us / 1000000),
+                            .tv_nsec = (long)(us % 1000000 * 1000)};
+    while (us > 0 && nanosleep(&left, &left) != 0)
+        continue;
+}
+
+/* Where the state after the token at `position` of a row's sequence is kept; NULL: the page
+ * table is wrong. */
+static uint64_t *state_slot(const serverd_kv *kv, const serverd_batch *batch, uint32_t row,
+                            uint32_t position)
+{
+    uint32_t entry = position / SERVERD_PAGE_TOKENS;
+    if (entry >= batch->max_pages)
+        return NULL;
+    uint32_t page = batch->page_table[(size_t)batch->row_seq[row] * batch->max_pages + entry];
+    return page < kv->n_pages ? &kv->state[page][position % SERVERD_PAGE_TOKENS] : NULL;
+}
+
+/* The state after row `row`. An encoder's rows follow each other without pages. */
+static serverd_status row_state(const serverd_kv *kv, const serverd_batch *batch, uint32_t row,
+                                uint64_t before, uint64_t *after, serverd_error *err)
+{
+    int32_t position = batch->position[row];
+    if (position < 0)
+        return fail(err, SERVERD_INTERNAL, "null: row %u is at position %d", row, position);
+    if (!kv) {
+        uint64_t state = position == 0 ? NULL_MODEL_EMPTY : before;
+        *after = null_model_next(state, batch->token[row], (uint32_t)position);
+        return SERVERD_OK;
+    }
+    uint64_t *slot = state_slot(kv, batch, row, (uint32_t)position);
+    uint64_t *previous = position == 0 ? NULL : state_slot(kv, batch, row, (uint32_t)position - 1);
+    if (!slot || (position > 0 && !previous))
+        return fail(err, SERVERD_INTERNAL, "null: row %u at position %d has no valid page", row,
+                    position);
+    *slot = null_model_next(previous ? *previous : NULL_MODEL_EMPTY, batch->token[row],
+                            (uint32_t)position);
+    *after = *slot;
+    return SERVERD_OK;
+}
+
+static void write_logits(const serverd_handle *handle, uint64_t state, float *out)
+{
+    memset(out, 0, handle->n_out * sizeof *out);
+    out[null_model_token(state, handle->instance->min_token, handle->n_out)] = BEST_LOGIT;
+}
+
+/* A unit vector that depends on the whole sequence. */
+static void write_embedding(const serverd_handle *handle, uint64_t state, float *out)
+{
+    memset(out, 0, handle->n_out * sizeof *out);
+    out[null_model_token(state, 0, handle->n_out)] = 1.0f;
+}
+
+static serverd_status null_execute(serverd_handle *handle, const serverd_batch *batch,
+                                   serverd_kv *kv, float *out, serverd_error *err)
+{
+    const serverd_instance *instance = handle->instance;
+    uint32_t logit = 0;
+    uint64_t state = NULL_MODEL_EMPTY;
+    for (uint32_t row = 0; row < batch->n_rows; row++) {
+        serverd_status status = row_state(kv, batch, row, state, &state, err);
+        if (status != SERVERD_OK)
+            return status;
+        bool is_last = row + 1 == batch->n_rows || batch->row_seq[row + 1] != batch->row_seq[row];
+        if (!kv && is_last)
+            write_embedding(handle, state, out + (size_t)batch->row_seq[row] * handle->n_out);
+        if (kv && logit < batch->n_logit_rows && batch->logit_row[logit] == row)
+            write_logits(handle, state, out + (size_t)logit++ * handle->n_out);
+    }
+    sleep_us(instance->step_us + (uint64_t)instance->row_us * batch->n_rows);
+    return SERVERD_OK;
+}
+
+static void null_unload(serverd_handle *handle)
+{
+    free(handle);
+}
+
+static void null_close(serverd_instance *instance)
+{
+    free(instance);
+}
+
+const serverd_delegate null_delegate = {
+    .abi = SERVERD_DELEGATE_ABI,
+    .struct_bytes = sizeof(serverd_delegate),
+    .name = "null",
+    .version = "1",
+    .flags = SERVERD_DELEGATE_BY_NAME_ONLY,
+    .devices = null_devices,
+    .match = null_match,
+    .form = null_form,
+    .pack = null_pack,
+    .open = null_open,
+    .set_option = null_set_option,
+    .load = null_load,
+    .kv_page_bytes = null_kv_page_bytes,
+    .kv_create = null_kv_create,
+    .kv_zero = null_kv_zero,
+    .kv_copy = null_kv_copy,
+    .execute = null_execute,
+    .kv_destroy = null_kv_destroy,
+    .unload = null_unload,
+    .close = null_close,
+};
