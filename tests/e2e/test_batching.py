@@ -3,6 +3,8 @@ import concurrent.futures
 import json
 import urllib.request
 
+import pytest
+
 TOPICS = ["rivers", "bread", "the moon", "chess", "bicycles", "volcanoes", "tea", "violins", "glaciers", "bees",
           "bridges", "paper", "salt", "owls", "kites", "lighthouses"]
 
@@ -23,6 +25,7 @@ def stream_text(url, topic, n_tokens=48):
     return text, finish
 
 
+@pytest.mark.concurrent
 def test_sixteen_streams_equal_each_alone(server):
     alone = [stream_text(server.url, topic) for topic in TOPICS]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -31,6 +34,7 @@ def test_sixteen_streams_equal_each_alone(server):
     assert len({text for text, _ in alone}) == 16
 
 
+@pytest.mark.concurrent
 def test_a_small_kv_pool_changes_nothing(start, default_model, server):
     """Sequences are preempted and resumed; the text stays the same."""
     alone = [stream_text(server.url, topic, 64) for topic in TOPICS[:8]]

@@ -106,6 +106,7 @@ def test_sigterm_lets_running_streams_end(start, tiny_model):
     assert s.stop() == 0
 
 
+@pytest.mark.timing
 def test_a_second_sigterm_does_not_wait(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:step_us=50000,min_token=10", "--ctx-size", "512")
     reply = post(s.url, "/v1/completions", {"prompt": "abc", "max_tokens": 400, "stream": True, "ignore_eos": True})
@@ -118,6 +119,7 @@ def test_a_second_sigterm_does_not_wait(start, tiny_model):
     assert time.monotonic() - begin < 3
 
 
+@pytest.mark.timing
 def test_a_client_that_leaves_frees_its_place(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:step_us=2000,min_token=10", "--max-running", "1",
               "--ctx-size", "512")
@@ -208,6 +210,7 @@ def test_curl_shows_tokens_as_they_come(start, tiny_model):
     assert times[-1] - times[0] > 0.2, "the events came all at once"
 
 
+@pytest.mark.timing
 def test_idle_costs_no_cpu(start, default_model):
     s = start(default_model)
     post(s.url, "/v1/completions", {"prompt": "Hello", "max_tokens": 4}).read()

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Builds and runs the tests; does all its own set-up. See --help.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/lib.sh
+. "$root/scripts/lib.sh"
+
+usage() {
+    cat <<'TEXT'
+./test.sh [PART...]: all parts in this order, or those named.
+
+  format   clang-format has nothing to change
+  unit     warnings are errors; unit, property, golden, kernel and style suites, corpus replay
+  e2e      the real binary with the default model: openai package, curl, raw sockets
+  asan     the same suites under AddressSanitizer and UndefinedBehaviorSanitizer, and e2e
+  tsan     the concurrent suites under ThreadSanitizer
+  fuzz     each libFuzzer target for FUZZ_SECONDS (20) from its corpus
+
+SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
+TEXT
+}
+
+test_packages=(libcmocka-dev python3 python3-venv curl)
+asan_options=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1
+
+need_test_build() { build "$root/build-test" --buildtype=release -Db_ndebug=false -Dtests=enabled -Dwerror=true; }
+
+# Python packages of the end-to-end tests, pinned, in a venv of the build folder.
+need_python() {
+    python=$root/build-test/venv/bin/python
+    local stamp=$root/build-test/venv/requirements.txt
+    cmp -s "$root/tests/requirements.txt" "$stamp" && return 0
+    say "installing the Python packages of the tests"
+    python3 -m venv "$root/build-test/venv"
+    "$python" -m pip install --disable-pip-version-check -q -r "$root/tests/requirements.txt"
+    cp "$root/tests/requirements.txt" "$stamp"
+}
+
+run_suites() {
+    local folder=$1
+    shift
+    meson test -C "$folder" --print-errorlogs --no-rebuild "$@"
+}
+
+run_e2e() {
+    local folder=$1
+    shift
+    need_python
+    need_default_model
+    (cd "$root/tests/e2e" &&
+        SERVERD_BUILD=$folder SERVERD_DEFAULT_MODEL=$default_model_path "$python" -m pytest -q -p no:cacheprovider "$@")
+}
+
+part_format() {
+    need_packages clang-format git
+    (cd "$root" && git ls-files -z '*.c' '*.h' '*.cu' '*.cuh' | xargs -0 clang-format --dry-run --Werror)
+}
+
+part_unit() {
+    need_test_build
+    run_suites "$root/build-test"
+}
+
+part_e2e() {
+    need_test_build
+    run_e2e "$root/build-test"
+}
+
+part_asan() {
+    need_test_build # for the Python packages' folder
+    build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled -Dwerror=true
+    export ASAN_OPTIONS=$asan_options UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+    run_suites "$root/build-asan" --timeout-multiplier 4
+    run_e2e "$root/build-asan" -m 'not timing'
+    unset ASAN_OPTIONS UBSAN_OPTIONS
+}
+
+part_tsan() {
+    need_test_build
+    build "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=enabled -Dwerror=true
+    export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+    run_suites "$root/build-tsan" --timeout-multiplier 4 --suite concurrent
+    run_e2e "$root/build-tsan" -m concurrent
+    unset TSAN_OPTIONS
+}
+
+part_fuzz() {
+    need_packages clang llvm libclang-rt-14-dev
+    CC=clang build "$root/build-fuzz" --buildtype=debugoptimized -Dfuzzing=libfuzzer -Db_sanitize=address,undefined \
+        -Db_lundef=false -Dtests=enabled
+    local target name
+    for target in "$root"/build-fuzz/tests/fuzz/fuzz_*; do
+        [[ -f $target && -x $target ]] || continue
+        name=$(basename "$target")
+        say "fuzzing ${name#fuzz_} for ${FUZZ_SECONDS:-20} s"
+        mkdir -p "$root/build-fuzz/corpus/${name#fuzz_}"
+        (cd "$root/build-fuzz" && UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+            "$target" -max_total_time="${FUZZ_SECONDS:-20}" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+            -verbosity=0 "corpus/${name#fuzz_}" "$root/tests/fuzz/corpus/${name#fuzz_}" 2>&1 | tail -n 30)
+    done
+}
+
+parts=("$@")
+((${#parts[@]})) || parts=(format unit e2e asan tsan fuzz)
+for part in "${parts[@]}"; do
+    case $part in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    format | unit | e2e | asan | tsan | fuzz) ;;
+    *)
+        usage >&2
+        die "there is no part $part"
+        ;;
+    esac
+done
+
+need_packages "${build_packages[@]}" "${test_packages[@]}"
+for part in "${parts[@]}"; do
+    begin=$SECONDS
+    say "== $part"
+    "part_$part"
+    say "== $part passed in $((SECONDS - begin)) s"
+done
+say "all passed in $SECONDS s: ${parts[*]}"
