@@ -1,0 +1,95 @@
+#include "base/hash.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void assert_digest(const uint8_t digest[32], const char *hex)
+{
+    char text[65];
+    for (size_t i = 0; i < 32; i++)
+        (void)snprintf(text + 2 * i, 3, "%02x", digest[i]);
+    assert_string_equal(text, hex);
+}
+
+/* The examples of FIPS 180-4 and one that crosses many blocks in odd pieces. */
+static void sha256_gives_the_standard_s_digests(void **state)
+{
+    (void)state;
+    uint8_t digest[32];
+    sha256_bytes("", 0, digest);
+    assert_digest(digest, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    sha256_bytes("abc", 3, digest);
+    assert_digest(digest, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    const char *two = "abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
+    sha256_bytes(two, strlen(two), digest);
+    assert_digest(digest, "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    struct sha256 h;
+    sha256_init(&h);
+    char a[997];
+    memset(a, 'a', sizeof a);
+    for (size_t done = 0; done < 1000000;) {
+        size_t n = 1000000 - done < sizeof a ? 1000000 - done : sizeof a;
+        sha256_update(&h, a, n);
+        done += n;
+    }
+    sha256_final(&h, digest);
+    assert_digest(digest, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+static void a_hash_depends_on_every_byte_length_and_seed(void **state)
+{
+    (void)state;
+    char bytes[64] = {0};
+    uint64_t zero = hash_bytes(bytes, sizeof bytes, 1);
+    assert_int_equal(hash_bytes(bytes, sizeof bytes, 1), zero);
+    assert_int_not_equal(hash_bytes(bytes, sizeof bytes, 2), zero);
+    assert_int_not_equal(hash_bytes(bytes, sizeof bytes - 1, 1), zero);
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        bytes[i] = 1;
+        assert_int_not_equal(hash_bytes(bytes, sizeof bytes, 1), zero);
+        bytes[i] = 0;
+    }
+}
+
+static void equality_in_constant_time_is_equality(void **state)
+{
+    (void)state;
+    char a[33], b[33];
+    for (size_t i = 0; i < sizeof a; i++)
+        a[i] = b[i] = (char)i;
+    assert_true(equal_constant_time(a, b, sizeof a));
+    for (size_t i = 0; i < sizeof a; i++) {
+        b[i] ^= 0x40;
+        assert_false(equal_constant_time(a, b, sizeof a));
+        assert_true(equal_constant_time(a, b, i));
+        b[i] ^= 0x40;
+    }
+}
+
+static void random_bytes_differ(void **state)
+{
+    (void)state;
+    uint8_t a[32], b[32];
+    serverd_error err;
+    assert_int_equal(random_bytes(a, sizeof a, &err), SERVERD_OK);
+    assert_int_equal(random_bytes(b, sizeof b, &err), SERVERD_OK);
+    assert_memory_not_equal(a, b, sizeof a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sha256_gives_the_standard_s_digests),
+        cmocka_unit_test(a_hash_depends_on_every_byte_length_and_seed),
+        cmocka_unit_test(equality_in_constant_time_is_equality),
+        cmocka_unit_test(random_bytes_differ),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
