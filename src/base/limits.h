@@ -34,6 +34,7 @@
 #define LIMIT_VOCAB       (1u << 22)
 #define LIMIT_CONTEXT     (1u << 24)
 #define LIMIT_TOKEN_BYTES 65536u
+#define LIMIT_GRAPH_ITEMS (1u << 20) /* tensors, values, nodes, operands of a graph */
 
 /* Chat templates: the rendering ends with an error. */
 #define LIMIT_TEMPLATE_SOURCE    (256 * KIB)
@@ -58,6 +59,7 @@
 #define LIMIT_LOGIT_BIAS       1024u
 #define LIMIT_TOP_LOGPROBS     20u
 #define LIMIT_REQUEST_ID_BYTES 128u
+#define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
 
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
