@@ -20,9 +20,10 @@
 
 struct engine;
 
-/* Where events go. Called on the engine thread, at most once per step, without locks held; it
- * must not block. The events are the callee's to read during the call only; what they own
- * (logprobs, embedding, message) passes to the callee. */
+/* Where events go. Called on the engine thread, once per step (more often only if a step has far
+ * more events than sequences), without locks held; it must not block. The events are the callee's
+ * to read during the call only; what they own (logprobs, embedding, message) passes to the callee.
+ */
 struct event_sink {
     void (*deliver)(void *context, const struct event *events, uint32_t n);
     void *context;

@@ -1,0 +1,339 @@
+#include "base/error.h"
+#include "scheduler/engine_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- events ------------------------------------------------------------------------------ */
+
+void engine_flush(struct engine *engine)
+{
+    if (engine->n_events == 0)
+        return;
+    uint32_t n = engine->n_events;
+    engine->n_events = 0;
+    engine->options.sink.deliver(engine->options.sink.context, engine->events, n);
+}
+
+void engine_event(struct engine *engine, const struct event *event)
+{
+    if (engine->n_events == engine->events_cap)
+        engine_flush(engine); /* more than an ordinary step can have: a second delivery */
+    engine->events[engine->n_events++] = *event;
+}
+
+static struct event event_of(const struct job *job, enum event_kind kind, uint32_t choice)
+{
+    return (struct event){
+        .kind = kind,
+        .choice = choice,
+        .request_id = job->request->id,
+        .user = job->request->user,
+        .user_index = job->request->user_index,
+        .token = -1,
+        .stop_token = -1,
+        .stop_index = -1,
+    };
+}
+
+static double seconds_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    return end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-9 : 0.0;
+}
+
+static void measure_end(struct engine *engine, const struct job *job)
+{
+    struct metrics *metrics = engine->options.metrics;
+    const struct request_times *t = &job->times;
+    uint32_t n_prompt = job->request->n_prompt;
+    if (atomic_load(&job->is_cancelled)) {
+        const char *phase = t->admitted_ns ? "running" : "waiting";
+        metrics_add_labelled(metrics, METRIC_CANCELLED, &phase, 1);
+    }
+    if (!t->admitted_ns || job->failure.code)
+        return;
+    metrics_add(metrics, METRIC_PROMPT_TOKENS, n_prompt);
+    metrics_observe(metrics, METRIC_PROMPT_LENGTH, n_prompt);
+    metrics_observe(metrics, METRIC_E2E, seconds_between(t->arrival_ns, t->end_ns));
+    if (!t->first_token_ns)
+        return;
+    metrics_observe(metrics, METRIC_PREFILL_TIME,
+                    seconds_between(t->admitted_ns, t->first_token_ns));
+    double decode = seconds_between(t->first_token_ns, t->end_ns);
+    metrics_observe(metrics, METRIC_DECODE_TIME, decode);
+    uint32_t n_per_choice = job->n_output / job->request->n_choices;
+    if (n_per_choice > 1)
+        metrics_observe(metrics, METRIC_TPOT, decode / (n_per_choice - 1));
+    double mean = atomic_load_explicit(&engine->shared.mean_output, memory_order_relaxed);
+    mean += (job->n_output - mean) * (mean > 0 ? 0.1 : 1.0);
+    atomic_store_explicit(&engine->shared.mean_output, mean, memory_order_relaxed);
+}
+
+void engine_end_event(struct engine *engine, struct job *job)
+{
+    job->times.end_ns = engine->now_ns;
+    measure_end(engine, job);
+    struct event event = event_of(job, EVENT_END, 0);
+    event.status = job->failure.code;
+    event.message = job->failure.code ? strdup(job->failure.text) : NULL; /* NULL is legal */
+    event.is_cancelled = atomic_load(&job->is_cancelled);
+    event.n_prompt = job->request->n_prompt;
+    event.n_output = job->n_output;
+    event.times = job->times;
+    engine_event(engine, &event);
+}
+
+static const char *finish_name(enum finish_reason reason)
+{
+    return reason == FINISH_STOP ? "stop" : "length";
+}
+
+static void finish_event(struct engine *engine, struct job *job, uint32_t choice,
+                         enum finish_reason reason, const struct text_step *text, int32_t token)
+{
+    struct event event = event_of(job, EVENT_FINISH, choice);
+    event.finish = reason;
+    event.release = text->release;
+    event.stop_token = text->is_stop_token ? token : -1;
+    event.is_end_token = text->is_end_token;
+    event.stop_index = text->stop_index;
+    engine_event(engine, &event);
+    const char *name = finish_name(reason);
+    metrics_add_labelled(engine->options.metrics, METRIC_FINISH, &name, 1);
+    if (--job->n_open == 0)
+        job_finish(engine, job);
+}
+
+void engine_finish_choice(struct engine *engine, struct sequence *s, enum finish_reason reason,
+                          const struct text_step *text, int32_t token)
+{
+    metrics_observe(engine->options.metrics, METRIC_OUTPUT_LENGTH, s->n_output);
+    engine_release(engine, s);
+    finish_event(engine, s->job, s->choice, reason, text, token);
+}
+
+static void no_memory(struct engine *engine, struct job *job, const char *what)
+{
+    serverd_error err;
+    (void)fail(&err, SERVERD_NOMEM, "no memory for %s", what);
+    job_fail(engine, job, &err);
+}
+
+/* NULL: the job has failed. */
+static struct logprobs *make_logprobs(struct engine *engine, struct job *job, const float *logits,
+                                      int32_t token)
+{
+    struct logprobs *logprobs = malloc(sizeof *logprobs);
+    if (logprobs)
+        logprobs_compute(logits, engine->width, token, job->request->n_top_logprobs, logprobs);
+    else
+        no_memory(engine, job, "log probabilities");
+    return logprobs;
+}
+
+/* ---- tokens ------------------------------------------------------------------------------ */
+
+static void measure_token(struct engine *engine, struct sequence *s)
+{
+    struct metrics *metrics = engine->options.metrics;
+    struct job *job = s->job;
+    uint64_t now = engine->now_ns;
+    metrics_add(metrics, METRIC_GENERATED_TOKENS, 1);
+    if (s->n_output > 0)
+        metrics_observe(metrics, METRIC_ITL, seconds_between(s->last_token_ns, now));
+    s->last_token_ns = now;
+    if (job->times.first_token_ns)
+        return;
+    job->times.first_token_ns = now;
+    metrics_observe(metrics, METRIC_TTFT, seconds_between(job->times.arrival_ns, now));
+}
+
+/* Draws the sequence's next token, appends it, and finishes the choice if it ends there. */
+static void commit_token(struct engine *engine, struct sequence *s, const float *logits)
+{
+    struct job *job = s->job;
+    const struct request *r = job->request;
+    struct event event = event_of(job, EVENT_TOKEN, s->choice);
+    serverd_error err;
+    event.index = s->n_output;
+    if (sampler_draw(s->sampler, engine->scratch, logits, event.index, &event.token, &err)) {
+        job_fail(engine, job, &err);
+        return;
+    }
+    if (r->wants_logprobs) {
+        event.logprobs = make_logprobs(engine, job, logits, event.token);
+        if (!event.logprobs)
+            return;
+    }
+    measure_token(engine, s);
+    sampler_accept(s->sampler, event.token);
+    s->output[s->n_output++] = event.token;
+    job->n_output++;
+    struct text_step text =
+        sequence_push_text(s, engine->options.tokenizer, event.token, event.index);
+    event.is_hidden = text.is_stop_token;
+    event.release = text.release;
+    engine_event(engine, &event);
+
+    if (text.is_stop_token || text.is_stop_string) {
+        engine_finish_choice(engine, s, FINISH_STOP, &text, event.token);
+    } else if (sequence_n_room(s, engine->limits.context_size) == 0) {
+        text.release = s->n_bytes; /* nothing can complete a stop string any more */
+        engine_finish_choice(engine, s, FINISH_LENGTH, &text, event.token);
+    }
+}
+
+/* ---- several choices --------------------------------------------------------------------- */
+
+/* Pages with the prompt's keys and values. False: it has to compute the prompt itself. */
+static bool copy_prompt(struct engine *engine, const struct sequence *from, struct sequence *to)
+{
+    serverd_error err;
+    uint32_t n_prompt = to->job->request->n_prompt;
+    if (!engine_take_pages(engine, to, pages_for(n_prompt), &err))
+        return false;
+    for (uint32_t i = 0; i < to->n_pages; i++) {
+        uint32_t n_left = n_prompt - i * SERVERD_PAGE_TOKENS;
+        uint32_t n = n_left < SERVERD_PAGE_TOKENS ? n_left : SERVERD_PAGE_TOKENS;
+        if (runtime_kv_copy(engine->options.runtime, from->page[i].index, to->page[i].index, n,
+                            &err))
+            return false;
+    }
+    to->n_computed = n_prompt;
+    return true;
+}
+
+/* One more choice of a job whose first one has just computed the prompt. */
+static void fork_choice(struct engine *engine, struct sequence *first, uint32_t choice,
+                        const float *logits)
+{
+    struct job *job = first->job;
+    struct sequence *s = sequence_create(job, choice);
+    if (!s) {
+        no_memory(engine, job, "a choice");
+        return;
+    }
+    s->state = SEQUENCE_DONE; /* in no list yet */
+    s->sibling = job->sequences;
+    job->sequences = s;
+    serverd_error err;
+    if (sequence_prepare(s, &engine->limits, &err)) {
+        job_fail(engine, job, &err);
+        return;
+    }
+    s->state = SEQUENCE_RUNNING; /* so that finishing it does not look for it in the queue */
+    commit_token(engine, s, logits);
+    if (s->state == SEQUENCE_DONE || job->is_ending) {
+        s->state = SEQUENCE_DONE;
+        return;
+    }
+    bool has_place = engine->n_running < engine->max_running;
+    if (has_place && copy_prompt(engine, first, s))
+        engine->running[engine->n_running++] = s;
+    else
+        engine_wait(engine, s);
+}
+
+static void fork_choices(struct engine *engine, struct sequence *first, const float *logits)
+{
+    struct job *job = first->job;
+    for (uint32_t c = 1; c < job->request->n_choices && !job->is_ending; c++)
+        fork_choice(engine, first, c, logits);
+}
+
+/* ---- slices ------------------------------------------------------------------------------ */
+
+static void score_prompt(struct engine *engine, struct sequence *s, const float *logits)
+{
+    struct job *job = s->job;
+    struct event event = event_of(job, EVENT_PROMPT_LOGPROBS, 0);
+    event.index = s->n_scored + 1;
+    event.token = job->request->prompt[event.index];
+    for (uint32_t i = 0; i < engine->width; i++)
+        if (isnan(logits[i])) {
+            serverd_error err;
+            (void)fail(&err, SERVERD_NUMERIC, "logits of prompt token %u: NaN", event.index);
+            job_fail(engine, job, &err);
+            return;
+        }
+    event.logprobs = make_logprobs(engine, job, logits, event.token);
+    if (!event.logprobs)
+        return;
+    s->n_scored++;
+    engine_event(engine, &event);
+}
+
+/* Only the prompt was wanted: all choices are complete, and empty. */
+static void finish_empty(struct engine *engine, struct sequence *s)
+{
+    struct job *job = s->job;
+    engine_release(engine, s);
+    for (uint32_t c = 0; c < job->request->n_choices; c++)
+        finish_event(engine, job, c, FINISH_LENGTH, &(struct text_step){.stop_index = -1}, -1);
+}
+
+/* Returns how many of the logit rows were the slice's. */
+static uint32_t commit_slice(struct engine *engine, const struct slice *slice, const float *logits)
+{
+    struct sequence *s = slice->sequence;
+    struct job *job = s->job;
+    uint32_t end = s->n_computed + slice->n_rows, n_logit_rows = 0, n_scores = 0;
+    for (uint32_t p = s->n_computed; p < end; p++) {
+        n_logit_rows += slice_wants_logits(slice, p);
+        n_scores += slice_wants_logits(slice, p) && p + 1 < job->request->n_prompt;
+    }
+    for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
+        score_prompt(engine, s, logits + (size_t)i * engine->width);
+    s->n_computed = end;
+    if (job->is_ending || sequence_n_left(s) > 0)
+        return n_logit_rows;
+
+    s->n_failures = 0;
+    if (job->request->max_new_tokens == 0) {
+        finish_empty(engine, s);
+        return n_logit_rows;
+    }
+    const float *last = logits + (size_t)(n_logit_rows - 1) * engine->width;
+    if (s->choice == 0 && s->n_output == 0)
+        fork_choices(engine, s, last);
+    if (!job->is_ending)
+        commit_token(engine, s, last);
+    return n_logit_rows;
+}
+
+static void commit_embedding(struct engine *engine, struct sequence *s, const float *values)
+{
+    struct job *job = s->job;
+    serverd_error err;
+    for (uint32_t i = 0; i < engine->width; i++)
+        if (!isfinite(values[i])) {
+            (void)fail(&err, SERVERD_NUMERIC, "embedding: component %u is not finite", i);
+            job_fail(engine, job, &err);
+            return;
+        }
+    struct event event = event_of(job, EVENT_EMBEDDING, 0);
+    event.embedding = malloc(engine->width * sizeof *values);
+    if (!event.embedding) {
+        no_memory(engine, job, "an embedding");
+        return;
+    }
+    memcpy(event.embedding, values, engine->width * sizeof *values);
+    engine_event(engine, &event);
+    engine_release(engine, s);
+    job_finish(engine, job);
+}
+
+void engine_commit(struct engine *engine)
+{
+    const float *out = engine->out;
+    for (uint32_t i = 0; i < engine->n_slices; i++) {
+        const struct slice *slice = &engine->slice[i];
+        uint32_t n_rows = 1;
+        if (engine->is_encoder)
+            commit_embedding(engine, slice->sequence, out);
+        else
+            n_rows = commit_slice(engine, slice, out);
+        out += (size_t)n_rows * engine->width;
+    }
+}

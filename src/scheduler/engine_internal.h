@@ -1,0 +1,113 @@
+/* The engine's state and the parts of a step. engine.c owns the thread and everything other
+ * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
+ * commit.c turns logits into tokens and events.
+ *
+ * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
+ * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
+ * job_fail, which only put it on the list of ending jobs. So no walk over jobs or sequences
+ * meets a freed one. */
+#ifndef SCHEDULER_ENGINE_INTERNAL_H
+#define SCHEDULER_ENGINE_INTERNAL_H
+
+#include "scheduler/engine.h"
+#include "scheduler/sequence_internal.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* Rows of one sequence in the present step. */
+struct slice {
+    struct sequence *sequence;
+    uint32_t n_rows;
+};
+
+/* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
+struct shared_status {
+    _Atomic uint32_t n_running, n_pages, n_free_pages;
+    _Atomic uint32_t n_queued; /* written under the mutex */
+    _Atomic uint64_t n_queued_tokens;
+    _Atomic uint64_t heartbeat_ns, n_steps;
+    _Atomic double tokens_per_second, mean_output;
+    atomic_bool is_draining, is_lost;
+};
+
+struct engine {
+    struct engine_options options;
+    struct sequence_limits limits;
+    uint32_t max_running; /* options and the delegate's limits together */
+    uint32_t max_rows, max_logit_rows, width;
+    bool is_encoder;
+
+    /* Engine thread. */
+    struct page_pool *pool;
+    struct sampling_scratch *scratch;
+    struct job *live;                        /* all jobs taken in */
+    struct job *ending;                      /* those to end in this step */
+    struct sequence *waiting, *waiting_last; /* sorted by sequence_comes_before */
+    struct sequence **running;               /* [max_running] */
+    uint32_t n_running;                      /* entries, some perhaps done or waiting again */
+    uint64_t next_deadline_ns;               /* the first of all live jobs, UINT64_MAX: none */
+    double reserve_ratio;                    /* see admission */
+    uint64_t now_ns;                         /* the clock, read twice a step */
+    struct event *events;                    /* [events_cap] of this step */
+    uint32_t n_events, events_cap;
+
+    /* The batch, taken once. */
+    struct slice *slice; /* [max_running] */
+    uint32_t n_slices;
+    int32_t *token, *position;         /* [max_rows] */
+    uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
+    uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
+    uint32_t max_pages;
+    float *out; /* [max_logit_rows][width], encoders [max_running][width] */
+
+    /* Guarded by `mutex`; `wake` is signalled when something came. */
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    bool is_woken, is_stopping;
+    struct job *inbox, **inbox_end;
+    struct job **bucket; /* [n_buckets], jobs by id */
+    uint32_t n_buckets;
+    uint64_t last_id;
+    atomic_bool has_cancels, asks_drain; /* set under the mutex */
+
+    pthread_t thread;
+    bool has_thread;
+    struct shared_status shared;
+};
+
+static inline uint32_t pages_for(uint32_t n_tokens)
+{
+    return n_tokens / SERVERD_PAGE_TOKENS + (n_tokens % SERVERD_PAGE_TOKENS != 0);
+}
+
+/* engine.c: bookkeeping that other threads read. */
+void engine_take_inbox(struct engine *engine, struct job **out);
+void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
+void engine_unqueue(struct engine *engine, struct job *job);
+
+/* step.c */
+void engine_adopt(struct engine *engine, struct job *inbox);
+void engine_end_all(struct engine *engine, serverd_status code, const char *text);
+bool engine_take_pages(struct engine *engine, struct sequence *sequence, uint32_t n_pages,
+                       serverd_error *err);                            /* up to n_pages in all */
+void engine_release(struct engine *engine, struct sequence *sequence); /* pages back, done */
+void engine_wait(struct engine *engine, struct sequence *sequence);    /* to the queue */
+void job_finish(struct engine *engine, struct job *job);
+void job_fail(struct engine *engine, struct job *job, const serverd_error *err);
+
+/* commit.c */
+void engine_event(struct engine *engine, const struct event *event);
+void engine_flush(struct engine *engine);
+void engine_end_event(struct engine *engine, struct job *job);
+void engine_commit(struct engine *engine); /* of all slices; logits are in engine->out */
+
+/* The choice is complete: its event, pages back. `release` is the end of its text. */
+void engine_finish_choice(struct engine *engine, struct sequence *sequence,
+                          enum finish_reason reason, const struct text_step *text, int32_t token);
+
+/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
+ * row if a token is to be drawn. */
+bool slice_wants_logits(const struct slice *slice, uint32_t position);
+
+#endif

@@ -1,0 +1,29 @@
+#include "scheduler/request.h"
+
+#include "base/arena.h"
+#include "base/limits.h"
+
+struct request *request_create(void)
+{
+    struct arena *arena = arena_create(LIMIT_REQUEST_BYTES);
+    if (!arena)
+        return NULL;
+    struct request *request = arena_alloc(arena, sizeof *request);
+    if (!request) {
+        arena_destroy(arena);
+        return NULL;
+    }
+    *request = (struct request){
+        .n_choices = 1,
+        .sampling = sampling_params_default(),
+        .skips_special = true,
+        .arena = arena,
+    };
+    return request;
+}
+
+void request_destroy(struct request *request)
+{
+    if (request)
+        arena_destroy(request->arena);
+}

@@ -1,0 +1,109 @@
+/* What the engine thread keeps for a request: a job, and of each choice that was begun a
+ * sequence, one stream of tokens. Engine thread only, but for what struct job names otherwise.
+ *
+ * The tokens of a sequence are the prompt and then its output. The first n_computed of them
+ * have their keys and values in its pages; the next row to run is token n_computed. So decoding
+ * (one token left), prefill and computing again after a preemption are the same thing. */
+#ifndef SCHEDULER_SEQUENCE_INTERNAL_H
+#define SCHEDULER_SEQUENCE_INTERNAL_H
+
+#include "kvcache/page_pool.h"
+#include "sampling/sample.h"
+#include "scheduler/request.h"
+#include "text/tokenizer.h"
+
+#include <stdatomic.h>
+
+struct sequence;
+
+struct job {
+    struct request *request;
+    struct sequence *sequences; /* begun choices, linked by `sibling` */
+    uint32_t n_open;            /* choices without their FINISH */
+    uint32_t n_output;          /* tokens of all choices */
+    bool is_queued;             /* not yet admitted: counts for the queue's bounds */
+    bool is_ending;             /* in the engine's list of ending jobs */
+    serverd_error failure;      /* code SERVERD_OK: none */
+    struct request_times times;
+    struct job *live_prev, *live_next; /* all jobs that the engine thread has taken in */
+    struct job *ending_next;
+    /* Guarded by the engine's mutex. */
+    struct job *inbox_next, *hash_next;
+    /* Set by any thread, read by the engine's; the mutex and `has_cancels` order it. */
+    atomic_bool is_cancelled;
+};
+
+enum sequence_state {
+    SEQUENCE_WAITING, /* in the waiting queue, without pages */
+    SEQUENCE_RUNNING, /* in the running list */
+    SEQUENCE_DONE     /* in no list, without pages; freed with its job */
+};
+
+struct sequence {
+    struct job *job;
+    struct sequence *sibling;
+    struct sequence *prev, *next; /* of the waiting queue */
+    uint32_t choice;
+    enum sequence_state state;
+    int32_t *output; /* [as many as can ever come] */
+    uint32_t n_output;
+    uint32_t n_computed;
+    struct page_id *page; /* [as many as can ever be needed] */
+    uint32_t n_pages;
+    uint32_t n_scored; /* prompt log probabilities given out, counted from token 1 */
+    struct sampler *sampler;
+    struct stop_matcher *matcher; /* NULL: no stop strings */
+    uint64_t matcher_base;        /* bytes of text that were not searched (min_tokens) */
+    uint64_t n_bytes;             /* of the text */
+    uint32_t n_failures;          /* steps that failed since it last got on */
+    uint64_t last_token_ns;
+};
+
+/* What the sequences of an engine have in common. */
+struct sequence_limits {
+    const struct tokenizer *tokenizer;
+    uint32_t n_vocab, context_size;
+    bool has_pages;
+};
+
+/* NULL: no memory. The job does not own it yet. */
+struct sequence *sequence_create(struct job *job, uint32_t choice);
+
+/* Takes the memory it needs to run; once, before it first runs. */
+serverd_status sequence_prepare(struct sequence *sequence, const struct sequence_limits *limits,
+                                serverd_error *err);
+void sequence_destroy(struct sequence *sequence); /* owns no pages any more */
+
+static inline uint32_t sequence_n_tokens(const struct sequence *s)
+{
+    return s->job->request->n_prompt + s->n_output;
+}
+
+static inline uint32_t sequence_n_left(const struct sequence *s)
+{
+    return sequence_n_tokens(s) - s->n_computed;
+}
+
+static inline int32_t sequence_token(const struct sequence *s, uint32_t i)
+{
+    const struct request *r = s->job->request;
+    return i < r->n_prompt ? r->prompt[i] : s->output[i - r->n_prompt];
+}
+
+/* Tokens it may still add. */
+uint32_t sequence_n_room(const struct sequence *s, uint32_t context_size);
+
+/* Order of waiting, reverse order of preemption: higher priority, then older request. */
+bool sequence_comes_before(const struct sequence *a, const struct sequence *b);
+
+/* Does a token of the output end it, and how does the text grow? */
+struct text_step {
+    bool is_stop_token, is_end_token; /* then the token is hidden */
+    bool is_stop_string;
+    int32_t stop_index;
+    uint64_t release;
+};
+struct text_step sequence_push_text(struct sequence *s, const struct tokenizer *tokenizer,
+                                    int32_t token, uint32_t index);
+
+#endif
