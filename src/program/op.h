@@ -1,4 +1,7 @@
-/* The op table: name, operand counts and the shape rule of every canonical op. */
+/* The op table: name, operand counts and the shape rule of every canonical op.
+ *
+ * Activations are matrices [rows, columns]. Constant vectors (norm weights, biases, frequency
+ * tables) are F32 whatever the file had; constant matrices have any type with a conversion. */
 #ifndef PROGRAM_OP_H
 #define PROGRAM_OP_H
 
@@ -7,7 +10,8 @@
 struct op_info {
     const char *name;
     uint8_t min_inputs, max_inputs;
-    /* Checks the attributes and the inputs' shapes and writes the output's rank and dims. */
+    /* Checks the attributes and the inputs' shapes and writes the output's rank and dims. The
+     * operands must be in range and as many as the table says, the constants checked. */
     serverd_status (*infer)(const serverd_graph *graph, const serverd_node *node,
                             serverd_value *out, serverd_error *err);
 };

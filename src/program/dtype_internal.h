@@ -1,0 +1,32 @@
+/* The conversions that dtype.c's table names. Each: n_blocks blocks to floats, exact. */
+#ifndef PROGRAM_DTYPE_INTERNAL_H
+#define PROGRAM_DTYPE_INTERNAL_H
+
+#include <stddef.h>
+
+/* dtype_simple.c: plain numbers, blocks of 32 to 128 with one scale, ternary. */
+void f32_to_f32(const void *blocks, float *out, size_t n);
+void f16_blocks_to_f32(const void *blocks, float *out, size_t n);
+void bf16_blocks_to_f32(const void *blocks, float *out, size_t n);
+void q4_0_to_f32(const void *blocks, float *out, size_t n);
+void q4_1_to_f32(const void *blocks, float *out, size_t n);
+void q5_0_to_f32(const void *blocks, float *out, size_t n);
+void q5_1_to_f32(const void *blocks, float *out, size_t n);
+void q8_0_to_f32(const void *blocks, float *out, size_t n);
+void iq4_nl_to_f32(const void *blocks, float *out, size_t n);
+void iq4_xs_to_f32(const void *blocks, float *out, size_t n);
+void mxfp4_to_f32(const void *blocks, float *out, size_t n);
+void nvfp4_to_f32(const void *blocks, float *out, size_t n);
+void q1_0_to_f32(const void *blocks, float *out, size_t n);
+void q2_0_to_f32(const void *blocks, float *out, size_t n);
+void tq1_0_to_f32(const void *blocks, float *out, size_t n);
+void tq2_0_to_f32(const void *blocks, float *out, size_t n);
+
+/* dtype_k.c: super-blocks of 256 with quantised scales. */
+void q2_k_to_f32(const void *blocks, float *out, size_t n);
+void q3_k_to_f32(const void *blocks, float *out, size_t n);
+void q4_k_to_f32(const void *blocks, float *out, size_t n);
+void q5_k_to_f32(const void *blocks, float *out, size_t n);
+void q6_k_to_f32(const void *blocks, float *out, size_t n);
+
+#endif
