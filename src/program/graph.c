@@ -43,8 +43,7 @@ serverd_status graph_check_tensor(const serverd_tensor *tensor, serverd_error *e
     if (!dtype_row_bytes(tensor->dtype, tensor->dims[tensor->rank - 1], &bytes))
         return fail(err, SERVERD_CORRUPT,
                     "tensor %s: rows of %" PRIu64 " elements are not made of %s blocks of %u",
-                    tensor->name, tensor->dims[tensor->rank - 1], info->name,
-                    info->block_elements);
+                    tensor->name, tensor->dims[tensor->rank - 1], info->name, info->block_elements);
     for (uint32_t d = 0; d < tensor->rank; d++) {
         uint64_t n = tensor->dims[d];
         if (n == 0 || n > INT64_MAX)
@@ -53,9 +52,8 @@ serverd_status graph_check_tensor(const serverd_tensor *tensor, serverd_error *e
             return fail(err, SERVERD_CORRUPT, "tensor %s: its size overflows", tensor->name);
     }
     if (bytes > SIZE_MAX / 2 || bytes != tensor->bytes)
-        return fail(err, SERVERD_CORRUPT,
-                    "tensor %s: %" PRIu64 " bytes, its shape needs %" PRIu64, tensor->name,
-                    tensor->bytes, bytes);
+        return fail(err, SERVERD_CORRUPT, "tensor %s: %" PRIu64 " bytes, its shape needs %" PRIu64,
+                    tensor->name, tensor->bytes, bytes);
     if (!tensor->data)
         return fail(err, SERVERD_CORRUPT, "tensor %s: has no data", tensor->name);
     if (tensor->rank == 1 && tensor->dtype == DTYPE_F32)
@@ -70,7 +68,7 @@ static serverd_status check_arity(const serverd_graph *graph, const serverd_node
     const struct op_info *info = op_info(node->op);
     if (!info)
         return fail(err, SERVERD_UNSUPPORTED, "unknown op %u", node->op);
-    if (node->op_version != 0)
+    if (node->op_version != 1)
         return fail(err, SERVERD_UNSUPPORTED, "%s: unknown version %u", info->name,
                     node->op_version);
     if (node->n_inputs < info->min_inputs || node->n_inputs > info->max_inputs ||
@@ -117,8 +115,7 @@ static serverd_status check_output(const serverd_graph *graph, uint32_t index, s
     const serverd_node *node = &graph->nodes[index];
     uint32_t operand = graph->operands[node->first_operand + node->n_inputs];
     if (operand >= graph->n_values)
-        return fail(err, SERVERD_CORRUPT, "the output is value %u of %u", operand,
-                    graph->n_values);
+        return fail(err, SERVERD_CORRUPT, "the output is value %u of %u", operand, graph->n_values);
     const serverd_value *value = &graph->values[operand];
     if (value->kind != SERVERD_VALUE_ACTIVATION || value->producer != index)
         return fail(err, SERVERD_CORRUPT, "the output is value %u, which has another producer",
@@ -170,10 +167,10 @@ static serverd_status check_value(const serverd_graph *graph, const serverd_valu
 
 serverd_status graph_check(const serverd_graph *graph, serverd_error *err)
 {
-    if (graph->n_tensors > LIMIT_GGUF_TENSORS || graph->n_nodes > LIMIT_GRAPH_NODES ||
-        graph->n_values > LIMIT_GRAPH_VALUES)
-        return fail(err, SERVERD_CORRUPT, "%u tensors, %u nodes, %u values: too many",
-                    graph->n_tensors, graph->n_nodes, graph->n_values);
+    if (graph->n_tensors > LIMIT_GRAPH_ITEMS || graph->n_nodes > LIMIT_GRAPH_ITEMS ||
+        graph->n_values > LIMIT_GRAPH_ITEMS || graph->n_operands > LIMIT_GRAPH_ITEMS)
+        return fail(err, SERVERD_CORRUPT, "%u tensors, %u nodes, %u values, at most %u allowed",
+                    graph->n_tensors, graph->n_nodes, graph->n_values, LIMIT_GRAPH_ITEMS);
     serverd_status status;
     for (uint32_t i = 0; i < graph->n_tensors; i++)
         if ((status = graph_check_tensor(&graph->tensors[i], err)) != SERVERD_OK)
@@ -262,7 +259,7 @@ static uint32_t add_value(struct graph_builder *builder, const serverd_value *va
 {
     void *items = builder->values;
     if (!grow(builder, &items, builder->n_values, &builder->cap_values, sizeof *value,
-              LIMIT_GRAPH_VALUES))
+              LIMIT_GRAPH_ITEMS))
         return NO_VALUE;
     builder->values = items;
     builder->values[builder->n_values] = *value;
@@ -273,7 +270,7 @@ static bool add_operand(struct graph_builder *builder, uint32_t value)
 {
     void *items = builder->operands;
     if (!grow(builder, &items, builder->n_operands, &builder->cap_operands, sizeof value,
-              4 * LIMIT_GRAPH_NODES))
+              LIMIT_GRAPH_ITEMS))
         return false;
     builder->operands = items;
     builder->operands[builder->n_operands++] = value;
@@ -331,7 +328,7 @@ uint32_t graph_constant(struct graph_builder *builder, const serverd_tensor *ten
 {
     void *items = builder->tensors;
     if (builder->has_failed || !grow(builder, &items, builder->n_tensors, &builder->cap_tensors,
-                                     sizeof *tensor, LIMIT_GGUF_TENSORS))
+                                     sizeof *tensor, LIMIT_GRAPH_ITEMS))
         return NO_VALUE;
     builder->tensors = items;
     serverd_tensor *to = &builder->tensors[builder->n_tensors];
@@ -382,11 +379,12 @@ uint32_t graph_node(struct graph_builder *builder, serverd_op op, const uint32_t
         n_inputs--;
     void *items = builder->nodes;
     if (builder->has_failed || !grow(builder, &items, builder->n_nodes, &builder->cap_nodes,
-                                     sizeof *builder->nodes, LIMIT_GRAPH_NODES))
+                                     sizeof *builder->nodes, LIMIT_GRAPH_ITEMS))
         return NO_VALUE;
     builder->nodes = items;
     serverd_node *node = &builder->nodes[builder->n_nodes];
     *node = (serverd_node){.op = (uint16_t)op,
+                           .op_version = 1,
                            .n_inputs = (uint16_t)min_size(n_inputs, UINT16_MAX),
                            .n_outputs = 1,
                            .first_operand = builder->n_operands,

@@ -199,8 +199,8 @@ static serverd_status infer_attn(const serverd_graph *graph, const serverd_node 
     TRY(need_at_most(attn->k_dim, LIMIT_HEAD_DIM, "k_dim", err));
     TRY(need_at_most(attn->v_dim, LIMIT_HEAD_DIM, "v_dim", err));
     if (attn->n_heads % attn->n_kv_heads != 0)
-        return fail(err, SERVERD_CORRUPT, "%u heads do not share %u KV heads evenly",
-                    attn->n_heads, attn->n_kv_heads);
+        return fail(err, SERVERD_CORRUPT, "%u heads do not share %u KV heads evenly", attn->n_heads,
+                    attn->n_kv_heads);
     if (attn->is_causal > 1)
         return fail(err, SERVERD_CORRUPT, "is_causal is %u, 0 or 1 is needed", attn->is_causal);
     if (!attn->is_causal && attn->window != 0)

@@ -1,4 +1,5 @@
-/* The op table: name, operand counts and the shape rule of every canonical op.
+/* The op table (every op is of version 1): name, operand counts and the shape rule of every
+ * canonical op.
  *
  * Activations are matrices [rows, columns]. Constant vectors (norm weights, biases, frequency
  * tables) are F32 whatever the file had; constant matrices have any type with a conversion. */
