@@ -2,7 +2,9 @@
 #ifndef PROGRAM_DTYPE_INTERNAL_H
 #define PROGRAM_DTYPE_INTERNAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* dtype_simple.c: plain numbers, blocks of 32 to 128 with one scale, ternary. */
 void f32_to_f32(const void *blocks, float *out, size_t n);
@@ -28,5 +30,17 @@ void q3_k_to_f32(const void *blocks, float *out, size_t n);
 void q4_k_to_f32(const void *blocks, float *out, size_t n);
 void q5_k_to_f32(const void *blocks, float *out, size_t n);
 void q6_k_to_f32(const void *blocks, float *out, size_t n);
+
+/* dtype_codebook.c: indexes of the vectors in codebooks.c. */
+void iq2_xxs_to_f32(const void *blocks, float *out, size_t n);
+void iq2_xs_to_f32(const void *blocks, float *out, size_t n);
+void iq2_s_to_f32(const void *blocks, float *out, size_t n);
+void iq3_xxs_to_f32(const void *blocks, float *out, size_t n);
+void iq3_s_to_f32(const void *blocks, float *out, size_t n);
+void iq1_s_to_f32(const void *blocks, float *out, size_t n);
+void iq1_m_to_f32(const void *blocks, float *out, size_t n);
+
+extern const uint16_t iq2_xxs_grid[256], iq2_xs_grid[512], iq2_s_grid[1024], iq3_xxs_grid[256],
+    iq3_s_grid[512], iq1_grid[2048];
 
 #endif
