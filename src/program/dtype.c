@@ -48,7 +48,11 @@ const struct dtype_info *dtype_info(uint32_t dtype)
 bool dtype_row_bytes(uint32_t dtype, uint64_t n_elements, uint64_t *bytes)
 {
     const struct dtype_info *info = dtype_info(dtype);
-    return info && n_elements % info->block_elements == 0 &&
-           !__builtin_mul_overflow(n_elements / info->block_elements, (uint64_t)info->block_bytes,
-                                   bytes);
+    uint64_t product;
+    if (!info || n_elements % info->block_elements != 0 ||
+        __builtin_mul_overflow(n_elements / info->block_elements, (uint64_t)info->block_bytes,
+                               &product))
+        return false;
+    *bytes = product;
+    return true;
 }
