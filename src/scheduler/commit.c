@@ -215,6 +215,7 @@ static void fork_choice(struct engine *engine, struct sequence *first, uint32_t 
         return;
     }
     s->state = SEQUENCE_DONE; /* in no list yet */
+    s->n_scored = first->n_scored;
     s->sibling = job->sequences;
     job->sequences = s;
     serverd_error err;

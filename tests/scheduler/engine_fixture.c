@@ -1,0 +1,456 @@
+#include "engine_fixture.h"
+
+#include "base/arena.h"
+#include "kernels/builtin.h"
+#include "kernels/testing/null_model.h"
+#include "program/dtype.h"
+#include "sampling/sample.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* ---- a program that nobody computes ------------------------------------------------------ */
+
+static float weights[N_VOCAB * N_VOCAB];
+static const serverd_tensor tensor = {.struct_bytes = sizeof tensor,
+                                      .dtype = DTYPE_F32,
+                                      .name = "w",
+                                      .rank = 2,
+                                      .dims = {N_VOCAB, N_VOCAB},
+                                      .data = weights,
+                                      .bytes = sizeof weights};
+static const serverd_value values[] = {
+    {.kind = SERVERD_VALUE_CONSTANT, .rank = 2, .producer = UINT32_MAX, .dims = {N_VOCAB, N_VOCAB}},
+    {.kind = SERVERD_VALUE_ACTIVATION, .rank = 2, .dims = {SERVERD_DIM_ROWS, N_VOCAB}},
+};
+static const serverd_node node = {
+    .op = SERVERD_OP_EMBED, .n_inputs = 1, .n_outputs = 1, .layer = UINT32_MAX};
+static const uint32_t operands[] = {0, 1};
+static const serverd_kv_layer kv_layer = {.n_kv_heads = 1, .k_dim = 4, .v_dim = 4};
+
+/* Three control tokens, then two letters each. */
+static const struct vocabulary *make_vocabulary(struct program *program)
+{
+    struct token_text *token = arena_array(program->arena, N_VOCAB, sizeof *token);
+    assert_non_null(token);
+    const char *special[] = {"<unk>", "<s>", "</s>"};
+    for (uint32_t i = 0; i < N_VOCAB; i++) {
+        char text[8] = {(char)('a' + i / 11), (char)('a' + i % 11)};
+        const char *bytes = i < 3 ? special[i] : text;
+        token[i] = (struct token_text){.bytes = arena_copy(program->arena, bytes, strlen(bytes)),
+                                       .len = (uint32_t)strlen(bytes),
+                                       .type = i == 0  ? TOKEN_UNKNOWN
+                                               : i < 3 ? TOKEN_CONTROL
+                                                       : TOKEN_NORMAL};
+    }
+    struct vocabulary *v = &program->vocabulary;
+    *v = (struct vocabulary){.kind = VOCABULARY_SPM, .n_tokens = N_VOCAB, .token = token};
+    v->bos = 1;
+    v->eos = TOKEN_EOS;
+    v->unknown = 0;
+    v->eot = v->eom = v->separator = v->padding = v->cls = v->mask = -1;
+    v->fim_prefix = v->fim_suffix = v->fim_middle = -1;
+    v->fim_pad = v->fim_repo = v->fim_separator = -1;
+    return v;
+}
+
+static struct program *make_program(bool is_encoder)
+{
+    struct program *program = program_create(1 << 20);
+    assert_non_null(program);
+    program->graph = (serverd_graph){.struct_bytes = sizeof program->graph,
+                                     .n_tensors = 1,
+                                     .n_values = 2,
+                                     .n_nodes = 1,
+                                     .n_operands = 2,
+                                     .output = 1,
+                                     .tensors = &tensor,
+                                     .values = values,
+                                     .nodes = &node,
+                                     .operands = operands};
+    if (!is_encoder)
+        program->kv = (serverd_kv_spec){
+            .struct_bytes = sizeof program->kv, .n_layers = 1, .layers = &kv_layer};
+    program->config.n_vocab = program->config.n_embd = N_VOCAB;
+    program->config.is_encoder = is_encoder;
+    return program;
+}
+
+/* ---- events ------------------------------------------------------------------------------ */
+
+static void on_token(struct plan *plan, const struct event *event)
+{
+    struct choice_result *result = &plan->result[event->choice];
+    assert_false(result->is_finished);
+    assert_int_equal(event->index, result->n);
+    assert_true(event->release >= result->release);
+    assert_int_equal(event->logprobs != NULL, plan->wants_logprobs);
+    if (event->logprobs) {
+        assert_int_equal(event->logprobs->chosen.token, event->token);
+        assert_int_equal(event->logprobs->n_top, plan->n_top_logprobs);
+        plan->n_logprobs++;
+    }
+    result->release = event->release;
+    result->is_hidden[result->n] = event->is_hidden;
+    result->token[result->n++] = event->token;
+}
+
+static void on_finish(struct plan *plan, const struct event *event)
+{
+    struct choice_result *result = &plan->result[event->choice];
+    assert_false(result->is_finished);
+    assert_true(event->release >= result->release);
+    result->release = event->release;
+    result->is_finished = true;
+    result->finish = event->finish;
+    result->finish_token = event->stop_token;
+    result->stop_index = event->stop_index;
+}
+
+static void on_prompt_logprobs(struct plan *plan, const struct event *event)
+{
+    assert_int_equal(event->index, ++plan->n_scored);
+    assert_int_equal(event->token, plan->prompt[event->index]);
+    assert_int_equal(event->logprobs->chosen.token, event->token);
+    uint64_t state = NULL_MODEL_EMPTY;
+    for (uint32_t i = 0; i < event->index; i++)
+        state = null_model_next(state, plan->prompt[i], i);
+    int32_t best = null_model_token(state, 0, N_VOCAB);
+    assert_int_equal(event->logprobs->chosen_rank == 1, best == event->token);
+    if (event->logprobs->n_top > 0)
+        assert_int_equal(event->logprobs->top[0].token, best);
+}
+
+static void on_embedding(struct plan *plan, const struct event *event)
+{
+    plan->n_embeddings++;
+    for (uint32_t i = 0; i < N_VOCAB; i++)
+        if (event->embedding[i] != 0)
+            plan->embedding_token = i;
+}
+
+static void on_end(struct plan *plan, const struct event *event)
+{
+    plan->status = event->status;
+    plan->is_cancelled = event->is_cancelled;
+    plan->n_output = event->n_output;
+    plan->times = event->times;
+    assert_int_equal(event->n_prompt, plan->n_prompt);
+    plan->n_ends++; /* from here on the test may free the plan */
+}
+
+static void deliver(void *context, const struct event *events, uint32_t n)
+{
+    struct world *world = context;
+    world->n_deliveries++;
+    for (uint32_t i = 0; i < n; i++) {
+        struct plan *plan = events[i].user;
+        assert_int_equal(plan->n_ends, 0); /* END is the last */
+        assert_true(plan->id == 0 || events[i].request_id == plan->id ||
+                    world->clock.context == NULL);
+        switch (events[i].kind) {
+        case EVENT_TOKEN:
+            on_token(plan, &events[i]);
+            break;
+        case EVENT_FINISH:
+            on_finish(plan, &events[i]);
+            break;
+        case EVENT_PROMPT_LOGPROBS:
+            on_prompt_logprobs(plan, &events[i]);
+            break;
+        case EVENT_EMBEDDING:
+            on_embedding(plan, &events[i]);
+            break;
+        case EVENT_END:
+            on_end(plan, &events[i]);
+            break;
+        }
+        free(events[i].logprobs);
+        free(events[i].embedding);
+        free(events[i].message);
+    }
+}
+
+/* ---- the world --------------------------------------------------------------------------- */
+
+static uint64_t virtual_now_ns(void *context)
+{
+    return *(uint64_t *)context;
+}
+
+static int64_t virtual_wall_seconds(void *context)
+{
+    (void)context;
+    return 0;
+}
+
+static void must(serverd_status status, const serverd_error *err)
+{
+    if (status)
+        fail_msg("%s", err->text);
+}
+
+static void open_runtime(struct world *world, const struct world_options *o, uint32_t max_running)
+{
+    serverd_error err;
+    struct runtime_options options = {
+        .delegates = builtin_delegates,
+        .n_delegates = n_builtin_delegates,
+        .device = o->device ? o->device : "null",
+        .pool = world->workers,
+        .clock = &system_clock,
+        .limits = {.struct_bytes = sizeof(serverd_limits),
+                   .max_rows = MAX_ROWS,
+                   .max_logit_rows = MAX_LOGIT_ROWS,
+                   .max_seqs = max_running,
+                   .max_context = CONTEXT},
+        .kv_dtype = DTYPE_F32,
+        .kv_bytes = (uint64_t)o->n_pages * SERVERD_PAGE_TOKENS * sizeof(uint64_t),
+    };
+    must(runtime_open(world->program, &options, &world->runtime, &err), &err);
+}
+
+struct world *world_create(const struct world_options *o)
+{
+    serverd_error err;
+    struct world *world = calloc(1, sizeof *world);
+    assert_non_null(world);
+    world->now_ns = 1000000000;
+    world->clock = o->has_real_clock
+                       ? system_clock
+                       : (struct clock){virtual_now_ns, virtual_wall_seconds, &world->now_ns};
+    uint32_t max_running = o->max_running ? o->max_running : 8;
+    world->program = make_program(o->is_encoder);
+    must(worker_pool_create(1, &world->workers, &err), &err);
+    open_runtime(world, o, max_running);
+    must(tokenizer_create(make_vocabulary(world->program), &world->tokenizer, &err), &err);
+    world->metrics = metrics_create();
+    struct engine_options options = {
+        .runtime = world->runtime,
+        .tokenizer = world->tokenizer,
+        .clock = &world->clock,
+        .metrics = world->metrics,
+        .sink = {deliver, world},
+        .context_size = CONTEXT,
+        .max_running = max_running,
+        .prefill_chunk = o->prefill_chunk ? o->prefill_chunk : 32,
+        .max_queue = o->max_queue ? o->max_queue : 10000,
+        .max_queue_tokens = o->max_queue_tokens ? o->max_queue_tokens : 10000000,
+        .queue_timeout_ns = o->queue_timeout_ns,
+    };
+    must(engine_create(&options, &world->engine, &err), &err);
+    if (o->has_thread)
+        must(engine_start(world->engine, &err), &err);
+    return world;
+}
+
+void world_destroy(struct world *world)
+{
+    engine_destroy(world->engine);
+    runtime_close(world->runtime);
+    tokenizer_destroy(world->tokenizer);
+    metrics_destroy(world->metrics);
+    worker_pool_destroy(world->workers);
+    program_unref(world->program);
+    free(world);
+}
+
+void world_run(struct world *world)
+{
+    serverd_error err;
+    while (engine_step(world->engine)) {
+        world->now_ns += 1000000;
+        must(engine_check(world->engine, &err), &err);
+    }
+}
+
+void world_check_empty(struct world *world)
+{
+    serverd_error err;
+    struct engine_status status;
+    must(engine_check(world->engine, &err), &err);
+    engine_status(world->engine, &status);
+    assert_int_equal(status.n_running, 0);
+    assert_int_equal(status.n_waiting, 0);
+    assert_int_equal(status.n_waiting_tokens, 0);
+    assert_int_equal(status.n_free_pages, status.n_pages);
+}
+
+/* ---- plans ------------------------------------------------------------------------------- */
+
+struct plan *plan_create(void)
+{
+    struct plan *plan = calloc(1, sizeof *plan);
+    assert_non_null(plan);
+    plan->n_choices = 1;
+    plan->max_new_tokens = 10;
+    plan->sampling = sampling_params_default();
+    plan->sampling.temperature = 0;
+    plan->stop_token = -1;
+    plan_fill_prompt(plan, 5, 1);
+    return plan;
+}
+
+void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed)
+{
+    assert_true(n_prompt <= MAX_PROMPT);
+    plan->n_prompt = n_prompt;
+    for (uint32_t i = 0; i < n_prompt; i++)
+        plan->prompt[i] = (int32_t)(hash_mix(seed * 1000 + i) % N_VOCAB);
+}
+
+static struct request *make_request(struct world *world, struct plan *plan)
+{
+    struct request *r = request_create();
+    assert_non_null(r);
+    int32_t *prompt = arena_array(r->arena, plan->n_prompt, sizeof *prompt);
+    memcpy(prompt, plan->prompt, plan->n_prompt * sizeof *prompt);
+    r->user = plan;
+    r->prompt = prompt;
+    r->n_prompt = plan->n_prompt;
+    r->n_choices = plan->n_choices;
+    r->max_new_tokens = plan->max_new_tokens;
+    r->sampling = plan->sampling;
+    if (plan->stop) {
+        struct stop_string *stop = arena_alloc(r->arena, sizeof *stop);
+        *stop = (struct stop_string){plan->stop, (uint32_t)strlen(plan->stop)};
+        r->stops = stop;
+        r->n_stops = 1;
+    }
+    if (plan->stop_token >= 0) {
+        int32_t *token = arena_alloc(r->arena, sizeof *token);
+        *token = plan->stop_token;
+        r->stop_tokens = token;
+        r->n_stop_tokens = 1;
+    }
+    r->includes_stop = plan->includes_stop;
+    r->wants_logprobs = plan->wants_logprobs;
+    r->wants_prompt_logprobs = plan->wants_prompt_logprobs;
+    r->n_top_logprobs = plan->n_top_logprobs;
+    r->wants_embedding = plan->wants_embedding;
+    r->priority = plan->priority;
+    r->deadline_ns = plan->deadline_ns;
+    r->arrival_ns = clock_now_ns(&world->clock);
+    return r;
+}
+
+serverd_status plan_submit(struct world *world, struct plan *plan, serverd_error *err)
+{
+    struct request *request = make_request(world, plan);
+    uint64_t id;
+    serverd_status status = engine_submit(world->engine, request, &id, err);
+    if (status)
+        request_destroy(request);
+    else if (world->clock.context) /* else the engine's thread reads the plan already */
+        plan->id = id;
+    return status;
+}
+
+static uint64_t append_piece(const struct world *world, char *text, uint64_t len, int32_t token)
+{
+    uint32_t n;
+    const char *piece = tokenizer_piece(world->tokenizer, token, &n);
+    if (tokenizer_is_control(world->tokenizer, token))
+        n = 0;
+    memcpy(text + len, piece, n);
+    text[len + n] = '\0';
+    return len + n;
+}
+
+void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
+            struct choice_result *out)
+{
+    uint32_t n_end;
+    const int32_t *end = tokenizer_end_tokens(world->tokenizer, &n_end);
+    struct sampler_setup setup = {.params = &plan->sampling,
+                                  .choice = choice,
+                                  .n_vocab = N_VOCAB,
+                                  .prompt = plan->prompt,
+                                  .n_prompt = plan->n_prompt,
+                                  .end_tokens = end,
+                                  .n_end_tokens = n_end,
+                                  .stop_tokens = &plan->stop_token,
+                                  .n_stop_tokens = plan->stop_token >= 0};
+    struct sampler *sampler = sampler_create(&setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(N_VOCAB);
+    uint64_t state = NULL_MODEL_EMPTY, len = 0, searched_from = 0;
+    char text[CONTEXT * 8] = "";
+    *out = (struct choice_result){.finish_token = -1, .stop_index = -1, .is_finished = true};
+    out->finish = FINISH_LENGTH;
+    for (uint32_t i = 0; i < plan->n_prompt; i++)
+        state = null_model_next(state, plan->prompt[i], i);
+    while (out->n < plan->max_new_tokens && plan->n_prompt + out->n < CONTEXT) {
+        float logits[N_VOCAB] = {0};
+        logits[null_model_token(state, 0, N_VOCAB)] = 16.0f;
+        int32_t token;
+        serverd_error err;
+        must(sampler_draw(sampler, scratch, logits, out->n, &token, &err), &err);
+        sampler_accept(sampler, token);
+        state = null_model_next(state, token, plan->n_prompt + out->n);
+        out->token[out->n++] = token;
+        out->release = len;
+        if (token == TOKEN_EOS || token == plan->stop_token) {
+            out->is_hidden[out->n - 1] = true;
+            out->finish = FINISH_STOP;
+            out->finish_token = token;
+            break;
+        }
+        out->release = len = append_piece(world, text, len, token);
+        if (out->n <= plan->sampling.min_tokens)
+            searched_from = len;
+        const char *match = plan->stop ? strstr(text + searched_from, plan->stop) : NULL;
+        if (match) {
+            out->finish = FINISH_STOP;
+            out->stop_index = 0;
+            out->release =
+                (uint64_t)(match - text) + (plan->includes_stop ? strlen(plan->stop) : 0);
+            break;
+        }
+    }
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+}
+
+void plan_check_prefix(const struct world *world, const struct plan *plan)
+{
+    assert_int_equal(plan->n_ends, 1);
+    for (uint32_t c = 0; c < plan->n_choices; c++) {
+        struct choice_result expected;
+        oracle(world, plan, c, &expected);
+        assert_true(plan->result[c].n <= expected.n);
+        assert_true(plan->result[c].release <= expected.release);
+        assert_memory_equal(plan->result[c].token, expected.token,
+                            plan->result[c].n * sizeof(int32_t));
+    }
+}
+
+void plan_check_whole(const struct world *world, const struct plan *plan)
+{
+    plan_check_prefix(world, plan);
+    assert_int_equal(plan->status, SERVERD_OK);
+    assert_false(plan->is_cancelled);
+    uint32_t n_output = 0;
+    for (uint32_t c = 0; c < plan->n_choices; c++) {
+        struct choice_result expected;
+        const struct choice_result *found = &plan->result[c];
+        oracle(world, plan, c, &expected);
+        assert_true(found->is_finished);
+        assert_int_equal(found->n, expected.n);
+        assert_int_equal(found->finish, expected.finish);
+        assert_int_equal(found->finish_token, expected.finish_token);
+        assert_int_equal(found->stop_index, expected.stop_index);
+        assert_int_equal(found->release, expected.release);
+        assert_memory_equal(found->is_hidden, expected.is_hidden, sizeof expected.is_hidden);
+        n_output += found->n;
+    }
+    assert_int_equal(plan->n_output, n_output);
+    if (plan->wants_logprobs)
+        assert_int_equal(plan->n_logprobs, n_output);
+    if (plan->wants_prompt_logprobs)
+        assert_int_equal(plan->n_scored, plan->n_prompt - 1);
+}

@@ -1,0 +1,89 @@
+/* An engine on the null or the fault delegate with a virtual clock, and requests whose whole
+ * answer is known beforehand: the null model's logits are a function of the history, and the
+ * oracle draws from them one sequence at a time. */
+#ifndef TESTS_ENGINE_FIXTURE_H
+#define TESTS_ENGINE_FIXTURE_H
+
+#include "scheduler/engine.h"
+
+enum {
+    N_VOCAB = 120,
+    TOKEN_EOS = 2,
+    CONTEXT = 256,
+    MAX_PROMPT = 160,
+    MAX_CHOICES = 4,
+    MAX_ROWS = 64,
+    MAX_LOGIT_ROWS = 20,
+};
+
+struct world_options {
+    const char *device; /* NULL: null */
+    uint32_t n_pages;   /* 0: enough for all */
+    uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
+    uint64_t queue_timeout_ns;
+    bool is_encoder, has_thread, has_real_clock;
+};
+
+struct world {
+    struct program *program;
+    struct worker_pool *workers;
+    struct runtime *runtime;
+    struct tokenizer *tokenizer;
+    struct metrics *metrics;
+    struct engine *engine;
+    struct clock clock;
+    uint64_t now_ns;
+    uint32_t n_deliveries, max_per_delivery;
+};
+
+/* Prints and exits if anything cannot be made. */
+struct world *world_create(const struct world_options *options);
+void world_destroy(struct world *world);
+
+/* A request as the test plans it, and what came back. */
+struct plan {
+    int32_t prompt[MAX_PROMPT];
+    uint32_t n_prompt, n_choices, max_new_tokens;
+    struct sampling_params sampling;
+    const char *stop;   /* NULL: none */
+    int32_t stop_token; /* -1: none */
+    bool includes_stop, wants_logprobs, wants_prompt_logprobs, wants_embedding;
+    uint32_t n_top_logprobs;
+    int32_t priority;
+    uint64_t deadline_ns, queue_bypass;
+
+    uint64_t id;
+    struct choice_result {
+        int32_t token[CONTEXT];
+        bool is_hidden[CONTEXT];
+        uint32_t n;
+        uint64_t release;
+        bool is_finished;
+        enum finish_reason finish;
+        int32_t finish_token, stop_index;
+    } result[MAX_CHOICES];
+    uint32_t n_scored, n_embeddings, n_logprobs, embedding_token;
+    _Atomic uint32_t n_ends;
+    serverd_status status;
+    bool is_cancelled;
+    uint32_t n_output;
+    struct request_times times;
+};
+
+struct plan *plan_create(void); /* one choice, greedy, 10 tokens, prompt of 5 */
+void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed);
+serverd_status plan_submit(struct world *world, struct plan *plan, serverd_error *err);
+
+/* What must come of the choice. */
+void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
+            struct choice_result *out);
+
+/* The answer is whole and right; or, if the request was cut short, right as far as it goes. */
+void plan_check_whole(const struct world *world, const struct plan *plan);
+void plan_check_prefix(const struct world *world, const struct plan *plan);
+
+/* Steps, with checks, until the engine has nothing to do. */
+void world_run(struct world *world);
+void world_check_empty(struct world *world); /* all pages are back */
+
+#endif

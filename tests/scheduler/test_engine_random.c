@@ -1,0 +1,134 @@
+/* Random requests, cancels, faults and times against small pools: every request ends once, every
+ * whole answer is the one its history determines, and all pages come back. */
+#include "engine_fixture.h"
+
+#include "base/hash.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+enum { N_PLANS = 40 };
+
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t n)
+{
+    random_state = hash_mix(random_state);
+    return (uint32_t)(random_state % n);
+}
+
+static bool one_in(uint32_t n)
+{
+    return random_below(n) == 0;
+}
+
+static struct plan *random_plan(const struct world *world)
+{
+    static const char *const stops[] = {"ab", "b", "gah", "eee", "ka"};
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, 1 + random_below(one_in(4) ? MAX_PROMPT : 30), random_below(1000));
+    plan->n_choices = one_in(4) ? 1 + random_below(MAX_CHOICES) : 1;
+    plan->max_new_tokens = one_in(8) ? 0 : 1 + random_below(one_in(3) ? 150 : 25);
+    plan->sampling.temperature = one_in(2) ? 0 : 0.5f * (float)random_below(20);
+    plan->sampling.seed = random_below(5);
+    plan->sampling.top_k = one_in(4) ? (int32_t)random_below(50) : 0;
+    plan->sampling.top_p = one_in(4) ? 0.5f : 1.0f;
+    plan->sampling.repetition_penalty = one_in(4) ? 1.5f : 1.0f;
+    plan->sampling.presence_penalty = one_in(4) ? 0.5f : 0.0f;
+    plan->sampling.ignore_eos = one_in(3);
+    plan->sampling.min_tokens = one_in(4) ? random_below(10) : 0;
+    plan->stop = one_in(3) ? stops[random_below(5)] : NULL;
+    plan->stop_token = one_in(4) ? (int32_t)random_below(N_VOCAB) : -1;
+    plan->includes_stop = one_in(2);
+    plan->wants_logprobs = one_in(4);
+    plan->wants_prompt_logprobs = one_in(6);
+    plan->n_top_logprobs = random_below(4);
+    plan->priority = one_in(4) ? (int32_t)random_below(3) : 0;
+    if (one_in(10))
+        plan->deadline_ns = world->now_ns + random_below(200) * 1000000u;
+    return plan;
+}
+
+static struct world *random_world(bool has_faults)
+{
+    char device[128] = "null";
+    if (has_faults)
+        (void)snprintf(
+            device, sizeof device, "fault:inner=null;script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
+            1 + random_below(40), 1 + random_below(4), 1 + random_below(80), random_below(4),
+            1 + random_below(100), 1 + random_below(8), 1 + random_below(200));
+    return world_create(&(struct world_options){
+        .device = device,
+        .n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30),
+        .max_running = 1 + random_below(8),
+        .prefill_chunk = 1 + random_below(MAX_ROWS),
+        .queue_timeout_ns = one_in(4) ? 300000000 : 0,
+    });
+}
+
+static void run_seed(uint64_t seed, bool has_faults)
+{
+    random_state = seed;
+    struct world *world = random_world(has_faults);
+    struct plan *plans[N_PLANS] = {NULL};
+    uint32_t n = 0;
+    serverd_error err;
+    for (uint32_t i = 0; n < N_PLANS; i++) {
+        if (one_in(3)) {
+            plans[n] = random_plan(world);
+            if (plan_submit(world, plans[n], &err) == SERVERD_OK)
+                n++;
+            else
+                free(plans[n]);
+        }
+        if (n > 0 && one_in(20))
+            engine_cancel(world->engine, plans[random_below(n)]->id);
+        (void)engine_step(world->engine);
+        world->now_ns += random_below(3) * 1000000u;
+        if (engine_check(world->engine, &err))
+            fail_msg("seed %llu: %s", (unsigned long long)seed, err.text);
+    }
+    world_run(world);
+    for (uint32_t i = 0; i < n; i++) {
+        if (plans[i]->status || plans[i]->is_cancelled)
+            plan_check_prefix(world, plans[i]);
+        else
+            plan_check_whole(world, plans[i]);
+        free(plans[i]);
+    }
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+static void run_seeds(bool has_faults)
+{
+    const char *from = getenv("SERVERD_TEST_SEED");
+    uint64_t first = from ? strtoull(from, NULL, 10) : 1, n = from ? 1 : 60;
+    for (uint64_t seed = first; seed < first + n; seed++) {
+        print_message("SERVERD_TEST_SEED=%llu\n", (unsigned long long)seed);
+        run_seed(seed, has_faults);
+    }
+}
+
+static void every_answer_is_a_function_of_its_request(void **state)
+{
+    run_seeds(false);
+}
+
+static void faults_end_requests_but_never_change_an_answer(void **state)
+{
+    run_seeds(true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_answer_is_a_function_of_its_request),
+        cmocka_unit_test(faults_end_requests_but_never_change_an_answer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,176 @@
+/* The engine on its own thread while others submit and cancel. Meant for ThreadSanitizer too. */
+#include "engine_fixture.h"
+
+#include "base/hash.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+enum { N_CLIENTS = 4, N_REQUESTS = 60 };
+
+struct client {
+    struct world *world;
+    uint64_t seed;
+    struct plan *plans[N_REQUESTS];
+    bool was_cancelled[N_REQUESTS];
+    uint32_t n_refused;
+};
+
+static void nap(void)
+{
+    (void)nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+}
+
+static serverd_status submit(struct client *client, struct plan *plan, uint64_t *id)
+{
+    serverd_error err;
+    struct request *r = request_create();
+    if (!r)
+        return SERVERD_NOMEM;
+    r->user = plan;
+    r->prompt = plan->prompt;
+    r->n_prompt = plan->n_prompt;
+    r->n_choices = plan->n_choices;
+    r->max_new_tokens = plan->max_new_tokens;
+    r->sampling = plan->sampling;
+    serverd_status status = engine_submit(client->world->engine, r, id, &err);
+    if (status)
+        request_destroy(r);
+    return status;
+}
+
+static void *client_main(void *arg)
+{
+    struct client *client = arg;
+    for (uint32_t i = 0; i < N_REQUESTS; i++) {
+        uint64_t dice = hash_mix(client->seed * N_REQUESTS + i), id;
+        struct plan *plan = client->plans[i];
+        while (submit(client, plan, &id) == SERVERD_BUSY) {
+            client->n_refused++;
+            nap();
+        }
+        if (dice % 3 == 0) {
+            if (dice % 2)
+                nap();
+            engine_cancel(client->world->engine, id);
+            client->was_cancelled[i] = true;
+        }
+        struct engine_status status;
+        engine_status(client->world->engine, &status);
+        (void)engine_retry_after_ms(client->world->engine);
+    }
+    return NULL;
+}
+
+static struct plan *client_plan(uint64_t seed)
+{
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, 1 + (uint32_t)(hash_mix(seed) % 60), seed);
+    plan->n_choices = 1 + seed % 7 / 5;
+    plan->max_new_tokens = 1 + (uint32_t)(hash_mix(seed + 1) % 20);
+    plan->sampling.temperature = seed % 2 ? 6 : 0;
+    plan->sampling.seed = seed;
+    return plan;
+}
+
+static void wait_for_ends(const struct client *clients)
+{
+    for (uint32_t c = 0; c < N_CLIENTS; c++)
+        for (uint32_t i = 0; i < N_REQUESTS; i++) {
+            uint32_t n_naps = 0;
+            while (clients[c].plans[i]->n_ends == 0 && n_naps++ < 100000)
+                nap();
+            assert_int_equal(clients[c].plans[i]->n_ends, 1);
+        }
+}
+
+static void clients_may_submit_and_cancel_at_any_time(void **state)
+{
+    struct world *world = world_create(&(struct world_options){
+        .n_pages = 30, .max_queue = 20, .has_thread = true, .has_real_clock = true});
+    static struct client clients[N_CLIENTS];
+    pthread_t threads[N_CLIENTS];
+    for (uint32_t c = 0; c < N_CLIENTS; c++) {
+        clients[c] = (struct client){.world = world, .seed = c};
+        for (uint32_t i = 0; i < N_REQUESTS; i++)
+            clients[c].plans[i] = client_plan(c * N_REQUESTS + i);
+        assert_int_equal(pthread_create(&threads[c], NULL, client_main, &clients[c]), 0);
+    }
+    for (uint32_t c = 0; c < N_CLIENTS; c++)
+        (void)pthread_join(threads[c], NULL);
+    wait_for_ends(clients);
+    engine_stop(world->engine);
+    world_check_empty(world);
+    for (uint32_t c = 0; c < N_CLIENTS; c++)
+        for (uint32_t i = 0; i < N_REQUESTS; i++) {
+            struct plan *plan = clients[c].plans[i];
+            assert_true(clients[c].was_cancelled[i] || !plan->is_cancelled);
+            if (plan->is_cancelled)
+                plan_check_prefix(world, plan);
+            else
+                plan_check_whole(world, plan);
+            free(plan);
+        }
+    world_destroy(world);
+}
+
+static void stopping_under_load_ends_every_request_once(void **state)
+{
+    for (uint32_t round = 0; round < 5; round++) {
+        struct world *world = world_create(&(struct world_options){
+            .device = "null:step_us=100", .has_thread = true, .has_real_clock = true});
+        struct client client = {.world = world};
+        uint64_t id;
+        for (uint32_t i = 0; i < N_REQUESTS; i++) {
+            client.plans[i] = client_plan(i);
+            assert_int_equal(submit(&client, client.plans[i], &id), SERVERD_OK);
+        }
+        for (uint32_t i = 0; i < round; i++)
+            nap();
+        engine_stop(world->engine);
+        for (uint32_t i = 0; i < N_REQUESTS; i++) {
+            plan_check_prefix(world, client.plans[i]);
+            free(client.plans[i]);
+        }
+        world_check_empty(world);
+        world_destroy(world);
+    }
+}
+
+static void a_hanging_step_shows_in_the_heartbeat(void **state)
+{
+    struct world *world = world_create(&(struct world_options){
+        .device = "null:step_us=50000", .has_thread = true, .has_real_clock = true});
+    struct client client = {.world = world};
+    struct plan *plan = client_plan(1);
+    uint64_t id, begin = clock_now_ns(&system_clock);
+    assert_int_equal(submit(&client, plan, &id), SERVERD_OK);
+    struct engine_status status;
+    uint64_t oldest = 0;
+    while (plan->n_ends == 0 && clock_now_ns(&system_clock) - begin < 20000000000u) {
+        engine_status(world->engine, &status);
+        uint64_t now = clock_now_ns(&system_clock);
+        uint64_t age = now > status.heartbeat_ns ? now - status.heartbeat_ns : 0;
+        oldest = age > oldest ? age : oldest;
+        nap();
+    }
+    assert_int_equal(plan->n_ends, 1);
+    assert_true(oldest > 20000000);
+    free(plan);
+    world_destroy(world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(clients_may_submit_and_cancel_at_any_time),
+        cmocka_unit_test(stopping_under_load_ends_every_request_once),
+        cmocka_unit_test(a_hanging_step_shows_in_the_heartbeat),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
