@@ -1,0 +1,240 @@
+#include "kernels/cpu/delegate.h"
+
+#include "base/error.h"
+#include "base/numeric.h"
+#include "kernels/cpu/cpu_internal.h"
+#include "program/dtype.h"
+#include "program/op.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+static serverd_status cpu_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
+                                  uint32_t *n, serverd_error *err)
+{
+    (void)err;
+    *n = 1;
+    if (cap == 0)
+        return SERVERD_OK;
+    struct sysinfo info;
+    out[0] = (serverd_device){.struct_bytes = sizeof out[0]};
+    if (sysinfo(&info) == 0) {
+        out[0].memory_bytes = (uint64_t)info.totalram * info.mem_unit;
+        out[0].free_bytes = ((uint64_t)info.freeram + info.bufferram) * info.mem_unit;
+        /* the page cache is free for the asking, but sysinfo does not tell its size */
+        out[0].free_bytes = max_size(out[0].free_bytes, out[0].memory_bytes / 2);
+    }
+    (void)snprintf(out[0].name, sizeof out[0].name, "%s, %u thread%s", cpu_kernels_best()->name,
+                   host->n_workers, host->n_workers == 1 ? "" : "s");
+    return SERVERD_OK;
+}
+
+/* Norm weights, biases and the like are read element by element. */
+static bool is_plain(const serverd_graph *graph, const serverd_node *node, uint32_t input)
+{
+    const serverd_tensor *tensor = &graph->tensors[node_input(graph, node, input)->tensor];
+    const struct dtype_info *info = dtype_info(tensor->dtype);
+    return info && info->to_f32 && info->block_elements == 1;
+}
+
+static serverd_status cpu_match(const serverd_graph *graph, uint32_t node_index, serverd_claim *out,
+                                serverd_error *err)
+{
+    (void)err;
+    const serverd_node *node = &graph->nodes[node_index];
+    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = 1};
+    uint32_t first_plain = node->n_inputs;
+    if (node->op == SERVERD_OP_LINEAR)
+        first_plain = 2;
+    else if (node->op == SERVERD_OP_RMS_NORM || node->op == SERVERD_OP_LAYER_NORM)
+        first_plain = 1;
+    for (uint32_t i = first_plain; i < node->n_inputs; i++) {
+        if (is_plain(graph, node, i))
+            continue;
+        out->n_nodes = 0;
+        (void)snprintf(out->reason, sizeof out->reason, "%s with input %u in blocks",
+                       op_info(node->op)->name, i);
+    }
+    return SERVERD_OK;
+}
+
+static serverd_status cpu_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err)
+{
+    (void)err;
+    *out = (serverd_form){.struct_bytes = sizeof *out,
+                          .layout = SERVERD_LAYOUT_ROWS,
+                          .bytes = tensor->bytes,
+                          .alignment = 1};
+    return SERVERD_OK;
+}
+
+static serverd_status cpu_pack(const serverd_tensor *tensor, const serverd_form *form,
+                               uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
+{
+    (void)form, (void)first_row, (void)n_rows, (void)dst;
+    return fail(err, SERVERD_INTERNAL, "cpu: %s is used in place", tensor->name);
+}
+
+static serverd_status cpu_open(const serverd_host *host, const serverd_device *device,
+                               serverd_instance **out, serverd_error *err)
+{
+    (void)device;
+    serverd_instance *instance = calloc(1, sizeof *instance);
+    if (!instance)
+        return fail(err, SERVERD_NOMEM, "cpu: no memory");
+    *instance = (serverd_instance){.host = host, .kernels = cpu_kernels_best()};
+    *out = instance;
+    return SERVERD_OK;
+}
+
+static serverd_status cpu_set_option(serverd_instance *instance, const char *key, const char *value,
+                                     serverd_error *err)
+{
+    if (strcmp(key, "isa") != 0)
+        return fail(err, SERVERD_INVALID, "there is only isa");
+    const struct cpu_kernels *kernels = cpu_kernels_named(value);
+    if (!kernels)
+        return fail(err, SERVERD_INVALID, "%.20s is not here; there are generic, avx2 and avx512",
+                    value);
+    instance->kernels = kernels;
+    return SERVERD_OK;
+}
+
+static void cpu_close(serverd_instance *instance)
+{
+    free(instance);
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+size_t cpu_value_rows(const struct cpu_step *step, const serverd_value *value)
+{
+    if (value->dims[0] == SERVERD_DIM_SEQS)
+        return step->batch->n_seqs;
+    return value->dims[0] == SERVERD_DIM_SELECTED ? step->batch->n_logit_rows : step->batch->n_rows;
+}
+
+float *cpu_value(const struct cpu_step *step, uint32_t value)
+{
+    return value == step->graph->output ? step->out
+                                        : step->handle->activations + step->handle->value_at[value];
+}
+
+float *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker)
+{
+    return step->handle->scratch + worker * step->handle->scratch_floats;
+}
+
+struct split_job {
+    const struct cpu_op_call *call;
+    void (*fn)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker);
+    size_t n, run;
+};
+
+static void split_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct split_job *job = arg;
+    size_t first = chunk * job->run;
+    job->fn(job->call, first, min_size(job->run, job->n - first), worker);
+}
+
+void cpu_split(const struct cpu_op_call *call, size_t n, size_t grain,
+               void (*fn)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker))
+{
+    const serverd_host *host = call->step->host;
+    if (n <= grain) {
+        if (n > 0)
+            fn(call, 0, n, 0);
+        return;
+    }
+    /* four runs for each thread, so that a late thread delays little */
+    size_t run = max_size(grain, (n + host->n_workers * 4 - 1) / (host->n_workers * 4));
+    struct split_job job = {.call = call, .fn = fn, .n = n, .run = run};
+    host->parallel_for(host->context, (uint32_t)((n + run - 1) / run), split_chunk, &job);
+}
+
+/* Every index of the batch, once: the ops trust them. */
+static serverd_status check_batch(const serverd_handle *handle, const serverd_batch *batch,
+                                  const serverd_kv *kv, serverd_error *err)
+{
+    const serverd_limits *limits = &handle->limits;
+    if (batch->n_rows > limits->max_rows || batch->n_seqs > limits->max_seqs ||
+        batch->n_logit_rows > limits->max_logit_rows)
+        return fail(err, SERVERD_INTERNAL, "cpu: %u rows, %u sequences, %u logit rows are too many",
+                    batch->n_rows, batch->n_seqs, batch->n_logit_rows);
+    for (uint32_t row = 0; row < batch->n_rows; row++) {
+        int32_t token = batch->token[row], position = batch->position[row];
+        uint32_t seq = batch->row_seq[row];
+        if (token < 0 || (uint64_t)token >= handle->n_tokens || position < 0 ||
+            (uint64_t)position >= handle->n_positions || seq >= batch->n_seqs ||
+            (row > 0 && seq < batch->row_seq[row - 1]))
+            return fail(err, SERVERD_INTERNAL,
+                        "cpu: row %u is token %d at position %d of sequence %u", row, token,
+                        position, seq);
+    }
+    for (uint32_t row = 0; kv && row < batch->n_rows; row++) {
+        if (row + 1 < batch->n_rows && batch->row_seq[row + 1] == batch->row_seq[row])
+            continue; /* the last row of a sequence needs the most pages */
+        uint32_t n = (uint32_t)batch->position[row] / SERVERD_PAGE_TOKENS + 1;
+        const uint32_t *pages = batch->page_table + (size_t)batch->row_seq[row] * batch->max_pages;
+        for (uint32_t i = 0; i < n; i++)
+            if (n > batch->max_pages || pages[i] >= kv->n_pages)
+                return fail(err, SERVERD_INTERNAL, "cpu: sequence %u has no page for token %u",
+                            batch->row_seq[row], i * SERVERD_PAGE_TOKENS);
+    }
+    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
+        if (batch->logit_row[i] >= batch->n_rows)
+            return fail(err, SERVERD_INTERNAL, "cpu: logit row %u of %u", batch->logit_row[i],
+                        batch->n_rows);
+    return SERVERD_OK;
+}
+
+static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *batch,
+                                  serverd_kv *kv, float *out, serverd_error *err)
+{
+    serverd_status status = check_batch(handle, batch, kv, err);
+    if (status != SERVERD_OK)
+        return status;
+    struct cpu_step step = {.handle = handle,
+                            .kernels = handle->instance->kernels,
+                            .host = handle->instance->host,
+                            .graph = handle->graph,
+                            .batch = batch,
+                            .kv = kv,
+                            .out = out};
+    cpu_plan_attention(handle, batch);
+    cpu_prepare_ropes(&step);
+    for (uint32_t i = 0; i < handle->graph->n_nodes; i++) {
+        const serverd_node *node = &handle->graph->nodes[i];
+        struct cpu_op_call call = {.step = &step, .node = node, .node_index = i};
+        const serverd_value *first = node_input(handle->graph, node, 0);
+        call.n_rows =
+            first->kind == SERVERD_VALUE_CONSTANT ? batch->n_rows : cpu_value_rows(&step, first);
+        cpu_run_op(&call);
+    }
+    return SERVERD_OK;
+}
+
+const serverd_delegate cpu_delegate = {
+    .abi = SERVERD_DELEGATE_ABI,
+    .struct_bytes = sizeof(serverd_delegate),
+    .name = "cpu",
+    .version = "1",
+    .devices = cpu_devices,
+    .match = cpu_match,
+    .form = cpu_form,
+    .pack = cpu_pack,
+    .open = cpu_open,
+    .set_option = cpu_set_option,
+    .load = cpu_load,
+    .kv_page_bytes = cpu_kv_page_bytes,
+    .kv_create = cpu_kv_create,
+    .kv_zero = cpu_kv_zero,
+    .kv_copy = cpu_kv_copy,
+    .execute = cpu_execute,
+    .kv_destroy = cpu_kv_destroy,
+    .unload = cpu_unload,
+    .close = cpu_close,
+};

@@ -1,0 +1,307 @@
+/* The ops that work row by row. */
+#include "base/numeric.h"
+#include "kernels/cpu/cpu_internal.h"
+#include "program/dtype.h"
+#include "program/op.h"
+
+#include <math.h>
+#include <string.h>
+
+static const serverd_tensor *tensor_input(const struct cpu_op_call *call, uint32_t i)
+{
+    return &call->step->graph->tensors[node_input(call->step->graph, call->node, i)->tensor];
+}
+
+static size_t input_width(const struct cpu_op_call *call)
+{
+    return value_width(node_input(call->step->graph, call->node, 0));
+}
+
+/* ---- embed ----------------------------------------------------------------------------------- */
+
+static void embed_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    const serverd_embed *embed = &call->node->attributes.embed;
+    const serverd_tensor *table = tensor_input(call, 0);
+    const struct dtype_info *info = dtype_info(table->dtype);
+    const serverd_batch *batch = call->step->batch;
+    size_t width = table->dims[1], n_blocks = width / info->block_elements;
+    for (size_t row = first; row < first + n; row++) {
+        size_t index = 0;
+        if (embed->index == SERVERD_INDEX_TOKEN)
+            index = (size_t)batch->token[row];
+        else if (embed->index == SERVERD_INDEX_POSITION)
+            index = (size_t)batch->position[row];
+        float *out = cpu_output(call) + row * width;
+        info->to_f32((const char *)table->data + index * n_blocks * info->block_bytes, out,
+                     n_blocks);
+        for (size_t i = 0; i < width && embed->scale != 1.0f; i++)
+            out[i] *= embed->scale;
+    }
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+/* Norm weights are floats or halves, one element a block (see match). */
+static float weight_at(const serverd_tensor *tensor, size_t i)
+{
+    const struct dtype_info *info = dtype_info(tensor->dtype);
+    float x;
+    info->to_f32((const char *)tensor->data + i * info->block_bytes, &x, 1);
+    return x;
+}
+
+static const float *floats_of(const serverd_tensor *tensor, float *space)
+{
+    if (tensor->dtype == DTYPE_F32 && (uintptr_t)tensor->data % sizeof(float) == 0)
+        return tensor->data;
+    for (size_t i = 0; i < tensor->dims[0]; i++)
+        space[i] = weight_at(tensor, i);
+    return space;
+}
+
+static void rms_norm_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    const serverd_norm *norm = &call->node->attributes.norm;
+    size_t width = norm->width, groups = input_width(call) / width;
+    const float *w = floats_of(tensor_input(call, 1), cpu_worker_scratch(call->step, worker));
+    const float *x = cpu_input(call, 0) + first * groups * width;
+    float *out = cpu_output(call) + first * groups * width;
+    for (size_t g = 0; g < n * groups; g++, x += width, out += width) {
+        float mean = call->step->kernels->sum_of_squares(x, width) / (float)width;
+        float inverse = 1.0f / sqrtf(mean + norm->eps);
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] * inverse * w[i];
+    }
+}
+
+static void layer_norm_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    const serverd_norm *norm = &call->node->attributes.norm;
+    size_t width = norm->width, groups = input_width(call) / width;
+    float *space = cpu_worker_scratch(call->step, worker);
+    const float *w = floats_of(tensor_input(call, 1), space);
+    const float *b = floats_of(tensor_input(call, 2), space + width);
+    const float *x = cpu_input(call, 0) + first * groups * width;
+    float *out = cpu_output(call) + first * groups * width;
+    for (size_t g = 0; g < n * groups; g++, x += width, out += width) {
+        float mean = call->step->kernels->sum(x, width) / (float)width;
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] - mean;
+        float variance = call->step->kernels->sum_of_squares(out, width) / (float)width;
+        float inverse = 1.0f / sqrtf(variance + norm->eps);
+        for (size_t i = 0; i < width; i++)
+            out[i] = out[i] * inverse * w[i] + b[i];
+    }
+}
+
+static void l2_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    for (size_t row = first; row < first + n; row++) {
+        const float *x = cpu_input(call, 0) + row * width;
+        float *out = cpu_output(call) + row * width;
+        float norm = sqrtf(call->step->kernels->sum_of_squares(x, width));
+        float inverse = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] * inverse;
+    }
+}
+
+/* ---- positions ------------------------------------------------------------------------------- */
+
+static void fill_rope_row(const struct cpu_rope_table *table, int32_t position, float *out)
+{
+    for (uint32_t i = 0; i < table->n_pairs; i++) {
+        float angle = (float)position * table->inv_freq[i];
+        out[2 * i] = cosf(angle) * table->mscale;
+        out[2 * i + 1] = sinf(angle) * table->mscale;
+    }
+}
+
+static void fill_ropes(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    const serverd_handle *handle = call->step->handle;
+    for (uint32_t t = 0; t < handle->n_ropes; t++) {
+        const struct cpu_rope_table *table = &handle->ropes[t];
+        for (size_t row = first; row < first + n; row++)
+            fill_rope_row(table, call->step->batch->position[row],
+                          table->cos_sin + row * 2 * table->n_pairs);
+    }
+}
+
+void cpu_prepare_ropes(const struct cpu_step *step)
+{
+    struct cpu_op_call call = {.step = step, .n_rows = step->batch->n_rows};
+    if (step->handle->n_ropes > 0)
+        cpu_split(&call, call.n_rows, 32, fill_ropes);
+}
+
+static void rope_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    const serverd_rope *rope = &call->node->attributes.rope;
+    const serverd_handle *handle = call->step->handle;
+    const struct cpu_rope_table *table = &handle->ropes[handle->node_rope[call->node_index]];
+    size_t width = input_width(call), n_pairs = rope->n_rot / 2;
+    size_t step = rope->is_neox ? 1 : 2, apart = rope->is_neox ? n_pairs : 1;
+    for (size_t row = first; row < first + n; row++) {
+        const float *cos_sin = table->cos_sin + row * 2 * n_pairs;
+        for (size_t at = row * width; at < (row + 1) * width; at += rope->head_dim) {
+            const float *x = cpu_input(call, 0) + at;
+            float *out = cpu_output(call) + at;
+            for (size_t i = 0; i < n_pairs; i++) {
+                float a = x[i * step], b = x[i * step + apart];
+                out[i * step] = a * cos_sin[2 * i] - b * cos_sin[2 * i + 1];
+                out[i * step + apart] = a * cos_sin[2 * i + 1] + b * cos_sin[2 * i];
+            }
+            memmove(out + rope->n_rot, x + rope->n_rot,
+                    (rope->head_dim - rope->n_rot) * sizeof *out);
+        }
+    }
+}
+
+static void pos_scale_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    const serverd_pos_scale *scale = &call->node->attributes.pos_scale;
+    size_t width = input_width(call);
+    for (size_t row = first; row < first + n; row++) {
+        uint32_t periods = (uint32_t)call->step->batch->position[row] / scale->period;
+        float factor = 1.0f + scale->beta * logf(1.0f + (float)periods);
+        const float *x = cpu_input(call, 0) + row * width;
+        float *out = cpu_output(call) + row * width;
+        for (size_t i = 0; i < width; i++)
+            out[i] = x[i] * factor;
+    }
+}
+
+/* ---- element by element ---------------------------------------------------------------------- */
+
+static void add_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    const float *a = cpu_input(call, 0), *b = cpu_input(call, 1);
+    float *out = cpu_output(call);
+    for (size_t i = first * width; i < (first + n) * width; i++)
+        out[i] = a[i] + b[i];
+}
+
+static void scale_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    const float *x = cpu_input(call, 0);
+    float *out = cpu_output(call);
+    for (size_t i = first * width; i < (first + n) * width; i++)
+        out[i] = x[i] * call->node->attributes.factor;
+}
+
+static void softcap_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    call->step->kernels->softcap(cpu_input(call, 0) + first * width, call->node->attributes.factor,
+                                 cpu_output(call) + first * width, n * width);
+}
+
+/* ACT, GLU. Rows are taken one by one so that the lanes of a row are the same in any batch. */
+static void activate_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    for (size_t row = first; row < first + n; row++) {
+        float *out = cpu_output(call) + row * width;
+        call->step->kernels->activate(call->node->attributes.activation,
+                                      cpu_input(call, 0) + row * width, out, width);
+        if (call->node->op != SERVERD_OP_GLU)
+            continue;
+        const float *b = cpu_input(call, 1) + row * width;
+        for (size_t i = 0; i < width; i++)
+            out[i] *= b[i];
+    }
+}
+
+/* ---- rows and columns ------------------------------------------------------------------------ */
+
+static void slice_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    const serverd_slice *slice = &call->node->attributes.slice;
+    size_t width = input_width(call);
+    for (size_t row = first; row < first + n; row++)
+        memcpy(cpu_output(call) + row * slice->count,
+               cpu_input(call, 0) + row * width + slice->begin, slice->count * sizeof(float));
+}
+
+static void select_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    for (size_t i = first; i < first + n; i++)
+        memcpy(cpu_output(call) + i * width,
+               cpu_input(call, 0) + call->step->batch->logit_row[i] * width, width * sizeof(float));
+}
+
+static void pool_seqs(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    (void)worker;
+    size_t width = input_width(call);
+    const uint32_t *begin = call->step->handle->seq_begin;
+    uint32_t pooling = call->node->attributes.pooling;
+    for (size_t seq = first; seq < first + n; seq++) {
+        size_t from = begin[seq], to = begin[seq + 1];
+        float *out = cpu_output(call) + seq * width;
+        const float *x = cpu_input(call, 0);
+        if (pooling != SERVERD_POOL_MEAN) {
+            size_t row = pooling == SERVERD_POOL_CLS ? from : to - 1;
+            memcpy(out, x + row * width, width * sizeof *out);
+            continue;
+        }
+        memset(out, 0, width * sizeof *out);
+        for (size_t row = from; row < to; row++)
+            for (size_t i = 0; i < width; i++)
+                out[i] += x[row * width + i];
+        for (size_t i = 0; i < width; i++)
+            out[i] /= (float)(to - from);
+    }
+}
+
+/* Elements that are worth a hand-out to another thread. */
+#define GRAIN 8192
+
+void cpu_run_op(const struct cpu_op_call *call)
+{
+    static const struct {
+        void (*run)(const struct cpu_op_call *call);
+        void (*rows)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker);
+    } ops[SERVERD_OP_COUNT] = {
+        [SERVERD_OP_LINEAR] = {.run = cpu_run_linear},
+        [SERVERD_OP_ATTN] = {.run = cpu_run_attention},
+        [SERVERD_OP_EMBED] = {.rows = embed_rows},
+        [SERVERD_OP_RMS_NORM] = {.rows = rms_norm_rows},
+        [SERVERD_OP_LAYER_NORM] = {.rows = layer_norm_rows},
+        [SERVERD_OP_ROPE] = {.rows = rope_rows},
+        [SERVERD_OP_POS_SCALE] = {.rows = pos_scale_rows},
+        [SERVERD_OP_ADD] = {.rows = add_rows},
+        [SERVERD_OP_SCALE] = {.rows = scale_rows},
+        [SERVERD_OP_SOFTCAP] = {.rows = softcap_rows},
+        [SERVERD_OP_ACT] = {.rows = activate_rows},
+        [SERVERD_OP_GLU] = {.rows = activate_rows},
+        [SERVERD_OP_SLICE] = {.rows = slice_rows},
+        [SERVERD_OP_SELECT] = {.rows = select_rows},
+        [SERVERD_OP_POOL] = {.rows = pool_seqs},
+        [SERVERD_OP_L2] = {.rows = l2_rows},
+    };
+    if (ops[call->node->op].run) {
+        ops[call->node->op].run(call);
+        return;
+    }
+    const serverd_value *out = node_output(call->step->graph, call->node);
+    size_t n = cpu_value_rows(call->step, out);
+    cpu_split(call, n, max_size(1, GRAIN / value_width(out)), ops[call->node->op].rows);
+}
