@@ -1,0 +1,495 @@
+/* Sampling against a naive twin that sorts everything, and facts of the order of steps. */
+#include "base/hash.h"
+#include "base/limits.h"
+#include "sampling/logprobs.h"
+#include "sampling/random.h"
+#include "sampling/sample.h"
+#include "sampling/vector_internal.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { MAX_VOCAB = 3000 };
+
+static serverd_error err;
+static uint64_t random_state;
+
+static uint32_t random_below(uint32_t n)
+{
+    random_state = hash_mix(random_state);
+    return (uint32_t)(random_state % n);
+}
+
+static float random_float(float low, float high)
+{
+    return low + (high - low) * (float)random_below(1 << 20) * 0x1p-20f;
+}
+
+/* Few distinct values, so that ties are common. */
+static void random_logits(float *logits, uint32_t n)
+{
+    float spread = random_float(0.1f, 20);
+    uint32_t n_levels = 2 + random_below(2000);
+    for (uint32_t i = 0; i < n; i++)
+        logits[i] = spread * ((float)random_below(n_levels) / (float)n_levels - 0.5f);
+    for (uint32_t i = 0; i < n / 50; i++)
+        logits[random_below(n)] = -INFINITY;
+    logits[random_below(n)] = spread;
+}
+
+/* ---- the twin ---------------------------------------------------------------------------- */
+
+struct item {
+    int32_t id;
+    float z;
+    double p;
+};
+
+static int by_logit(const void *a, const void *b)
+{
+    const struct item *x = a, *y = b;
+    if (x->z != y->z)
+        return x->z > y->z ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    return ((const struct item *)a)->id - ((const struct item *)b)->id;
+}
+
+static double sum_of(const struct item *items, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += items[i].p;
+    return sum;
+}
+
+static uint32_t twin_filter(struct item *items, uint32_t n, const struct sampling_params *p)
+{
+    qsort(items, n, sizeof *items, by_logit);
+    float max = items[0].z;
+    for (uint32_t i = 0; i < n; i++)
+        items[i].p = exp(((double)items[i].z - (double)max) / (double)p->temperature);
+    if (p->top_k > 0 && (uint32_t)p->top_k < n)
+        n = (uint32_t)p->top_k;
+    if (p->top_p < 1) {
+        double target = sum_of(items, n) * (double)p->top_p, sum = 0;
+        uint32_t k = 0;
+        while (k < n && sum < target)
+            sum += items[k++].p;
+        n = k;
+    }
+    uint32_t k = 0;
+    while (k < n && items[k].p >= (double)p->min_p)
+        k++;
+    return k;
+}
+
+/* True if the draw is so close to a border that rounding may decide: then *token means nothing. */
+static bool twin_draw(const float *logits, uint32_t n_vocab, const struct sampling_params *p,
+                      double u, int32_t *token)
+{
+    static struct item items[MAX_VOCAB];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY)
+            items[n++] = (struct item){.id = (int32_t)i, .z = logits[i]};
+    n = twin_filter(items, n, p);
+    qsort(items, n, sizeof *items, by_id);
+    double total = sum_of(items, n), cumulative = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        cumulative += items[i].p;
+        if (fabs(cumulative - u * total) < 1e-5 * total)
+            return true;
+        if (cumulative > u * total) {
+            *token = items[i].id;
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- helpers ----------------------------------------------------------------------------- */
+
+static int32_t draw_once(const struct sampler_setup *setup, const float *logits, uint32_t index)
+{
+    struct sampler *sampler = sampler_create(setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(setup->n_vocab);
+    int32_t token = -1;
+    if (sampler_draw(sampler, scratch, logits, index, &token, &err))
+        fail_msg("%s", err.text);
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+    return token;
+}
+
+/* ---- facts ------------------------------------------------------------------------------- */
+
+static void draws_equal_those_of_a_naive_twin(void **state)
+{
+    uint32_t n_compared = 0, n_rounded = 0;
+    for (uint64_t seed = 1; seed <= 2000; seed++) {
+        static float logits[MAX_VOCAB];
+        random_state = seed;
+        uint32_t n_vocab = 2 + random_below(seed % 4 ? 300 : MAX_VOCAB - 2);
+        random_logits(logits, n_vocab);
+        struct sampling_params params = sampling_params_default();
+        params.temperature = random_float(0.05f, 3);
+        params.seed = seed;
+        if (random_below(2))
+            params.top_k = (int32_t)(1 + random_below(random_below(2) ? 40 : n_vocab));
+        if (random_below(2))
+            params.top_p = random_float(0.01f, 0.999f);
+        if (random_below(2))
+            params.min_p = random_float(0.0f, 0.5f);
+        struct sampler_setup setup = {.params = &params, .choice = 3, .n_vocab = n_vocab};
+        int32_t token = draw_once(&setup, logits, 7), expected = -1;
+        if (twin_draw(logits, n_vocab, &params, random_uniform(seed, 3, 7), &expected))
+            continue;
+        n_compared++;
+        /* A top_p border that rounding moves by one token is no error, but it is rare. */
+        bool is_rounding = params.top_p < 1 && n_rounded < 5;
+        if (token != expected && is_rounding)
+            n_rounded++;
+        else if (token != expected)
+            fail_msg("seed %llu: token %d, expected %d (n_vocab %u, top_k %d, min_p %g)",
+                     (unsigned long long)seed, token, expected, n_vocab, params.top_k,
+                     (double)params.min_p);
+    }
+    assert_true(n_compared > 1800);
+}
+
+static void top_p_keeps_the_shortest_head(void **state)
+{
+    /* p = 0.5, 0.25, 0.125, ...: exact in binary */
+    enum { N = 200 };
+    float logits[N];
+    for (uint32_t i = 0; i < N; i++)
+        logits[i] = i < 20 ? -(float)i * 0.6931472f : -50.0f;
+    struct sampling_params params = sampling_params_default();
+    struct sampler_setup setup = {.params = &params, .n_vocab = N};
+    const struct {
+        float top_p;
+        int32_t n_kept;
+    } rows[] = {{0.4f, 1}, {0.6f, 2}, {0.74f, 2}, {0.8f, 3}, {0.87f, 3}, {0.9f, 4}, {1e-6f, 1}};
+    for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+        int32_t largest = 0;
+        params.top_p = rows[r].top_p;
+        for (uint64_t seed = 0; seed < 300; seed++) {
+            params.seed = seed;
+            int32_t token = draw_once(&setup, logits, 0);
+            largest = token > largest ? token : largest;
+        }
+        assert_int_equal(largest, rows[r].n_kept - 1);
+    }
+}
+
+static void frequencies_follow_the_probabilities(void **state)
+{
+    const float logits[] = {0.0f, 1.0f, 2.0f, -INFINITY, 0.5f};
+    const double total = 1 + exp(1) + exp(2) + exp(0.5);
+    const double p[] = {1 / total, exp(1) / total, exp(2) / total, 0, exp(0.5) / total};
+    struct sampling_params params = sampling_params_default();
+    struct sampler_setup setup = {.params = &params, .n_vocab = 5};
+    uint32_t count[5] = {0};
+    enum { N_DRAWS = 20000 };
+    for (uint32_t i = 0; i < N_DRAWS; i++)
+        count[draw_once(&setup, logits, i)]++;
+    assert_int_equal(count[3], 0);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_true(fabs(count[i] / (double)N_DRAWS - p[i]) < 0.015);
+}
+
+static void the_same_seed_draws_the_same_and_another_does_not(void **state)
+{
+    float logits[1000] = {0};
+    struct sampling_params params = sampling_params_default();
+    struct sampler_setup setup = {.params = &params, .n_vocab = 1000};
+    uint32_t n_equal = 0;
+    for (uint32_t i = 0; i < 100; i++) {
+        params.seed = 1;
+        int32_t first = draw_once(&setup, logits, i);
+        assert_int_equal(draw_once(&setup, logits, i), first);
+        params.seed = 2;
+        n_equal += draw_once(&setup, logits, i) == first;
+        params.seed = 1;
+        setup.choice = 1;
+        n_equal += draw_once(&setup, logits, i) == first;
+        setup.choice = 0;
+    }
+    assert_true(n_equal < 5);
+}
+
+static void greedy_takes_the_lowest_id_of_equals(void **state)
+{
+    struct sampling_params params = sampling_params_default();
+    params.temperature = 0;
+    for (uint32_t n = 2; n < 300; n++) {
+        float logits[300];
+        for (uint32_t i = 0; i < n; i++)
+            logits[i] = -1;
+        uint32_t low = (n * 7) % n / 2, high = n - 1;
+        logits[low] = logits[high] = 3;
+        struct sampler_setup setup = {.params = &params, .n_vocab = n};
+        assert_int_equal(draw_once(&setup, logits, 0), low);
+    }
+}
+
+static void a_row_that_is_not_finite_is_an_error(void **state)
+{
+    struct sampling_params params = sampling_params_default();
+    struct sampler_setup setup = {.params = &params, .n_vocab = 130};
+    struct sampler *sampler = sampler_create(&setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(130);
+    const float bad[] = {NAN, -NAN, INFINITY};
+    for (uint32_t at = 0; at < 130; at++)
+        for (uint32_t k = 0; k < 3; k++) {
+            float logits[130] = {0};
+            int32_t token = -7;
+            logits[at] = bad[k];
+            assert_int_equal(sampler_draw(sampler, scratch, logits, 0, &token, &err),
+                             SERVERD_NUMERIC);
+            assert_int_equal(token, -7);
+        }
+    float nothing[130];
+    for (uint32_t i = 0; i < 130; i++)
+        nothing[i] = -INFINITY;
+    int32_t token;
+    assert_int_equal(sampler_draw(sampler, scratch, nothing, 0, &token, &err), SERVERD_NUMERIC);
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+}
+
+static void biases_bans_and_allowed_tokens_hold(void **state)
+{
+    const float logits[] = {1, 5, 3, 4, 2};
+    const struct logit_bias bias[] = {{.token = 0, .bias = 100}, {.token = 1, .is_banned = true}};
+    const int32_t allowed[] = {1, 2, 4};
+    struct sampling_params params = sampling_params_default();
+    params.temperature = 0;
+    struct sampler_setup setup = {.params = &params, .n_vocab = 5};
+    assert_int_equal(draw_once(&setup, logits, 0), 1);
+    params.bias = bias;
+    params.n_bias = 2;
+    assert_int_equal(draw_once(&setup, logits, 0), 0);
+    params.allowed = allowed;
+    params.n_allowed = 3;
+    assert_int_equal(draw_once(&setup, logits, 0), 2);
+    params.n_allowed = 1; /* the banned one only */
+    struct sampler *sampler = sampler_create(&setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(5);
+    int32_t token;
+    assert_int_equal(sampler_draw(sampler, scratch, logits, 0, &token, &err), SERVERD_INVALID);
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+}
+
+static void end_and_stop_tokens_wait_for_min_tokens(void **state)
+{
+    const float logits[] = {1, 5, 3, 4, 2};
+    const int32_t end[] = {1}, stop[] = {3};
+    struct sampling_params params = sampling_params_default();
+    params.temperature = 0;
+    params.min_tokens = 2;
+    struct sampler_setup setup = {.params = &params,
+                                  .n_vocab = 5,
+                                  .end_tokens = end,
+                                  .n_end_tokens = 1,
+                                  .stop_tokens = stop,
+                                  .n_stop_tokens = 1};
+    assert_int_equal(draw_once(&setup, logits, 0), 2);
+    assert_int_equal(draw_once(&setup, logits, 1), 2);
+    assert_int_equal(draw_once(&setup, logits, 2), 1);
+    params.ignore_eos = true;
+    assert_int_equal(draw_once(&setup, logits, 2), 3);
+}
+
+static void penalties_count_what_they_should(void **state)
+{
+    const float logits[] = {4.0f, 3.5f, 3.0f, -1.0f};
+    const int32_t prompt[] = {0, 0};
+    struct sampling_params params = sampling_params_default();
+    params.temperature = 0;
+    struct sampler_setup setup = {.params = &params, .n_vocab = 4, .prompt = prompt, .n_prompt = 2};
+    params.repetition_penalty = 1.2f; /* 4 -> 3.33: prompt counts, once */
+    assert_int_equal(draw_once(&setup, logits, 0), 1);
+    params.repetition_penalty = 1;
+    params.frequency_penalty = 1; /* the prompt does not count */
+    assert_int_equal(draw_once(&setup, logits, 0), 0);
+
+    struct sampler *sampler = sampler_create(&setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(4);
+    const int32_t expected[] = {0, 1, 0, 2, 1};
+    for (uint32_t i = 0; i < 5; i++) {
+        int32_t token;
+        assert_int_equal(sampler_draw(sampler, scratch, logits, i, &token, &err), SERVERD_OK);
+        assert_int_equal(token, expected[i]);
+        sampler_accept(sampler, token);
+    }
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+}
+
+static void penalties_equal_a_dense_count(void **state)
+{
+    enum { N = 500 };
+    random_state = 77;
+    float logits[N], adjusted[N];
+    int32_t prompt[300];
+    uint32_t count[N] = {0};
+    bool is_seen[N] = {false};
+    random_logits(logits, N);
+    for (uint32_t i = 0; i < 300; i++) {
+        prompt[i] = (int32_t)random_below(N);
+        is_seen[prompt[i]] = true;
+    }
+    struct sampling_params params = sampling_params_default(), plain;
+    params.repetition_penalty = 1.3f;
+    params.frequency_penalty = 0.3f;
+    params.presence_penalty = -0.4f;
+    plain = sampling_params_default();
+    struct sampler_setup setup = {
+        .params = &params, .n_vocab = N, .prompt = prompt, .n_prompt = 300};
+    struct sampler_setup plain_setup = {.params = &plain, .n_vocab = N};
+    struct sampler *sampler = sampler_create(&setup);
+    struct sampling_scratch *scratch = sampling_scratch_create(N);
+    for (uint32_t i = 0; i < 400; i++) {
+        for (uint32_t t = 0; t < N; t++) {
+            float z = logits[t];
+            if (is_seen[t] && z > -INFINITY)
+                z = z > 0 ? z / 1.3f : z * 1.3f;
+            adjusted[t] = z - (0.3f * (float)count[t] + (count[t] ? -0.4f : 0.0f));
+        }
+        int32_t token;
+        assert_int_equal(sampler_draw(sampler, scratch, logits, i, &token, &err), SERVERD_OK);
+        assert_int_equal(token, draw_once(&plain_setup, adjusted, i));
+        sampler_accept(sampler, token);
+        count[token]++;
+        is_seen[token] = true;
+    }
+    sampler_destroy(sampler);
+    sampling_scratch_destroy(scratch);
+}
+
+static void logprobs_are_those_of_a_naive_softmax(void **state)
+{
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        static float logits[MAX_VOCAB];
+        static struct item items[MAX_VOCAB];
+        random_state = seed;
+        uint32_t n_vocab = 1 + random_below(MAX_VOCAB - 1), n_top = random_below(21);
+        random_logits(logits, n_vocab);
+        double max = -INFINITY, sum = 0;
+        for (uint32_t i = 0; i < n_vocab; i++) {
+            items[i] = (struct item){.id = (int32_t)i, .z = logits[i]};
+            max = fmax(max, (double)logits[i]);
+        }
+        for (uint32_t i = 0; i < n_vocab; i++)
+            sum += exp((double)logits[i] - max);
+        qsort(items, n_vocab, sizeof *items, by_logit);
+        int32_t chosen = (int32_t)random_below(n_vocab);
+        struct logprobs found;
+        logprobs_compute(logits, n_vocab, chosen, n_top, &found);
+        assert_int_equal(found.n_top, n_top < n_vocab ? n_top : n_vocab);
+        for (uint32_t i = 0; i < found.n_top; i++) {
+            double expected = fmax((double)items[i].z - max - log(sum), -9999);
+            assert_int_equal(found.top[i].token, items[i].id);
+            assert_true(fabs((double)found.top[i].logprob - expected) < 1e-5 * (1 - expected));
+        }
+        assert_int_equal(found.chosen.token, chosen);
+        assert_int_equal(items[found.chosen_rank - 1].id, chosen);
+        assert_true(found.chosen.logprob >= -9999.0f && found.chosen.logprob <= 1e-6f);
+    }
+}
+
+static void the_quick_exponential_is_exact_to_a_few_bits(void **state)
+{
+    enum { N = 4001 };
+    static float x[N], y[N];
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = -(float)i * 0.0217f;
+    double sum = row_exp(x, N, 0, 1, y, NULL), expected_sum = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        double expected = x[i] > -87.0f ? exp((double)x[i]) : 0;
+        expected_sum += expected;
+        assert_true(fabs((double)y[i] - expected) <= 4e-7 * expected);
+    }
+    assert_true(fabs(sum - expected_sum) < 1e-6 * expected_sum);
+    float extremes[] = {-INFINITY, -1e30f, 0.0f, -87.5f}, out[4];
+    (void)row_exp(extremes, 4, 0, 1e5f, out, NULL);
+    assert_true(out[0] == 0 && out[1] == 0 && out[2] == 1 && out[3] == 0);
+}
+
+static void random_numbers_are_uniform_and_have_no_state(void **state)
+{
+    double sum = 0, square = 0;
+    enum { N = 20000 };
+    for (uint32_t i = 0; i < N; i++) {
+        double u = random_uniform(42, 0, i);
+        assert_true(u >= 0 && u < 1);
+        assert_true(u == random_uniform(42, 0, i));
+        sum += u;
+        square += u * u;
+    }
+    assert_true(fabs(sum / N - 0.5) < 0.01);
+    assert_true(fabs(square / N - 1.0 / 3) < 0.01);
+}
+
+static void parameters_out_of_range_are_named(void **state)
+{
+    const struct logit_bias bias = {.token = 100}, strong = {.token = 1, .bias = NAN};
+    const int32_t descending[] = {5, 4};
+    struct sampling_params good = sampling_params_default();
+    assert_int_equal(sampling_params_check(&good, 100, &err), SERVERD_OK);
+#define NAMED(word, change)                                                                        \
+    do {                                                                                           \
+        struct sampling_params p = sampling_params_default();                                      \
+        change;                                                                                    \
+        assert_int_equal(sampling_params_check(&p, 100, &err), SERVERD_INVALID);                   \
+        assert_non_null(strstr(err.text, word));                                                   \
+    } while (0)
+    NAMED("temperature", p.temperature = -0.1f);
+    NAMED("temperature", p.temperature = 100.5f);
+    NAMED("temperature", p.temperature = NAN);
+    NAMED("top_k", p.top_k = -1);
+    NAMED("top_p", p.top_p = 0);
+    NAMED("top_p", p.top_p = 1.1f);
+    NAMED("min_p", p.min_p = -1);
+    NAMED("repetition_penalty", p.repetition_penalty = 0);
+    NAMED("frequency_penalty", p.frequency_penalty = 2.5f);
+    NAMED("presence_penalty", p.presence_penalty = -INFINITY);
+    NAMED("logit_bias", (p.bias = &bias, p.n_bias = 1));
+    NAMED("logit_bias", (p.bias = &strong, p.n_bias = 1));
+    NAMED("logit_bias", p.n_bias = LIMIT_LOGIT_BIAS + 1);
+    NAMED("allowed_token_ids", (p.allowed = descending, p.n_allowed = 2));
+    NAMED("allowed_token_ids", p.allowed = descending);
+#undef NAMED
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(draws_equal_those_of_a_naive_twin),
+        cmocka_unit_test(top_p_keeps_the_shortest_head),
+        cmocka_unit_test(frequencies_follow_the_probabilities),
+        cmocka_unit_test(the_same_seed_draws_the_same_and_another_does_not),
+        cmocka_unit_test(greedy_takes_the_lowest_id_of_equals),
+        cmocka_unit_test(a_row_that_is_not_finite_is_an_error),
+        cmocka_unit_test(biases_bans_and_allowed_tokens_hold),
+        cmocka_unit_test(end_and_stop_tokens_wait_for_min_tokens),
+        cmocka_unit_test(penalties_count_what_they_should),
+        cmocka_unit_test(penalties_equal_a_dense_count),
+        cmocka_unit_test(logprobs_are_those_of_a_naive_softmax),
+        cmocka_unit_test(the_quick_exponential_is_exact_to_a_few_bits),
+        cmocka_unit_test(random_numbers_are_uniform_and_have_no_state),
+        cmocka_unit_test(parameters_out_of_range_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
