@@ -1,7 +1,6 @@
 /* The types whose codes are indexes of vectors in a fixed table, of 1 to 3.5 bits a weight. All
  * have 256 elements in 8 groups of 32. Products are rounded in the order of the reference
  * implementation, so that every bit agrees. */
-#include "base/numeric.h"
 #include "program/dtype_internal.h"
 
 /* What the numbers in a grid word stand for. */
@@ -9,21 +8,6 @@ static const float iq2_levels[4] = {8, 25, 43, 0};
 static const float iq3_xxs_levels[16] = {4, 12, 20, 28, 36, 44, 52, 62};
 static const float iq3_s_levels[16] = {1, 3, 5, 7, 9, 11, 13, 15};
 static const float iq1_levels[4] = {-1, 0, 1, 0};
-
-static uint16_t u16_at(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-static uint32_t u32_at(const uint8_t *p)
-{
-    return u16_at(p) | (uint32_t)u16_at(p + 2) << 16;
-}
-
-static float half_at(const uint8_t *p)
-{
-    return f16_to_f32(u16_at(p));
-}
 
 /* Seven stored signs; the eighth makes the number of negative elements even. */
 static uint8_t eight_signs(uint32_t code)
@@ -114,7 +98,7 @@ void iq3_s_to_f32(const void *blocks, float *out, size_t n)
             int index = low[v] | (high[v / 8] >> v % 8 & 1) << 8;
             int nibble = scales[v / 16] >> 4 * (v / 8 % 2) & 15;
             float scale = d * (float)(1 + 2 * nibble);
-            uint8_t half = signs[v / 2] >> 4 * (v % 2);
+            uint8_t half = (uint8_t)(signs[v / 2] >> 4 * (v % 2));
             put(iq3_s_grid[index], 4, iq3_s_levels, scale, half, out);
         }
     }

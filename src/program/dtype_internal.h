@@ -2,9 +2,27 @@
 #ifndef PROGRAM_DTYPE_INTERNAL_H
 #define PROGRAM_DTYPE_INTERNAL_H
 
+#include "base/numeric.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/* Little-endian numbers in a block, which need not be aligned. */
+static inline uint16_t u16_at(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline uint32_t u32_at(const uint8_t *p)
+{
+    return u16_at(p) | (uint32_t)u16_at(p + 2) << 16;
+}
+
+static inline float half_at(const uint8_t *p)
+{
+    return f16_to_f32(u16_at(p));
+}
 
 /* dtype_simple.c: plain numbers, blocks of 32 to 128 with one scale, ternary. */
 void f32_to_f32(const void *blocks, float *out, size_t n);

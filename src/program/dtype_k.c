@@ -1,12 +1,6 @@
 /* Formulas: docs/internals/block-formats.md. Products are rounded in the order of the reference
  * implementation, so that every bit agrees. */
-#include "base/numeric.h"
 #include "program/dtype_internal.h"
-
-static float half_at(const uint8_t *p)
-{
-    return f16_to_f32((uint16_t)(p[0] | p[1] << 8));
-}
 
 void q2_k_to_f32(const void *blocks, float *out, size_t n)
 {

@@ -1,18 +1,6 @@
 /* Formulas: docs/internals/block-formats.md. Products are rounded in the order of the reference
  * implementation, so that every bit agrees. */
-#include "base/numeric.h"
 #include "program/dtype_internal.h"
-
-/* An unaligned little-endian half, as float. */
-static float half_at(const uint8_t *p)
-{
-    return f16_to_f32((uint16_t)(p[0] | p[1] << 8));
-}
-
-static uint32_t u32_at(const uint8_t *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
 
 void f32_to_f32(const void *blocks, float *out, size_t n)
 {

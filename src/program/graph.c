@@ -94,6 +94,18 @@ static serverd_status fail_at_node(serverd_error *err, uint32_t index, const ser
     return err->code;
 }
 
+/* A constant, or the output of a node before `index`. Those nodes are checked already. */
+static bool is_made_before(const serverd_graph *graph, uint32_t operand, uint32_t index)
+{
+    const serverd_value *value = &graph->values[operand];
+    if (value->kind == SERVERD_VALUE_CONSTANT)
+        return true;
+    if (value->producer >= index)
+        return false;
+    const serverd_node *producer = &graph->nodes[value->producer];
+    return graph->operands[producer->first_operand + producer->n_inputs] == operand;
+}
+
 static serverd_status check_inputs(const serverd_graph *graph, uint32_t index, serverd_error *err)
 {
     const serverd_node *node = &graph->nodes[index];
@@ -102,10 +114,9 @@ static serverd_status check_inputs(const serverd_graph *graph, uint32_t index, s
         if (operand >= graph->n_values)
             return fail(err, SERVERD_CORRUPT, "input %u is value %u of %u", i, operand,
                         graph->n_values);
-        const serverd_value *value = &graph->values[operand];
-        if (value->kind == SERVERD_VALUE_ACTIVATION && value->producer >= index)
-            return fail(err, SERVERD_CORRUPT, "input %u is made by node %u, not before its use", i,
-                        value->producer);
+        if (!is_made_before(graph, operand, index))
+            return fail(err, SERVERD_CORRUPT, "input %u is value %u, which no node before makes", i,
+                        operand);
     }
     return SERVERD_OK;
 }
@@ -185,8 +196,9 @@ serverd_status graph_check(const serverd_graph *graph, serverd_error *err)
             return fail_at_node(err, i, &graph->nodes[i]);
     }
     if (graph->output >= graph->n_values ||
-        graph->values[graph->output].kind != SERVERD_VALUE_ACTIVATION)
-        return fail(err, SERVERD_CORRUPT, "the graph's output is no activation");
+        graph->values[graph->output].kind != SERVERD_VALUE_ACTIVATION ||
+        !is_made_before(graph, graph->output, graph->n_nodes))
+        return fail(err, SERVERD_CORRUPT, "the graph's output is no result of a node");
     return SERVERD_OK;
 }
 
