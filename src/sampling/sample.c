@@ -337,6 +337,23 @@ static uint32_t keep_top_k(struct sampling_scratch *s, const float *z, uint32_t 
     return keep_until(s, n, z, select_last(s->key, n, NULL, k));
 }
 
+/* weight[id] of the candidates; returns their sum. */
+static double weigh_candidates(struct sampling_scratch *s, uint32_t n, const float *z, float max,
+                               float scale)
+{
+    double total = 0;
+    for (uint32_t begin = 0; begin < n; begin += BLOCK) {
+        uint32_t count = n - begin < BLOCK ? n - begin : BLOCK;
+        float packed[BLOCK];
+        for (uint32_t i = 0; i < count; i++)
+            packed[i] = z[s->id[begin + i]];
+        total += row_exp(packed, count, max, scale, packed, NULL);
+        for (uint32_t i = 0; i < count; i++)
+            s->weight[s->id[begin + i]] = packed[i];
+    }
+    return total;
+}
+
 /* weight[id] of the candidates. A token lighter than (1 - top_p) * total / n is never needed:
  * all such tokens together weigh less than what may be left out. */
 static uint32_t keep_top_p(struct sampling_scratch *s, uint32_t n, const float *z, float top_p,
@@ -446,11 +463,7 @@ static int32_t filter_and_draw(const struct sampling_params *p, struct sampling_
     double total = 0;
     if (has_top_k) {
         n = keep_top_k(s, z, (uint32_t)p->top_k);
-        for (uint32_t i = 0; i < n; i++) {
-            float *w = &s->weight[s->id[i]];
-            (void)row_exp(&z[s->id[i]], 1, max, scale, w, NULL);
-            total += (double)*w;
-        }
+        total = weigh_candidates(s, n, z, max, scale);
     } else {
         total = row_exp(z, s->n_vocab, max, scale, s->weight, NULL);
         n = all_ids(s);

@@ -379,8 +379,11 @@ serverd_status engine_submit(struct engine *engine, struct request *request, uin
         *id = request->id; /* after the unlock the request may be gone */
     }
     (void)pthread_mutex_unlock(&engine->mutex);
-    if (status)
+    if (status) {
+        const char *reason = status_name(status);
+        metrics_add_labelled(engine->options.metrics, METRIC_REJECTED, &reason, 1);
         free_unsubmitted(job);
+    }
     return status;
 }
 
