@@ -1,6 +1,6 @@
 /* The types whose codes are indexes of vectors in a fixed table, of 1 to 3.5 bits a weight. All
- * have 256 elements in 8 groups of 32. Products are rounded in the order of the reference
- * implementation, so that every bit agrees. */
+ * have 256 elements in 8 groups of 32. Formulas: docs/internals/block-formats.md. Products are
+ * rounded in the order of the reference implementation, so that every bit agrees. */
 #include "program/dtype_internal.h"
 
 /* What the numbers in a grid word stand for. */
