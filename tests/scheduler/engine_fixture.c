@@ -304,7 +304,7 @@ void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed)
         plan->prompt[i] = (int32_t)(hash_mix(seed * 1000 + i) % N_VOCAB);
 }
 
-static struct request *make_request(struct world *world, struct plan *plan)
+struct request *plan_request(struct world *world, struct plan *plan)
 {
     struct request *r = request_create();
     assert_non_null(r);
@@ -341,7 +341,7 @@ static struct request *make_request(struct world *world, struct plan *plan)
 
 serverd_status plan_submit(struct world *world, struct plan *plan, serverd_error *err)
 {
-    struct request *request = make_request(world, plan);
+    struct request *request = plan_request(world, plan);
     uint64_t id;
     serverd_status status = engine_submit(world->engine, request, &id, err);
     if (status)

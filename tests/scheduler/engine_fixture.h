@@ -33,7 +33,7 @@ struct world {
     struct engine *engine;
     struct clock clock;
     uint64_t now_ns;
-    uint32_t n_deliveries, max_per_delivery;
+    uint32_t n_deliveries;
 };
 
 /* Prints and exits if anything cannot be made. */
@@ -50,7 +50,7 @@ struct plan {
     bool includes_stop, wants_logprobs, wants_prompt_logprobs, wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
-    uint64_t deadline_ns, queue_bypass;
+    uint64_t deadline_ns;
 
     uint64_t id;
     struct choice_result {
@@ -72,6 +72,7 @@ struct plan {
 
 struct plan *plan_create(void); /* one choice, greedy, 10 tokens, prompt of 5 */
 void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed);
+struct request *plan_request(struct world *world, struct plan *plan);
 serverd_status plan_submit(struct world *world, struct plan *plan, serverd_error *err);
 
 /* What must come of the choice. */
