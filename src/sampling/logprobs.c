@@ -35,14 +35,14 @@ static struct token_logprob logprob_of(const float *logits, int32_t token, doubl
     return (struct token_logprob){token, value >= LOWEST_LOGPROB ? value : LOWEST_LOGPROB};
 }
 
-void logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
+bool logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
                       struct logprobs *out)
 {
     assert(chosen >= 0 && (uint32_t)chosen < n_vocab && n_top <= LIMIT_TOP_LOGPROBS);
-    float max = 0;
-    double log_sum = 0;
-    if (row_max(logits, n_vocab, NULL, &max))
-        log_sum = (double)max + log(row_exp(logits, n_vocab, max, 1.0f, NULL, NULL));
+    float max;
+    if (!row_max(logits, n_vocab, NULL, &max))
+        return false;
+    double log_sum = (double)max + log(row_exp(logits, n_vocab, max, 1.0f, NULL, NULL));
 
     *out = (struct logprobs){.chosen = logprob_of(logits, chosen, log_sum), .chosen_rank = 1};
     for (uint32_t i = 0; i < n_vocab; i++)
@@ -54,4 +54,5 @@ void logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uin
     out->n_top = n_top ? find_top(logits, n_vocab, n_top, top) : 0;
     for (uint32_t i = 0; i < out->n_top; i++)
         out->top[i] = logprob_of(logits, top[i], log_sum);
+    return true;
 }

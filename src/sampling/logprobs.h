@@ -4,6 +4,7 @@
 
 #include "base/limits.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -20,8 +21,9 @@ struct logprobs {
     struct token_logprob top[LIMIT_TOP_LOGPROBS];
 };
 
-/* logits [n_vocab]; chosen in 0..n_vocab-1; n_top <= LIMIT_TOP_LOGPROBS. */
-void logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
+/* logits [n_vocab]; chosen in 0..n_vocab-1; n_top <= LIMIT_TOP_LOGPROBS. False if a logit is NaN
+ * or +infinity, or all are -infinity: then *out is not written. */
+bool logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
                       struct logprobs *out);
 
 #endif

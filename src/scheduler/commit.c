@@ -125,11 +125,17 @@ static struct logprobs *make_logprobs(struct engine *engine, struct job *job, co
                                       int32_t token)
 {
     struct logprobs *logprobs = malloc(sizeof *logprobs);
-    if (logprobs)
-        logprobs_compute(logits, engine->width, token, job->request->n_top_logprobs, logprobs);
-    else
+    if (!logprobs) {
         no_memory(engine, job, "log probabilities");
-    return logprobs;
+        return NULL;
+    }
+    if (logprobs_compute(logits, engine->width, token, job->request->n_top_logprobs, logprobs))
+        return logprobs;
+    serverd_error err;
+    (void)fail(&err, SERVERD_NUMERIC, "log probability of token %d: NaN or infinity", token);
+    job_fail(engine, job, &err);
+    free(logprobs);
+    return NULL;
 }
 
 /* ---- tokens ------------------------------------------------------------------------------ */
@@ -251,13 +257,6 @@ static void score_prompt(struct engine *engine, struct sequence *s, const float 
     struct event event = event_of(job, EVENT_PROMPT_LOGPROBS, 0);
     event.index = s->n_scored + 1;
     event.token = job->request->prompt[event.index];
-    for (uint32_t i = 0; i < engine->width; i++)
-        if (isnan(logits[i])) {
-            serverd_error err;
-            (void)fail(&err, SERVERD_NUMERIC, "logits of prompt token %u: NaN", event.index);
-            job_fail(engine, job, &err);
-            return;
-        }
     event.logprobs = make_logprobs(engine, job, logits, event.token);
     if (!event.logprobs)
         return;

@@ -82,8 +82,10 @@ struct event {
     int32_t stop_index; /* the stop string's number, -1 if none */
     bool is_end_token;  /* stop_token is the model's own end of generation */
     /* END */
-    serverd_status status; /* SERVERD_OK, or why the request failed */
-    char *message;         /* the error's text or NULL; the receiver's, free() */
+    /* SERVERD_OK (cancelled ones too), or why the request failed: BUSY (waited too long, or the
+     * server shuts down), TIMEOUT (deadline), NUMERIC, NOMEM, DEVICE_LOST, the delegate's code. */
+    serverd_status status;
+    char *message; /* the error's text or NULL; the receiver's, free() */
     bool is_cancelled;
     uint32_t n_prompt, n_cached, n_output; /* n_output: all choices, hidden tokens too */
     struct request_times times;

@@ -257,6 +257,8 @@ static void a_row_that_is_not_finite_is_an_error(void **state)
             assert_int_equal(sampler_draw(sampler, scratch, logits, 0, &token, &err),
                              SERVERD_NUMERIC);
             assert_int_equal(token, -7);
+            struct logprobs none;
+            assert_false(logprobs_compute(logits, 130, 0, 3, &none));
         }
     float nothing[130];
     for (uint32_t i = 0; i < 130; i++)
@@ -396,7 +398,7 @@ static void logprobs_are_those_of_a_naive_softmax(void **state)
         qsort(items, n_vocab, sizeof *items, by_logit);
         int32_t chosen = (int32_t)random_below(n_vocab);
         struct logprobs found;
-        logprobs_compute(logits, n_vocab, chosen, n_top, &found);
+        assert_true(logprobs_compute(logits, n_vocab, chosen, n_top, &found));
         assert_int_equal(found.n_top, n_top < n_vocab ? n_top : n_vocab);
         for (uint32_t i = 0; i < found.n_top; i++) {
             double expected = fmax((double)items[i].z - max - log(sum), -9999);

@@ -471,6 +471,46 @@ static void not_a_number_fails_only_its_own_request(void **state)
     world_destroy(world);
 }
 
+static void infinity_in_a_scored_row_fails_its_request(void **state)
+{
+    struct world *world =
+        world_create(&(struct world_options){.device = "fault:inner=null;script=inf@1:4"});
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, 12, 1);
+    plan->max_new_tokens = 0;
+    plan->wants_prompt_logprobs = true;
+    must_submit(world, plan);
+    world_run(world);
+    assert_int_equal(plan->n_ends, 1);
+    assert_int_equal(plan->status, SERVERD_NUMERIC);
+    assert_int_equal(plan->n_scored, 4);
+    world_check_empty(world);
+    free(plan);
+    world_destroy(world);
+}
+
+static void not_a_number_fails_only_its_own_embedding(void **state)
+{
+    struct world *world = world_create(
+        &(struct world_options){.device = "fault:inner=null;script=nan@1:1", .is_encoder = true});
+    struct plan *plans[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        plans[i] = plan_create();
+        plans[i]->max_new_tokens = 0;
+        plans[i]->wants_embedding = true;
+        must_submit(world, plans[i]);
+    }
+    world_run(world);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(plans[i]->n_ends, 1);
+        assert_int_equal(plans[i]->status, i == 1 ? SERVERD_NUMERIC : SERVERD_OK);
+        assert_int_equal(plans[i]->n_embeddings, i != 1);
+        free(plans[i]);
+    }
+    world_check_empty(world);
+    world_destroy(world);
+}
+
 static void a_step_that_fails_once_harms_nobody(void **state)
 {
     const char *scripts[] = {"fault:inner=null;script=error@3", "fault:inner=null;script=oom@1",
@@ -595,6 +635,8 @@ int main(void)
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),
         cmocka_unit_test(not_a_number_fails_only_its_own_request),
+        cmocka_unit_test(infinity_in_a_scored_row_fails_its_request),
+        cmocka_unit_test(not_a_number_fails_only_its_own_embedding),
         cmocka_unit_test(a_step_that_fails_once_harms_nobody),
         cmocka_unit_test(a_step_that_always_fails_ends_its_requests_and_the_engine_goes_on),
         cmocka_unit_test(a_lost_device_ends_all_requests_and_refuses_more),
