@@ -105,7 +105,7 @@ void iq3_s_to_f32(const void *blocks, float *out, size_t n)
 }
 
 /* scale * (level + delta) of one vector of the ternary grid. */
-static void put_shifted(int index, float scale, bool is_down, float *out)
+static void put_ternary(int index, float scale, bool is_down, float *out)
 {
     float delta = is_down ? -0.125f : 0.125f;
     for (int j = 0; j < 8; j++)
@@ -121,7 +121,7 @@ void iq1_s_to_f32(const void *blocks, float *out, size_t n)
             unsigned high = u16_at(b + 34 + 2 * (v / 4));
             int index = b[2 + v] | (int)(high >> 3 * (v % 4) & 7) << 8;
             float scale = d * (float)(2 * (high >> 12 & 7) + 1);
-            put_shifted(index, scale, high >> 15, out);
+            put_ternary(index, scale, high >> 15, out);
         }
     }
 }
@@ -140,7 +140,7 @@ void iq1_m_to_f32(const void *blocks, float *out, size_t n)
             int high = b[32 + v / 2] >> 4 * (v % 2) & 15;
             unsigned code = u16_at(b + 48 + 2 * (v / 8)) >> 3 * (v / 2 % 4) & 7;
             float scale = d * (float)(2 * code + 1);
-            put_shifted(b[v] | (high & 7) << 8, scale, high >> 3, out);
+            put_ternary(b[v] | (high & 7) << 8, scale, high >> 3, out);
         }
     }
 }

@@ -24,6 +24,44 @@ static inline float half_at(const uint8_t *p)
     return f16_to_f32(u16_at(p));
 }
 
+/* Sixteen codes at a time: bytes are worked on as bytes and become floats at the end. */
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef uint64_t u64x2 __attribute__((vector_size(16)));
+
+static inline u8x16 load_codes(const void *p)
+{
+    u8x16 codes;
+    memcpy(&codes, p, sizeof codes);
+    return codes;
+}
+
+/* 255 where bit j of `bits` is set, else 0. */
+static inline u8x16 spread_bits(uint16_t bits)
+{
+    const u8x16 bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint64_t each = 0x0101010101010101u;
+    u64x2 bytes = {(bits & 255u) * each, (bits >> 8) * each};
+    return (u8x16)(((u8x16)bytes & bit) == bit);
+}
+
+/* out[j] = codes[j] * d */
+static inline void put_scaled(u8x16 codes, float d, float *out)
+{
+    int8_t c[16];
+    memcpy(c, &codes, sizeof c);
+    for (int j = 0; j < 16; j++)
+        out[j] = (float)c[j] * d;
+}
+
+/* out[j] = codes[j] * d + m */
+static inline void put_shifted(u8x16 codes, float d, float m, float *out)
+{
+    int8_t c[16];
+    memcpy(c, &codes, sizeof c);
+    for (int j = 0; j < 16; j++)
+        out[j] = (float)c[j] * d + m;
+}
+
 /* dtype_simple.c: plain numbers, blocks of 32 to 128 with one scale, ternary. */
 void f32_to_f32(const void *blocks, float *out, size_t n);
 void f16_blocks_to_f32(const void *blocks, float *out, size_t n);

@@ -7,15 +7,11 @@ void q2_k_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 84) {
         float d = half_at(b + 80), dmin = half_at(b + 82);
-        const uint8_t *scales = b, *q = b + 16;
-        for (int half = 0; half < 2; half++, q += 32) {
-            for (int shift = 0; shift < 8; shift += 2) {
-                for (int l = 0; l < 32; l++) {
-                    uint8_t scale = scales[8 * half + shift + (l >= 16)];
-                    *out++ = d * (float)(scale & 15) * (float)(q[l] >> shift & 3) -
-                             dmin * (float)(scale >> 4);
-                }
-            }
+        for (int sub = 0; sub < 16; sub++, out += 16) {
+            const uint8_t *q = b + 16 + 32 * (sub / 8) + 16 * (sub % 2);
+            int shift = sub % 8 / 2 * 2;
+            float dl = d * (float)(b[sub] & 15), ml = dmin * (float)(b[sub] >> 4);
+            put_shifted(load_codes(q) >> shift & 3, dl, -ml, out);
         }
     }
 }
@@ -25,18 +21,15 @@ void q3_k_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 110) {
         float d = half_at(b + 108);
-        const uint8_t *high = b, *q = b + 32, *s = b + 96;
-        int scales[16];
-        for (int k = 0; k < 16; k++)
-            scales[k] = (s[k % 8] >> 4 * (k / 8) & 15) | (s[8 + k % 4] >> 2 * (k / 4) & 3) << 4;
-        for (int half = 0; half < 2; half++, q += 32) {
-            for (int p = 0; p < 4; p++) {
-                for (int l = 0; l < 32; l++) {
-                    float dl = d * (float)(scales[8 * half + 2 * p + (l >= 16)] - 32);
-                    int code = q[l] >> 2 * p & 3;
-                    *out++ = dl * (float)(code - (high[l] >> (4 * half + p) & 1 ? 0 : 4));
-                }
-            }
+        const uint8_t *s = b + 96;
+        for (int sub = 0; sub < 16; sub++, out += 16) {
+            const uint8_t *high = b + 16 * (sub % 2), *q = b + 32 + 32 * (sub / 8) + 16 * (sub % 2);
+            int bit = sub / 2, shift = sub % 8 / 2 * 2;
+            int scale = (s[sub % 8] >> 4 * (sub / 8) & 15) | (s[8 + sub % 4] >> 2 * (sub / 4) & 3)
+                                                                 << 4;
+            float dl = d * (float)(scale - 32);
+            u8x16 codes = (load_codes(q) >> shift & 3) | (load_codes(high) >> bit & 1) << 2;
+            put_scaled(codes - 4, dl, out);
         }
     }
 }
@@ -54,18 +47,20 @@ static void scale_and_min(const uint8_t *s, int j, int *scale, int *min)
 }
 
 /* Q4_K, and Q5_K with a fifth bit from `high` (NULL: none). */
-static void k_nibbles_to_f32(const uint8_t *b, const uint8_t *high, const uint8_t *q, float *out)
+static inline void k_nibbles_to_f32(const uint8_t *b, const uint8_t *high, const uint8_t *q,
+                                    float *out)
 {
     float d = half_at(b), dmin = half_at(b + 2);
     for (int j = 0; j < 8; j++) {
         int scale, min;
         scale_and_min(b + 4, j, &scale, &min);
         float dl = d * (float)scale, ml = dmin * (float)min;
-        for (int l = 0; l < 32; l++) {
-            int code = q[32 * (j / 2) + l] >> 4 * (j % 2) & 15;
+        for (int l = 0; l < 32; l += 16, out += 16) {
+            u8x16 codes = load_codes(q + 32 * (j / 2) + l);
+            codes = j % 2 ? codes >> 4 : codes & 15;
             if (high)
-                code |= (high[l] >> j & 1) << 4;
-            *out++ = dl * (float)code - ml;
+                codes |= (load_codes(high + l) >> j & 1) << 4;
+            put_shifted(codes, dl, -ml, out);
         }
     }
 }
@@ -89,17 +84,11 @@ void q6_k_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 210) {
         float d = half_at(b + 208);
-        for (int half = 0; half < 2; half++) {
-            const uint8_t *low = b + 64 * half, *high = b + 128 + 32 * half;
-            const uint8_t *scales = b + 192 + 8 * half;
-            for (int p = 0; p < 4; p++) {
-                for (int l = 0; l < 32; l++) {
-                    int nibble = low[l + 32 * (p % 2)] >> 4 * (p / 2) & 15;
-                    int code = nibble | (high[l] >> 2 * p & 3) << 4;
-                    float dl = d * (float)(int8_t)scales[2 * p + l / 16];
-                    *out++ = dl * (float)(code - 32);
-                }
-            }
+        for (int sub = 0; sub < 16; sub++, out += 16) {
+            int half = sub / 8, p = sub % 8 / 2, l = 16 * (sub % 2);
+            u8x16 low = load_codes(b + 64 * half + 32 * (p % 2) + l) >> 4 * (p / 2) & 15;
+            u8x16 high = load_codes(b + 128 + 32 * half + l) >> 2 * p & 3;
+            put_scaled((low | high << 4) - 32, d * (float)(int8_t)b[192 + sub], out);
         }
     }
 }

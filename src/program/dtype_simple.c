@@ -7,29 +7,44 @@ void f32_to_f32(const void *blocks, float *out, size_t n)
     memcpy(out, blocks, n * sizeof *out);
 }
 
+/* f16_to_f32 without branches, so that many run side by side. */
 void f16_blocks_to_f32(const void *blocks, float *out, size_t n)
 {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i++)
-        out[i] = half_at(b + 2 * i);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, b + 2 * i, sizeof half);
+        int32_t magnitude = half & 0x7fff;
+        uint32_t is_denormal = -(uint32_t)(magnitude < 0x0400); /* all bits or none */
+        uint32_t is_special = -(uint32_t)(magnitude >= 0x7c00); /* infinity, NaN */
+        uint32_t shifted = (uint32_t)magnitude << 13, normal = shifted + (112u << 23);
+        uint32_t denormal = f32_bits((float)magnitude * 0x1p-24f);
+        uint32_t bits = (denormal & is_denormal) | (normal & ~is_denormal);
+        bits |= (shifted | 0x7f800000u) & is_special;
+        out[i] = f32_from_bits(bits | (half & 0x8000u) << 16);
+    }
 }
 
 void bf16_blocks_to_f32(const void *blocks, float *out, size_t n)
 {
     const uint8_t *b = blocks;
-    for (size_t i = 0; i < n; i++)
-        out[i] = bf16_to_f32((uint16_t)(b[2 * i] | b[2 * i + 1] << 8));
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, b + 2 * i, sizeof half);
+        out[i] = bf16_to_f32(half);
+    }
 }
+
+/* ---- blocks of 32: byte j has element j in its low and j + 16 in its high half ------------- */
 
 void q4_0_to_f32(const void *blocks, float *out, size_t n)
 {
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 18, out += 32) {
         float d = half_at(b);
-        for (int j = 0; j < 16; j++) {
-            out[j] = (float)((b[2 + j] & 15) - 8) * d;
-            out[j + 16] = (float)((b[2 + j] >> 4) - 8) * d;
-        }
+        u8x16 q = load_codes(b + 2);
+        put_scaled((q & 15) - 8, d, out);
+        put_scaled((q >> 4) - 8, d, out + 16);
     }
 }
 
@@ -38,10 +53,9 @@ void q4_1_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 20, out += 32) {
         float d = half_at(b), m = half_at(b + 2);
-        for (int j = 0; j < 16; j++) {
-            out[j] = (float)(b[4 + j] & 15) * d + m;
-            out[j + 16] = (float)(b[4 + j] >> 4) * d + m;
-        }
+        u8x16 q = load_codes(b + 4);
+        put_shifted(q & 15, d, m, out);
+        put_shifted(q >> 4, d, m, out + 16);
     }
 }
 
@@ -50,13 +64,9 @@ void q5_0_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 22, out += 32) {
         float d = half_at(b);
-        uint32_t high = u32_at(b + 2);
-        for (int j = 0; j < 16; j++) {
-            int low = (b[6 + j] & 15) | (int)(high >> j & 1) << 4;
-            int top = (b[6 + j] >> 4) | (int)(high >> (j + 16) & 1) << 4;
-            out[j] = (float)(low - 16) * d;
-            out[j + 16] = (float)(top - 16) * d;
-        }
+        u8x16 q = load_codes(b + 6);
+        put_scaled(((q & 15) | (spread_bits(u16_at(b + 2)) & 16)) - 16, d, out);
+        put_scaled(((q >> 4) | (spread_bits(u16_at(b + 4)) & 16)) - 16, d, out + 16);
     }
 }
 
@@ -65,13 +75,9 @@ void q5_1_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 24, out += 32) {
         float d = half_at(b), m = half_at(b + 2);
-        uint32_t high = u32_at(b + 4);
-        for (int j = 0; j < 16; j++) {
-            int low = (b[8 + j] & 15) | (int)(high >> j & 1) << 4;
-            int top = (b[8 + j] >> 4) | (int)(high >> (j + 16) & 1) << 4;
-            out[j] = (float)low * d + m;
-            out[j + 16] = (float)top * d + m;
-        }
+        u8x16 q = load_codes(b + 8);
+        put_shifted((q & 15) | (spread_bits(u16_at(b + 4)) & 16), d, m, out);
+        put_shifted((q >> 4) | (spread_bits(u16_at(b + 6)) & 16), d, m, out + 16);
     }
 }
 
@@ -80,8 +86,8 @@ void q8_0_to_f32(const void *blocks, float *out, size_t n)
     const uint8_t *b = blocks;
     for (size_t i = 0; i < n; i++, b += 34, out += 32) {
         float d = half_at(b);
-        for (int j = 0; j < 32; j++)
-            out[j] = (float)(int8_t)b[2 + j] * d;
+        put_scaled(load_codes(b + 2), d, out);
+        put_scaled(load_codes(b + 18), d, out + 16);
     }
 }
 
