@@ -20,11 +20,6 @@
 
 /* ---- life -------------------------------------------------------------------------------- */
 
-static uint32_t min_u32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static bool take_array(void *out, size_t n, size_t size)
 {
     void *memory = calloc(max_size(n, 1), size); /* checks the product */

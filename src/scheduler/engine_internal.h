@@ -1,6 +1,7 @@
 /* The engine's state and the parts of a step. engine.c owns the thread and everything other
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
- * commit.c turns logits into tokens and events.
+ * jobs.c keeps the lists and ends jobs; admission.c gives pages and places; batch.c chooses and
+ * lays out the rows; commit.c turns logits into tokens and events.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -76,6 +77,11 @@ struct engine {
     struct shared_status shared;
 };
 
+static inline uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 static inline uint32_t pages_for(uint32_t n_tokens)
 {
     return n_tokens / SERVERD_PAGE_TOKENS + (n_tokens % SERVERD_PAGE_TOKENS != 0);
@@ -86,15 +92,35 @@ void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
 
-/* step.c */
-void engine_adopt(struct engine *engine, struct job *inbox);
-void engine_end_all(struct engine *engine, serverd_status code, const char *text);
-bool engine_take_pages(struct engine *engine, struct sequence *sequence, uint32_t n_pages,
-                       serverd_error *err);                            /* up to n_pages in all */
+/* jobs.c */
+void waiting_insert(struct engine *engine, struct sequence *sequence);
+void waiting_remove(struct engine *engine, struct sequence *sequence);
+void live_insert(struct engine *engine, struct job *job);
+void engine_compact(struct engine *engine); /* drops from `running` what no longer runs */
 void engine_release(struct engine *engine, struct sequence *sequence); /* pages back, done */
 void engine_wait(struct engine *engine, struct sequence *sequence);    /* to the queue */
 void job_finish(struct engine *engine, struct job *job);
 void job_fail(struct engine *engine, struct job *job, const serverd_error *err);
+void engine_sweep(struct engine *engine);
+void engine_end_all(struct engine *engine, serverd_status code, const char *text);
+
+/* step.c */
+void engine_adopt(struct engine *engine, struct job *inbox);
+
+/* admission.c */
+bool engine_take_pages(struct engine *engine, struct sequence *sequence, uint32_t n_pages,
+                       serverd_error *err);      /* up to n_pages in all */
+void engine_secure_pages(struct engine *engine); /* for the rows of this step; preempts */
+void engine_admit(struct engine *engine);
+void engine_lower_reserve(struct engine *engine); /* a step has passed */
+
+/* batch.c */
+void engine_plan(struct engine *engine); /* fills `slice` */
+serverd_batch engine_build(struct engine *engine);
+
+/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
+ * row if a token is to be drawn. */
+bool slice_wants_logits(const struct slice *slice, uint32_t position);
 
 /* commit.c */
 void engine_event(struct engine *engine, const struct event *event);
@@ -105,9 +131,5 @@ void engine_commit(struct engine *engine); /* of all slices; logits are in engin
 /* The choice is complete: its event, pages back. `release` is the end of its text. */
 void engine_finish_choice(struct engine *engine, struct sequence *sequence,
                           enum finish_reason reason, const struct text_step *text, int32_t token);
-
-/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
- * row if a token is to be drawn. */
-bool slice_wants_logits(const struct slice *slice, uint32_t position);
 
 #endif

@@ -1,0 +1,150 @@
+#include "base/error.h"
+#include "scheduler/engine_internal.h"
+
+#include <math.h>
+
+/* Share of their possible output for which running sequences keep pages in reserve: falls from
+ * the first to the last value over RESERVE_STEPS steps, and rises again after a preemption. */
+#define RESERVE_FIRST  0.7
+#define RESERVE_LAST   0.1
+#define RESERVE_STEPS  600
+#define RESERVE_TOKENS 4096u /* of one sequence at most */
+
+/* ---- pages ------------------------------------------------------------------------------- */
+
+bool engine_take_pages(struct engine *engine, struct sequence *s, uint32_t n_pages,
+                       serverd_error *err)
+{
+    if (n_pages <= s->n_pages)
+        return true;
+    uint32_t n = n_pages - s->n_pages;
+    struct page_id *added = s->page + s->n_pages;
+    if (page_pool_take(engine->pool, n, added, err))
+        return false;
+    s->n_pages = n_pages;
+    for (uint32_t i = 0; i < n; i++)
+        engine->page_index[i] = added[i].index;
+    if (runtime_kv_zero(engine->options.runtime, engine->page_index, n, err)) {
+        job_fail(engine, s->job, err); /* the sweep gives the pages back */
+        return false;
+    }
+    return true;
+}
+
+static uint32_t reserve_tokens(const struct engine *engine, const struct sequence *s)
+{
+    uint32_t room = sequence_n_room(s, engine->limits.context_size);
+    double ratio = s->job->request->sampling.ignore_eos ? 1.0 : engine->reserve_ratio;
+    return (uint32_t)(ratio * (room < RESERVE_TOKENS ? room : RESERVE_TOKENS));
+}
+
+void engine_lower_reserve(struct engine *engine)
+{
+    engine->reserve_ratio -= (RESERVE_FIRST - RESERVE_LAST) / RESERVE_STEPS;
+    engine->reserve_ratio = fmax(engine->reserve_ratio, RESERVE_LAST);
+}
+
+/* Sequences turned out longer than hoped for: expect of the rest what the running ones show. */
+static void raise_reserve(struct engine *engine)
+{
+    double n_output = 0, n_most = 1;
+    for (uint32_t i = 0; i < engine->n_running; i++) {
+        const struct sequence *s = engine->running[i];
+        n_output += s->n_output + 20.0;
+        n_most += s->n_output + sequence_n_room(s, engine->limits.context_size);
+    }
+    engine->reserve_ratio = fmin(1.0, fmax(engine->reserve_ratio, n_output / n_most));
+}
+
+static struct sequence *choose_victim(const struct engine *engine, uint32_t *n_active)
+{
+    struct sequence *victim = NULL;
+    *n_active = 0;
+    for (uint32_t i = 0; i < engine->n_running; i++) {
+        struct sequence *s = engine->running[i];
+        if (s->state != SEQUENCE_RUNNING || s->job->is_ending)
+            continue;
+        ++*n_active;
+        if (!victim || sequence_comes_before(victim, s))
+            victim = s;
+    }
+    return victim;
+}
+
+static void preempt(struct engine *engine, struct sequence *s)
+{
+    raise_reserve(engine);
+    engine_wait(engine, s);
+    metrics_add(engine->options.metrics, METRIC_PREEMPTIONS, 1);
+}
+
+/* Pages for all tokens of the sequence; younger ones give theirs up for it, or it gives up. */
+static void secure_sequence(struct engine *engine, struct sequence *s)
+{
+    uint32_t n_pages = pages_for(sequence_n_tokens(s));
+    while (s->state == SEQUENCE_RUNNING && !s->job->is_ending) {
+        serverd_error err;
+        if (engine_take_pages(engine, s, n_pages, &err))
+            return;
+        uint32_t n_active;
+        struct sequence *victim = choose_victim(engine, &n_active);
+        if (!victim || s->job->is_ending)
+            return;
+        if (n_active == 1 && s->n_pages == page_pool_n_pages(engine->pool)) {
+            engine_finish_choice(engine, s, FINISH_LENGTH,
+                                 &(struct text_step){.stop_index = -1, .release = s->n_bytes}, -1);
+            return;
+        }
+        preempt(engine, victim);
+    }
+}
+
+void engine_secure_pages(struct engine *engine)
+{
+    if (engine->is_encoder)
+        return;
+    for (uint32_t i = 0; i < engine->n_running; i++)
+        secure_sequence(engine, engine->running[i]);
+    engine_compact(engine);
+}
+
+/* ---- admission --------------------------------------------------------------------------- */
+
+static bool fits(const struct engine *engine, const struct sequence *s)
+{
+    if (engine->is_encoder || engine->n_running == 0)
+        return true;
+    uint64_t n_pages = pages_for(sequence_n_tokens(s) + reserve_tokens(engine, s));
+    for (uint32_t i = 0; i < engine->n_running; i++)
+        n_pages += pages_for(reserve_tokens(engine, engine->running[i]));
+    return n_pages <= page_pool_n_free(engine->pool);
+}
+
+static void start(struct engine *engine, struct sequence *s)
+{
+    struct job *job = s->job;
+    serverd_error err;
+    waiting_remove(engine, s);
+    s->state = SEQUENCE_RUNNING;
+    engine->running[engine->n_running++] = s;
+    if (job->is_queued) {
+        engine_unqueue(engine, job);
+        job->times.admitted_ns = engine->now_ns;
+        metrics_observe(engine->options.metrics, METRIC_QUEUE_TIME,
+                        (double)(engine->now_ns - job->times.arrival_ns) * 1e-9);
+        if (sequence_prepare(s, &engine->limits, &err)) {
+            job_fail(engine, job, &err);
+            return;
+        }
+    }
+    if (!engine->is_encoder && !engine_take_pages(engine, s, pages_for(sequence_n_tokens(s)), &err))
+        job_fail(engine, job, &err); /* nothing else runs: more than the whole pool */
+}
+
+void engine_admit(struct engine *engine)
+{
+    while (engine->waiting && engine->n_running < engine->max_running &&
+           fits(engine, engine->waiting))
+        start(engine, engine->waiting);
+    engine_sweep(engine);
+}

@@ -1,0 +1,143 @@
+#include "scheduler/engine_internal.h"
+
+#include <assert.h>
+
+static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
+{
+    engine->slice[engine->n_slices++] = (struct slice){s, n_rows};
+}
+
+/* Rows of one sequence, at most `budget`; scored rows take logit rows from *n_spare. */
+static uint32_t take_rows(const struct sequence *s, uint32_t budget, uint32_t *n_spare)
+{
+    uint32_t n = min_u32(sequence_n_left(s), budget);
+    if (n > 0 && s->job->request->wants_prompt_logprobs) {
+        n = min_u32(n, *n_spare + 1); /* every running sequence has one logit row for itself */
+        *n_spare -= n - 1;
+    }
+    return n;
+}
+
+/* An encoder's rows see each other, so a sequence runs whole. */
+static void plan_encoder(struct engine *engine)
+{
+    uint32_t n_rows = 0;
+    for (uint32_t i = 0; i < engine->n_running; i++) {
+        uint32_t n = sequence_n_left(engine->running[i]);
+        if (n_rows + n > engine->max_rows)
+            break;
+        add_slice(engine, engine->running[i], n);
+        n_rows += n;
+    }
+}
+
+/* Decode rows first. Then prefill in the order of admission; the first keeps at least half of
+ * the chunk, so that short prompts behind a long one get on too. */
+static void plan_decoder(struct engine *engine)
+{
+    uint32_t n_prefilling = 0, n_left_others = 0;
+    struct sequence *first = NULL;
+    for (uint32_t i = 0; i < engine->n_running; i++) {
+        struct sequence *s = engine->running[i];
+        uint32_t n_left = sequence_n_left(s);
+        if (n_left == 1) {
+            add_slice(engine, s, 1);
+            continue;
+        }
+        n_prefilling++;
+        if (!first)
+            first = s;
+        else
+            n_left_others =
+                min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
+    }
+    if (n_prefilling == 0)
+        return;
+    uint32_t budget = min_u32(engine->options.prefill_chunk, engine->max_rows - engine->n_slices);
+    uint32_t n_spare = engine->max_logit_rows - engine->n_running;
+    uint32_t for_others = min_u32(n_left_others, budget / 2);
+    uint32_t n = take_rows(first, budget - for_others, &n_spare);
+    add_slice(engine, first, n);
+    budget -= n;
+    for (uint32_t i = 0; i < engine->n_running && budget > 0; i++) {
+        struct sequence *s = engine->running[i];
+        if (s == first || sequence_n_left(s) == 1)
+            continue;
+        n = take_rows(s, budget, &n_spare);
+        add_slice(engine, s, n);
+        budget -= n;
+    }
+}
+
+static struct sequence *find_suspect(const struct engine *engine)
+{
+    for (uint32_t i = 0; i < engine->n_running; i++)
+        if (engine->running[i]->n_failures > 0)
+            return engine->running[i];
+    return NULL;
+}
+
+void engine_plan(struct engine *engine)
+{
+    engine->n_slices = 0;
+    struct sequence *suspect = find_suspect(engine);
+    if (suspect) {
+        uint32_t n_spare = engine->max_logit_rows - engine->n_running;
+        uint32_t budget = engine->is_encoder
+                              ? engine->max_rows
+                              : min_u32(engine->options.prefill_chunk, engine->max_rows);
+        add_slice(engine, suspect, take_rows(suspect, budget, &n_spare));
+    } else if (engine->is_encoder) {
+        plan_encoder(engine);
+    } else {
+        plan_decoder(engine);
+    }
+}
+
+bool slice_wants_logits(const struct slice *slice, uint32_t position)
+{
+    const struct sequence *s = slice->sequence;
+    const struct request *r = s->job->request;
+    if (r->wants_prompt_logprobs && position + 1 < r->n_prompt && position >= s->n_scored)
+        return true;
+    return r->max_new_tokens > 0 && position + 1 == sequence_n_tokens(s);
+}
+
+static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
+{
+    const struct slice *slice = &engine->slice[index];
+    const struct sequence *s = slice->sequence;
+    for (uint32_t i = 0; i < slice->n_rows; i++) {
+        uint32_t row = batch->n_rows++, position = s->n_computed + i;
+        engine->token[row] = sequence_token(s, position);
+        engine->position[row] = (int32_t)position;
+        engine->row_seq[row] = index;
+        if (!engine->is_encoder && slice_wants_logits(slice, position))
+            engine->logit_row[batch->n_logit_rows++] = row;
+    }
+    uint32_t *table = engine->page_table + (size_t)index * engine->max_pages;
+    uint32_t n_used = engine->is_encoder ? 0 : pages_for(s->n_computed + slice->n_rows);
+    assert(n_used <= s->n_pages);
+    for (uint32_t i = 0; i < n_used; i++) {
+        assert(page_pool_is_live(engine->pool, s->page[i]));
+        table[i] = s->page[i].index;
+    }
+}
+
+serverd_batch engine_build(struct engine *engine)
+{
+    serverd_batch batch = {
+        .struct_bytes = sizeof batch,
+        .n_seqs = engine->n_slices,
+        .token = engine->token,
+        .position = engine->position,
+        .row_seq = engine->row_seq,
+        .page_table = engine->is_encoder ? NULL : engine->page_table,
+        .max_pages = engine->is_encoder ? 0 : engine->max_pages,
+        .logit_row = engine->logit_row,
+        .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
+    };
+    for (uint32_t i = 0; i < engine->n_slices; i++)
+        fill_rows(engine, i, &batch);
+    return batch;
+}
