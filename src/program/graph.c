@@ -336,8 +336,26 @@ static serverd_status copy_tensor(struct arena *arena, const serverd_tensor *fro
     return SERVERD_OK;
 }
 
+/* The value of these bytes under this type and shape: a table that is both embedding and head is
+ * one tensor. */
+static uint32_t find_constant(const struct graph_builder *builder, const serverd_tensor *tensor)
+{
+    for (uint32_t i = 0; i < builder->n_values; i++) {
+        const serverd_value *value = &builder->values[i];
+        const serverd_tensor *other = &builder->tensors[value->tensor];
+        if (value->kind == SERVERD_VALUE_CONSTANT && other->data == tensor->data &&
+            other->dtype == tensor->dtype && other->rank == tensor->rank &&
+            memcmp(other->dims, tensor->dims, tensor->rank * sizeof *tensor->dims) == 0)
+            return i;
+    }
+    return NO_VALUE;
+}
+
 uint32_t graph_constant(struct graph_builder *builder, const serverd_tensor *tensor)
 {
+    uint32_t known = find_constant(builder, tensor);
+    if (known != NO_VALUE)
+        return builder->has_failed ? NO_VALUE : known;
     void *items = builder->tensors;
     if (builder->has_failed || !grow(builder, &items, builder->n_tensors, &builder->cap_tensors,
                                      sizeof *tensor, LIMIT_GRAPH_ITEMS))

@@ -19,7 +19,8 @@ void graph_builder_destroy(struct graph_builder *builder);
 void graph_set_layer(struct graph_builder *builder, uint32_t layer);
 
 /* A constant; `tensor` and its name are copied, its data is not, but for a vector (rank 1) of
- * another type than F32, which is converted here. Returns the value. */
+ * another type than F32, which is converted here. Returns the value; the same one for the same
+ * bytes. */
 uint32_t graph_constant(struct graph_builder *builder, const serverd_tensor *tensor);
 
 /* A node with its inputs (trailing NO_VALUEs are left out); returns the output value. */

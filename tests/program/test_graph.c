@@ -277,6 +277,20 @@ static void vectors_become_f32(void **state)
     assert_memory_equal(made->data, expected, sizeof expected);
 }
 
+static void the_same_bytes_are_one_constant(void **state)
+{
+    (void)state;
+    static const float data[8];
+    serverd_tensor tensor = {
+        .dtype = DTYPE_F32, .name = "table", .rank = 2, .dims = {2, 4}, .data = data, .bytes = 32};
+    uint32_t table = graph_constant(builder, &tensor);
+    tensor.name = "head";
+    assert_int_equal(graph_constant(builder, &tensor), table);
+    tensor.dims[0] = 4;
+    tensor.dims[1] = 2;
+    assert_int_not_equal(graph_constant(builder, &tensor), table);
+}
+
 static void refuse_tensor(serverd_tensor tensor, const char *text)
 {
     serverd_status status = graph_check_tensor(&tensor, &err);
@@ -337,11 +351,12 @@ static void a_graph_in_a_full_arena_is_no_memory(void **state)
     struct program *small = program_create(4096);
     assert_non_null(small);
     struct graph_builder *other = graph_builder_create(small->arena);
-    static const float data[4];
-    const serverd_tensor tensor = {
-        .dtype = DTYPE_F32, .name = "v", .rank = 1, .dims = {4}, .data = data, .bytes = 16};
-    for (int i = 0; i < 300; i++)
+    static const float data[300];
+    for (int i = 0; i < 300; i++) {
+        const serverd_tensor tensor = {
+            .dtype = DTYPE_F32, .name = "v", .rank = 1, .dims = {1}, .data = data + i, .bytes = 4};
         graph_constant(other, &tensor);
+    }
     serverd_graph graph;
     assert_int_equal(graph_finish(other, 0, &graph, &err), SERVERD_NOMEM);
     graph_builder_destroy(other);
@@ -356,6 +371,7 @@ int main(void)
         cmocka_unit_test(every_op_is_in_the_table),
         cmocka_unit_test_setup_teardown(the_first_failure_is_the_one_reported, set_up, tear_down),
         cmocka_unit_test_setup_teardown(vectors_become_f32, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_same_bytes_are_one_constant, set_up, tear_down),
         cmocka_unit_test(tensors_fill_their_shape_exactly),
         cmocka_unit_test(a_graph_in_a_full_arena_is_no_memory),
     };
