@@ -2,6 +2,9 @@
 
 #include <assert.h>
 
+#define MIN_CHUNK  32u /* so that prefill always moves, and its weights are read for some rows */
+#define CHUNK_TILE 16u /* rows that the kernels like to have together */
+
 static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
     engine->slice[engine->n_slices++] = (struct slice){s, n_rows};
@@ -31,11 +34,41 @@ static void plan_encoder(struct engine *engine)
     }
 }
 
+/* Rows of prefill for this step, beside n_decoding rows of decode. */
+static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding)
+{
+    uint32_t most = min_u32(engine->options.prefill_chunk, engine->max_rows - n_decoding);
+    const struct step_cost *cost = &engine->cost;
+    if (engine->options.step_target_ns == 0 || n_decoding == 0 || cost->prefill_row <= 0)
+        return most;
+    double left = (double)engine->options.step_target_ns * 1e-9 - cost->decode_step;
+    double n_rows = left / cost->prefill_row;
+    if (n_rows >= most)
+        return most;
+    if (n_rows < MIN_CHUNK)
+        return min_u32(MIN_CHUNK, most);
+    return (uint32_t)n_rows / CHUNK_TILE * CHUNK_TILE;
+}
+
+static void learn(double *mean, double value)
+{
+    *mean = *mean > 0 ? *mean + 0.2 * (value - *mean) : value;
+}
+
+void engine_learn_cost(struct engine *engine, double seconds)
+{
+    struct step_cost *cost = &engine->cost;
+    if (engine->n_prefill_rows == 0)
+        learn(&cost->decode_step, seconds);
+    else if (engine->n_prefill_rows >= CHUNK_TILE && seconds > cost->decode_step)
+        learn(&cost->prefill_row, (seconds - cost->decode_step) / engine->n_prefill_rows);
+}
+
 /* Decode rows first. Then prefill in the order of admission; the first keeps at least half of
  * the chunk, so that short prompts behind a long one get on too. */
 static void plan_decoder(struct engine *engine)
 {
-    uint32_t n_prefilling = 0, n_left_others = 0;
+    uint32_t n_left_others = 0;
     struct sequence *first = NULL;
     for (uint32_t i = 0; i < engine->n_running; i++) {
         struct sequence *s = engine->running[i];
@@ -44,16 +77,15 @@ static void plan_decoder(struct engine *engine)
             add_slice(engine, s, 1);
             continue;
         }
-        n_prefilling++;
         if (!first)
             first = s;
         else
             n_left_others =
                 min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
     }
-    if (n_prefilling == 0)
+    if (!first)
         return;
-    uint32_t budget = min_u32(engine->options.prefill_chunk, engine->max_rows - engine->n_slices);
+    uint32_t budget = chunk_budget(engine, engine->n_slices), n_before = budget;
     uint32_t n_spare = engine->max_logit_rows - engine->n_running;
     uint32_t for_others = min_u32(n_left_others, budget / 2);
     uint32_t n = take_rows(first, budget - for_others, &n_spare);
@@ -67,6 +99,7 @@ static void plan_decoder(struct engine *engine)
         add_slice(engine, s, n);
         budget -= n;
     }
+    engine->n_prefill_rows = n_before - budget;
 }
 
 static struct sequence *find_suspect(const struct engine *engine)
@@ -80,13 +113,16 @@ static struct sequence *find_suspect(const struct engine *engine)
 void engine_plan(struct engine *engine)
 {
     engine->n_slices = 0;
+    engine->n_prefill_rows = 0;
     struct sequence *suspect = find_suspect(engine);
     if (suspect) {
         uint32_t n_spare = engine->max_logit_rows - engine->n_running;
         uint32_t budget = engine->is_encoder
                               ? engine->max_rows
                               : min_u32(engine->options.prefill_chunk, engine->max_rows);
-        add_slice(engine, suspect, take_rows(suspect, budget, &n_spare));
+        uint32_t n = take_rows(suspect, budget, &n_spare);
+        add_slice(engine, suspect, n);
+        engine->n_prefill_rows = n > 1 ? n : 0;
     } else if (engine->is_encoder) {
         plan_encoder(engine);
     } else {

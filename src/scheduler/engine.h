@@ -38,7 +38,10 @@ struct engine_options {
     struct event_sink sink;
     uint32_t context_size;  /* tokens of one sequence at most */
     uint32_t max_running;   /* sequences */
-    uint32_t prefill_chunk; /* rows of prefill per step */
+    uint32_t prefill_chunk; /* rows of prefill per step at most */
+    /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
+     * the chunk shrinks to fit the measured cost of a row, but not below 32. 0: it does not. */
+    uint64_t step_target_ns;
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;

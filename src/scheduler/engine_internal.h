@@ -22,6 +22,12 @@ struct slice {
     uint32_t n_rows;
 };
 
+/* Measured running means, seconds; 0: not yet known. */
+struct step_cost {
+    double decode_step; /* a step without prefill */
+    double prefill_row; /* each further row */
+};
+
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
 struct shared_status {
     _Atomic uint32_t n_running, n_pages, n_free_pages;
@@ -56,6 +62,8 @@ struct engine {
     /* The batch, taken once. */
     struct slice *slice; /* [max_running] */
     uint32_t n_slices;
+    uint32_t n_prefill_rows; /* in the present step */
+    struct step_cost cost;
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
@@ -117,6 +125,7 @@ void engine_lower_reserve(struct engine *engine); /* a step has passed */
 /* batch.c */
 void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
+void engine_learn_cost(struct engine *engine, double seconds); /* of the present step */
 
 /* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
  * row if a token is to be drawn. */

@@ -76,8 +76,9 @@ static void check_cancels_and_deadlines(struct engine *engine)
  * tokens, one sequence at a time, which also shows whose fault it was. */
 static void step_failed(struct engine *engine, const serverd_error *err)
 {
-    log_warn(engine->options.log, "engine", "step failed (%s): %s", status_name(err->code),
-             err->text);
+    log_debug(engine->options.log, "engine", "step failed (%s): %s", status_name(err->code),
+              err->text);
+    metrics_add(engine->options.metrics, METRIC_STEP_FAILURES, 1);
     if (err->code == SERVERD_DEVICE_LOST) {
         atomic_store(&engine->shared.is_lost, true);
         engine_end_all(engine, err->code, err->text);
@@ -102,6 +103,7 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     metrics_observe(metrics, METRIC_STEP_TIME, seconds);
     if (seconds <= 0)
         return;
+    engine_learn_cost(engine, seconds);
     /* Mean over the last RATE_SECONDS of steps. */
     const double RATE_SECONDS = 5;
     double rate = atomic_load_explicit(&engine->shared.tokens_per_second, memory_order_relaxed);

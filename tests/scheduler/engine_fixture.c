@@ -180,7 +180,8 @@ static void deliver(void *context, const struct event *events, uint32_t n)
 
 static uint64_t virtual_now_ns(void *context)
 {
-    return *(uint64_t *)context;
+    struct world *world = context;
+    return world->now_ns += world->tick_ns;
 }
 
 static int64_t virtual_wall_seconds(void *context)
@@ -221,9 +222,8 @@ struct world *world_create(const struct world_options *o)
     struct world *world = calloc(1, sizeof *world);
     assert_non_null(world);
     world->now_ns = 1000000000;
-    world->clock = o->has_real_clock
-                       ? system_clock
-                       : (struct clock){virtual_now_ns, virtual_wall_seconds, &world->now_ns};
+    world->clock = o->has_real_clock ? system_clock
+                                     : (struct clock){virtual_now_ns, virtual_wall_seconds, world};
     uint32_t max_running = o->max_running ? o->max_running : 8;
     world->program = make_program(o->is_encoder);
     must(worker_pool_create(1, &world->workers, &err), &err);
@@ -242,6 +242,7 @@ struct world *world_create(const struct world_options *o)
         .max_queue = o->max_queue ? o->max_queue : 10000,
         .max_queue_tokens = o->max_queue_tokens ? o->max_queue_tokens : 10000000,
         .queue_timeout_ns = o->queue_timeout_ns,
+        .step_target_ns = o->step_target_ns,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)

@@ -20,7 +20,7 @@ struct world_options {
     const char *device; /* NULL: null */
     uint32_t n_pages;   /* 0: enough for all */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
-    uint64_t queue_timeout_ns;
+    uint64_t queue_timeout_ns, step_target_ns;
     bool is_encoder, has_thread, has_real_clock;
 };
 
@@ -33,6 +33,7 @@ struct world {
     struct engine *engine;
     struct clock clock;
     uint64_t now_ns;
+    uint64_t tick_ns; /* each look at the clock takes so long, so each step does */
     uint32_t n_deliveries;
 };
 

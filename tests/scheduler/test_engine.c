@@ -90,6 +90,38 @@ static void a_long_prompt_does_not_stop_those_that_decode(void **state)
     world_destroy(world);
 }
 
+static void chunks_shrink_to_the_wanted_step_time_while_others_decode(void **state)
+{
+    const struct {
+        uint64_t target_ns;
+        uint32_t n_steps; /* for 160 tokens beside a decoding sequence */
+    } rows[] = {{0, 3}, {1, 5}, {60000000000, 3}};
+    for (uint32_t i = 0; i < 3; i++) {
+        struct world *world = world_create(
+            &(struct world_options){.prefill_chunk = 60, .step_target_ns = rows[i].target_ns});
+        world->tick_ns = 1000000;
+        struct plan *decoding = plan_create(), *prefilling = plan_create();
+        plan_fill_prompt(decoding, 60, 1);
+        decoding->max_new_tokens = 40;
+        decoding->sampling.ignore_eos = true;
+        must_submit(world, decoding);
+        step(world, 1); /* alone: the whole chunk, whatever the time */
+        assert_int_equal(decoding->result[0].n, 1);
+        plan_fill_prompt(prefilling, 160, 2);
+        must_submit(world, prefilling);
+        uint32_t n = 0;
+        for (; prefilling->result[0].n == 0; n++)
+            step(world, 1);
+        assert_int_equal(n, rows[i].n_steps);
+        world_run(world);
+        plan_check_whole(world, decoding);
+        plan_check_whole(world, prefilling);
+        free(decoding);
+        free(prefilling);
+        world_destroy(world);
+    }
+}
+
 static void a_short_prompt_is_not_stuck_behind_a_long_one(void **state)
 {
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
@@ -619,6 +651,7 @@ int main(void)
         cmocka_unit_test(a_request_gets_the_text_of_its_history),
         cmocka_unit_test(all_events_of_a_step_come_in_one_delivery),
         cmocka_unit_test(a_long_prompt_does_not_stop_those_that_decode),
+        cmocka_unit_test(chunks_shrink_to_the_wanted_step_time_while_others_decode),
         cmocka_unit_test(a_short_prompt_is_not_stuck_behind_a_long_one),
         cmocka_unit_test(choices_share_one_prefill_and_get_their_own_text),
         cmocka_unit_test(prompts_are_scored_token_by_token),
