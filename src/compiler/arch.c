@@ -1,0 +1,447 @@
+#include "compiler/arch.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "compiler/import_gguf.h"
+#include "program/dtype.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+static const struct arch_row rows[] = {
+    {.name = "llama", .build = build_llama},
+    {.name = "mistral3", .build = build_mistral3},
+    {.name = "qwen2", .build = build_qwen2, .is_neox = true},
+    {.name = "qwen3", .build = build_qwen3, .is_neox = true},
+    {.name = "gemma2",
+     .build = build_gemma2,
+     .is_neox = true,
+     .local_period = 2,
+     .wide_n_layers = 46,
+     .attn_cap = 50.0f,
+     .final_cap = 30.0f},
+    {.name = "gemma3",
+     .build = build_gemma3,
+     .is_neox = true,
+     .has_local_rope = true,
+     .local_period = 6,
+     .wide_n_layers = 62},
+    {.name = "phi3", .build = build_phi3, .is_neox = true},
+    {.name = "bert", .build = build_bert, .is_encoder = true},
+};
+
+static const struct arch_row *find_row(struct gguf_string name)
+{
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (strcmp(rows[i].name, name.bytes) == 0)
+            return &rows[i];
+    return NULL;
+}
+
+static serverd_status fail_unknown(const struct gguf_file *file, struct gguf_string name,
+                                   serverd_error *err)
+{
+    char known[128] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0] && n < sizeof known; i++)
+        n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", rows[i].name);
+    return fail(err, SERVERD_UNSUPPORTED,
+                "%s: key general.architecture: unknown architecture \"%.64s\"; supported are %s",
+                file->path, name.bytes, known);
+}
+
+/* ---- hyper-parameters ---------------------------------------------------------------------- */
+
+#define TRY(expression)                                                                            \
+    do {                                                                                           \
+        serverd_status status_ = (expression);                                                     \
+        if (status_ != SERVERD_OK)                                                                 \
+            return status_;                                                                        \
+    } while (0)
+
+enum { KEY_BYTES = 96 };
+
+/* ARCH.name, as keys of an architecture are called. */
+static void full_key(const struct arch *arch, const char *name, char out[KEY_BYTES])
+{
+    (void)snprintf(out, KEY_BYTES, "%s.%s", arch->row->name, name);
+}
+
+static bool has_key(const struct arch *arch, const char *name)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_find(&arch->file->first, key) != NULL;
+}
+
+static serverd_status need_key(const struct arch *arch, const char *name, serverd_error *err)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_need(&arch->file->first, key, err);
+}
+
+static serverd_status get_u32(const struct arch *arch, const char *name, uint32_t min, uint32_t max,
+                              uint32_t *out, serverd_error *err)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_get_u32(&arch->file->first, key, min, max, out, err);
+}
+
+static serverd_status get_each(const struct arch *arch, const char *name, uint32_t max,
+                               uint32_t *out, serverd_error *err)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_get_u32_each(&arch->file->first, key, arch->params.n_layers, 1, max, out, err);
+}
+
+static serverd_status get_f64(const struct arch *arch, const char *name, double min, double max,
+                              double *out, serverd_error *err)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_get_f64(&arch->file->first, key, min, max, out, err);
+}
+
+static serverd_status get_f32(const struct arch *arch, const char *name, double min, double max,
+                              float *out, serverd_error *err)
+{
+    double x = (double)*out;
+    TRY(get_f64(arch, name, min, max, &x, err));
+    *out = (float)x;
+    return SERVERD_OK;
+}
+
+static serverd_status get_bool(const struct arch *arch, const char *name, bool *out,
+                               serverd_error *err)
+{
+    char key[KEY_BYTES];
+    full_key(arch, name, key);
+    return gguf_get_bool(&arch->file->first, key, out, err);
+}
+
+static serverd_status no_memory(const struct arch *arch, serverd_error *err)
+{
+    return fail(err, SERVERD_NOMEM, "%s: no memory", arch->file->first.path);
+}
+
+/* The sizes that everything else is held against. */
+static serverd_status read_sizes(struct arch *arch, serverd_error *err)
+{
+    struct arch_params *p = &arch->params;
+    const struct {
+        const char *name;
+        uint32_t *out, max;
+    } needed[] = {
+        {"block_count", &p->n_layers, LIMIT_LAYERS},
+        {"embedding_length", &p->n_embd, LIMIT_EMBD},
+        {"context_length", &p->n_context, LIMIT_CONTEXT},
+    };
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+        TRY(need_key(arch, needed[i].name, err));
+        TRY(get_u32(arch, needed[i].name, 1, needed[i].max, needed[i].out, err));
+    }
+    const struct gguf_tensor *table = gguf_model_find(arch->file, "token_embd.weight");
+    if (!table)
+        return fail(err, SERVERD_CORRUPT, "%s: tensor token_embd.weight is missing",
+                    arch->file->first.path);
+    uint64_t n_tokens = arch->program->vocabulary.n_tokens, n_rows = table->dims[0];
+    if (table->rank != 2 || n_rows > LIMIT_VOCAB || n_rows < n_tokens)
+        return fail(err, SERVERD_CORRUPT,
+                    "%s: tensor token_embd.weight: %" PRIu64 " rows in %u dims for %" PRIu64
+                    " tokens, at most %u rows are allowed",
+                    arch->file->first.path, n_rows, table->rank, n_tokens, LIMIT_VOCAB);
+    p->n_vocab = (uint32_t)n_rows;
+    return SERVERD_OK;
+}
+
+static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
+{
+    struct arch_params *p = &arch->params;
+    uint32_t n = p->n_layers;
+    uint32_t *each = arena_array(arch->file->arena, 3 * (size_t)n, sizeof *each);
+    if (!each)
+        return no_memory(arch, err);
+    uint32_t *n_ff = each, *n_heads = each + n, *n_kv_heads = each + 2 * (size_t)n;
+    TRY(need_key(arch, "feed_forward_length", err));
+    TRY(need_key(arch, "attention.head_count", err));
+    TRY(get_each(arch, "feed_forward_length", LIMIT_FF, n_ff, err));
+    TRY(get_each(arch, "attention.head_count", LIMIT_HEADS, n_heads, err));
+    memcpy(n_kv_heads, n_heads, n * sizeof *n_heads);
+    TRY(get_each(arch, "attention.head_count_kv", LIMIT_HEADS, n_kv_heads, err));
+    for (uint32_t i = 0; i < n; i++)
+        if (n_heads[i] % n_kv_heads[i] != 0)
+            return fail(err, SERVERD_CORRUPT,
+                        "%s: layer %u: %u heads do not share %u KV heads evenly",
+                        arch->file->first.path, i, n_heads[i], n_kv_heads[i]);
+    p->n_ff = n_ff;
+    p->n_heads = n_heads;
+    p->n_kv_heads = n_kv_heads;
+    return SERVERD_OK;
+}
+
+static serverd_status read_attention(struct arch *arch, serverd_error *err)
+{
+    struct arch_params *p = &arch->params;
+    p->k_dim = p->v_dim = p->n_embd / p->n_heads[0];
+    TRY(get_u32(arch, "attention.key_length", 1, LIMIT_HEAD_DIM, &p->k_dim, err));
+    TRY(get_u32(arch, "attention.value_length", 1, LIMIT_HEAD_DIM, &p->v_dim, err));
+    if (p->k_dim == 0 || p->k_dim > LIMIT_HEAD_DIM || p->v_dim == 0 || p->v_dim > LIMIT_HEAD_DIM)
+        return fail(err, SERVERD_CORRUPT, "%s: heads of %u and %u elements, 1..%u is allowed",
+                    arch->file->first.path, p->k_dim, p->v_dim, LIMIT_HEAD_DIM);
+    bool is_causal = !arch->row->is_encoder;
+    TRY(get_bool(arch, "attention.causal", &is_causal, err));
+    if (is_causal == arch->row->is_encoder)
+        return fail(err, SERVERD_UNSUPPORTED, "%s: key %s.attention.causal: %s is not supported",
+                    arch->file->first.path, arch->row->name, is_causal ? "true" : "false");
+    float scale = 0.0f;
+    TRY(get_f32(arch, "attention.scale", 0, 1e6, &scale, err));
+    if (p->n_layers == arch->row->wide_n_layers) /* the one size of the family that differs */
+        scale = 1.0f / sqrtf((float)p->n_embd / (float)p->n_heads[0]);
+    p->attn_scale = scale > 0.0f ? scale : 1.0f / sqrtf((float)p->k_dim);
+    TRY(get_f32(arch, "attention.temperature_scale", 0, 1e3, &p->temperature_scale, err));
+    p->attn_cap = arch->row->attn_cap;
+    p->final_cap = arch->row->final_cap;
+    TRY(get_f32(arch, "attn_logit_softcapping", 0, 1e6, &p->attn_cap, err));
+    return get_f32(arch, "final_logit_softcapping", 0, 1e6, &p->final_cap, err);
+}
+
+static serverd_status read_eps(struct arch *arch, serverd_error *err)
+{
+    const char *name =
+        arch->row->is_encoder ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    TRY(need_key(arch, name, err));
+    return get_f32(arch, name, 0, 1, &arch->params.eps, err);
+}
+
+/* Which layers are local: an array of bools, or all but the last of each period. */
+static serverd_status read_windows(struct arch *arch, serverd_error *err)
+{
+    struct arch_params *p = &arch->params;
+    bool *is_local = arena_array(arch->file->arena, p->n_layers, sizeof *is_local);
+    if (!is_local)
+        return no_memory(arch, err);
+    p->is_local = is_local;
+    if (arch->row->local_period == 0)
+        return SERVERD_OK;
+    TRY(get_u32(arch, "attention.sliding_window", 0, LIMIT_CONTEXT, &p->window, err));
+    char name[KEY_BYTES];
+    full_key(arch, "attention.sliding_window_pattern", name);
+    const struct gguf_key *key = gguf_find(&arch->file->first, name);
+    if (key && key->is_array) {
+        TRY(gguf_get_array(&arch->file->first, name, GGUF_BOOL, &key, err));
+        if (key->n_items < p->n_layers)
+            return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items for %u layers",
+                        arch->file->first.path, name, key->n_items, p->n_layers);
+        memcpy(is_local, key->items, p->n_layers); /* bools of one byte, 0 or 1 */
+        return SERVERD_OK;
+    }
+    uint32_t period = arch->row->local_period;
+    TRY(get_u32(arch, "attention.sliding_window_pattern", 1, LIMIT_LAYERS, &period, err));
+    for (uint32_t i = 0; i < p->n_layers; i++)
+        is_local[i] = i % period != period - 1;
+    return SERVERD_OK;
+}
+
+static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
+{
+    static const char *const names[] = {[ROPE_SCALING_NONE] = "none",
+                                        [ROPE_SCALING_LINEAR] = "linear",
+                                        [ROPE_SCALING_YARN] = "yarn",
+                                        [ROPE_SCALING_LONG] = "longrope"};
+    char key[KEY_BYTES];
+    full_key(arch, "rope.scaling.type", key);
+    struct gguf_string type = {.bytes = "linear", .len = 6};
+    TRY(gguf_get_string(&arch->file->first, key, &type, err));
+    for (uint32_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(names[i], type.bytes) == 0) {
+            arch->params.scaling = i;
+            return SERVERD_OK;
+        }
+    return fail(err, SERVERD_UNSUPPORTED,
+                "%s: key %s: unknown scaling \"%.64s\"; none, linear, yarn and longrope are "
+                "supported",
+                arch->file->first.path, key, type.bytes);
+}
+
+static serverd_status read_rope(struct arch *arch, serverd_error *err)
+{
+    struct arch_params *p = &arch->params;
+    p->n_rot = p->k_dim;
+    TRY(get_u32(arch, "rope.dimension_count", 2, p->k_dim, &p->n_rot, err));
+    if (p->n_rot % 2 != 0)
+        return fail(err, SERVERD_CORRUPT,
+                    "%s: key %s.rope.dimension_count: %u, an even number is needed",
+                    arch->file->first.path, arch->row->name, p->n_rot);
+    p->rope_base = p->rope_base_local = 10000.0;
+    p->rope_factor = p->rope_attn_factor = 1.0;
+    p->yarn_beta_fast = 32.0;
+    p->yarn_beta_slow = 1.0;
+    p->rope_original_context = p->n_context;
+    TRY(read_scaling_type(arch, err));
+    TRY(get_u32(arch, "rope.scaling.original_context_length", 1, LIMIT_CONTEXT,
+                &p->rope_original_context, err));
+    if (!has_key(arch, "rope.scaling.factor"))
+        TRY(get_f64(arch, "rope.scale_linear", 0, 1e6, &p->rope_factor, err));
+    const struct {
+        const char *name;
+        double min, max, *out;
+    } numbers[] = {
+        {"rope.freq_base", 1.001, 1e12, &p->rope_base},
+        {"rope.freq_base_swa", 1.001, 1e12, &p->rope_base_local},
+        {"rope.scaling.factor", 0, 1e6, &p->rope_factor},
+        {"rope.scaling.attn_factor", 0, 1e3, &p->rope_attn_factor},
+        {"rope.scaling.yarn_beta_fast", 1e-3, 1e6, &p->yarn_beta_fast},
+        {"rope.scaling.yarn_beta_slow", 1e-3, 1e6, &p->yarn_beta_slow},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        TRY(get_f64(arch, numbers[i].name, numbers[i].min, numbers[i].max, numbers[i].out, err));
+    if (p->rope_factor == 0.0) /* written by some converters for "no scaling" */
+        p->rope_factor = 1.0;
+    return SERVERD_OK;
+}
+
+static serverd_status read_pooling(struct arch *arch, serverd_error *err)
+{
+    arch->params.pooling = SERVERD_POOL_NONE;
+    TRY(get_u32(arch, "pooling_type", 0, UINT32_MAX, &arch->params.pooling, err));
+    if (arch->params.pooling > SERVERD_POOL_LAST)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "%s: key %s.pooling_type: %u; mean (1), cls (2) and last (3) are supported",
+                    arch->file->first.path, arch->row->name, arch->params.pooling);
+    if (arch->params.pooling == SERVERD_POOL_NONE) /* one embedding is wanted all the same */
+        arch->params.pooling = SERVERD_POOL_MEAN;
+    return SERVERD_OK;
+}
+
+/* Features that would silently change the result if they were passed over. */
+static serverd_status refuse_features(struct arch *arch, serverd_error *err)
+{
+    uint32_t n_experts = 0;
+    TRY(get_u32(arch, "expert_count", 0, UINT32_MAX, &n_experts, err));
+    if (n_experts > 0)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "%s: key %s.expert_count: %u; mixtures of experts are not supported",
+                    arch->file->first.path, arch->row->name, n_experts);
+    return SERVERD_OK;
+}
+
+static serverd_status read_params(struct arch *arch, serverd_error *err)
+{
+    TRY(refuse_features(arch, err));
+    TRY(read_sizes(arch, err));
+    TRY(read_per_layer(arch, err));
+    TRY(read_attention(arch, err));
+    TRY(read_eps(arch, err));
+    TRY(read_windows(arch, err));
+    if (arch->row->is_encoder)
+        return read_pooling(arch, err);
+    return read_rope(arch, err);
+}
+
+/* ---- the program --------------------------------------------------------------------------- */
+
+/* Tables that converters leave behind and every reader computes itself. */
+static bool is_leftover(const char *name)
+{
+    static const char *const endings[] = {".attn_rot_embd", ".rotary_emb.inv_freq",
+                                          ".attn_rot_embd.weight"};
+    size_t len = strlen(name);
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        size_t n = strlen(endings[i]);
+        if (len >= n && strcmp(name + len - n, endings[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* A tensor that the graph does not read belongs to a variant that is not known here: running
+ * without it would give wrong text. */
+static serverd_status check_all_used(const struct arch *arch, serverd_error *err)
+{
+    for (uint32_t i = 0; i < arch->file->n_tensors; i++) {
+        const struct gguf_tensor *tensor = &arch->file->tensors[i];
+        if (!tensor->is_used && !is_leftover(tensor->name))
+            return fail(err, SERVERD_UNSUPPORTED,
+                        "%s: tensor %.200s is not part of architecture %s as it is known here",
+                        arch->file->first.path, tensor->name, arch->row->name);
+    }
+    return SERVERD_OK;
+}
+
+/* Sizes, and the type that most weights have. */
+static void count_weights(const struct gguf_model *file, struct program_config *config)
+{
+    uint64_t n_of_type[DTYPE_LIMIT] = {0};
+    uint32_t most = DTYPE_F32;
+    for (uint32_t i = 0; i < file->n_tensors; i++) {
+        const struct gguf_tensor *tensor = &file->tensors[i];
+        const struct dtype_info *info = dtype_info(tensor->dtype);
+        uint64_t n = tensor->bytes / info->block_bytes * info->block_elements;
+        config->n_parameters += n;
+        config->weight_bytes += tensor->bytes;
+        n_of_type[tensor->dtype] += n;
+        if (n_of_type[tensor->dtype] > n_of_type[most])
+            most = tensor->dtype;
+    }
+    (void)snprintf(config->quantisation, sizeof config->quantisation, "%s", dtype_info(most)->name);
+}
+
+static void fill_config(const struct arch *arch)
+{
+    struct program_config *config = &arch->program->config;
+    config->n_layers = arch->params.n_layers;
+    config->n_embd = arch->params.n_embd;
+    config->n_vocab = arch->params.n_vocab;
+    config->context_length = arch->params.n_context;
+    config->is_encoder = arch->row->is_encoder;
+    config->pooling = arch->params.pooling;
+    count_weights(arch->file, config);
+}
+
+static serverd_status build_graph(struct arch *arch, serverd_error *err)
+{
+    struct program *program = arch->program;
+    arch->kv_layers = arena_array(program->arena, arch->params.n_layers, sizeof *arch->kv_layers);
+    if (!arch->kv_layers)
+        return no_memory(arch, err);
+    uint32_t output = arch->row->build(arch);
+    if (arch->has_failed) {
+        *err = arch->err;
+        return err->code;
+    }
+    if (graph_finish(arch->graph, output, &program->graph, err) != SERVERD_OK)
+        return error_context(err, "%s", arch->file->first.path);
+    program->kv.layers = arch->kv_layers;
+    program->kv.n_layers = arch->n_kv_layers;
+    return check_all_used(arch, err);
+}
+
+serverd_status arch_build(struct gguf_model *file, struct program *program, serverd_error *err)
+{
+    struct gguf_string name = {.bytes = ""};
+    TRY(gguf_need(&file->first, "general.architecture", err));
+    TRY(gguf_get_string(&file->first, "general.architecture", &name, err));
+    struct arch arch = {.file = file,
+                        .program = program,
+                        .row = find_row(name),
+                        .layer = UINT32_MAX,
+                        .token_table = NO_VALUE};
+    if (!arch.row)
+        return fail_unknown(&file->first, name, err);
+    TRY(read_params(&arch, err));
+    arch.graph = graph_builder_create(program->arena);
+    if (!arch.graph)
+        return no_memory(&arch, err);
+    serverd_status status = build_graph(&arch, err);
+    graph_builder_destroy(arch.graph);
+    if (status == SERVERD_OK)
+        fill_config(&arch);
+    return status;
+}
