@@ -461,7 +461,7 @@ static void a_preempted_request_has_the_same_text(void **state)
         plans[i] = plan_create();
         plan_fill_prompt(plans[i], 20, i);
         plans[i]->max_new_tokens = 120;
-        plans[i]->sampling.temperature = i % 2 ? 4 : 0;
+        plans[i]->sampling.temperature = i % 2 ? 4.0f : 0.0f;
         plans[i]->sampling.seed = i;
         must_submit(world, plans[i]);
     }

@@ -71,9 +71,9 @@ static struct plan *client_plan(uint64_t seed)
 {
     struct plan *plan = plan_create();
     plan_fill_prompt(plan, 1 + (uint32_t)(hash_mix(seed) % 60), seed);
-    plan->n_choices = 1 + seed % 7 / 5;
+    plan->n_choices = seed % 7 < 5 ? 1 : 2;
     plan->max_new_tokens = 1 + (uint32_t)(hash_mix(seed + 1) % 20);
-    plan->sampling.temperature = seed % 2 ? 6 : 0;
+    plan->sampling.temperature = seed % 2 ? 6.0f : 0.0f;
     plan->sampling.seed = seed;
     return plan;
 }
