@@ -36,6 +36,10 @@
 #define LIMIT_TOKEN_BYTES 65536u
 #define LIMIT_GRAPH_ITEMS (1u << 20) /* tensors, values, nodes, operands of a graph */
 
+/* A tokenizer's tables; text of one choice that is held back by a stop string. */
+#define LIMIT_TOKENIZER_BYTES (2 * GIB)
+#define LIMIT_PENDING_TEXT    (1 * MIB)
+
 /* Chat templates: the rendering ends with an error. */
 #define LIMIT_TEMPLATE_SOURCE    (256 * KIB)
 #define LIMIT_TEMPLATE_STEPS     1000000u

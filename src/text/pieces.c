@@ -1,0 +1,173 @@
+/* What each token stands for in running text, and which tokens end it. */
+#include "base/error.h"
+#include "base/numeric.h"
+#include "base/utf8.h"
+#include "text/tokenizer_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SPACE_MARK     "\xe2\x96\x81"
+#define SPACE_MARK_LEN 3
+
+/* ---- bytes and code points of byte-level BPE
+ * ----------------------------------------------------- */
+
+static bool is_own_code(unsigned byte)
+{
+    return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+}
+
+uint32_t bpe_code_of_byte(uint8_t byte)
+{
+    if (is_own_code(byte))
+        return byte;
+    /* the others, in order, from U+0100 on: 0..32, 127..160, 173 */
+    if (byte <= 32)
+        return 0x100u + byte;
+    return byte <= 160 ? 0x100u + 33 + (byte - 127u) : 0x100u + 33 + 34;
+}
+
+int bpe_byte_of_code(uint32_t code)
+{
+    if (code < 256)
+        return is_own_code(code) ? (int)code : -1;
+    uint32_t i = code - 256;
+    if (i <= 32)
+        return (int)i;
+    if (i < 33 + 34)
+        return (int)(127 + i - 33);
+    return i == 33 + 34 ? 173 : -1;
+}
+
+/* ---- pieces -------------------------------------------------------------------------------------
+ */
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "<0xNN>"; -1: it is not. */
+static int byte_token_value(const struct token_text *token)
+{
+    if (token->len != 6 || memcmp(token->bytes, "<0x", 3) != 0 || token->bytes[5] != '>')
+        return -1;
+    int high = hex_digit(token->bytes[3]), low = hex_digit(token->bytes[4]);
+    return high < 0 || low < 0 ? -1 : high * 16 + low;
+}
+
+/* out has room for token->len bytes. */
+static uint32_t unmap_bytes(const struct token_text *token, char *out)
+{
+    uint32_t n = 0;
+    for (size_t at = 0; at < token->len;) {
+        uint32_t code;
+        size_t len = utf8_decode(token->bytes + at, token->len - at, &code);
+        int byte = bpe_byte_of_code(code);
+        if (byte >= 0) {
+            out[n++] = (char)byte;
+        } else { /* no mapped text: as it stands */
+            memcpy(out + n, token->bytes + at, len);
+            n += (uint32_t)len;
+        }
+        at += len;
+    }
+    return n;
+}
+
+static uint32_t unmark_spaces(const struct token_text *token, char *out)
+{
+    uint32_t n = 0;
+    for (uint32_t at = 0; at < token->len;) {
+        if (token->len - at >= SPACE_MARK_LEN &&
+            memcmp(token->bytes + at, SPACE_MARK, SPACE_MARK_LEN) == 0) {
+            out[n++] = ' ';
+            at += SPACE_MARK_LEN;
+        } else {
+            out[n++] = token->bytes[at++];
+        }
+    }
+    return n;
+}
+
+static uint32_t make_piece(const struct vocabulary *v, const struct token_text *token, char *out)
+{
+    int byte =
+        token->type == TOKEN_BYTE || v->kind == VOCABULARY_BPE_UTF8 ? byte_token_value(token) : -1;
+    if (byte >= 0) {
+        out[0] = (char)byte;
+        return 1;
+    }
+    bool is_raw = token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN ||
+                  (token->type == TOKEN_USER_DEFINED && v->kind == VOCABULARY_BPE);
+    if (!is_raw)
+        return v->kind == VOCABULARY_BPE ? unmap_bytes(token, out) : unmark_spaces(token, out);
+    memcpy(out, token->bytes, token->len);
+    return token->len;
+}
+
+serverd_status tokenizer_make_pieces(struct tokenizer *tokenizer, serverd_error *err)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    tokenizer->pieces =
+        arena_array(tokenizer->arena, max_size(v->n_tokens, 1), sizeof *tokenizer->pieces);
+    for (uint32_t i = 0; tokenizer->pieces && i < v->n_tokens; i++) {
+        char *bytes = arena_alloc(tokenizer->arena, (size_t)v->token[i].len + 1);
+        if (!bytes)
+            return fail(err, SERVERD_NOMEM, "tokenizer: no memory for token %u", i);
+        tokenizer->pieces[i].bytes = bytes;
+        tokenizer->pieces[i].len = make_piece(v, &v->token[i], bytes);
+    }
+    return tokenizer->pieces
+               ? SERVERD_OK
+               : fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+}
+
+/* ---- end of generation
+ * --------------------------------------------------------------------------- */
+
+static int compare_ids(const void *a, const void *b)
+{
+    const int32_t *x = a, *y = b;
+    return (*x > *y) - (*x < *y);
+}
+
+serverd_status tokenizer_make_end_tokens(struct tokenizer *tokenizer, serverd_error *err)
+{
+    static const char *const texts[] = {
+        "<|eot_id|>",    "<|im_end|>",    "<|end|>", "<|return|>",      "<|call|>",
+        "<end_of_turn>", "<|endoftext|>", "</s>",    "<|eom_id|>",      "<EOT>",
+        "_<EOT>",        "[EOT]",         "[EOS]",   "<|end_of_text|>", "<end_of_utterance>",
+        "<eos>"};
+    enum { N_TEXTS = sizeof texts / sizeof *texts, N_IDS = 6 };
+    const struct vocabulary *v = tokenizer->vocabulary;
+    const int32_t ids[N_IDS] = {v->eos, v->eot, v->eom, v->fim_pad, v->fim_repo, v->fim_separator};
+    int32_t *all = arena_array(tokenizer->arena, N_TEXTS + N_IDS, sizeof *all);
+    if (!all)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
+    bool is_harmony = tokenizer_find(tokenizer, "<|return|>", 10) >= 0 &&
+                      tokenizer_find(tokenizer, "<|call|>", 8) >= 0;
+    uint32_t n = 0;
+    for (size_t i = 0; i < N_IDS; i++)
+        if (ids[i] >= 0)
+            all[n++] = ids[i];
+    for (size_t i = 0; i < N_TEXTS; i++) {
+        int32_t id = tokenizer_find(tokenizer, texts[i], strlen(texts[i]));
+        bool is_between = is_harmony && strcmp(texts[i], "<|end|>") == 0;
+        /* text that a model may write in passing, such as </s>, is an end only as a control token
+         */
+        if (id >= 0 && !is_between && v->token[id].type != TOKEN_NORMAL)
+            all[n++] = id;
+    }
+    qsort(all, n, sizeof *all, compare_ids);
+    for (uint32_t i = 0; i < n; i++)
+        if (i == 0 || all[i] != all[tokenizer->n_end_tokens - 1])
+            all[tokenizer->n_end_tokens++] = all[i];
+    tokenizer->end_tokens = all;
+    return SERVERD_OK;
+}

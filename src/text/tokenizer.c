@@ -1,0 +1,334 @@
+#include "text/tokenizer.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "text/tokenizer_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SPACE_MARK "\xe2\x96\x81"
+
+/* ---- lists of ids
+ * -------------------------------------------------------------------------------- */
+
+void token_list_init(struct token_list *list, uint32_t limit)
+{
+    *list = (struct token_list){.limit = limit};
+}
+
+void token_list_deinit(struct token_list *list)
+{
+    free(list->id);
+    list->id = NULL;
+    list->n = list->cap = 0;
+}
+
+bool tokenizer_add_id(struct token_list *out, int32_t id)
+{
+    if (out->n == out->limit)
+        return false;
+    if (out->n == out->cap) {
+        uint32_t cap = (uint32_t)min_size(max_size(64, (size_t)out->cap * 2), out->limit);
+        int32_t *bigger = realloc(out->id, cap * sizeof *bigger);
+        if (!bigger)
+            return false;
+        out->id = bigger;
+        out->cap = cap;
+    }
+    out->id[out->n++] = id;
+    return true;
+}
+
+serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err)
+{
+    if (out->n == out->limit)
+        return fail(err, SERVERD_INVALID, "the text has more than %u tokens", out->limit);
+    return fail(err, SERVERD_NOMEM, "no memory for %u tokens", out->n);
+}
+
+/* ---- life
+ * ---------------------------------------------------------------------------------------- */
+
+/* Texts of merges that are no token. */
+static size_t count_missing(const struct tokenizer *tokenizer)
+{
+    return 3 * (size_t)tokenizer->vocabulary->n_merges;
+}
+
+static serverd_status make_texts(struct tokenizer *tokenizer, serverd_error *err)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    if (!text_table_init(&tokenizer->texts, v->n_tokens + count_missing(tokenizer)))
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+    for (uint32_t i = 0; i < v->n_tokens; i++)
+        if (v->token[i].len > 0)
+            text_table_put(&tokenizer->texts, v->token[i].bytes, v->token[i].len, (int32_t)i);
+    return SERVERD_OK;
+}
+
+static serverd_status prepare(struct tokenizer *tokenizer, serverd_error *err)
+{
+    switch (tokenizer->vocabulary->kind) {
+    case VOCABULARY_BPE:
+    case VOCABULARY_BPE_UTF8:
+        return bpe_prepare(tokenizer, err);
+    case VOCABULARY_SPM:
+        return spm_prepare(tokenizer, err);
+    case VOCABULARY_WORDPIECE:
+        return SERVERD_OK;
+    default:
+        return fail(err, SERVERD_UNSUPPORTED, "tokenizer.ggml.model: the file has no vocabulary");
+    }
+}
+
+static serverd_status make_tables(struct tokenizer *tokenizer, serverd_error *err)
+{
+    tokenizer->arena = arena_create(LIMIT_TOKENIZER_BYTES);
+    tokenizer->specials = specials_create(tokenizer->vocabulary);
+    if (!tokenizer->arena || !tokenizer->specials)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
+    for (size_t i = 0; i < 256; i++)
+        tokenizer->byte_symbol[i] = NO_TOKEN;
+    serverd_status status = make_texts(tokenizer, err);
+    if (status == SERVERD_OK)
+        status = prepare(tokenizer, err);
+    if (status == SERVERD_OK)
+        status = tokenizer_make_pieces(tokenizer, err);
+    return status == SERVERD_OK ? tokenizer_make_end_tokens(tokenizer, err) : status;
+}
+
+serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct tokenizer **out,
+                                serverd_error *err)
+{
+    struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
+    if (!tokenizer)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
+    tokenizer->vocabulary = vocabulary;
+    serverd_status status = make_tables(tokenizer, err);
+    if (status != SERVERD_OK)
+        tokenizer_destroy(tokenizer);
+    else
+        *out = tokenizer;
+    return status;
+}
+
+void tokenizer_destroy(struct tokenizer *tokenizer)
+{
+    if (!tokenizer)
+        return;
+    pretokenizer_destroy(tokenizer->pre);
+    specials_destroy(tokenizer->specials);
+    text_table_deinit(&tokenizer->texts);
+    free(tokenizer->merges);
+    arena_destroy(tokenizer->arena);
+    free(tokenizer);
+}
+
+/* ---- encoding
+ * ------------------------------------------------------------------------------------ */
+
+/* Plain text without guards, with spaces as the vocabulary writes them. */
+static void normalise(const struct tokenizer *tokenizer, const char *text, size_t n,
+                      bool has_prefix, struct buffer *out)
+{
+    enum vocabulary_kind kind = tokenizer->vocabulary->kind;
+    bool marks_spaces = kind == VOCABULARY_SPM || kind == VOCABULARY_BPE_UTF8;
+    buffer_reset(out);
+    if (has_prefix)
+        buffer_append_str(out, SPACE_MARK);
+    for (size_t i = 0; i < n;) {
+        size_t run = 0;
+        while (i + run < n && text[i + run] != TOKENIZER_GUARD &&
+               !(marks_spaces && text[i + run] == ' '))
+            run++;
+        buffer_append(out, text + i, run);
+        i += run;
+        if (i < n && text[i++] == ' ')
+            buffer_append_str(out, SPACE_MARK);
+    }
+}
+
+static serverd_status encode_plain(const struct tokenizer *tokenizer,
+                                   struct encode_scratch *scratch, const struct buffer *text,
+                                   struct token_list *out, serverd_error *err)
+{
+    switch (tokenizer->vocabulary->kind) {
+    case VOCABULARY_SPM:
+        return spm_encode(tokenizer, scratch, buffer_str(text), text->len, out, err);
+    case VOCABULARY_WORDPIECE:
+        return wordpiece_encode(tokenizer, scratch, buffer_str(text), text->len, out, err);
+    default:
+        return bpe_encode(tokenizer, scratch, buffer_str(text), text->len, out, err);
+    }
+}
+
+static serverd_status encode_stretches(const struct tokenizer *tokenizer, const char *text,
+                                       const struct stretch_list *stretches,
+                                       struct encode_scratch *scratch, struct token_list *out,
+                                       serverd_error *err)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    struct buffer plain;
+    buffer_init(&plain, SIZE_MAX / 2);
+    bool follows_special = true;
+    serverd_status status = SERVERD_OK;
+    for (size_t i = 0; i < stretches->n && status == SERVERD_OK; i++) {
+        const struct stretch *s = &stretches->items[i];
+        if (s->token != NO_TOKEN) {
+            if (!tokenizer_add_id(out, s->token))
+                status = tokenizer_list_error(out, err);
+            follows_special = true;
+            continue;
+        }
+        bool has_prefix = follows_special && v->kind == VOCABULARY_SPM && v->adds_space_prefix;
+        normalise(tokenizer, text + s->begin, s->end - s->begin, has_prefix, &plain);
+        status = plain.is_failed ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
+                                 : encode_plain(tokenizer, scratch, &plain, out, err);
+        follows_special = false;
+    }
+    buffer_deinit(&plain);
+    return status;
+}
+
+static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_list *out,
+                               serverd_error *err)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    int32_t end = -1;
+    if (v->kind == VOCABULARY_WORDPIECE)
+        end = v->separator >= 0 ? v->separator : v->eos;
+    else if (v->adds_eos)
+        end = v->eos;
+    return end < 0 || tokenizer_add_id(out, end) ? SERVERD_OK : tokenizer_list_error(out, err);
+}
+
+static int32_t begin_token(const struct vocabulary *v)
+{
+    if (v->kind == VOCABULARY_WORDPIECE)
+        return v->cls >= 0 ? v->cls : v->bos;
+    return v->adds_bos ? v->bos : -1;
+}
+
+static bool begins_with_token(const struct vocabulary *v, int32_t id, const char *text, size_t n)
+{
+    const struct token_text *token = &v->token[id];
+    return token->len > 0 && n >= token->len && memcmp(text, token->bytes, token->len) == 0;
+}
+
+serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
+                                unsigned flags, struct token_list *out, serverd_error *err)
+{
+    bool parses = flags & TOKENIZER_PARSE_SPECIAL;
+    int32_t begin = flags & TOKENIZER_ADD_SPECIAL ? begin_token(tokenizer->vocabulary) : -1;
+    if (n > INT32_MAX / 4)
+        return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
+    if (begin >= 0 && !(parses && begins_with_token(tokenizer->vocabulary, begin, text, n)) &&
+        !tokenizer_add_id(out, begin))
+        return tokenizer_list_error(out, err);
+    struct encode_scratch scratch = {0};
+    struct stretch_list stretches = {0};
+    buffer_init(&scratch.text, SIZE_MAX / 2);
+    serverd_status status = specials_split(tokenizer->specials, text, n, parses, &stretches, err);
+    if (status == SERVERD_OK)
+        status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
+    if (status == SERVERD_OK && flags & TOKENIZER_ADD_SPECIAL)
+        status = add_ends(tokenizer, out, err);
+    free(stretches.items);
+    free(scratch.symbols);
+    free(scratch.heap);
+    fragment_list_deinit(&scratch.fragments);
+    fragment_list_deinit(&scratch.spare);
+    buffer_deinit(&scratch.text);
+    return status;
+}
+
+void tokenizer_guard(const struct tokenizer *tokenizer, const char *text, size_t n,
+                     struct buffer *out)
+{
+    size_t copied = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (specials_control_at(tokenizer->specials, text + i, n - i) == 0)
+            continue;
+        /* behind the first byte, so that no control token that begins here can match */
+        buffer_append(out, text + copied, i + 1 - copied);
+        buffer_append_char(out, TOKENIZER_GUARD);
+        copied = i + 1;
+    }
+    buffer_append(out, text + copied, n - copied);
+}
+
+size_t tokenizer_unguard(char *text, size_t n)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (text[i] != TOKENIZER_GUARD)
+            text[kept++] = text[i];
+    return kept;
+}
+
+/* ---- tokens
+ * -------------------------------------------------------------------------------------- */
+
+const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, uint32_t *len)
+{
+    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary->n_tokens) {
+        *len = 0;
+        return "";
+    }
+    *len = tokenizer->pieces[id].len;
+    return tokenizer->pieces[id].bytes;
+}
+
+bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id)
+{
+    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary->n_tokens)
+        return false;
+    uint8_t type = tokenizer->vocabulary->token[id].type;
+    return type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
+}
+
+bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t id)
+{
+    for (uint32_t i = 0; i < tokenizer->n_end_tokens; i++)
+        if (tokenizer->end_tokens[i] == id)
+            return true;
+    return false;
+}
+
+const int32_t *tokenizer_end_tokens(const struct tokenizer *tokenizer, uint32_t *n)
+{
+    *n = tokenizer->n_end_tokens;
+    return tokenizer->end_tokens;
+}
+
+int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n)
+{
+    int32_t id = text_table_find(&tokenizer->texts, text, n);
+    return id < (int32_t)tokenizer->vocabulary->n_tokens ? id : NO_TOKEN;
+}
+
+const struct vocabulary *tokenizer_vocabulary(const struct tokenizer *tokenizer)
+{
+    return tokenizer->vocabulary;
+}
+
+void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t n,
+                      bool skips_special, struct buffer *out)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    bool drops_space =
+        v->kind == VOCABULARY_WORDPIECE || (v->kind == VOCABULARY_SPM && v->adds_space_prefix);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t len;
+        const char *bytes = tokenizer_piece(tokenizer, ids[i], &len);
+        bool is_control = tokenizer_is_control(tokenizer, ids[i]);
+        if (is_control && skips_special)
+            continue;
+        bool drops = drops_space && !is_control && len > 0 && bytes[0] == ' ';
+        if (!is_control)
+            drops_space = false;
+        buffer_append(out, bytes + drops, len - drops);
+    }
+}
