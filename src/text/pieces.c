@@ -95,16 +95,17 @@ static uint32_t unmark_spaces(const struct token_text *token, char *out)
     return n;
 }
 
-static uint32_t make_piece(const struct vocabulary *v, const struct token_text *token, char *out)
+static uint32_t make_piece(const struct vocabulary *v, const struct token_text *token, uint8_t type,
+                           char *out)
 {
-    int byte =
-        token->type == TOKEN_BYTE || v->kind == VOCABULARY_BPE_UTF8 ? byte_token_value(token) : -1;
+    bool may_be_byte = type == TOKEN_BYTE || v->kind == VOCABULARY_BPE_UTF8;
+    int byte = may_be_byte ? byte_token_value(token) : -1;
     if (byte >= 0) {
         out[0] = (char)byte;
         return 1;
     }
-    bool is_raw = token->type == TOKEN_CONTROL || token->type == TOKEN_UNKNOWN ||
-                  (token->type == TOKEN_USER_DEFINED && v->kind == VOCABULARY_BPE);
+    bool is_raw = type == TOKEN_CONTROL || type == TOKEN_UNKNOWN ||
+                  (type == TOKEN_USER_DEFINED && v->kind == VOCABULARY_BPE);
     if (!is_raw)
         return v->kind == VOCABULARY_BPE ? unmap_bytes(token, out) : unmark_spaces(token, out);
     memcpy(out, token->bytes, token->len);
@@ -121,7 +122,7 @@ serverd_status tokenizer_make_pieces(struct tokenizer *tokenizer, serverd_error 
         if (!bytes)
             return fail(err, SERVERD_NOMEM, "tokenizer: no memory for token %u", i);
         tokenizer->pieces[i].bytes = bytes;
-        tokenizer->pieces[i].len = make_piece(v, &v->token[i], bytes);
+        tokenizer->pieces[i].len = make_piece(v, &v->token[i], tokenizer->token_type[i], bytes);
     }
     return tokenizer->pieces
                ? SERVERD_OK
@@ -137,31 +138,49 @@ static int compare_ids(const void *a, const void *b)
     return (*x > *y) - (*x < *y);
 }
 
+static const char *const end_texts[] = {
+    "<|eot_id|>",    "<|im_end|>",    "<|end|>", "<|return|>",      "<|call|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>",    "<|eom_id|>",      "<EOT>",
+    "_<EOT>",        "[EOT]",         "[EOS]",   "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>"};
+
+enum { N_END_TEXTS = sizeof end_texts / sizeof *end_texts, N_END_IDS = 6 };
+
+/* Files mark some end tokens as plain or user-defined text; they are control tokens all the
+ * same, as in the reference: text that may not hold control tokens cannot hold them. */
+serverd_status tokenizer_make_types(struct tokenizer *tokenizer, serverd_error *err)
+{
+    const struct vocabulary *v = tokenizer->vocabulary;
+    tokenizer->token_type = arena_alloc(tokenizer->arena, max_size(v->n_tokens, 1));
+    if (!tokenizer->token_type)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+    for (uint32_t i = 0; i < v->n_tokens; i++)
+        tokenizer->token_type[i] = v->token[i].type;
+    for (size_t i = 0; i < N_END_TEXTS; i++) {
+        int32_t id = tokenizer_find(tokenizer, end_texts[i], strlen(end_texts[i]));
+        if (id >= 0)
+            tokenizer->token_type[id] = TOKEN_CONTROL;
+    }
+    return SERVERD_OK;
+}
+
 serverd_status tokenizer_make_end_tokens(struct tokenizer *tokenizer, serverd_error *err)
 {
-    static const char *const texts[] = {
-        "<|eot_id|>",    "<|im_end|>",    "<|end|>", "<|return|>",      "<|call|>",
-        "<end_of_turn>", "<|endoftext|>", "</s>",    "<|eom_id|>",      "<EOT>",
-        "_<EOT>",        "[EOT]",         "[EOS]",   "<|end_of_text|>", "<end_of_utterance>",
-        "<eos>"};
-    enum { N_TEXTS = sizeof texts / sizeof *texts, N_IDS = 6 };
     const struct vocabulary *v = tokenizer->vocabulary;
-    const int32_t ids[N_IDS] = {v->eos, v->eot, v->eom, v->fim_pad, v->fim_repo, v->fim_separator};
-    int32_t *all = arena_array(tokenizer->arena, N_TEXTS + N_IDS, sizeof *all);
+    const int32_t ids[N_END_IDS] = {v->eos,     v->eot,      v->eom,
+                                    v->fim_pad, v->fim_repo, v->fim_separator};
+    int32_t *all = arena_array(tokenizer->arena, N_END_TEXTS + N_END_IDS, sizeof *all);
     if (!all)
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
     bool is_harmony = tokenizer_find(tokenizer, "<|return|>", 10) >= 0 &&
                       tokenizer_find(tokenizer, "<|call|>", 8) >= 0;
     uint32_t n = 0;
-    for (size_t i = 0; i < N_IDS; i++)
+    for (size_t i = 0; i < N_END_IDS; i++)
         if (ids[i] >= 0)
             all[n++] = ids[i];
-    for (size_t i = 0; i < N_TEXTS; i++) {
-        int32_t id = tokenizer_find(tokenizer, texts[i], strlen(texts[i]));
-        bool is_between = is_harmony && strcmp(texts[i], "<|end|>") == 0;
-        /* text that a model may write in passing, such as </s>, is an end only as a control token
-         */
-        if (id >= 0 && !is_between && v->token[id].type != TOKEN_NORMAL)
+    for (size_t i = 0; i < N_END_TEXTS; i++) {
+        int32_t id = tokenizer_find(tokenizer, end_texts[i], strlen(end_texts[i]));
+        if (id >= 0 && !(is_harmony && strcmp(end_texts[i], "<|end|>") == 0))
             all[n++] = id;
     }
     qsort(all, n, sizeof *all, compare_ids);

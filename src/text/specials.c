@@ -27,10 +27,10 @@ struct specials {
     uint32_t root_child[256];
 };
 
-static bool is_special(const struct token_text *token)
+static bool is_special(const struct token_text *token, uint8_t type)
 {
-    return token->len > 0 && (token->type == TOKEN_CONTROL || token->type == TOKEN_USER_DEFINED ||
-                              token->type == TOKEN_UNKNOWN);
+    return token->len > 0 &&
+           (type == TOKEN_CONTROL || type == TOKEN_USER_DEFINED || type == TOKEN_UNKNOWN);
 }
 
 static int compare_specials(const void *a, const void *b)
@@ -74,11 +74,11 @@ static void add_text(struct specials *s, uint32_t index)
         s->nodes[node].special = index + 1;
 }
 
-struct specials *specials_create(const struct vocabulary *vocabulary)
+struct specials *specials_create(const struct vocabulary *vocabulary, const uint8_t *type)
 {
     size_t n = 0, bytes = 1;
     for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
-        if (is_special(&vocabulary->token[i])) {
+        if (is_special(&vocabulary->token[i], type[i])) {
             n++;
             bytes += vocabulary->token[i].len;
         }
@@ -94,11 +94,11 @@ struct specials *specials_create(const struct vocabulary *vocabulary)
     }
     for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
         const struct token_text *token = &vocabulary->token[i];
-        if (is_special(token))
+        if (is_special(token, type[i]))
             s->items[s->n++] = (struct special){.bytes = token->bytes,
                                                 .len = token->len,
                                                 .token = (int32_t)i,
-                                                .is_control = token->type != TOKEN_USER_DEFINED};
+                                                .is_control = type[i] != TOKEN_USER_DEFINED};
     }
     qsort(s->items, s->n, sizeof *s->items, compare_specials);
     s->n_nodes = 1;

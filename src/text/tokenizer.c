@@ -51,16 +51,11 @@ serverd_status tokenizer_list_error(const struct token_list *out, serverd_error 
 /* ---- life
  * ---------------------------------------------------------------------------------------- */
 
-/* Texts of merges that are no token. */
-static size_t count_missing(const struct tokenizer *tokenizer)
-{
-    return 3 * (size_t)tokenizer->vocabulary->n_merges;
-}
-
 static serverd_status make_texts(struct tokenizer *tokenizer, serverd_error *err)
 {
     const struct vocabulary *v = tokenizer->vocabulary;
-    if (!text_table_init(&tokenizer->texts, v->n_tokens + count_missing(tokenizer)))
+    /* a merge brings up to three texts that are no token */
+    if (!text_table_init(&tokenizer->texts, v->n_tokens + 3 * (size_t)v->n_merges))
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
     for (uint32_t i = 0; i < v->n_tokens; i++)
         if (v->token[i].len > 0)
@@ -86,14 +81,19 @@ static serverd_status prepare(struct tokenizer *tokenizer, serverd_error *err)
 static serverd_status make_tables(struct tokenizer *tokenizer, serverd_error *err)
 {
     tokenizer->arena = arena_create(LIMIT_TOKENIZER_BYTES);
-    tokenizer->specials = specials_create(tokenizer->vocabulary);
-    if (!tokenizer->arena || !tokenizer->specials)
+    if (!tokenizer->arena)
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
     for (size_t i = 0; i < 256; i++)
         tokenizer->byte_symbol[i] = NO_TOKEN;
     serverd_status status = make_texts(tokenizer, err);
     if (status == SERVERD_OK)
-        status = prepare(tokenizer, err);
+        status = tokenizer_make_types(tokenizer, err);
+    if (status != SERVERD_OK)
+        return status;
+    tokenizer->specials = specials_create(tokenizer->vocabulary, tokenizer->token_type);
+    if (!tokenizer->specials)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
+    status = prepare(tokenizer, err);
     if (status == SERVERD_OK)
         status = tokenizer_make_pieces(tokenizer, err);
     return status == SERVERD_OK ? tokenizer_make_end_tokens(tokenizer, err) : status;
@@ -285,7 +285,7 @@ bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id)
 {
     if (id < 0 || (uint32_t)id >= tokenizer->vocabulary->n_tokens)
         return false;
-    uint8_t type = tokenizer->vocabulary->token[id].type;
+    uint8_t type = tokenizer->token_type[id];
     return type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
 }
 

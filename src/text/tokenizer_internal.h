@@ -44,8 +44,8 @@ struct stretch_list {
     size_t n, cap;
 };
 
-/* NULL: no memory. The vocabulary outlives it. */
-struct specials *specials_create(const struct vocabulary *vocabulary);
+/* NULL: no memory. The vocabulary outlives it; type[id] is the tokenizer's, see token_type. */
+struct specials *specials_create(const struct vocabulary *vocabulary, const uint8_t *type);
 void specials_destroy(struct specials *specials);
 /* Longest tokens first, each at every place that is still free, from left to right. Without
  * `parses_control` only user-defined tokens are cut. items: free(). */
@@ -101,6 +101,7 @@ struct tokenizer {
     struct merge_slot *merges;
     size_t n_merge_slots;
     int32_t byte_symbol[256]; /* the token or symbol of a byte, NO_TOKEN if there is none */
+    uint8_t *token_type; /* [n_tokens] enum token_type; end tokens are control tokens */
     struct piece {
         const char *bytes;
         uint32_t len;
@@ -132,7 +133,8 @@ serverd_status wordpiece_encode(const struct tokenizer *tokenizer, struct encode
 /* Fails with SERVERD_INVALID if the list is at its limit, else SERVERD_NOMEM. */
 serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err);
 
-/* pieces.c */
+/* pieces.c; in this order */
+serverd_status tokenizer_make_types(struct tokenizer *tokenizer, serverd_error *err);
 serverd_status tokenizer_make_pieces(struct tokenizer *tokenizer, serverd_error *err);
 serverd_status tokenizer_make_end_tokens(struct tokenizer *tokenizer, serverd_error *err);
 /* The code point that byte-level BPE writes for a byte, and back (-1: none). */
