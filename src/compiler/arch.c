@@ -178,8 +178,9 @@ static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
     for (uint32_t i = 0; i < n; i++)
         if (n_heads[i] % n_kv_heads[i] != 0)
             return fail(err, SERVERD_CORRUPT,
-                        "%s: layer %u: %u heads do not share %u KV heads evenly",
-                        arch->file->first.path, i, n_heads[i], n_kv_heads[i]);
+                        "%s: key %s.attention.head_count_kv: in layer %u %u heads do not share %u "
+                        "KV heads evenly",
+                        arch->file->first.path, arch->row->name, i, n_heads[i], n_kv_heads[i]);
     p->n_ff = n_ff;
     p->n_heads = n_heads;
     p->n_kv_heads = n_kv_heads;
