@@ -131,7 +131,7 @@ static void start(struct engine *engine, struct sequence *s)
         engine_unqueue(engine, job);
         job->times.admitted_ns = engine->now_ns;
         metrics_observe(engine->options.metrics, METRIC_QUEUE_TIME,
-                        (double)(engine->now_ns - job->times.arrival_ns) * 1e-9);
+                        seconds_between(job->times.arrival_ns, engine->now_ns));
         if (sequence_prepare(s, &engine->limits, &err)) {
             job_fail(engine, job, &err);
             return;

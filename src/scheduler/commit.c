@@ -37,11 +37,6 @@ static struct event event_of(const struct job *job, enum event_kind kind, uint32
     };
 }
 
-static double seconds_between(uint64_t begin_ns, uint64_t end_ns)
-{
-    return end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-9 : 0.0;
-}
-
 static void measure_end(struct engine *engine, const struct job *job)
 {
     struct metrics *metrics = engine->options.metrics;

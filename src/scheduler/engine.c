@@ -177,9 +177,9 @@ static bool wait_for_work(struct engine *engine, uint64_t wait_ns)
 /* Ends what is left; the inbox is closed by is_stopping. */
 static void end_everything(struct engine *engine)
 {
-    engine->now_ns = clock_now_ns(engine->options.clock);
     struct job *job;
     engine_take_inbox(engine, &job);
+    engine->now_ns = clock_now_ns(engine->options.clock);
     engine_adopt(engine, job);
     engine_end_all(engine, SERVERD_BUSY, "the server is shutting down");
     engine_flush(engine);

@@ -85,6 +85,11 @@ struct engine {
     struct shared_status shared;
 };
 
+static inline double seconds_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    return end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-9 : 0.0;
+}
+
 static inline uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;

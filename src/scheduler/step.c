@@ -22,7 +22,7 @@ static uint64_t job_deadline(const struct engine *engine, const struct job *job)
 static void expire(struct engine *engine, struct job *job)
 {
     serverd_error err;
-    double waited = (double)(engine->now_ns - job->times.arrival_ns) * 1e-9;
+    double waited = seconds_between(job->times.arrival_ns, engine->now_ns);
     if (job->request->deadline_ns && job->request->deadline_ns <= engine->now_ns)
         (void)fail(&err, SERVERD_TIMEOUT, "the request's deadline is over after %.3f s", waited);
     else
@@ -97,7 +97,7 @@ static void step_failed(struct engine *engine, const serverd_error *err)
 static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batch *batch)
 {
     struct metrics *metrics = engine->options.metrics;
-    double seconds = (double)(engine->now_ns - begin_ns) * 1e-9;
+    double seconds = seconds_between(begin_ns, engine->now_ns);
     metrics_add(metrics, METRIC_STEPS, 1);
     metrics_set(metrics, METRIC_BATCH_ROWS, batch->n_rows);
     metrics_observe(metrics, METRIC_STEP_TIME, seconds);
@@ -154,10 +154,10 @@ static void publish(struct engine *engine)
 
 bool engine_step(struct engine *engine)
 {
-    engine->now_ns = clock_now_ns(engine->options.clock);
-    atomic_store_explicit(&engine->shared.heartbeat_ns, engine->now_ns, memory_order_relaxed);
     struct job *inbox;
     engine_take_inbox(engine, &inbox);
+    engine->now_ns = clock_now_ns(engine->options.clock); /* after all arrivals */
+    atomic_store_explicit(&engine->shared.heartbeat_ns, engine->now_ns, memory_order_relaxed);
     engine_adopt(engine, inbox);
     if (atomic_load(&engine->asks_drain))
         drop_queued(engine);

@@ -140,6 +140,12 @@ static void on_end(struct plan *plan, const struct event *event)
     plan->is_cancelled = event->is_cancelled;
     plan->n_output = event->n_output;
     plan->times = event->times;
+    const struct request_times *t = &event->times;
+    assert_true(t->arrival_ns > 0 && t->end_ns >= t->arrival_ns);
+    if (t->admitted_ns)
+        assert_true(t->admitted_ns >= t->arrival_ns && t->end_ns >= t->admitted_ns);
+    if (t->first_token_ns)
+        assert_true(t->first_token_ns >= t->admitted_ns && t->end_ns >= t->first_token_ns);
     assert_int_equal(event->n_prompt, plan->n_prompt);
     plan->n_ends++; /* from here on the test may free the plan */
 }
