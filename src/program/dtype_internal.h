@@ -26,6 +26,7 @@ static inline float half_at(const uint8_t *p)
 
 /* Sixteen codes at a time: bytes are worked on as bytes and become floats at the end. */
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef uint64_t u64x2 __attribute__((vector_size(16)));
 
 static inline u8x16 load_codes(const void *p)
@@ -33,6 +34,19 @@ static inline u8x16 load_codes(const void *p)
     u8x16 codes;
     memcpy(&codes, p, sizeof codes);
     return codes;
+}
+
+/* Bits `low` and up of each code, as far as `mask` goes. Machines shift words, not bytes: what
+ * comes from the neighbour is masked away. */
+static inline u8x16 field(u8x16 codes, int low, uint8_t mask)
+{
+    return (u8x16)((u16x8)codes >> (uint16_t)low) & mask;
+}
+
+/* Codes below 2^(8-by), moved up. */
+static inline u8x16 raise(u8x16 codes, int by)
+{
+    return (u8x16)((u16x8)codes << (uint16_t)by);
 }
 
 /* 255 where bit j of `bits` is set, else 0. */

@@ -11,7 +11,7 @@ void q2_k_to_f32(const void *blocks, float *out, size_t n)
             const uint8_t *q = b + 16 + 32 * (sub / 8) + 16 * (sub % 2);
             int shift = sub % 8 / 2 * 2;
             float dl = d * (float)(b[sub] & 15), ml = dmin * (float)(b[sub] >> 4);
-            put_shifted(load_codes(q) >> shift & 3, dl, -ml, out);
+            put_shifted(field(load_codes(q), shift, 3), dl, -ml, out);
         }
     }
 }
@@ -28,7 +28,8 @@ void q3_k_to_f32(const void *blocks, float *out, size_t n)
             int scale = (s[sub % 8] >> 4 * (sub / 8) & 15) | (s[8 + sub % 4] >> 2 * (sub / 4) & 3)
                                                                  << 4;
             float dl = d * (float)(scale - 32);
-            u8x16 codes = (load_codes(q) >> shift & 3) | (load_codes(high) >> bit & 1) << 2;
+            u8x16 codes =
+                field(load_codes(q), shift, 3) | raise(field(load_codes(high), bit, 1), 2);
             put_scaled(codes - 4, dl, out);
         }
     }
@@ -57,9 +58,9 @@ static inline void k_nibbles_to_f32(const uint8_t *b, const uint8_t *high, const
         float dl = d * (float)scale, ml = dmin * (float)min;
         for (int l = 0; l < 32; l += 16, out += 16) {
             u8x16 codes = load_codes(q + 32 * (j / 2) + l);
-            codes = j % 2 ? codes >> 4 : codes & 15;
+            codes = field(codes, 4 * (j % 2), 15);
             if (high)
-                codes |= (load_codes(high + l) >> j & 1) << 4;
+                codes |= raise(field(load_codes(high + l), j, 1), 4);
             put_shifted(codes, dl, -ml, out);
         }
     }
@@ -86,9 +87,9 @@ void q6_k_to_f32(const void *blocks, float *out, size_t n)
         float d = half_at(b + 208);
         for (int sub = 0; sub < 16; sub++, out += 16) {
             int half = sub / 8, p = sub % 8 / 2, l = 16 * (sub % 2);
-            u8x16 low = load_codes(b + 64 * half + 32 * (p % 2) + l) >> 4 * (p / 2) & 15;
-            u8x16 high = load_codes(b + 128 + 32 * half + l) >> 2 * p & 3;
-            put_scaled((low | high << 4) - 32, d * (float)(int8_t)b[192 + sub], out);
+            u8x16 low = field(load_codes(b + 64 * half + 32 * (p % 2) + l), 4 * (p / 2), 15);
+            u8x16 high = field(load_codes(b + 128 + 32 * half + l), 2 * p, 3);
+            put_scaled((low | raise(high, 4)) - 32, d * (float)(int8_t)b[192 + sub], out);
         }
     }
 }
