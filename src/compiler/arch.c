@@ -56,13 +56,6 @@ static serverd_status fail_unknown(const struct gguf_file *file, struct gguf_str
 
 /* ---- hyper-parameters ---------------------------------------------------------------------- */
 
-#define TRY(expression)                                                                            \
-    do {                                                                                           \
-        serverd_status status_ = (expression);                                                     \
-        if (status_ != SERVERD_OK)                                                                 \
-            return status_;                                                                        \
-    } while (0)
-
 enum { KEY_BYTES = 96 };
 
 /* ARCH.name, as keys of an architecture are called. */
@@ -112,8 +105,10 @@ static serverd_status get_f64(const struct arch *arch, const char *name, double 
 static serverd_status get_f32(const struct arch *arch, const char *name, double min, double max,
                               float *out, serverd_error *err)
 {
+    serverd_status status;
     double x = (double)*out;
-    TRY(get_f64(arch, name, min, max, &x, err));
+    if ((status = get_f64(arch, name, min, max, &x, err)) != SERVERD_OK)
+        return status;
     *out = (float)x;
     return SERVERD_OK;
 }
@@ -134,6 +129,7 @@ static serverd_status no_memory(const struct arch *arch, serverd_error *err)
 /* The sizes that everything else is held against. */
 static serverd_status read_sizes(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     struct arch_params *p = &arch->params;
     const struct {
         const char *name;
@@ -144,8 +140,10 @@ static serverd_status read_sizes(struct arch *arch, serverd_error *err)
         {"context_length", &p->n_context, LIMIT_CONTEXT},
     };
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
-        TRY(need_key(arch, needed[i].name, err));
-        TRY(get_u32(arch, needed[i].name, 1, needed[i].max, needed[i].out, err));
+        if ((status = need_key(arch, needed[i].name, err)) != SERVERD_OK ||
+            (status = get_u32(arch, needed[i].name, 1, needed[i].max, needed[i].out, err)) !=
+                SERVERD_OK)
+            return status;
     }
     const struct gguf_tensor *table = gguf_model_find(arch->file, "token_embd.weight");
     if (!table)
@@ -163,18 +161,22 @@ static serverd_status read_sizes(struct arch *arch, serverd_error *err)
 
 static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     struct arch_params *p = &arch->params;
     uint32_t n = p->n_layers;
     uint32_t *each = arena_array(arch->file->arena, 3 * (size_t)n, sizeof *each);
     if (!each)
         return no_memory(arch, err);
     uint32_t *n_ff = each, *n_heads = each + n, *n_kv_heads = each + 2 * (size_t)n;
-    TRY(need_key(arch, "feed_forward_length", err));
-    TRY(need_key(arch, "attention.head_count", err));
-    TRY(get_each(arch, "feed_forward_length", LIMIT_FF, n_ff, err));
-    TRY(get_each(arch, "attention.head_count", LIMIT_HEADS, n_heads, err));
+    if ((status = need_key(arch, "feed_forward_length", err)) != SERVERD_OK ||
+        (status = need_key(arch, "attention.head_count", err)) != SERVERD_OK ||
+        (status = get_each(arch, "feed_forward_length", LIMIT_FF, n_ff, err)) != SERVERD_OK ||
+        (status = get_each(arch, "attention.head_count", LIMIT_HEADS, n_heads, err)) != SERVERD_OK)
+        return status;
     memcpy(n_kv_heads, n_heads, n * sizeof *n_heads);
-    TRY(get_each(arch, "attention.head_count_kv", LIMIT_HEADS, n_kv_heads, err));
+    if ((status = get_each(arch, "attention.head_count_kv", LIMIT_HEADS, n_kv_heads, err)) !=
+        SERVERD_OK)
+        return status;
     for (uint32_t i = 0; i < n; i++)
         if (n_heads[i] % n_kv_heads[i] != 0)
             return fail(err, SERVERD_CORRUPT,
@@ -189,41 +191,53 @@ static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
 
 static serverd_status read_attention(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     struct arch_params *p = &arch->params;
     p->k_dim = p->v_dim = p->n_embd / p->n_heads[0];
-    TRY(get_u32(arch, "attention.key_length", 1, LIMIT_HEAD_DIM, &p->k_dim, err));
-    TRY(get_u32(arch, "attention.value_length", 1, LIMIT_HEAD_DIM, &p->v_dim, err));
+    if ((status = get_u32(arch, "attention.key_length", 1, LIMIT_HEAD_DIM, &p->k_dim, err)) !=
+            SERVERD_OK ||
+        (status = get_u32(arch, "attention.value_length", 1, LIMIT_HEAD_DIM, &p->v_dim, err)) !=
+            SERVERD_OK)
+        return status;
     if (p->k_dim == 0 || p->k_dim > LIMIT_HEAD_DIM || p->v_dim == 0 || p->v_dim > LIMIT_HEAD_DIM)
         return fail(err, SERVERD_CORRUPT, "%s: heads of %u and %u elements, 1..%u is allowed",
                     arch->file->first.path, p->k_dim, p->v_dim, LIMIT_HEAD_DIM);
     bool is_causal = !arch->row->is_encoder;
-    TRY(get_bool(arch, "attention.causal", &is_causal, err));
+    if ((status = get_bool(arch, "attention.causal", &is_causal, err)) != SERVERD_OK)
+        return status;
     if (is_causal == arch->row->is_encoder)
         return fail(err, SERVERD_UNSUPPORTED, "%s: key %s.attention.causal: %s is not supported",
                     arch->file->first.path, arch->row->name, is_causal ? "true" : "false");
     float scale = 0.0f;
-    TRY(get_f32(arch, "attention.scale", 0, 1e6, &scale, err));
+    if ((status = get_f32(arch, "attention.scale", 0, 1e6, &scale, err)) != SERVERD_OK)
+        return status;
     if (p->n_layers == arch->row->wide_n_layers) /* the one size of the family that differs */
         scale = 1.0f / sqrtf((float)p->n_embd / (float)p->n_heads[0]);
     p->attn_scale = scale > 0.0f ? scale : 1.0f / sqrtf((float)p->k_dim);
-    TRY(get_f32(arch, "attention.temperature_scale", 0, 1e3, &p->temperature_scale, err));
+    if ((status = get_f32(arch, "attention.temperature_scale", 0, 1e3, &p->temperature_scale,
+                          err)) != SERVERD_OK)
+        return status;
     p->attn_cap = arch->row->attn_cap;
     p->final_cap = arch->row->final_cap;
-    TRY(get_f32(arch, "attn_logit_softcapping", 0, 1e6, &p->attn_cap, err));
+    if ((status = get_f32(arch, "attn_logit_softcapping", 0, 1e6, &p->attn_cap, err)) != SERVERD_OK)
+        return status;
     return get_f32(arch, "final_logit_softcapping", 0, 1e6, &p->final_cap, err);
 }
 
 static serverd_status read_eps(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     const char *name =
         arch->row->is_encoder ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
-    TRY(need_key(arch, name, err));
+    if ((status = need_key(arch, name, err)) != SERVERD_OK)
+        return status;
     return get_f32(arch, name, 0, 1, &arch->params.eps, err);
 }
 
 /* Which layers are local: an array of bools, or all but the last of each period. */
 static serverd_status read_windows(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     struct arch_params *p = &arch->params;
     bool *is_local = arena_array(arch->file->arena, p->n_layers, sizeof *is_local);
     if (!is_local)
@@ -231,12 +245,15 @@ static serverd_status read_windows(struct arch *arch, serverd_error *err)
     p->is_local = is_local;
     if (arch->row->local_period == 0)
         return SERVERD_OK;
-    TRY(get_u32(arch, "attention.sliding_window", 0, LIMIT_CONTEXT, &p->window, err));
+    if ((status = get_u32(arch, "attention.sliding_window", 0, LIMIT_CONTEXT, &p->window, err)) !=
+        SERVERD_OK)
+        return status;
     char name[KEY_BYTES];
     full_key(arch, "attention.sliding_window_pattern", name);
     const struct gguf_key *key = gguf_find(&arch->file->first, name);
     if (key && key->is_array) {
-        TRY(gguf_get_array(&arch->file->first, name, GGUF_BOOL, &key, err));
+        if ((status = gguf_get_array(&arch->file->first, name, GGUF_BOOL, &key, err)) != SERVERD_OK)
+            return status;
         if (key->n_items < p->n_layers)
             return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items for %u layers",
                         arch->file->first.path, name, key->n_items, p->n_layers);
@@ -244,7 +261,9 @@ static serverd_status read_windows(struct arch *arch, serverd_error *err)
         return SERVERD_OK;
     }
     uint32_t period = arch->row->local_period;
-    TRY(get_u32(arch, "attention.sliding_window_pattern", 1, LIMIT_LAYERS, &period, err));
+    if ((status = get_u32(arch, "attention.sliding_window_pattern", 1, LIMIT_LAYERS, &period,
+                          err)) != SERVERD_OK)
+        return status;
     for (uint32_t i = 0; i < p->n_layers; i++)
         is_local[i] = i % period != period - 1;
     return SERVERD_OK;
@@ -252,6 +271,7 @@ static serverd_status read_windows(struct arch *arch, serverd_error *err)
 
 static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     static const char *const names[] = {[ROPE_SCALING_NONE] = "none",
                                         [ROPE_SCALING_LINEAR] = "linear",
                                         [ROPE_SCALING_YARN] = "yarn",
@@ -259,7 +279,8 @@ static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
     char key[KEY_BYTES];
     full_key(arch, "rope.scaling.type", key);
     struct gguf_string type = {.bytes = "linear", .len = 6};
-    TRY(gguf_get_string(&arch->file->first, key, &type, err));
+    if ((status = gguf_get_string(&arch->file->first, key, &type, err)) != SERVERD_OK)
+        return status;
     for (uint32_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], type.bytes) == 0) {
             arch->params.scaling = i;
@@ -273,9 +294,11 @@ static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
 
 static serverd_status read_rope(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     struct arch_params *p = &arch->params;
     p->n_rot = p->k_dim;
-    TRY(get_u32(arch, "rope.dimension_count", 2, p->k_dim, &p->n_rot, err));
+    if ((status = get_u32(arch, "rope.dimension_count", 2, p->k_dim, &p->n_rot, err)) != SERVERD_OK)
+        return status;
     if (p->n_rot % 2 != 0)
         return fail(err, SERVERD_CORRUPT,
                     "%s: key %s.rope.dimension_count: %u, an even number is needed",
@@ -285,11 +308,14 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
     p->yarn_beta_fast = 32.0;
     p->yarn_beta_slow = 1.0;
     p->rope_original_context = p->n_context;
-    TRY(read_scaling_type(arch, err));
-    TRY(get_u32(arch, "rope.scaling.original_context_length", 1, LIMIT_CONTEXT,
-                &p->rope_original_context, err));
+    if ((status = read_scaling_type(arch, err)) != SERVERD_OK ||
+        (status = get_u32(arch, "rope.scaling.original_context_length", 1, LIMIT_CONTEXT,
+                          &p->rope_original_context, err)) != SERVERD_OK)
+        return status;
     if (!has_key(arch, "rope.scaling.factor"))
-        TRY(get_f64(arch, "rope.scale_linear", 0, 1e6, &p->rope_factor, err));
+        if ((status = get_f64(arch, "rope.scale_linear", 0, 1e6, &p->rope_factor, err)) !=
+            SERVERD_OK)
+            return status;
     const struct {
         const char *name;
         double min, max, *out;
@@ -302,7 +328,9 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
         {"rope.scaling.yarn_beta_slow", 1e-3, 1e6, &p->yarn_beta_slow},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        TRY(get_f64(arch, numbers[i].name, numbers[i].min, numbers[i].max, numbers[i].out, err));
+        if ((status = get_f64(arch, numbers[i].name, numbers[i].min, numbers[i].max, numbers[i].out,
+                              err)) != SERVERD_OK)
+            return status;
     if (p->rope_factor == 0.0) /* written by some converters for "no scaling" */
         p->rope_factor = 1.0;
     return SERVERD_OK;
@@ -310,8 +338,11 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
 
 static serverd_status read_pooling(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     arch->params.pooling = SERVERD_POOL_NONE;
-    TRY(get_u32(arch, "pooling_type", 0, UINT32_MAX, &arch->params.pooling, err));
+    if ((status = get_u32(arch, "pooling_type", 0, UINT32_MAX, &arch->params.pooling, err)) !=
+        SERVERD_OK)
+        return status;
     if (arch->params.pooling > SERVERD_POOL_LAST)
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: key %s.pooling_type: %u; mean (1), cls (2) and last (3) are supported",
@@ -324,8 +355,10 @@ static serverd_status read_pooling(struct arch *arch, serverd_error *err)
 /* Features that would silently change the result if they were passed over. */
 static serverd_status refuse_features(struct arch *arch, serverd_error *err)
 {
+    serverd_status status;
     uint32_t n_experts = 0;
-    TRY(get_u32(arch, "expert_count", 0, UINT32_MAX, &n_experts, err));
+    if ((status = get_u32(arch, "expert_count", 0, UINT32_MAX, &n_experts, err)) != SERVERD_OK)
+        return status;
     if (n_experts > 0)
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: key %s.expert_count: %u; mixtures of experts are not supported",
@@ -335,12 +368,14 @@ static serverd_status refuse_features(struct arch *arch, serverd_error *err)
 
 static serverd_status read_params(struct arch *arch, serverd_error *err)
 {
-    TRY(refuse_features(arch, err));
-    TRY(read_sizes(arch, err));
-    TRY(read_per_layer(arch, err));
-    TRY(read_attention(arch, err));
-    TRY(read_eps(arch, err));
-    TRY(read_windows(arch, err));
+    serverd_status status;
+    if ((status = refuse_features(arch, err)) != SERVERD_OK ||
+        (status = read_sizes(arch, err)) != SERVERD_OK ||
+        (status = read_per_layer(arch, err)) != SERVERD_OK ||
+        (status = read_attention(arch, err)) != SERVERD_OK ||
+        (status = read_eps(arch, err)) != SERVERD_OK ||
+        (status = read_windows(arch, err)) != SERVERD_OK)
+        return status;
     if (arch->row->is_encoder)
         return read_pooling(arch, err);
     return read_rope(arch, err);
@@ -426,9 +461,11 @@ static serverd_status build_graph(struct arch *arch, serverd_error *err)
 
 serverd_status arch_build(struct gguf_model *file, struct program *program, serverd_error *err)
 {
+    serverd_status status;
     struct gguf_string name = {.bytes = ""};
-    TRY(gguf_need(&file->first, "general.architecture", err));
-    TRY(gguf_get_string(&file->first, "general.architecture", &name, err));
+    if ((status = gguf_need(&file->first, "general.architecture", err)) != SERVERD_OK ||
+        (status = gguf_get_string(&file->first, "general.architecture", &name, err)) != SERVERD_OK)
+        return status;
     struct arch arch = {.file = file,
                         .program = program,
                         .row = find_row(name),
@@ -436,11 +473,12 @@ serverd_status arch_build(struct gguf_model *file, struct program *program, serv
                         .token_table = NO_VALUE};
     if (!arch.row)
         return fail_unknown(&file->first, name, err);
-    TRY(read_params(&arch, err));
+    if ((status = read_params(&arch, err)) != SERVERD_OK)
+        return status;
     arch.graph = graph_builder_create(program->arena);
     if (!arch.graph)
         return no_memory(&arch, err);
-    serverd_status status = build_graph(&arch, err);
+    status = build_graph(&arch, err);
     graph_builder_destroy(arch.graph);
     if (status == SERVERD_OK)
         fill_config(&arch);

@@ -9,13 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-#define TRY(expression)                                                                            \
-    do {                                                                                           \
-        serverd_status status_ = (expression);                                                     \
-        if (status_ != SERVERD_OK)                                                                 \
-            return status_;                                                                        \
-    } while (0)
-
 static serverd_status fail_memory(const struct gguf_file *file, const char *what,
                                   serverd_error *err)
 {
@@ -142,8 +135,10 @@ static serverd_status copy_texts(const struct gguf_file *file, const struct gguf
 static serverd_status import_scores(const struct gguf_file *file, struct token_text *token,
                                     uint32_t n, serverd_error *err)
 {
+    serverd_status status;
     const struct gguf_key *key;
-    TRY(gguf_get_array(file, "tokenizer.ggml.scores", GGUF_F32, &key, err));
+    if ((status = gguf_get_array(file, "tokenizer.ggml.scores", GGUF_F32, &key, err)) != SERVERD_OK)
+        return status;
     if (!key)
         return SERVERD_OK;
     if (key->n_items < n)
@@ -187,9 +182,12 @@ static serverd_status import_types(const struct gguf_file *file, struct token_te
 static serverd_status import_tokens(const struct gguf_file *file, struct program *program,
                                     serverd_error *err)
 {
+    serverd_status status;
     const struct gguf_key *key;
-    TRY(gguf_need(file, "tokenizer.ggml.tokens", err));
-    TRY(gguf_get_array(file, "tokenizer.ggml.tokens", GGUF_STRING, &key, err));
+    if ((status = gguf_need(file, "tokenizer.ggml.tokens", err)) != SERVERD_OK ||
+        (status = gguf_get_array(file, "tokenizer.ggml.tokens", GGUF_STRING, &key, err)) !=
+            SERVERD_OK)
+        return status;
     if (key->n_items == 0 || key->n_items > LIMIT_VOCAB)
         return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " tokens, 1..%u are allowed",
                     file->path, key->name, key->n_items, LIMIT_VOCAB);
@@ -198,15 +196,18 @@ static serverd_status import_tokens(const struct gguf_file *file, struct program
     if (!token)
         return fail_memory(file, "vocabulary", err);
     char *bytes;
-    TRY(copy_texts(file, key, LIMIT_TOKEN_BYTES, program->arena, &bytes, err));
+    if ((status = copy_texts(file, key, LIMIT_TOKEN_BYTES, program->arena, &bytes, err)) !=
+        SERVERD_OK)
+        return status;
     const struct gguf_string *texts = key->items;
     for (uint32_t i = 0; i < n; i++) {
         token[i].bytes = bytes;
         token[i].len = texts[i].len;
         bytes += texts[i].len;
     }
-    TRY(import_scores(file, token, n, err));
-    TRY(import_types(file, token, n, err));
+    if ((status = import_scores(file, token, n, err)) != SERVERD_OK ||
+        (status = import_types(file, token, n, err)) != SERVERD_OK)
+        return status;
     program->vocabulary.token = token;
     program->vocabulary.n_tokens = n;
     return SERVERD_OK;
@@ -215,8 +216,11 @@ static serverd_status import_tokens(const struct gguf_file *file, struct program
 static serverd_status import_merges(const struct gguf_file *file, struct program *program,
                                     serverd_error *err)
 {
+    serverd_status status;
     const struct gguf_key *key;
-    TRY(gguf_get_array(file, "tokenizer.ggml.merges", GGUF_STRING, &key, err));
+    if ((status = gguf_get_array(file, "tokenizer.ggml.merges", GGUF_STRING, &key, err)) !=
+        SERVERD_OK)
+        return status;
     if (!key)
         return SERVERD_OK;
     if (key->n_items > 2 * LIMIT_VOCAB)
@@ -227,7 +231,9 @@ static serverd_status import_merges(const struct gguf_file *file, struct program
     if (!merge)
         return fail_memory(file, "merges", err);
     char *bytes;
-    TRY(copy_texts(file, key, 2 * LIMIT_TOKEN_BYTES + 1, program->arena, &bytes, err));
+    if ((status = copy_texts(file, key, 2 * LIMIT_TOKEN_BYTES + 1, program->arena, &bytes, err)) !=
+        SERVERD_OK)
+        return status;
     const struct gguf_string *texts = key->items;
     for (uint32_t i = 0; i < n; i++) {
         merge[i] = (struct merge_text){.bytes = bytes, .len = texts[i].len};
@@ -245,6 +251,7 @@ static serverd_status import_merges(const struct gguf_file *file, struct program
 static serverd_status import_id(const struct gguf_file *file, const char *name, uint32_t n_tokens,
                                 int32_t *id, serverd_error *err)
 {
+    serverd_status status;
     const struct gguf_key *key = gguf_find(file, name);
     if (!key) {
         if (*id >= (int64_t)n_tokens)
@@ -258,7 +265,8 @@ static serverd_status import_id(const struct gguf_file *file, const char *name, 
         return SERVERD_OK;
     }
     uint64_t x = 0;
-    TRY(gguf_get_u64(file, name, 0, n_tokens - 1, &x, err));
+    if ((status = gguf_get_u64(file, name, 0, n_tokens - 1, &x, err)) != SERVERD_OK)
+        return status;
     *id = (int32_t)x;
     return SERVERD_OK;
 }
@@ -266,6 +274,7 @@ static serverd_status import_id(const struct gguf_file *file, const char *name, 
 static serverd_status import_ids(const struct gguf_file *file, struct vocabulary *v,
                                  serverd_error *err)
 {
+    serverd_status status;
     v->eot = v->eom = v->cls = -1;
     v->fim_prefix = v->fim_suffix = v->fim_middle = -1;
     v->fim_pad = v->fim_repo = v->fim_separator = -1;
@@ -290,7 +299,8 @@ static serverd_status import_ids(const struct gguf_file *file, struct vocabulary
         {"tokenizer.ggml.fim_sep_token_id", &v->fim_separator},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        TRY(import_id(file, rows[i].name, v->n_tokens, rows[i].id, err));
+        if ((status = import_id(file, rows[i].name, v->n_tokens, rows[i].id, err)) != SERVERD_OK)
+            return status;
     if (v->kind == VOCABULARY_WORDPIECE) { /* one token under two names; either may be stated */
         if (v->cls < 0)
             v->cls = v->bos;
@@ -303,6 +313,7 @@ static serverd_status import_ids(const struct gguf_file *file, struct vocabulary
 static serverd_status import_flags(const struct gguf_file *file, struct vocabulary *v,
                                    serverd_error *err)
 {
+    serverd_status status;
     struct {
         const char *name;
         bool *flag;
@@ -315,7 +326,8 @@ static serverd_status import_flags(const struct gguf_file *file, struct vocabula
         {"tokenizer.ggml.normalizer.lowercase", &v->lowercases},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        TRY(gguf_get_bool(file, rows[i].name, rows[i].flag, err));
+        if ((status = gguf_get_bool(file, rows[i].name, rows[i].flag, err)) != SERVERD_OK)
+            return status;
     v->strips_accents = v->lowercases;
     return gguf_get_bool(file, "tokenizer.ggml.normalizer.strip_accents", &v->strips_accents, err);
 }
@@ -331,10 +343,12 @@ static void forget_ids(struct vocabulary *v)
 serverd_status import_vocabulary(const struct gguf_file *file, struct program *program,
                                  serverd_error *err)
 {
+    serverd_status status;
     struct vocabulary *v = &program->vocabulary;
     struct gguf_string model = {.bytes = "none", .len = 4}, pre = {.bytes = ""};
-    TRY(gguf_get_string(file, "tokenizer.ggml.model", &model, err));
-    TRY(gguf_get_string(file, "tokenizer.ggml.pre", &pre, err));
+    if ((status = gguf_get_string(file, "tokenizer.ggml.model", &model, err)) != SERVERD_OK ||
+        (status = gguf_get_string(file, "tokenizer.ggml.pre", &pre, err)) != SERVERD_OK)
+        return status;
     forget_ids(v);
     if (strcmp(model.bytes, "none") == 0)
         return SERVERD_OK;
@@ -350,9 +364,10 @@ serverd_status import_vocabulary(const struct gguf_file *file, struct program *p
                     pre.len, sizeof v->pre - 1);
     import_text(pre, v->pre, sizeof v->pre);
     apply_kind(row, v);
-    TRY(import_tokens(file, program, err));
-    TRY(import_merges(file, program, err));
-    TRY(import_ids(file, v, err));
+    if ((status = import_tokens(file, program, err)) != SERVERD_OK ||
+        (status = import_merges(file, program, err)) != SERVERD_OK ||
+        (status = import_ids(file, v, err)) != SERVERD_OK)
+        return status;
     return import_flags(file, v, err);
 }
 
@@ -375,8 +390,10 @@ static serverd_status import_template(const struct gguf_file *file, const struct
                                       struct arena *arena, struct program_template *out,
                                       serverd_error *err)
 {
+    serverd_status status;
     struct gguf_string source = {.bytes = ""};
-    TRY(gguf_get_string(file, key->name, &source, err));
+    if ((status = gguf_get_string(file, key->name, &source, err)) != SERVERD_OK)
+        return status;
     if (source.len > LIMIT_TEMPLATE_SOURCE)
         return fail(err, SERVERD_CORRUPT, "%s: key %.200s: %u bytes, at most %zu are allowed",
                     file->path, key->name, source.len, LIMIT_TEMPLATE_SOURCE);
@@ -390,6 +407,7 @@ static serverd_status import_template(const struct gguf_file *file, const struct
 serverd_status import_templates(const struct gguf_file *file, struct program *program,
                                 serverd_error *err)
 {
+    serverd_status status;
     uint32_t n = 0;
     for (uint32_t i = 0; i < file->n_keys; i++)
         n += template_name(&file->keys[i]) != NULL;
@@ -399,7 +417,9 @@ serverd_status import_templates(const struct gguf_file *file, struct program *pr
     n = 0;
     for (uint32_t i = 0; i < file->n_keys; i++)
         if (template_name(&file->keys[i]))
-            TRY(import_template(file, &file->keys[i], program->arena, &templates[n++], err));
+            if ((status = import_template(file, &file->keys[i], program->arena, &templates[n++],
+                                          err)) != SERVERD_OK)
+                return status;
     program->templates = templates;
     program->n_templates = n;
     return SERVERD_OK;
@@ -410,6 +430,7 @@ serverd_status import_templates(const struct gguf_file *file, struct program *pr
 serverd_status import_sampling(const struct gguf_file *file, struct program_sampling *out,
                                serverd_error *err)
 {
+    serverd_status status;
     struct program_sampling made = {0};
     struct {
         const char *name;
@@ -425,12 +446,16 @@ serverd_status import_sampling(const struct gguf_file *file, struct program_samp
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         double x = 0;
-        TRY(gguf_get_f64(file, rows[i].name, rows[i].min, rows[i].max, &x, err));
+        if ((status = gguf_get_f64(file, rows[i].name, rows[i].min, rows[i].max, &x, err)) !=
+            SERVERD_OK)
+            return status;
         *rows[i].has = gguf_find(file, rows[i].name) != NULL;
         *rows[i].value = (float)x;
     }
     uint32_t top_k = 0;
-    TRY(gguf_get_u32(file, "general.sampling.top_k", 0, INT32_MAX, &top_k, err));
+    if ((status = gguf_get_u32(file, "general.sampling.top_k", 0, INT32_MAX, &top_k, err)) !=
+        SERVERD_OK)
+        return status;
     made.has_top_k = gguf_find(file, "general.sampling.top_k") != NULL;
     made.top_k = (int32_t)top_k;
     *out = made;
