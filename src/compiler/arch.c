@@ -326,6 +326,7 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
         {"rope.scaling.attn_factor", 0, 1e3, &p->rope_attn_factor},
         {"rope.scaling.yarn_beta_fast", 1e-3, 1e6, &p->yarn_beta_fast},
         {"rope.scaling.yarn_beta_slow", 1e-3, 1e6, &p->yarn_beta_slow},
+        {"rope.scaling.yarn_log_multiplier", 0, 1e3, &p->yarn_log_multiplier},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if ((status = get_f64(arch, numbers[i].name, numbers[i].min, numbers[i].max, numbers[i].out,

@@ -24,7 +24,7 @@ struct arch_params {
     uint32_t n_rot;
     double rope_base, rope_base_local;
     enum { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONG } scaling;
-    double rope_factor, rope_attn_factor, yarn_beta_fast, yarn_beta_slow;
+    double rope_factor, rope_attn_factor, yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier;
     uint32_t rope_original_context;
     float temperature_scale; /* of queries by position; 0: none */
 };

@@ -1,8 +1,9 @@
 /* From a model file to a program. The only room that knows file formats and architectures.
  *
  * The stages: container (gguf_model.h, hardened) -> vocabulary and templates (import_gguf.h) ->
- * architecture (arch.h: a table that builds the canonical graph) -> program_check. Later passes, quantisation, partition and
- * the program file grow between them. Any thread; takes seconds, allocates, reads files. */
+ * architecture (arch.h: a table that builds the canonical graph) -> program_check. Later passes,
+ * quantisation, partition and the program file grow between them. Any thread; takes seconds,
+ * allocates, reads files. */
 #ifndef COMPILER_COMPILE_H
 #define COMPILER_COMPILE_H
 

@@ -94,11 +94,15 @@ static serverd_status make_inv_freq(struct arch *arch, double base, bool is_scal
     return SERVERD_OK;
 }
 
+/* YaRN's attention temperature, section 3.4. A model that was trained with a temperature of its
+ * own states the multiplier (mscale_all_dim in its configuration), which divides it out. */
 static float cos_sin_scale(const struct arch_params *p)
 {
     double mscale = p->rope_attn_factor;
-    if (p->scaling == ROPE_SCALING_YARN)
-        mscale *= 1.0 + 0.1 * log(p->rope_factor);
+    if (p->scaling == ROPE_SCALING_YARN && p->rope_factor > 1.0) {
+        double step = 0.1 * log(p->rope_factor);
+        mscale *= (1.0 + step) / (1.0 + p->yarn_log_multiplier * step);
+    }
     return (float)mscale;
 }
 

@@ -130,6 +130,32 @@ static void tied_weights_are_one_constant(void **state)
     program_unref(program);
 }
 
+static float yarn_mscale(float log_multiplier)
+{
+    struct gguf_writer w;
+    struct buffer bytes;
+    tiny_model_write(&w, NULL);
+    gguf_put_string(&w, "llama.rope.scaling.type", "yarn");
+    gguf_put_f32(&w, "llama.rope.scaling.factor", 4.0f);
+    gguf_put_f32(&w, "llama.rope.scaling.yarn_log_multiplier", log_multiplier);
+    buffer_init(&bytes, 1 * MIB);
+    gguf_writer_finish(&w, &bytes);
+    struct program *program = NULL;
+    assert_int_equal(compile_bytes(bytes.data, bytes.len, &program, &err), SERVERD_OK);
+    float mscale = find_node(program, SERVERD_OP_ROPE, 0)->attributes.rope.mscale;
+    program_unref(program);
+    buffer_deinit(&bytes);
+    gguf_writer_deinit(&w);
+    return mscale;
+}
+
+static void yarn_scales_by_the_factor_unless_the_model_divides_it_out(void **state)
+{
+    (void)state;
+    assert_true(fabsf(yarn_mscale(0.0f) - 1.1386294f) < 1e-6f); /* 1 + 0.1 ln 4 */
+    assert_true(yarn_mscale(1.0f) == 1.0f);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------ */
 
 static void an_unknown_architecture_is_named_with_the_known_ones(void **state)
@@ -342,6 +368,7 @@ int main(void)
         cmocka_unit_test(the_graph_of_gemma2_caps_scores_and_logits),
         cmocka_unit_test(longrope_keeps_both_tables),
         cmocka_unit_test(tied_weights_are_one_constant),
+        cmocka_unit_test(yarn_scales_by_the_factor_unless_the_model_divides_it_out),
         cmocka_unit_test(an_unknown_architecture_is_named_with_the_known_ones),
         cmocka_unit_test(each_needed_key_and_tensor_is_missed_by_name),
         cmocka_unit_test(each_tensor_of_another_shape_is_refused_with_both_shapes),
