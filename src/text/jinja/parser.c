@@ -611,6 +611,7 @@ static struct node *parse_if(struct parser *p)
         if (p->status)
             return NULL;
         *at = n;
+        n->op = n == first ? 0 : 'E'; /* tells an elif from an if inside of else */
         at = &n->other;
         if (!take_word(p, "elif"))
             break;
