@@ -33,6 +33,13 @@ void server_set_failed(struct server *server);
 void server_dispatch(struct server *server);
 void server_tick(struct server *server); /* a few times a second: time-outs, hang-ups, gauges */
 
+/* Readable when a client that waits has hung up; then call server_check_hangups. */
+int server_hangup_fd(const struct server *server);
+void server_check_hangups(struct server *server);
+
+/* Reads the key file again; a broken file leaves the old keys. Any thread. */
+serverd_status server_reload_keys(struct server *server, serverd_error *err);
+
 /* Stop accepting; /ready turns 503. Then wait until server_n_active is 0 or time is up. */
 void server_drain(struct server *server);
 uint32_t server_n_active(const struct server *server);

@@ -1,0 +1,390 @@
+#include "server/exchange.h"
+
+#include "base/hash.h"
+#include "base/numeric.h"
+#include "server/server_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Events that may wait for a reader. A client that lets more than these pile up reads too
+ * slowly, and its requests are cancelled. */
+#define MAX_WAITING_EVENTS 65536u
+
+/* A reply that is no stream is made in bites of this many events. */
+#define EVENTS_PER_WAKE 64u
+
+/* ---- event queues ------------------------------------------------------------------------------
+ */
+
+void event_free(struct event *event)
+{
+    free(event->logprobs);
+    free(event->embedding);
+    free(event->message);
+}
+
+bool event_queue_push(struct event_queue *queue, const struct event *event)
+{
+    if (queue->first > 0 && queue->first == queue->n)
+        queue->first = queue->n = 0;
+    if (queue->n == queue->cap) {
+        size_t cap = max_size(16, queue->cap * 2), bytes;
+        struct event *bigger =
+            size_mul(cap, sizeof *bigger, &bytes) ? realloc(queue->items, bytes) : NULL;
+        if (!bigger)
+            return false;
+        queue->items = bigger;
+        queue->cap = cap;
+    }
+    queue->items[queue->n++] = *event;
+    return true;
+}
+
+static void event_queue_deinit(struct event_queue *queue)
+{
+    while (queue->first < queue->n)
+        event_free(&queue->items[queue->first++]);
+    free(queue->items);
+    *queue = (struct event_queue){0};
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+struct exchange *exchange_create(struct server *server)
+{
+    struct exchange *x = calloc(1, sizeof *x);
+    if (!x)
+        return NULL;
+    x->server = server;
+    atomic_init(&x->references, 1);
+    (void)pthread_mutex_init(&x->lock, NULL);
+    buffer_init(&x->body, server->context.options->max_body);
+    buffer_init(&x->reply, SIZE_MAX / 2);
+    buffer_init(&x->ignored_fields, 1 * KIB);
+    x->arrival_ns = clock_now_ns(server->context.clock);
+    return x;
+}
+
+void exchange_unref(struct exchange *x)
+{
+    if (atomic_fetch_sub(&x->references, 1) != 1)
+        return;
+    if (x->encoder_state)
+        x->encoder.destroy(x->encoder_state);
+    event_queue_deinit(&x->queue);
+    buffer_deinit(&x->body);
+    buffer_deinit(&x->reply);
+    buffer_deinit(&x->ignored_fields);
+    (void)pthread_mutex_destroy(&x->lock);
+    free(x->request_ids);
+    free(x->path_rest);
+    free(x->target);
+    free(x);
+}
+
+/* ---- the request -------------------------------------------------------------------------------
+ */
+
+const struct server_context *exchange_context(const struct exchange *x)
+{
+    return &x->server->context;
+}
+
+const struct served_model *exchange_model(const struct exchange *x)
+{
+    return atomic_load(&x->server->model);
+}
+
+const char *exchange_body(const struct exchange *x, size_t *n)
+{
+    *n = x->body.len;
+    return buffer_str(&x->body);
+}
+
+const char *exchange_path_rest(const struct exchange *x)
+{
+    return x->path_rest;
+}
+
+const char *exchange_header(const struct exchange *x, const char *name)
+{
+    return x->mhd ? MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name) : NULL;
+}
+
+const char *exchange_request_id(const struct exchange *x)
+{
+    return x->request_id;
+}
+
+uint64_t exchange_arrival_ns(const struct exchange *x)
+{
+    return x->arrival_ns;
+}
+
+/* Names come from requests: only clean ones are repeated. */
+void exchange_ignored_field(struct exchange *x, const char *name)
+{
+    const char *labels[] = {x->route ? x->route->path : ""};
+    metrics_add_labelled(x->server->context.metrics, METRIC_UNKNOWN_FIELDS, labels, 1);
+    size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.");
+    if (n == 0 || n > 64 || name[n] != '\0' || x->ignored_fields.is_failed)
+        return;
+    buffer_printf(&x->ignored_fields, "%s%s", x->ignored_fields.len ? ", " : "", name);
+}
+
+/* ---- whole replies -----------------------------------------------------------------------------
+ */
+
+void exchange_reply(struct exchange *x, int status, const char *content_type, struct buffer *body)
+{
+    buffer_deinit(&x->reply);
+    x->reply = *body;
+    buffer_init(body, 0);
+    x->status = status;
+    (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
+    x->phase = PHASE_REPLIED;
+    if (x->reply.is_failed) {
+        struct api_error e;
+        api_error_set(&e, "internal_error", NULL, "The reply did not fit into memory.");
+        exchange_fail(x, &e);
+    }
+}
+
+void exchange_fail(struct exchange *x, const struct api_error *e)
+{
+    struct buffer body;
+    buffer_init(&body, 16 * KIB);
+    api_error_write(e, &body);
+    x->retry_after_ms = e->retry_after_ms;
+    exchange_reply(x, e->http_status, "application/json", &body);
+}
+
+/* ---- generated replies --------------------------------------------------------------------------
+ */
+
+/* What the engine's refusal of a request means to its client. */
+static void submit_error(struct exchange *x, const serverd_error *err, struct api_error *e)
+{
+    struct engine *engine = exchange_model(x)->engine;
+    switch (err->code) {
+    case SERVERD_BUSY: {
+        uint32_t ms = engine_retry_after_ms(engine);
+        api_error_set(e, "rate_limit_exceeded", NULL,
+                      "The server is full. Please try again in %.1fs.", ms / 1000.0);
+        e->retry_after_ms = ms;
+        break;
+    }
+    case SERVERD_UNSUPPORTED:
+        api_error_set(e, atomic_load(&x->server->is_draining) ? "draining" : "unsupported_value",
+                      NULL, "%s", err->text);
+        break;
+    default:
+        api_error_from(e, err);
+    }
+}
+
+/* An EVENT_END that is no success. */
+static void end_error(struct exchange *x, const struct event *event, struct api_error *e)
+{
+    serverd_error err = {.code = event->status};
+    (void)snprintf(err.text, sizeof err.text, "%s", event->message ? event->message : "");
+    api_error_from(e, &err);
+    if (event->status == SERVERD_BUSY) {
+        bool is_draining = atomic_load(&x->server->is_draining);
+        api_error_set(e, is_draining ? "draining" : "queue_timeout", NULL, "%s", err.text);
+        e->retry_after_ms = engine_retry_after_ms(exchange_model(x)->engine);
+    }
+}
+
+static void cancel_all(struct exchange *x)
+{
+    const struct served_model *model = exchange_model(x);
+    for (uint32_t i = 0; model && i < x->n_requests; i++)
+        engine_cancel(model->engine, x->request_ids[i]);
+}
+
+/* Submits requests[0..n-1]; on a refusal the earlier ones are cancelled. */
+static serverd_status submit_all(struct exchange *x, struct request **requests, uint32_t n,
+                                 serverd_error *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        requests[i]->user = x;
+        requests[i]->user_index = i;
+        requests[i]->arrival_ns = x->arrival_ns;
+        atomic_fetch_add(&x->references, 1); /* the engine's, until EVENT_END */
+        (void)pthread_mutex_lock(&x->lock);
+        x->n_open++;
+        (void)pthread_mutex_unlock(&x->lock);
+        serverd_status status =
+            engine_submit(exchange_model(x)->engine, requests[i], &x->request_ids[i], err);
+        if (status == SERVERD_OK) {
+            requests[i] = NULL;
+            x->n_requests++;
+            continue;
+        }
+        (void)pthread_mutex_lock(&x->lock);
+        x->n_open--;
+        (void)pthread_mutex_unlock(&x->lock);
+        exchange_unref(x);
+        return status;
+    }
+    return SERVERD_OK;
+}
+
+void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
+                       const struct reply_encoder *encoder, void *state, bool is_stream)
+{
+    serverd_error err;
+    x->encoder = *encoder;
+    x->encoder_state = state;
+    x->is_stream = is_stream;
+    x->phase = PHASE_GENERATING;
+    x->request_ids = calloc(max_size(n_requests, 1), sizeof *x->request_ids);
+    serverd_status status = SERVERD_OK;
+    if (!x->request_ids) {
+        err = (serverd_error){.code = SERVERD_NOMEM};
+        status = SERVERD_NOMEM;
+    } else {
+        status = submit_all(x, requests, n_requests, &err);
+    }
+    if (status != SERVERD_OK) {
+        struct api_error e;
+        submit_error(x, &err, &e);
+        (void)pthread_mutex_lock(&x->lock);
+        x->is_gone = true; /* events of those that were submitted are dropped */
+        (void)pthread_mutex_unlock(&x->lock);
+        cancel_all(x);
+        exchange_fail(x, &e);
+    }
+    for (uint32_t i = 0; i < n_requests; i++)
+        if (requests[i])
+            request_destroy(requests[i]);
+    free(requests);
+}
+
+/* ---- events: loop thread ------------------------------------------------------------------------
+ */
+
+void exchange_wake(struct exchange *x)
+{
+    if (!x->is_suspended)
+        return;
+    x->is_suspended = false;
+    MHD_resume_connection(x->mhd);
+}
+
+void exchange_deliver(struct exchange *x, const struct event *event)
+{
+    struct event own = *event;
+    bool is_end = event->kind == EVENT_END, is_too_slow = false;
+    (void)pthread_mutex_lock(&x->lock);
+    if (is_end)
+        x->n_open--;
+    size_t n_waiting = x->queue.n - x->queue.first;
+    if (x->is_gone || x->is_aborted) {
+        event_free(&own);
+    } else if ((!is_end && n_waiting >= MAX_WAITING_EVENTS) || !event_queue_push(&x->queue, &own)) {
+        event_free(&own);
+        is_too_slow = x->is_aborted = true;
+    }
+    if (x->is_stream || is_end || x->is_aborted || n_waiting + 1 >= EVENTS_PER_WAKE)
+        exchange_wake(x);
+    (void)pthread_mutex_unlock(&x->lock);
+    if (is_too_slow)
+        cancel_all(x);
+    if (is_end)
+        exchange_unref(x);
+}
+
+void exchange_abandon(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool was_gone = x->is_gone;
+    x->is_gone = true;
+    bool is_running = x->n_open > 0;
+    (void)pthread_mutex_unlock(&x->lock);
+    if (is_running && !was_gone)
+        cancel_all(x);
+}
+
+/* ---- events: HTTP thread
+ * ------------------------------------------------------------------------- */
+
+void exchange_set_error(struct exchange *x, const struct api_error *e)
+{
+    x->has_failed = x->is_ended = true;
+    if (x->has_begun) {
+        x->encoder.on_error(x->encoder_state, e, &x->reply);
+        return;
+    }
+    buffer_reset(&x->reply);
+    x->phase = PHASE_REPLIED;
+    exchange_fail(x, e);
+}
+
+static void encode(struct exchange *x, struct event *event)
+{
+    if (x->is_ended)
+        return;
+    if (event->kind == EVENT_END && (event->status != SERVERD_OK || event->is_cancelled)) {
+        struct api_error e;
+        if (event->status != SERVERD_OK)
+            end_error(x, event, &e);
+        else
+            api_error_set(&e, "internal_error", NULL, "The request was cancelled.");
+        cancel_all(x); /* the others of the same call */
+        exchange_set_error(x, &e);
+        return;
+    }
+    x->encoder.on_event(x->encoder_state, event, &x->reply);
+    if (event->kind == EVENT_END && ++x->n_ended == x->n_requests) {
+        x->encoder.on_end(x->encoder_state, &x->reply);
+        x->is_ended = true;
+    }
+}
+
+/* Moves up to n events out of the queue. */
+static size_t take_events(struct exchange *x, struct event *out, size_t n)
+{
+    size_t taken = min_size(n, x->queue.n - x->queue.first);
+    if (taken > 0)
+        memcpy(out, x->queue.items + x->queue.first, taken * sizeof *out);
+    x->queue.first += taken;
+    return taken;
+}
+
+bool exchange_advance(struct exchange *x)
+{
+    struct event events[32];
+    for (;;) {
+        (void)pthread_mutex_lock(&x->lock);
+        bool is_aborted = x->is_aborted, needs_ping = x->needs_ping;
+        x->needs_ping = false;
+        size_t n = take_events(x, events, sizeof events / sizeof *events);
+        (void)pthread_mutex_unlock(&x->lock);
+        for (size_t i = 0; i < n; i++) {
+            encode(x, &events[i]);
+            event_free(&events[i]);
+        }
+        if (x->reply.is_failed && !x->is_ended)
+            is_aborted = true;
+        if (is_aborted && !x->is_ended) {
+            struct api_error e;
+            bool is_stopping = atomic_load(&x->server->is_draining);
+            api_error_set(&e, is_stopping ? "draining" : "internal_error", NULL, "%s",
+                          is_stopping ? "The server stops."
+                                      : "The reply was not read fast enough.");
+            buffer_reset(&x->reply);
+            exchange_set_error(x, &e);
+        }
+        if (needs_ping && x->has_begun && !x->is_ended && x->reply.len == 0)
+            buffer_append_str(&x->reply, ": ping\n\n");
+        if (x->is_ended || (x->is_stream && x->reply.len > 0))
+            return true;
+        if (n == 0)
+            return false;
+    }
+}

@@ -1,0 +1,121 @@
+#include "base/clock.h"
+#include "server/endpoints.h"
+#include "server/server_internal.h"
+
+#include <string.h>
+
+#ifndef PROJECT_VERSION
+#define PROJECT_VERSION "0"
+#endif
+
+/* An engine that has not passed its loop for so long is taken for dead. */
+#define DEAD_AFTER_SECONDS 10.0
+
+static void reply_text(struct exchange *x, int status, const char *type, const char *text)
+{
+    struct buffer body;
+    buffer_init(&body, 4 * KIB);
+    buffer_append_str(&body, text);
+    exchange_reply(x, status, type, &body);
+}
+
+static void reply_ok(struct exchange *x)
+{
+    reply_text(x, 200, "application/json", "{\"status\":\"ok\"}");
+}
+
+/* The envelope of 503 with how far loading has come. */
+static void reply_loading(struct exchange *x)
+{
+    struct buffer body;
+    uint32_t permille = atomic_load(&x->server->progress_permille);
+    buffer_init(&body, 4 * KIB);
+    buffer_printf(
+        &body,
+        "{\"error\":{\"message\":\"The model is being loaded.\",\"type\":\"server_error\","
+        "\"param\":null,\"code\":\"model_loading\"},\"progress\":%u.%03u}",
+        permille / 1000, permille % 1000);
+    x->retry_after_ms = 1000;
+    exchange_reply(x, 503, "application/json", &body);
+}
+
+static void fail_with(struct exchange *x, const char *code, const char *text)
+{
+    struct api_error e;
+    api_error_set(&e, code, NULL, "%s", text);
+    exchange_fail(x, &e);
+}
+
+double server_heartbeat_age(const struct server *server)
+{
+    const struct served_model *model = atomic_load(&server->model);
+    struct engine_status status;
+    if (!model)
+        return 0.0;
+    engine_status(model->engine, &status);
+    uint64_t now = clock_now_ns(server->context.clock);
+    return now > status.heartbeat_ns ? (double)(now - status.heartbeat_ns) * 1e-9 : 0.0;
+}
+
+static bool is_lost(const struct exchange *x)
+{
+    struct engine_status status;
+    engine_status(exchange_model(x)->engine, &status);
+    return status.is_lost;
+}
+
+static void reply_health(struct exchange *x, bool ok_while_loading)
+{
+    if (atomic_load(&x->server->has_failed)) {
+        fail_with(x, "model_unavailable", "The model could not be loaded.");
+    } else if (!exchange_model(x)) {
+        if (ok_while_loading)
+            reply_ok(x);
+        else
+            reply_loading(x);
+    } else if (is_lost(x) || server_heartbeat_age(x->server) > DEAD_AFTER_SECONDS) {
+        fail_with(x, "model_unavailable", "The engine does not answer.");
+    } else {
+        reply_ok(x);
+    }
+}
+
+void endpoint_health(struct exchange *x)
+{
+    reply_health(x, false);
+}
+
+void endpoint_live(struct exchange *x)
+{
+    reply_health(x, true);
+}
+
+void endpoint_ready(struct exchange *x)
+{
+    if (atomic_load(&x->server->is_draining))
+        fail_with(x, "draining", "The server is going down.");
+    else
+        reply_health(x, false);
+}
+
+void endpoint_version(struct exchange *x)
+{
+    reply_text(x, 200, "application/json", "{\"version\":\"" PROJECT_VERSION "\"}");
+}
+
+void endpoint_metrics(struct exchange *x)
+{
+    struct buffer body;
+    buffer_init(&body, 4 * MIB);
+    metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
+    metrics_render(x->server->context.metrics, &body);
+    exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
+}
+
+void endpoint_root(struct exchange *x)
+{
+    reply_text(x, 200, "text/plain; charset=utf-8",
+               "serverd " PROJECT_VERSION "\n\nPOST /v1/chat/completions\nPOST /v1/completions\n"
+               "POST /v1/embeddings\nGET /v1/models\nPOST /tokenize\nPOST /detokenize\n"
+               "POST /apply-template\nGET /health\nGET /ready\nGET /metrics\n");
+}

@@ -1,0 +1,571 @@
+/* libmicrohttpd: connections, the calls of one request, replies, streams.
+ *
+ * The library calls handle_request for a head (first call), for each piece of the body, and at
+ * the end of the body. A reply that is queued in the first call ends the connection, so only
+ * broken requests are answered there; others are answered in the last call. While events are
+ * awaited the connection is suspended; it is resumed by the loop thread and the last call comes
+ * again, or the stream's reader is called again. */
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/numeric.h"
+#include "server/request_policy.h"
+#include "server/server_internal.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define IDLE_SECONDS     75u
+#define LISTEN_BACKLOG   4096u
+#define RESERVED_SOCKETS 16u /* connections above the limit, so that they can get their 503 */
+#define KNOWN_LIBRARY    0x00097500u /* whose parser request_policy.c knows */
+#define SWALLOW_BYTES    MIB /* of a chunked body over the limit, before the connection ends */
+#define STREAM_BLOCK     (16 * KIB)
+
+/* ---- connections -------------------------------------------------------------------------------
+ */
+
+static void open_connection(struct server *server, struct MHD_Connection *mhd, void **context)
+{
+    struct connection *c = calloc(1, sizeof *c);
+    *context = c;
+    if (!c)
+        return; /* its requests are refused */
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    c->server = server;
+    c->fd = info ? info->connect_fd : -1;
+    c->opened_ns = clock_now_ns(server->context.clock);
+    c->head_began_ns = c->opened_ns;
+    int on = 1; /* frames are small and must not wait for each other */
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    (void)pthread_mutex_lock(&server->lock);
+    c->next = server->connections;
+    if (c->next)
+        c->next->previous = c;
+    server->connections = c;
+    server->n_connections++;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+/* Runs before the library closes the socket. */
+static void close_connection(struct server *server, struct connection *c)
+{
+    if (!c)
+        return;
+    (void)pthread_mutex_lock(&server->lock);
+    if (c->previous)
+        c->previous->next = c->next;
+    else
+        server->connections = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    server->n_connections--;
+    (void)pthread_mutex_unlock(&server->lock);
+    free(c);
+}
+
+static void on_connection(void *context, struct MHD_Connection *mhd, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct server *server = context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        open_connection(server, mhd, socket_context);
+    } else {
+        close_connection(server, *socket_context);
+        *socket_context = NULL;
+    }
+}
+
+static struct connection *connection_of(struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+/* Times that the tick looks at. */
+static void set_times(struct exchange *x, uint64_t head, uint64_t body)
+{
+    if (!x->connection)
+        return;
+    (void)pthread_mutex_lock(&x->server->lock);
+    x->connection->head_began_ns = head;
+    x->connection->body_began_ns = body;
+    x->connection->body_bytes = 0;
+    (void)pthread_mutex_unlock(&x->server->lock);
+}
+
+/* ---- a client that hangs up while its connection is suspended
+ * -------------------------------------- */
+
+static void watch_hangup(struct exchange *x)
+{
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLONESHOT,
+                                .data.ptr = x->connection};
+    if (x->connection &&
+        epoll_ctl(x->server->hangup_fd, EPOLL_CTL_ADD, x->connection->fd, &event) != 0 &&
+        errno == EEXIST)
+        (void)epoll_ctl(x->server->hangup_fd, EPOLL_CTL_MOD, x->connection->fd, &event);
+}
+
+static void unwatch_hangup(struct exchange *x)
+{
+    if (x->connection)
+        (void)epoll_ctl(x->server->hangup_fd, EPOLL_CTL_DEL, x->connection->fd, NULL);
+}
+
+/* ---- the begin and the end of a request
+ * -------------------------------------------------------------- */
+
+static void add_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    x->next_live = server->live;
+    if (x->next_live)
+        x->next_live->previous_live = x;
+    server->live = x;
+    server->n_live++;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+static void remove_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    if (x->previous_live)
+        x->previous_live->next_live = x->next_live;
+    else
+        server->live = x->next_live;
+    if (x->next_live)
+        x->next_live->previous_live = x->previous_live;
+    server->n_live--;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+/* The request line is there: what the library passes here becomes the request's context. */
+static void *begin_request(void *context, const char *target, struct MHD_Connection *mhd)
+{
+    struct server *server = context;
+    struct exchange *x = exchange_create(server);
+    if (!x)
+        return NULL;
+    x->mhd = mhd;
+    x->connection = connection_of(mhd);
+    x->target_at = target;
+    x->target_len = target ? strlen(target) : 0;
+    x->target = strdup(target ? target : "");
+    if (!x->target || !x->connection) {
+        exchange_unref(x);
+        return NULL;
+    }
+    set_times(x, x->arrival_ns, 0);
+    add_live(x);
+    return x;
+}
+
+static void count_response(const struct exchange *x)
+{
+    char status[16];
+    (void)snprintf(status, sizeof status, "%d", x->status);
+    const char *labels[] = {x->route ? x->route->path : "other", status};
+    metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
+    if (!x->route || !(x->route->flags & JSON_BODY))
+        return;
+    const char *outcome = x->is_gone                             ? "cancelled"
+                          : x->status == 429 || x->status == 503 ? "rejected"
+                          : x->status == 504                     ? "timeout"
+                          : x->status >= 400 || x->has_failed    ? "error"
+                                                                 : "ok";
+    const char *outcome_labels[] = {x->route->path, outcome};
+    metrics_add_labelled(x->server->context.metrics, METRIC_REQUESTS, outcome_labels, 1);
+}
+
+static void end_request(void *context, struct MHD_Connection *mhd, void **request_context,
+                        enum MHD_RequestTerminationCode how)
+{
+    (void)context, (void)mhd;
+    struct exchange *x = *request_context;
+    *request_context = NULL;
+    if (!x)
+        return;
+    unwatch_hangup(x);
+    if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
+        exchange_abandon(x);
+    count_response(x);
+    if (x->is_stream && x->has_begun)
+        atomic_fetch_sub(&x->server->n_streams, 1);
+    set_times(x, 0, 0);
+    remove_live(x);
+    x->mhd = NULL;
+    exchange_unref(x);
+}
+
+/* ---- replies
+ * ------------------------------------------------------------------------------------- */
+
+static void add_common_headers(struct exchange *x, struct MHD_Response *response)
+{
+    char text[32];
+    (void)MHD_add_response_header(response, "Content-Type", x->content_type);
+    (void)MHD_add_response_header(response, "X-Request-Id", x->request_id);
+    (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (x->status == 401)
+        (void)MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
+    if (x->allow[0])
+        (void)MHD_add_response_header(response, "Allow", x->allow);
+    if (x->retry_after_ms > 0) {
+        (void)snprintf(text, sizeof text, "%u", (x->retry_after_ms + 999) / 1000);
+        (void)MHD_add_response_header(response, "Retry-After", text);
+        (void)snprintf(text, sizeof text, "%u", x->retry_after_ms);
+        (void)MHD_add_response_header(response, "Retry-After-Ms", text);
+    }
+    if (x->status >= 400)
+        (void)MHD_add_response_header(response, "X-Should-Retry",
+                                      x->retry_after_ms > 0 ? "true" : "false");
+    if (x->ignored_fields.len > 0 && !x->ignored_fields.is_failed) {
+        char warning[KIB + 16];
+        (void)snprintf(warning, sizeof warning, "ignored: %s", buffer_str(&x->ignored_fields));
+        (void)MHD_add_response_header(response, "X-Serverd-Warning", warning);
+    }
+    /* leftovers of a chunked body never become a request */
+    if (x->is_chunked || atomic_load(&x->server->is_draining))
+        (void)MHD_add_response_header(response, "Connection", "close");
+    (void)cors_add_headers(x, response);
+}
+
+static enum MHD_Result queue_reply(struct exchange *x)
+{
+    size_t n;
+    char *bytes = buffer_take(&x->reply, &n);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(bytes ? n : 0, bytes ? bytes : (char *)"",
+                                        bytes ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
+    if (!response) {
+        free(bytes);
+        return MHD_NO;
+    }
+    add_common_headers(x, response);
+    enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+static enum MHD_Result queue_refusal(struct exchange *x)
+{
+    exchange_fail(x, &x->refusal);
+    return queue_reply(x);
+}
+
+/* ---- streams
+ * ------------------------------------------------------------------------------------- */
+
+/* Under x->lock: nothing has come since the queue was looked at. */
+static bool may_sleep(const struct exchange *x)
+{
+    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
+}
+
+static void suspend(struct exchange *x)
+{
+    x->is_suspended = true;
+    MHD_suspend_connection(x->mhd);
+}
+
+static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max)
+{
+    (void)position;
+    struct exchange *x = context;
+    for (;;) {
+        (void)exchange_advance(x);
+        if (x->reply.len > 0) {
+            size_t n = min_size(max, x->reply.len);
+            memcpy(out, x->reply.data, n);
+            buffer_consume(&x->reply, n);
+            x->last_write_ns = clock_now_ns(x->server->context.clock);
+            return (ssize_t)n;
+        }
+        if (x->is_ended)
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        (void)pthread_mutex_lock(&x->lock);
+        bool sleeps = may_sleep(x);
+        if (sleeps)
+            suspend(x);
+        (void)pthread_mutex_unlock(&x->lock);
+        if (sleeps)
+            return 0;
+    }
+}
+
+static void end_stream(void *context)
+{
+    exchange_unref(context);
+}
+
+static enum MHD_Result queue_stream(struct exchange *x)
+{
+    atomic_fetch_add(&x->references, 1); /* the response's */
+    struct MHD_Response *response = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x, end_stream);
+    if (!response) {
+        exchange_unref(x);
+        return MHD_NO;
+    }
+    x->has_begun = true;
+    x->status = 200;
+    x->last_write_ns = clock_now_ns(x->server->context.clock);
+    (void)snprintf(x->content_type, sizeof x->content_type, "text/event-stream; charset=utf-8");
+    atomic_fetch_add(&x->server->n_streams, 1);
+    (void)MHD_add_response_header(response, "Cache-Control", "no-cache");
+    (void)MHD_add_response_header(response, "X-Accel-Buffering", "no");
+    add_common_headers(x, response);
+    enum MHD_Result result = MHD_queue_response(x->mhd, 200, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+/* ---- the calls of one request
+ * ---------------------------------------------------------------------- */
+
+static void choose_request_id(struct exchange *x)
+{
+    const char *sent = exchange_header(x, "x-request-id");
+    size_t n = sent ? strspn(sent, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                   "0123456789._-")
+                    : 0;
+    if (n > 0 && n <= LIMIT_REQUEST_ID_BYTES && sent[n] == '\0') {
+        memcpy(x->request_id, sent, n + 1);
+        return;
+    }
+    uint8_t random[16] = {0};
+    serverd_error ignored; /* an id without randomness is still an id */
+    (void)random_bytes(random, sizeof random, &ignored);
+    memcpy(x->request_id, "req_", 4);
+    for (size_t i = 0; i < sizeof random; i++)
+        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
+}
+
+static void refuse_without_model(struct exchange *x)
+{
+    struct server *server = x->server;
+    if (atomic_load(&server->is_draining)) {
+        api_error_set(&x->refusal, "draining", NULL, "The server is going down.");
+    } else if (atomic_load(&server->has_failed)) {
+        api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
+    } else if (!atomic_load(&server->model)) {
+        uint32_t permille = atomic_load(&server->progress_permille);
+        api_error_set(&x->refusal, "model_loading", NULL, "The model is being loaded (%u %%).",
+                      permille / 10);
+    }
+}
+
+/* What can be said before the body: the rest of policy, route and key. */
+static void look_at_request(struct exchange *x, const char *method)
+{
+    struct server *server = x->server;
+    if (server->n_connections > (uint32_t)server->context.options->max_connections) {
+        api_error_set(&x->refusal, "too_many_connections", NULL,
+                      "The server has too many open connections.");
+        return;
+    }
+    if (strcmp(method, "OPTIONS") == 0) {
+        struct buffer empty;
+        buffer_init(&empty, 0);
+        exchange_reply(x, 204, "text/plain", &empty);
+        (void)snprintf(x->allow, sizeof x->allow, "GET, HEAD, POST, OPTIONS");
+        return;
+    }
+    if (!route_find(x, method) || !auth_check(x))
+        return;
+    if (x->route->flags & NEEDS_MODEL)
+        refuse_without_model(x);
+}
+
+/* First call. */
+static enum MHD_Result take_head(struct exchange *x, const char *method, const char *version)
+{
+    x->has_seen_head = true;
+    choose_request_id(x);
+    set_times(x, 0, 0);
+    (void)snprintf(x->content_type, sizeof x->content_type, "application/json");
+    if (policy_refuses_head(x, method, version))
+        return queue_refusal(x);
+    look_at_request(x, method);
+    if (policy_refuses_body(x))
+        return queue_refusal(x);
+    set_times(x, 0, clock_now_ns(x->server->context.clock));
+    return MHD_YES;
+}
+
+static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n)
+{
+    if (x->connection) {
+        (void)pthread_mutex_lock(&x->server->lock);
+        x->connection->body_bytes += n;
+        (void)pthread_mutex_unlock(&x->server->lock);
+    }
+    if (x->refusal.http_status != 0)
+        return x->is_swallowing && x->connection &&
+                       x->connection->body_bytes > x->max_body + SWALLOW_BYTES
+                   ? MHD_NO
+                   : MHD_YES;
+    if (n > x->max_body - min_size(x->max_body, x->body.len)) {
+        api_error_set(&x->refusal, "request_too_large", NULL,
+                      "The body has more than the %zu bytes that are allowed.", x->max_body);
+        x->is_swallowing = true;
+        buffer_deinit(&x->body);
+        return MHD_YES;
+    }
+    buffer_append(&x->body, bytes, n);
+    return x->body.is_failed ? MHD_NO : MHD_YES;
+}
+
+/* Last call; comes again after each resumption. */
+static enum MHD_Result answer(struct exchange *x)
+{
+    if (!x->is_dispatched) {
+        x->is_dispatched = true;
+        set_times(x, 0, 0);
+        if (x->refusal.http_status != 0)
+            exchange_fail(x, &x->refusal);
+        else if (x->phase != PHASE_REPLIED)
+            x->route->handler(x);
+        if (x->phase == PHASE_GENERATING)
+            watch_hangup(x);
+    }
+    while (x->phase == PHASE_GENERATING) {
+        if (exchange_advance(x)) {
+            if (x->phase == PHASE_REPLIED)
+                break; /* it failed before its first byte */
+            if (x->is_stream)
+                return queue_stream(x);
+            x->status = 200;
+            break;
+        }
+        (void)pthread_mutex_lock(&x->lock);
+        bool sleeps = may_sleep(x);
+        if (sleeps)
+            suspend(x);
+        (void)pthread_mutex_unlock(&x->lock);
+        if (sleeps)
+            return MHD_YES;
+    }
+    return queue_reply(x);
+}
+
+static enum MHD_Result handle_request(void *context, struct MHD_Connection *mhd, const char *url,
+                                      const char *method, const char *version, const char *upload,
+                                      size_t *upload_size, void **request_context)
+{
+    (void)context, (void)mhd, (void)url;
+    struct exchange *x = *request_context;
+    if (!x)
+        return MHD_NO;
+    if (!x->has_seen_head)
+        return take_head(x, method, version);
+    if (*upload_size > 0) {
+        size_t n = *upload_size;
+        *upload_size = 0;
+        return take_body(x, upload, n);
+    }
+    return answer(x);
+}
+
+/* ---- start and stop
+ * -------------------------------------------------------------------------------- */
+
+static serverd_status resolve(const struct options *options, struct sockaddr_storage *out,
+                              serverd_error *err)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *found;
+    char port[16];
+    (void)snprintf(port, sizeof port, "%d", (int)options->port);
+    int code = getaddrinfo(options->host, port, &hints, &found);
+    if (code != 0)
+        return fail(err, SERVERD_INVALID, "host: %.200s: %s", options->host, gai_strerror(code));
+    memcpy(out, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    return SERVERD_OK;
+}
+
+static bool is_loopback(const struct sockaddr_storage *address)
+{
+    if (address->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)address;
+        return ntohl(in->sin_addr.s_addr) >> 24 == 127;
+    }
+    const struct sockaddr_in6 *in6 = (const void *)address;
+    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr);
+}
+
+static uint16_t bound_port(struct MHD_Daemon *daemon)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_BIND_PORT);
+    return info ? info->port : 0;
+}
+
+serverd_status http_start(struct server *server, serverd_error *err)
+{
+    const struct options *options = server->context.options;
+    struct sockaddr_storage address = {0};
+    serverd_status status = resolve(options, &address, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (!is_loopback(&address) && !server->keys && !options->insecure)
+        return fail(err, SERVERD_INVALID,
+                    "host: %.200s can be reached from other machines: give --api-key-file, or "
+                    "--insecure to serve without keys",
+                    options->host);
+    server->checks_bytes =
+        MHD_VERSION >> 8 == KNOWN_LIBRARY >> 8 && strncmp(MHD_get_version(), "0.9.75", 6) == 0;
+    if (!server->checks_bytes)
+        log_warn(server->context.log, "server",
+                 "libmicrohttpd is %s, not 0.9.75: heads are not checked byte by byte",
+                 MHD_get_version());
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
+    if (address.ss_family == AF_INET6)
+        flags |= MHD_USE_IPv6;
+    struct MHD_OptionItem items[] = {
+        {MHD_OPTION_SOCK_ADDR, 0, &address},
+        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)options->max_connections + RESERVED_SOCKETS, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, LIMIT_CONNECTION_POOL, NULL},
+        {MHD_OPTION_LISTEN_BACKLOG_SIZE, LISTEN_BACKLOG, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 0, NULL},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)end_request, server},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)begin_request, server},
+        /* last: one thread is not a pool for the library */
+        {options->http_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END,
+         (intptr_t)options->http_threads, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    server->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, handle_request,
+                                      server, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    if (!server->daemon)
+        return fail(err, SERVERD_INVALID, "cannot listen on %.200s port %d: %s", options->host,
+                    (int)options->port, strerror(errno));
+    server->port = bound_port(server->daemon);
+    return SERVERD_OK;
+}
+
+void http_stop(struct server *server)
+{
+    if (server->daemon)
+        MHD_stop_daemon(server->daemon);
+    server->daemon = NULL;
+    if (server->listen_fd >= 0)
+        (void)close(server->listen_fd);
+    server->listen_fd = -1;
+}

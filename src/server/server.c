@@ -1,0 +1,275 @@
+#include "server/server.h"
+
+#include "base/error.h"
+#include "base/numeric.h"
+#include "server/server_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SECOND_NS         UINT64_C(1000000000)
+#define HEAD_SECONDS      10u /* for a whole head */
+#define BODY_GRACE        5u  /* seconds before a body's rate counts */
+#define BODY_BYTES_SECOND 1024u
+#define PING_SECONDS      15u
+#define STALLED_SECONDS   60u /* a stream that takes nothing for so long is dropped */
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
+
+serverd_status server_create(const struct server_options *options, struct server **out,
+                             serverd_error *err)
+{
+    struct server *server = calloc(1, sizeof *server);
+    if (!server)
+        return fail(err, SERVERD_NOMEM, "server: no memory");
+    server->context = options->context;
+    server->wake = options->wake;
+    server->wake_context = options->wake_context;
+    server->listen_fd = -1;
+    server->started_ns = clock_now_ns(options->context.clock);
+    (void)pthread_mutex_init(&server->lock, NULL);
+    (void)pthread_mutex_init(&server->mailbox_lock, NULL);
+    server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
+    serverd_status status =
+        server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
+    if (status == SERVERD_OK && options->context.options->api_key_file)
+        status = key_set_read(options->context.options->api_key_file, &server->keys, err);
+    if (status == SERVERD_OK)
+        status = http_start(server, err);
+    if (status != SERVERD_OK) {
+        server_destroy(server);
+        return status;
+    }
+    *out = server;
+    return SERVERD_OK;
+}
+
+static void free_events(struct event_queue *queue)
+{
+    for (size_t i = queue->first; i < queue->n; i++)
+        event_free(&queue->items[i]);
+    free(queue->items);
+}
+
+/* Every suspended connection goes on and ends. */
+static void abort_live(struct server *server)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    for (struct exchange *x = server->live; x; x = x->next_live) {
+        (void)pthread_mutex_lock(&x->lock);
+        x->is_aborted = true;
+        exchange_wake(x);
+        (void)pthread_mutex_unlock(&x->lock);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+void server_destroy(struct server *server)
+{
+    if (!server)
+        return;
+    atomic_store(&server->is_draining, true);
+    server_dispatch(server);
+    abort_live(server);
+    http_stop(server);
+    server_dispatch(server);
+    free_events(&server->mailbox);
+    free_events(&server->dispatched);
+    key_set_unref(server->keys);
+    if (server->hangup_fd >= 0)
+        (void)close(server->hangup_fd);
+    (void)pthread_mutex_destroy(&server->lock);
+    (void)pthread_mutex_destroy(&server->mailbox_lock);
+    free(server);
+}
+
+uint16_t server_port(const struct server *server)
+{
+    return server->port;
+}
+
+uint32_t server_n_keys(const struct server *server)
+{
+    return server->keys ? server->keys->n : 0;
+}
+
+serverd_status server_reload_keys(struct server *server, serverd_error *err)
+{
+    const char *path = server->context.options->api_key_file;
+    struct key_set *keys = NULL;
+    if (!path)
+        return SERVERD_OK;
+    serverd_status status = key_set_read(path, &keys, err);
+    if (status != SERVERD_OK)
+        return status;
+    (void)pthread_mutex_lock(&server->lock);
+    struct key_set *old = server->keys;
+    server->keys = keys;
+    (void)pthread_mutex_unlock(&server->lock);
+    key_set_unref(old);
+    return SERVERD_OK;
+}
+
+/* ---- the model ----------------------------------------------------------------------------------
+ */
+
+void server_set_progress(struct server *server, double share)
+{
+    double permille = share < 0.0 ? 0.0 : share > 1.0 ? 1000.0 : share * 1000.0;
+    atomic_store(&server->progress_permille, (uint32_t)permille);
+}
+
+void server_publish(struct server *server, const struct served_model *model)
+{
+    atomic_store(&server->progress_permille, 1000);
+    atomic_store(&server->model, model);
+}
+
+void server_set_failed(struct server *server)
+{
+    atomic_store(&server->has_failed, true);
+}
+
+/* ---- events -------------------------------------------------------------------------------------
+ */
+
+/* Engine thread. */
+static void put_events(void *context, const struct event *events, uint32_t n)
+{
+    struct server *server = context;
+    (void)pthread_mutex_lock(&server->mailbox_lock);
+    for (uint32_t i = 0; i < n; i++) {
+        /* without memory for a token the request cannot end well; its END finds room, since the
+         * queue's memory is kept */
+        if (!event_queue_push(&server->mailbox, &events[i])) {
+            struct event lost = events[i];
+            event_free(&lost);
+        }
+    }
+    (void)pthread_mutex_unlock(&server->mailbox_lock);
+    server->wake(server->wake_context);
+}
+
+struct event_sink server_event_sink(struct server *server)
+{
+    return (struct event_sink){.deliver = put_events, .context = server};
+}
+
+void server_dispatch(struct server *server)
+{
+    (void)pthread_mutex_lock(&server->mailbox_lock);
+    struct event_queue events = server->mailbox;
+    server->mailbox = server->dispatched;
+    (void)pthread_mutex_unlock(&server->mailbox_lock);
+    for (size_t i = events.first; i < events.n; i++)
+        exchange_deliver(events.items[i].user, &events.items[i]);
+    events.first = events.n = 0;
+    server->dispatched = events; /* its memory serves the next round */
+}
+
+/* ---- time ---------------------------------------------------------------------------------------
+ */
+
+int server_hangup_fd(const struct server *server)
+{
+    return server->hangup_fd;
+}
+
+/* The exchange that waits on a connection, with a reference; NULL: none any more. */
+static struct exchange *find_waiting(struct server *server, const struct connection *connection)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    struct exchange *x = server->live;
+    while (x && x->connection != connection)
+        x = x->next_live;
+    if (x)
+        atomic_fetch_add(&x->references, 1);
+    (void)pthread_mutex_unlock(&server->lock);
+    return x;
+}
+
+void server_check_hangups(struct server *server)
+{
+    struct epoll_event events[64];
+    int n = epoll_wait(server->hangup_fd, events, 64, 0);
+    for (int i = 0; i < n; i++) {
+        /* the pointer is only compared: its connection may be gone */
+        struct exchange *x = find_waiting(server, events[i].data.ptr);
+        if (!x)
+            continue;
+        exchange_abandon(x);
+        (void)pthread_mutex_lock(&x->lock);
+        x->is_aborted = true; /* the library notices the closed socket once it may look again */
+        exchange_wake(x);
+        (void)pthread_mutex_unlock(&x->lock);
+        exchange_unref(x);
+    }
+}
+
+/* A head that takes too long, a body that trickles. */
+static bool is_too_slow(const struct connection *c, uint64_t now)
+{
+    if (c->head_began_ns != 0 && now - c->head_began_ns > HEAD_SECONDS * SECOND_NS)
+        return true;
+    if (c->body_began_ns == 0 || now < c->body_began_ns)
+        return false;
+    uint64_t seconds = (now - c->body_began_ns) / SECOND_NS;
+    return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
+}
+
+/* Streams: a sign of life when nothing was sent for a while; an end if nothing is taken. */
+static void tend_stream(struct exchange *x, uint64_t now)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    uint64_t quiet = now > x->last_write_ns ? now - x->last_write_ns : 0;
+    bool is_waiting = x->queue.first < x->queue.n;
+    if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
+        x->needs_ping = true;
+        exchange_wake(x);
+    } else if (is_waiting && !x->is_suspended && quiet > STALLED_SECONDS * SECOND_NS &&
+               x->connection) {
+        (void)shutdown(x->connection->fd, SHUT_RDWR);
+    }
+    (void)pthread_mutex_unlock(&x->lock);
+}
+
+void server_tick(struct server *server)
+{
+    uint64_t now = clock_now_ns(server->context.clock);
+    (void)pthread_mutex_lock(&server->lock);
+    for (struct connection *c = server->connections; c; c = c->next)
+        if (c->fd >= 0 && is_too_slow(c, now))
+            (void)shutdown(c->fd, SHUT_RDWR);
+    for (struct exchange *x = server->live; x; x = x->next_live)
+        if (x->is_stream && x->has_begun)
+            tend_stream(x, now);
+    metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
+    (void)pthread_mutex_unlock(&server->lock);
+    metrics_set(server->context.metrics, METRIC_SSE_STREAMS, atomic_load(&server->n_streams));
+    metrics_set(server->context.metrics, METRIC_LOG_DROPPED,
+                (double)log_n_dropped(server->context.log));
+    server_check_hangups(server);
+}
+
+/* ---- the end
+ * ------------------------------------------------------------------------------------- */
+
+void server_drain(struct server *server)
+{
+    if (atomic_exchange(&server->is_draining, true))
+        return;
+    server->listen_fd = MHD_quiesce_daemon(server->daemon);
+}
+
+uint32_t server_n_active(const struct server *server)
+{
+    struct server *s = (struct server *)server;
+    (void)pthread_mutex_lock(&s->lock);
+    uint32_t n = s->n_live;
+    (void)pthread_mutex_unlock(&s->lock);
+    return n;
+}

@@ -1,0 +1,171 @@
+/* The edge's own types. One exchange is one HTTP request and its reply; it is shared by two
+ * sides: the HTTP thread that serves its connection, and the engine's events, which the loop
+ * thread hands over. `references` counts them; the last one frees. */
+#ifndef SERVER_INTERNAL_H
+#define SERVER_INTERNAL_H
+
+#include "server/server.h"
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum route_scope { SCOPE_PUBLIC, SCOPE_INFER, SCOPE_METRICS, SCOPE_ADMIN };
+enum route_flags { NEEDS_MODEL = 1, JSON_BODY = 2 };
+
+struct route {
+    const char *method, *path;
+    void (*handler)(struct exchange *x);
+    enum route_scope scope;
+    unsigned flags;
+};
+
+/* ---- connections -------------------------------------------------------------------------------
+ */
+
+/* From accept to close. The timer thread may shut the socket down while `fd` is not -1. */
+struct connection {
+    struct connection *previous, *next;
+    struct server *server;
+    int fd;
+    uint64_t opened_ns;
+    uint64_t head_began_ns; /* of the request whose head is being read; 0: none */
+    uint64_t body_began_ns; /* 0: no body is being read */
+    uint64_t body_bytes;
+};
+
+/* ---- exchanges ---------------------------------------------------------------------------------
+ */
+
+enum exchange_phase {
+    PHASE_HEAD,       /* not yet looked at */
+    PHASE_BODY,       /* taking the body */
+    PHASE_GENERATING, /* events come */
+    PHASE_REPLIED     /* a whole reply is ready */
+};
+
+struct event_queue {
+    struct event *items;
+    size_t first, n, cap;
+};
+
+struct exchange {
+    struct server *server;
+    _Atomic uint32_t references;
+    struct connection *connection;
+
+    /* The request: HTTP thread only. */
+    struct MHD_Connection *mhd;
+    char *target; /* raw */
+    size_t target_len;
+    const char *target_at; /* where it stands in the library's buffer, for the byte check */
+    const struct route *route;
+    char *path_rest; /* decoded */
+    struct buffer body;
+    size_t max_body;
+    bool is_chunked, has_seen_head, is_dispatched, is_swallowing, is_head_method;
+    struct api_error refusal; /* http_status 0: none */
+    char allow[80];           /* of a 405 */
+    uint64_t arrival_ns;
+    char request_id[LIMIT_REQUEST_ID_BYTES + 1];
+    struct buffer ignored_fields;
+    enum exchange_phase phase;
+
+    /* A whole reply. */
+    int status;
+    char content_type[64];
+    struct buffer reply;
+    uint32_t retry_after_ms;
+
+    /* A generated reply. */
+    struct reply_encoder encoder;
+    void *encoder_state;
+    bool is_stream, has_begun, is_ended;
+    bool has_failed; /* the encoder's error ends the reply */
+    uint64_t *request_ids;
+    uint32_t n_requests, n_ended;
+    uint64_t last_write_ns;
+
+    /* Between the two sides, under `lock`. */
+    pthread_mutex_t lock;
+    struct event_queue queue;
+    bool is_suspended, is_gone, is_aborted, needs_ping;
+    uint32_t n_open; /* requests whose END has not come from the engine */
+
+    struct exchange *previous_live, *next_live; /* under server->lock */
+};
+
+struct exchange *exchange_create(struct server *server);
+void exchange_unref(struct exchange *x);
+/* Loop thread: takes the event over; wakes the connection if that is worth it. */
+void exchange_deliver(struct exchange *x, const struct event *event);
+/* Wakes a suspended connection; under x->lock. */
+void exchange_wake(struct exchange *x);
+/* The client is gone: cancels what still runs. */
+void exchange_abandon(struct exchange *x);
+/* HTTP thread: encodes what has come. Returns true if there is something to send or the end. */
+bool exchange_advance(struct exchange *x);
+/* Under no lock: fails the exchange with an error (whole reply, or the stream's error frame). */
+void exchange_set_error(struct exchange *x, const struct api_error *e);
+
+/* ---- the server --------------------------------------------------------------------------------
+ */
+
+struct key_set {
+    _Atomic uint32_t references;
+    uint32_t n;
+    uint8_t digest[][32]; /* SHA-256 */
+};
+
+struct server {
+    struct server_context context;
+    void (*wake)(void *context);
+    void *wake_context;
+
+    struct MHD_Daemon *daemon;
+    int listen_fd; /* after quiesce, to be closed */
+    uint16_t port;
+    bool checks_bytes; /* the library is of a version whose parser is known */
+    int hangup_fd;     /* epoll set of the sockets of waiting exchanges */
+
+    pthread_mutex_t lock; /* connections, live exchanges, keys */
+    struct connection *connections;
+    uint32_t n_connections;
+    struct exchange *live;
+    uint32_t n_live;
+    struct key_set *keys;
+
+    _Atomic(const struct served_model *) model;
+    _Atomic bool is_draining, has_failed;
+    _Atomic uint32_t progress_permille;
+    _Atomic uint32_t n_streams;
+    uint64_t started_ns;
+
+    pthread_mutex_t mailbox_lock;
+    struct event_queue mailbox, dispatched;
+};
+
+/* http.c */
+serverd_status http_start(struct server *server, serverd_error *err);
+void http_stop(struct server *server);
+
+/* route.c: the route of a decoded path, or the refusal. */
+bool route_find(struct exchange *x, const char *method);
+
+/* auth.c */
+serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
+void key_set_unref(struct key_set *keys);
+/* True if the exchange may use its route; else x->refusal is set. */
+bool auth_check(struct exchange *x);
+
+/* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
+bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
+bool cors_is_configured(const struct server *server);
+
+/* health.c */
+double server_heartbeat_age(const struct server *server);
+
+void event_free(struct event *event);
+bool event_queue_push(struct event_queue *queue, const struct event *event);
+
+#endif
