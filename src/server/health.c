@@ -57,11 +57,14 @@ double server_heartbeat_age(const struct server *server)
     return now > status.heartbeat_ns ? (double)(now - status.heartbeat_ns) * 1e-9 : 0.0;
 }
 
-static bool is_lost(const struct exchange *x)
+bool server_is_healthy(const struct server *server)
 {
+    const struct served_model *model = atomic_load(&server->model);
     struct engine_status status;
-    engine_status(exchange_model(x)->engine, &status);
-    return status.is_lost;
+    if (!model)
+        return false;
+    engine_status(model->engine, &status);
+    return !status.is_lost && server_heartbeat_age(server) < DEAD_AFTER_SECONDS;
 }
 
 static void reply_health(struct exchange *x, bool ok_while_loading)
@@ -73,7 +76,7 @@ static void reply_health(struct exchange *x, bool ok_while_loading)
             reply_ok(x);
         else
             reply_loading(x);
-    } else if (is_lost(x) || server_heartbeat_age(x->server) > DEAD_AFTER_SECONDS) {
+    } else if (!server_is_healthy(x->server)) {
         fail_with(x, "model_unavailable", "The engine does not answer.");
     } else {
         reply_ok(x);

@@ -29,6 +29,9 @@ void server_publish(struct server *server, const struct served_model *model);
 /* Loading failed for good: 503 model_unavailable. */
 void server_set_failed(struct server *server);
 
+/* The engine moves; false without a model, too. */
+bool server_is_healthy(const struct server *server);
+
 /* Loop thread. */
 void server_dispatch(struct server *server);
 void server_tick(struct server *server); /* a few times a second: time-outs, hang-ups, gauges */

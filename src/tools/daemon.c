@@ -1,0 +1,295 @@
+#include "tools/daemon.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "tools/model.h"
+#include "tools/notify.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <uv.h>
+
+#define TICK_MS       250u
+#define DRAIN_TICK_MS 20u
+#define RESERVE_FILES 128u
+
+enum { N_SIGNALS = 3 };
+
+struct daemon {
+    const struct options *options;
+    struct log *log;
+    struct metrics *metrics;
+    struct server *server;
+
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_timer_t tick;
+    uv_poll_t hangups;
+    uv_signal_t signals[N_SIGNALS];
+    uv_work_t load;
+
+    /* Written by the load job, read by the loop after it. */
+    struct model *model;
+    serverd_status load_status;
+    serverd_error load_error;
+    bool is_loaded; /* the job has ended */
+
+    bool is_draining;
+    uint64_t drain_until_ns;
+    uint64_t watchdog_ms, last_watchdog_ns;
+    int exit_code;
+};
+
+static uint64_t now_ns(void)
+{
+    return clock_now_ns(&system_clock);
+}
+
+/* ---- the end -----------------------------------------------------------------------------------
+ */
+
+static void stop(struct daemon *daemon)
+{
+    uv_stop(&daemon->loop);
+}
+
+static void begin_drain(struct daemon *daemon, const char *why)
+{
+    daemon->is_draining = true;
+    daemon->drain_until_ns = now_ns() + (uint64_t)(daemon->options->drain_timeout * 1e9);
+    log_info(daemon->log, "daemon", "%s: %u requests are running, waiting for them up to %g s", why,
+             server_n_active(daemon->server), daemon->options->drain_timeout);
+    notify_manager("STOPPING=1");
+    server_drain(daemon->server);
+    if (daemon->model)
+        engine_drain(model_served(daemon->model)->engine);
+    (void)uv_timer_set_repeat(&daemon->tick, DRAIN_TICK_MS);
+    (void)uv_timer_again(&daemon->tick);
+}
+
+static void on_signal(uv_signal_t *signal, int number)
+{
+    struct daemon *daemon = signal->data;
+    if (number == SIGHUP) {
+        serverd_error err;
+        if (server_reload_keys(daemon->server, &err) == SERVERD_OK)
+            log_info(daemon->log, "daemon", "SIGHUP: %u API keys are in use",
+                     server_n_keys(daemon->server));
+        else
+            log_error(daemon->log, "daemon", "SIGHUP: the keys stay as they were: %s", err.text);
+        return;
+    }
+    const char *name = number == SIGINT ? "SIGINT" : "SIGTERM";
+    if (daemon->is_draining || !daemon->is_loaded) {
+        log_info(daemon->log, "daemon", "%s: ending now", name);
+        stop(daemon);
+    } else {
+        begin_drain(daemon, name);
+    }
+}
+
+/* ---- time ---------------------------------------------------------------------------------------
+ */
+
+static void feed_watchdog(struct daemon *daemon, uint64_t now)
+{
+    if (daemon->watchdog_ms == 0 ||
+        now - daemon->last_watchdog_ns < daemon->watchdog_ms * UINT64_C(1000000) / 3)
+        return;
+    if (daemon->model && !server_is_healthy(daemon->server))
+        return; /* the manager restarts what does not move */
+    daemon->last_watchdog_ns = now;
+    notify_manager("WATCHDOG=1");
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    uint64_t now = now_ns();
+    server_tick(daemon->server);
+    feed_watchdog(daemon, now);
+    if (daemon->is_draining &&
+        (server_n_active(daemon->server) == 0 || now >= daemon->drain_until_ns))
+        stop(daemon);
+}
+
+static void on_hangup(uv_poll_t *poll, int status, int events)
+{
+    struct daemon *daemon = poll->data;
+    (void)status, (void)events;
+    server_check_hangups(daemon->server);
+}
+
+static void on_wake(uv_async_t *async)
+{
+    struct daemon *daemon = async->data;
+    server_dispatch(daemon->server);
+}
+
+/* Any thread. */
+static void wake(void *context)
+{
+    struct daemon *daemon = context;
+    (void)uv_async_send(&daemon->wake);
+}
+
+/* ---- loading
+ * ------------------------------------------------------------------------------------- */
+
+static void set_progress(void *context, double share)
+{
+    struct daemon *daemon = context;
+    server_set_progress(daemon->server, share);
+}
+
+static void load_model(uv_work_t *work)
+{
+    struct daemon *daemon = work->data;
+    const struct model_setup setup = {.options = daemon->options,
+                                      .clock = &system_clock,
+                                      .log = daemon->log,
+                                      .metrics = daemon->metrics,
+                                      .sink = server_event_sink(daemon->server),
+                                      .progress = set_progress,
+                                      .progress_context = daemon};
+    daemon->load_status = model_open(&setup, &daemon->model, &daemon->load_error);
+}
+
+static void on_loaded(uv_work_t *work, int status)
+{
+    struct daemon *daemon = work->data;
+    (void)status;
+    daemon->is_loaded = true;
+    if (daemon->load_status != SERVERD_OK) {
+        log_error(daemon->log, "daemon", "%s", daemon->load_error.text);
+        daemon->exit_code = EXIT_BAD_MODEL;
+        server_set_failed(daemon->server);
+        stop(daemon);
+        return;
+    }
+    server_publish(daemon->server, model_served(daemon->model));
+    log_info(daemon->log, "daemon", "ready");
+    notify_manager("READY=1\nSTATUS=serving");
+}
+
+/* ---- start --------------------------------------------------------------------------------------
+ */
+
+static void raise_file_limit(int64_t connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)connections + RESERVE_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* fewer connections then */
+}
+
+static void announce(struct daemon *daemon)
+{
+    const char *host = daemon->options->host;
+    bool is_v6 = strchr(host, ':') != NULL;
+    log_info(daemon->log, "daemon", "serverd %s listens on http://%s%s%s:%u", PROJECT_VERSION,
+             is_v6 ? "[" : "", host, is_v6 ? "]" : "", server_port(daemon->server));
+}
+
+static void start_loop(struct daemon *daemon)
+{
+    static const int numbers[N_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < N_SIGNALS; i++) {
+        (void)uv_signal_init(&daemon->loop, &daemon->signals[i]);
+        daemon->signals[i].data = daemon;
+        (void)uv_signal_start(&daemon->signals[i], on_signal, numbers[i]);
+    }
+    (void)uv_timer_init(&daemon->loop, &daemon->tick);
+    daemon->tick.data = daemon;
+    (void)uv_timer_start(&daemon->tick, on_tick, TICK_MS, TICK_MS);
+    (void)uv_poll_init(&daemon->loop, &daemon->hangups, server_hangup_fd(daemon->server));
+    daemon->hangups.data = daemon;
+    (void)uv_poll_start(&daemon->hangups, UV_READABLE, on_hangup);
+    daemon->load.data = daemon;
+    (void)uv_queue_work(&daemon->loop, &daemon->load, load_model, on_loaded);
+}
+
+static void close_handle(uv_handle_t *handle, void *context)
+{
+    (void)context;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+/* The loop's threads end with the process if the model is still being loaded. */
+static void end_process_while_loading(struct daemon *daemon)
+{
+    log_destroy(daemon->log);
+    _exit(daemon->exit_code);
+}
+
+static void run_server(struct daemon *daemon)
+{
+    announce(daemon);
+    start_loop(daemon);
+    (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    if (!daemon->is_loaded)
+        end_process_while_loading(daemon);
+    server_drain(daemon->server);
+    model_stop(daemon->model);
+    uv_walk(&daemon->loop, close_handle, NULL);
+    (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
+}
+
+static int run_with_log(struct daemon *daemon)
+{
+    serverd_error err;
+    struct server *server = NULL;
+    const struct server_options setup = {.context = {.options = daemon->options,
+                                                     .clock = &system_clock,
+                                                     .log = daemon->log,
+                                                     .metrics = daemon->metrics},
+                                         .wake = wake,
+                                         .wake_context = daemon};
+    (void)uv_async_init(&daemon->loop, &daemon->wake, on_wake);
+    daemon->wake.data = daemon;
+    if (server_create(&setup, &server, &err) != SERVERD_OK) {
+        (void)fprintf(stderr, "serverd: %s\n", err.text);
+        uv_walk(&daemon->loop, close_handle, NULL);
+        (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
+        return EXIT_BAD_OPTION;
+    }
+    daemon->server = server;
+    run_server(daemon);
+    server_destroy(server);
+    model_close(daemon->model);
+    return daemon->exit_code;
+}
+
+int daemon_run(const struct options *options)
+{
+    struct daemon daemon = {.options = options, .watchdog_ms = notify_watchdog_ms()};
+    serverd_error err;
+    (void)signal(SIGPIPE, SIG_IGN);
+    raise_file_limit(options->max_connections);
+    if (log_create(STDERR_FILENO, (enum log_level)options->log_level,
+                   (enum log_format)options->log_format, &daemon.log, &err) != SERVERD_OK) {
+        (void)fprintf(stderr, "serverd: %s\n", err.text);
+        return EXIT_BAD_MODEL;
+    }
+    daemon.metrics = metrics_create();
+    int code = EXIT_BAD_MODEL;
+    if (!daemon.metrics || uv_loop_init(&daemon.loop) != 0) {
+        (void)fprintf(stderr, "serverd: no memory\n");
+    } else {
+        code = run_with_log(&daemon);
+        (void)uv_loop_close(&daemon.loop);
+    }
+    log_info(daemon.log, "daemon", "ends with %d", code);
+    metrics_destroy(daemon.metrics);
+    log_destroy(daemon.log);
+    return code;
+}

@@ -1,0 +1,257 @@
+#include "tools/model.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "compiler/compile.h"
+#include "kernels/builtin.h"
+#include "program/dtype.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows of logits beside one for each running sequence: what scoring a prompt may take a step. */
+#define SPARE_LOGIT_ROWS 16
+
+/* The longest gap that a prompt may tear into running streams. */
+#define STEP_TARGET_NS UINT64_C(150000000)
+
+struct model {
+    struct program *program;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
+    char *template_source; /* of --chat-template; else the program's */
+    struct worker_pool *pool;
+    struct runtime *runtime;
+    struct engine *engine;
+    bool has_stopped;
+    char name[128];
+    struct served_model served;
+};
+
+/* ---- steps of opening, in order
+ * ------------------------------------------------------------------ */
+
+/* general.name, else the file's name without its ending. */
+static void choose_name(struct model *model, const struct options *options)
+{
+    const char *name = model->program->config.name;
+    const char *slash = strrchr(options->model_path, '/');
+    if (options->served_model_name)
+        name = options->served_model_name;
+    else if (!*name)
+        name = slash ? slash + 1 : options->model_path;
+    (void)snprintf(model->name, sizeof model->name, "%s", name);
+    size_t n = strlen(model->name);
+    if (n > 5 && strcmp(model->name + n - 5, ".gguf") == 0)
+        model->name[n - 5] = '\0';
+}
+
+static serverd_status read_template(struct model *model, const struct options *options,
+                                    serverd_error *err)
+{
+    const struct program_template *own = program_find_template(model->program, "default");
+    const char *source = own ? own->source : NULL;
+    size_t n = own ? own->len : 0;
+    if (options->chat_template) {
+        serverd_status status = file_read(options->chat_template, LIMIT_TEMPLATE_SOURCE,
+                                          &model->template_source, &n, err);
+        if (status != SERVERD_OK)
+            return error_context(err, "chat-template");
+        source = model->template_source;
+    }
+    if (!source)
+        return SERVERD_OK; /* a base model */
+    model->served.chat_template_source = source;
+    serverd_status status = chat_template_compile(source, n, &model->chat_template, err);
+    return status == SERVERD_OK ? SERVERD_OK : error_context(err, "chat template");
+}
+
+/* A template of the file that does not compile costs the chat endpoint, not the model. */
+static serverd_status open_template(struct model *model, const struct model_setup *setup,
+                                    serverd_error *err)
+{
+    serverd_status status = read_template(model, setup->options, err);
+    if (status == SERVERD_OK || setup->options->chat_template)
+        return status;
+    log_warn(setup->log, "model", "%s: chat is not possible; give another with --chat-template",
+             err->text);
+    return SERVERD_OK;
+}
+
+static uint32_t context_size(const struct model *model, const struct model_setup *setup)
+{
+    uint32_t trained = model->program->config.context_length;
+    uint32_t wanted = (uint32_t)setup->options->ctx_size;
+    if (wanted == 0 || (model->program->config.is_encoder && wanted > trained))
+        return trained;
+    if (wanted > trained)
+        log_warn(setup->log, "model", "ctx-size %u is above the %u that the model was trained for",
+                 wanted, trained);
+    return wanted;
+}
+
+static void forward_log(void *context, int level, const char *text)
+{
+    log_write(context, (enum log_level)level, "runtime", "%s", text);
+}
+
+static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
+                                   serverd_error *err)
+{
+    const struct options *options = setup->options;
+    uint32_t context = context_size(model, setup);
+    uint32_t max_running = (uint32_t)options->max_running;
+    uint32_t max_rows = (uint32_t)options->prefill_chunk + max_running;
+    if (model->program->config.is_encoder) /* a whole input is one chunk */
+        max_rows = (uint32_t)max_size(max_rows, context);
+    serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
+    if (status != SERVERD_OK)
+        return status;
+    const struct runtime_options runtime_options = {
+        .delegates = builtin_delegates,
+        .n_delegates = n_builtin_delegates,
+        .device = options->device,
+        .pool = model->pool,
+        .clock = setup->clock,
+        .limits = {.struct_bytes = sizeof(serverd_limits),
+                   .max_rows = max_rows,
+                   .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
+                   .max_seqs = max_running,
+                   .max_context = context},
+        .kv_dtype = options->kv_dtype == 0 ? DTYPE_BF16 : DTYPE_F32,
+        .kv_bytes = options->kv_memory,
+        .log = forward_log,
+        .log_context = setup->log,
+        .progress = setup->progress,
+        .progress_context = setup->progress_context,
+    };
+    return runtime_open(model->program, &runtime_options, &model->runtime, err);
+}
+
+static serverd_status start_engine(struct model *model, const struct model_setup *setup,
+                                   serverd_error *err)
+{
+    const struct options *options = setup->options;
+    const struct engine_options engine_options = {
+        .runtime = model->runtime,
+        .tokenizer = model->tokenizer,
+        .clock = setup->clock,
+        .log = setup->log,
+        .metrics = setup->metrics,
+        .sink = setup->sink,
+        .context_size = runtime_limits(model->runtime)->max_context,
+        .max_running = (uint32_t)options->max_running,
+        .prefill_chunk = (uint32_t)options->prefill_chunk,
+        .step_target_ns = STEP_TARGET_NS,
+        .max_queue = (uint32_t)options->max_queue,
+        .max_queue_tokens = (uint64_t)options->max_queue_tokens,
+        .queue_timeout_ns = (uint64_t)(options->queue_timeout * 1e9),
+    };
+    serverd_status status = engine_create(&engine_options, &model->engine, err);
+    return status == SERVERD_OK ? engine_start(model->engine, err) : status;
+}
+
+/* What the output depends on beside the request: build, weights, device. */
+static void make_fingerprint(struct model *model, const struct model_setup *setup)
+{
+    const struct program_config *config = &model->program->config;
+    char text[512];
+    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %d", PROJECT_VERSION, config->architecture,
+                   config->name, (unsigned long long)config->weight_bytes,
+                   runtime_device(model->runtime), setup->options->kv_dtype);
+    (void)snprintf(model->served.fingerprint, sizeof model->served.fingerprint, "fp_%012llx",
+                   (unsigned long long)(hash_bytes(text, strlen(text), 0) >> 16));
+}
+
+static void describe(struct model *model, const struct model_setup *setup)
+{
+    const struct program_config *config = &model->program->config;
+    uint64_t kv = (uint64_t)runtime_n_pages(model->runtime) * runtime_page_bytes(model->runtime);
+    log_info(setup->log, "model",
+             "%s: %s, %s, %.1f M parameters, context %u, on %s, KV cache for %llu tokens "
+             "(%llu MiB)",
+             model->name, config->architecture, config->quantisation,
+             (double)config->n_parameters / 1e6, model->served.context_size,
+             runtime_device(model->runtime),
+             (unsigned long long)runtime_n_pages(model->runtime) * SERVERD_PAGE_TOKENS,
+             (unsigned long long)(kv / MIB));
+    const char *labels[] = {PROJECT_VERSION, config->architecture, runtime_device(model->runtime)};
+    metrics_set_labelled(setup->metrics, METRIC_BUILD_INFO, labels, 1);
+}
+
+static serverd_status open_parts(struct model *model, const struct model_setup *setup,
+                                 serverd_error *err)
+{
+    const struct compile_options compile = {.path = setup->options->model_path};
+    serverd_status status = compile_model(&compile, &model->program, err);
+    if (status == SERVERD_OK)
+        status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
+    if (status == SERVERD_OK)
+        status = open_template(model, setup, err);
+    if (status == SERVERD_OK)
+        status = open_runtime(model, setup, err);
+    if (status == SERVERD_OK)
+        status = start_engine(model, setup, err);
+    return status;
+}
+
+serverd_status model_open(const struct model_setup *setup, struct model **out, serverd_error *err)
+{
+    struct model *model = calloc(1, sizeof *model);
+    if (!model)
+        return fail(err, SERVERD_NOMEM, "model: no memory");
+    serverd_status status = open_parts(model, setup, err);
+    if (status != SERVERD_OK) {
+        model_close(model);
+        return status;
+    }
+    choose_name(model, setup->options);
+    model->served.name = model->name;
+    model->served.created = clock_wall_seconds(setup->clock);
+    model->served.program = model->program;
+    model->served.tokenizer = model->tokenizer;
+    model->served.chat_template = model->chat_template;
+    model->served.engine = model->engine;
+    model->served.context_size = runtime_limits(model->runtime)->max_context;
+    model->served.device = runtime_device(model->runtime);
+    make_fingerprint(model, setup);
+    describe(model, setup);
+    *out = model;
+    return SERVERD_OK;
+}
+
+const struct served_model *model_served(const struct model *model)
+{
+    return &model->served;
+}
+
+void model_stop(struct model *model)
+{
+    if (!model || model->has_stopped)
+        return;
+    if (model->engine)
+        engine_stop(model->engine);
+    model->has_stopped = true;
+}
+
+void model_close(struct model *model)
+{
+    if (!model)
+        return;
+    model_stop(model);
+    if (model->engine)
+        engine_destroy(model->engine);
+    runtime_close(model->runtime);
+    worker_pool_destroy(model->pool);
+    if (model->chat_template)
+        chat_template_destroy(model->chat_template);
+    if (model->tokenizer)
+        tokenizer_destroy(model->tokenizer);
+    program_unref(model->program);
+    free(model->template_source);
+    free(model);
+}

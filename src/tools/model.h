@@ -1,0 +1,28 @@
+/* A model that is ready to serve: everything between a file and an engine, in one place. */
+#ifndef TOOLS_MODEL_H
+#define TOOLS_MODEL_H
+
+#include "server/server.h"
+
+struct model;
+
+struct model_setup {
+    const struct options *options;
+    const struct clock *clock;
+    struct log *log;
+    struct metrics *metrics;
+    struct event_sink sink;
+    void (*progress)(void *context, double share);
+    void *progress_context;
+};
+
+/* Compiles, opens and starts the model; takes seconds. Any one thread. */
+serverd_status model_open(const struct model_setup *setup, struct model **out, serverd_error *err);
+
+const struct served_model *model_served(const struct model *model);
+
+/* Ends what runs; after it the last events are in the sink. */
+void model_stop(struct model *model);
+void model_close(struct model *model); /* stops first; NULL is fine */
+
+#endif
