@@ -154,7 +154,7 @@ static bool emit_bytes(const struct tokenizer *tokenizer, const char *text, size
         int32_t id = tokenizer->byte_symbol[(uint8_t)text[i]];
         if (id == NO_TOKEN || id >= (int32_t)tokenizer->vocabulary->n_tokens)
             id = tokenizer->vocabulary->unknown;
-        fits = id < 0 || tokenizer_add_id(out, id);
+        fits = id < 0 || token_list_add(out, id);
     }
     return fits;
 }
@@ -203,7 +203,7 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
     if (tokenizer->ignores_merges) {
         int32_t whole = find_whole(tokenizer, scratch, text, n);
         if (whole != NO_TOKEN && whole < n_tokens)
-            return tokenizer_add_id(out, whole);
+            return token_list_add(out, whole);
     }
     if (!tokenizer_reserve_symbols(scratch, n))
         return false;
@@ -214,7 +214,7 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
     for (int32_t i = count > 0 ? 0 : -1; i >= 0 && fits; i = scratch->symbols[i].next) {
         const struct symbol *s = &scratch->symbols[i];
         fits = s->id != NO_TOKEN && s->id < n_tokens
-                   ? tokenizer_add_id(out, s->id)
+                   ? token_list_add(out, s->id)
                    : emit_bytes(tokenizer, text + s->begin, s->len, out);
     }
     return fits;

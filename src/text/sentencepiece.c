@@ -31,13 +31,13 @@ static bool emit(const struct tokenizer *tokenizer, const char *text, const stru
                  struct token_list *out)
 {
     if (symbol->id != NO_TOKEN)
-        return tokenizer_add_id(out, symbol->id);
+        return token_list_add(out, symbol->id);
     bool fits = true;
     for (uint32_t i = 0; i < symbol->len && fits; i++) {
         int32_t id = tokenizer->byte_symbol[(uint8_t)text[symbol->begin + i]];
         if (id == NO_TOKEN)
             id = tokenizer->vocabulary->unknown;
-        fits = id < 0 || tokenizer_add_id(out, id);
+        fits = id < 0 || token_list_add(out, id);
     }
     return fits;
 }

@@ -25,7 +25,7 @@ void token_list_deinit(struct token_list *list)
     list->n = list->cap = 0;
 }
 
-bool tokenizer_add_id(struct token_list *out, int32_t id)
+bool token_list_add(struct token_list *out, int32_t id)
 {
     if (out->n == out->limit)
         return false;
@@ -177,7 +177,7 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
     for (size_t i = 0; i < stretches->n && status == SERVERD_OK; i++) {
         const struct stretch *s = &stretches->items[i];
         if (s->token != NO_TOKEN) {
-            if (!tokenizer_add_id(out, s->token))
+            if (!token_list_add(out, s->token))
                 status = tokenizer_list_error(out, err);
             follows_special = true;
             continue;
@@ -201,7 +201,7 @@ static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_l
         end = v->separator >= 0 ? v->separator : v->eos;
     else if (v->adds_eos)
         end = v->eos;
-    return end < 0 || tokenizer_add_id(out, end) ? SERVERD_OK : tokenizer_list_error(out, err);
+    return end < 0 || token_list_add(out, end) ? SERVERD_OK : tokenizer_list_error(out, err);
 }
 
 static int32_t begin_token(const struct vocabulary *v)
@@ -225,7 +225,7 @@ serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *t
     if (n > INT32_MAX / 4)
         return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
     if (begin >= 0 && !(parses && begins_with_token(tokenizer->vocabulary, begin, text, n)) &&
-        !tokenizer_add_id(out, begin))
+        !token_list_add(out, begin))
         return tokenizer_list_error(out, err);
     struct encode_scratch scratch = {0};
     struct stretch_list stretches = {0};

@@ -25,6 +25,7 @@ struct token_list {
 };
 void token_list_init(struct token_list *list, uint32_t limit);
 void token_list_deinit(struct token_list *list);
+bool token_list_add(struct token_list *list, int32_t id); /* false: at its limit, or no memory */
 
 enum tokenizer_flags {
     TOKENIZER_ADD_SPECIAL = 1,  /* BOS, EOS, separators as the model wants them */

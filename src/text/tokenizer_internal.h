@@ -110,7 +110,6 @@ struct tokenizer {
     uint32_t n_end_tokens;
 };
 
-bool tokenizer_add_id(struct token_list *out, int32_t id);
 bool tokenizer_reserve_symbols(struct encode_scratch *scratch, size_t n);
 /* Merges the first n symbols until no pair is left. `find` says what a pair becomes. */
 bool tokenizer_merge_symbols(const struct tokenizer *tokenizer, struct encode_scratch *scratch,

@@ -64,7 +64,7 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *text, siz
             end--;
         if (id < 0)
             break;
-        if (!tokenizer_add_id(out, id))
+        if (!token_list_add(out, id))
             return false;
         at = end;
     }
@@ -72,7 +72,7 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *text, siz
         return true;
     out->n = before;
     return tokenizer->vocabulary->unknown < 0 ||
-           tokenizer_add_id(out, tokenizer->vocabulary->unknown);
+           token_list_add(out, tokenizer->vocabulary->unknown);
 }
 
 /* A word that is being collected. */

@@ -1,0 +1,64 @@
+/* The fields of requests, in one table: name, type, range, endpoints. What a request says about
+ * sampling, stops and output becomes one `struct request`, whatever the dialect. */
+#ifndef SERVER_API_REQUEST_H
+#define SERVER_API_REQUEST_H
+
+#include "server/exchange.h"
+#include "server/json_body.h"
+
+/* Endpoints a field belongs to. */
+enum api_endpoint {
+    API_CHAT = 1,
+    API_COMPLETIONS = 2,
+    API_EMBEDDINGS = 4,
+    API_TOKENIZE = 8,
+    API_DETOKENIZE = 16,
+    API_APPLY_TEMPLATE = 32
+};
+
+#define API_UNSET INT64_MIN /* an integer that the request does not state; floats: NaN */
+
+/* The body of a request. Strings and nested values belong to `root`. */
+struct api_fields {
+    json_t *root;
+    /* values that are looked at by their endpoint */
+    json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
+        *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents,
+        *logprobs;
+    const char *model, *encoding_format;
+    int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
+        priority, dimensions;
+    double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
+    bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
+        add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
+        return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
+        continue_final_message, normalize;
+};
+
+/* Parses the exchange's body. False: *e; nothing to release. */
+bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
+                     struct api_error *e);
+void api_fields_release(struct api_fields *fields);
+
+/* The model's name must be the loaded one, "default", or empty. */
+bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
+
+/* A request for the engine with sampling, stops, limits of `fields`, and a copy of the prompt.
+ * default_tokens: max_tokens if none is stated, -1 for all that fit; n_logprobs: -1 for none.
+ * `param` names the prompt's field. NULL: *e. */
+struct request *api_make_request(struct exchange *x, const struct api_fields *fields,
+                                 const int32_t *prompt, uint32_t n_prompt, int64_t default_tokens,
+                                 int32_t n_logprobs, const char *param, struct api_error *e);
+
+/* Ids of a JSON list, each in the vocabulary. */
+bool api_read_ids(struct exchange *x, const json_t *list, const char *param,
+                  struct token_list *out, struct api_error *e);
+
+/* Tokenises; errors name the field. */
+bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags, const char *param,
+                  struct token_list *out, struct api_error *e);
+
+/* A random id: prefix and 24 characters. */
+void api_make_id(const char *prefix, char out[64]);
+
+#endif

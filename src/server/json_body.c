@@ -1,0 +1,79 @@
+#include "server/json_body.h"
+
+#include "base/limits.h"
+
+#include <math.h>
+#include <string.h>
+
+/* One pass without memory: what the parser would need memory or stack for is bounded. */
+static const char *scan(const char *s, size_t n)
+{
+    size_t depth = 0, n_values = 1, number = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        char c = s[i];
+        if (in_string) {
+            i += c == '\\';
+            in_string = c != '"';
+            continue;
+        }
+        bool is_number = (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' ||
+                         c == 'E';
+        number = is_number ? number + 1 : 0;
+        in_string = c == '"';
+        depth += c == '{' || c == '[';
+        n_values += c == '{' || c == '[' || c == ',' || c == ':';
+        if (depth > LIMIT_JSON_DEPTH)
+            return "The body is nested too deeply.";
+        if (n_values > LIMIT_JSON_VALUES)
+            return "The body holds too many values.";
+        if (number > LIMIT_JSON_NUMBER_BYTES)
+            return "The body holds a number that is too long.";
+        if ((c == '}' || c == ']') && depth > 0)
+            depth--;
+    }
+    return NULL;
+}
+
+bool json_body_parse(const char *bytes, size_t n, json_t **out, struct api_error *e)
+{
+    const char *fault = scan(bytes, n);
+    if (fault) {
+        api_error_set(e, "invalid_json", NULL, "%s", fault);
+        return false;
+    }
+    json_error_t error;
+    json_t *root = json_loadb(bytes, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (!root) {
+        /* the parser's text may quote the body: only the place is told */
+        api_error_set(e, "invalid_json", NULL,
+                      "The body is no valid JSON (line %d, column %d).", error.line, error.column);
+        return false;
+    }
+    if (!json_is_object(root)) {
+        json_decref(root);
+        api_error_set(e, "invalid_json", NULL, "The body is no JSON object.");
+        return false;
+    }
+    *out = root;
+    return true;
+}
+
+json_t *json_body_get(const json_t *object, const char *name)
+{
+    json_t *value = json_object_get(object, name);
+    return json_is_null(value) ? NULL : value;
+}
+
+bool json_body_integer(const json_t *value, int64_t *out)
+{
+    if (json_is_integer(value)) {
+        *out = json_integer_value(value);
+        return true;
+    }
+    double x = json_is_real(value) ? json_real_value(value) : 0.5;
+    if (x != floor(x) || fabs(x) > 9007199254740992.0)
+        return false;
+    *out = (int64_t)x;
+    return true;
+}
