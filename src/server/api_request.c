@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the table ---------------------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------------------------
+ */
 
 enum field_kind {
     FIELD_JSON,    /* json_t *: any type, the endpoint looks at it */
@@ -271,7 +272,8 @@ static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_
 {
     const char *name;
     json_t *value;
-    json_object_foreach (out->root, name, value) {
+    json_object_foreach(out->root, name, value)
+    {
         const struct field *field = find_field(name, endpoint);
         if (!field && !has_own_shape(name)) {
             if (x->server->context.options->strict_fields) {
@@ -318,7 +320,8 @@ bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
     return false;
 }
 
-/* ---- ids and text ------------------------------------------------------------------------------- */
+/* ---- ids and text -------------------------------------------------------------------------------
+ */
 
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,
                   struct api_error *e)
@@ -367,7 +370,8 @@ bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags
     return false;
 }
 
-/* ---- one request -------------------------------------------------------------------------------- */
+/* ---- one request --------------------------------------------------------------------------------
+ */
 
 static float choose(double stated, bool has_own, float own, float fallback)
 {
@@ -396,8 +400,8 @@ static void set_sampling(struct exchange *x, const struct api_fields *f,
     params->temperature = choose(f->temperature, own->has_temperature, own->temperature, 1.0f);
     params->top_p = choose(f->top_p, own->has_top_p, own->top_p, 1.0f);
     params->min_p = choose(f->min_p, own->has_min_p, own->min_p, 0.0f);
-    params->repetition_penalty = choose(f->repetition_penalty, own->has_repetition_penalty,
-                                        own->repetition_penalty, 1.0f);
+    params->repetition_penalty =
+        choose(f->repetition_penalty, own->has_repetition_penalty, own->repetition_penalty, 1.0f);
     params->frequency_penalty = choose(f->frequency_penalty, false, 0.0f, 0.0f);
     params->presence_penalty = choose(f->presence_penalty, false, 0.0f, 0.0f);
     params->top_k = own->has_top_k ? own->top_k : 0;
@@ -480,8 +484,8 @@ static bool read_id_list(struct exchange *x, const json_t *list, const char *par
     }
     struct token_list ids;
     token_list_init(&ids, limit);
-    bool is_good = api_read_ids(x, list, param, &ids, e) &&
-                   copy_ids(request, ids.id, ids.n, out, e);
+    bool is_good =
+        api_read_ids(x, list, param, &ids, e) && copy_ids(request, ids.id, ids.n, out, e);
     *n = ids.n;
     token_list_deinit(&ids);
     return is_good;
@@ -552,7 +556,8 @@ static bool set_bias(struct exchange *x, const struct api_fields *f, struct requ
     const char *key;
     json_t *value;
     uint32_t count = 0;
-    json_object_foreach (f->logit_bias, key, value) {
+    json_object_foreach(f->logit_bias, key, value)
+    {
         if (!read_bias(x, key, value, &bias[count], e))
             return false;
         uint32_t same = 0; /* "5" and "05" are one token: the last counts */
@@ -571,8 +576,8 @@ static bool set_lengths(struct exchange *x, const struct api_fields *f, struct r
                         int64_t default_tokens, const char *param, struct api_error *e)
 {
     uint32_t context = exchange_model(x)->context_size;
-    int64_t wanted = f->max_completion_tokens != API_UNSET ? f->max_completion_tokens
-                                                           : f->max_tokens;
+    int64_t wanted =
+        f->max_completion_tokens != API_UNSET ? f->max_completion_tokens : f->max_tokens;
     if (wanted == API_UNSET)
         wanted = default_tokens;
     uint32_t needed = request->n_prompt + (wanted != 0);

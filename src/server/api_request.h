@@ -51,8 +51,8 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *fi
                                  int32_t n_logprobs, const char *param, struct api_error *e);
 
 /* Ids of a JSON list, each in the vocabulary. */
-bool api_read_ids(struct exchange *x, const json_t *list, const char *param,
-                  struct token_list *out, struct api_error *e);
+bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,
+                  struct api_error *e);
 
 /* Tokenises; errors name the field. */
 bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags, const char *param,

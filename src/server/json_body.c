@@ -17,8 +17,8 @@ static const char *scan(const char *s, size_t n)
             in_string = c != '"';
             continue;
         }
-        bool is_number = (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' ||
-                         c == 'E';
+        bool is_number =
+            (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
         number = is_number ? number + 1 : 0;
         in_string = c == '"';
         depth += c == '{' || c == '[';
@@ -46,8 +46,8 @@ bool json_body_parse(const char *bytes, size_t n, json_t **out, struct api_error
     json_t *root = json_loadb(bytes, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
     if (!root) {
         /* the parser's text may quote the body: only the place is told */
-        api_error_set(e, "invalid_json", NULL,
-                      "The body is no valid JSON (line %d, column %d).", error.line, error.column);
+        api_error_set(e, "invalid_json", NULL, "The body is no valid JSON (line %d, column %d).",
+                      error.line, error.column);
         return false;
     }
     if (!json_is_object(root)) {

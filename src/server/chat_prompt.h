@@ -1,0 +1,11 @@
+/* Messages of a chat request to prompt text: checked, guarded, rendered by the model's template. */
+#ifndef SERVER_CHAT_PROMPT_H
+#define SERVER_CHAT_PROMPT_H
+
+#include "server/api_request.h"
+
+/* The rendered prompt, guards included (tokenizer_encode drops them). False: *e. */
+bool chat_prompt_render(struct exchange *x, const struct api_fields *fields, struct buffer *out,
+                        struct api_error *e);
+
+#endif

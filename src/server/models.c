@@ -1,0 +1,81 @@
+#include "server/api_request.h"
+#include "server/endpoints.h"
+
+#include <string.h>
+
+static void write_text(struct buffer *out, const char *s)
+{
+    buffer_append_char(out, '"');
+    buffer_append_json(out, s, strlen(s));
+    buffer_append_char(out, '"');
+}
+
+static void write_sampling(const struct program_sampling *s, struct buffer *out)
+{
+    buffer_append_str(out, ",\"sampling_defaults\":{\"temperature\":");
+    buffer_append_f32(out, s->has_temperature ? s->temperature : 1.0f);
+    buffer_printf(out, ",\"top_k\":%d,\"top_p\":", s->has_top_k ? s->top_k : 0);
+    buffer_append_f32(out, s->has_top_p ? s->top_p : 1.0f);
+    buffer_append_str(out, ",\"min_p\":");
+    buffer_append_f32(out, s->has_min_p ? s->min_p : 0.0f);
+    buffer_append_str(out, ",\"repetition_penalty\":");
+    buffer_append_f32(out, s->has_repetition_penalty ? s->repetition_penalty : 1.0f);
+    buffer_append_char(out, '}');
+}
+
+static void write_model(struct exchange *x, const struct served_model *model, struct buffer *out)
+{
+    const struct program_config *config = &model->program->config;
+    const struct program_sampling none = {0};
+    bool uses_own = exchange_context(x)->options->sampling_defaults == 0;
+    buffer_append_str(out, "{\"id\":");
+    write_text(out, model->name);
+    buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"serverd\",\"root\":",
+                  (long long)model->created);
+    write_text(out, model->name);
+    buffer_printf(
+        out,
+        ",\"parent\":null,\"max_model_len\":%u,\"meta\":{\"n_params\":%llu,\"n_vocab\":%u,"
+        "\"n_ctx_train\":%u,\"n_embd\":%u,\"size_bytes\":%llu,\"quantization\":",
+        model->context_size, (unsigned long long)config->n_parameters, config->n_vocab,
+        config->context_length, config->n_embd, (unsigned long long)config->weight_bytes);
+    write_text(out, config->quantisation);
+    buffer_printf(out, ",\"modalities\":[\"text\"],\"capabilities\":[\"%s\"]",
+                  config->is_encoder ? "embeddings" : "completion");
+    write_sampling(uses_own ? &model->program->sampling : &none, out);
+    buffer_append_str(out, ",\"loaded\":true}}");
+}
+
+void endpoint_models_list(struct exchange *x)
+{
+    const struct served_model *model = exchange_model(x);
+    struct buffer body;
+    buffer_init(&body, 64 * KIB);
+    buffer_append_str(&body, "{\"object\":\"list\",\"data\":[");
+    if (model) /* none while it is being loaded */
+        write_model(x, model, &body);
+    buffer_append_str(&body, "]}");
+    exchange_reply(x, 200, "application/json", &body);
+    buffer_deinit(&body);
+}
+
+void endpoint_models_get(struct exchange *x)
+{
+    const struct served_model *model = exchange_model(x);
+    const char *name = exchange_path_rest(x);
+    struct api_error e;
+    if (!model) {
+        api_error_set(&e, "model_loading", NULL, "The model is being loaded.");
+        exchange_fail(x, &e);
+        return;
+    }
+    if (!api_check_model(x, name, &e)) {
+        exchange_fail(x, &e);
+        return;
+    }
+    struct buffer body;
+    buffer_init(&body, 64 * KIB);
+    write_model(x, model, &body);
+    exchange_reply(x, 200, "application/json", &body);
+    buffer_deinit(&body);
+}

@@ -1,0 +1,190 @@
+#include "base/numeric.h"
+#include "server/endpoints.h"
+#include "server/openai_reply.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_TOKENS 16
+
+/* Prompts as ids, in order. */
+struct prompt_list {
+    struct token_list items[LIMIT_PROMPTS];
+    uint32_t n;
+};
+
+static bool add_text(struct exchange *x, const struct api_fields *f, const json_t *text,
+                     struct prompt_list *out, struct api_error *e)
+{
+    unsigned flags = TOKENIZER_PARSE_SPECIAL | (f->add_special_tokens ? TOKENIZER_ADD_SPECIAL : 0);
+    return api_tokenize(x, json_string_value(text), json_string_length(text), flags, "prompt",
+                        &out->items[out->n++], e);
+}
+
+static bool add_prompt(struct exchange *x, const struct api_fields *f, const json_t *item,
+                       struct prompt_list *out, struct api_error *e)
+{
+    token_list_init(&out->items[out->n], LIMIT_CONTEXT);
+    if (json_is_string(item))
+        return add_text(x, f, item, out, e);
+    if (json_is_array(item))
+        return api_read_ids(x, item, "prompt", &out->items[out->n++], e);
+    api_error_set(e, "invalid_type", "prompt",
+                  "prompt has to be a string, a list of strings, a list of token ids, or a list of "
+                  "lists of token ids.");
+    return false;
+}
+
+static bool read_prompts(struct exchange *x, const struct api_fields *f, struct prompt_list *out,
+                         struct api_error *e)
+{
+    const json_t *prompt = f->prompt;
+    if (!prompt) {
+        api_error_set(e, "missing_required_parameter", "prompt", "prompt is missing.");
+        return false;
+    }
+    bool is_list = json_is_array(prompt) && !json_is_number(json_array_get(prompt, 0));
+    if (!is_list)
+        return add_prompt(x, f, prompt, out, e);
+    size_t n = json_array_size(prompt);
+    if (n == 0 || n > LIMIT_PROMPTS) {
+        api_error_set(e, "invalid_value", "prompt", "prompt has %zu elements, allowed are 1 to %u.",
+                      n, LIMIT_PROMPTS);
+        return false;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (!add_prompt(x, f, json_array_get(prompt, i), out, e))
+            return false;
+    return true;
+}
+
+/* logprobs: 0..20; -1: none. */
+static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_error *e)
+{
+    int64_t n = -1;
+    *out = -1;
+    if (!f->logprobs)
+        return true;
+    if (json_is_boolean(f->logprobs)) {
+        *out = json_is_true(f->logprobs) ? 0 : -1;
+        return true;
+    }
+    if (!json_body_integer(f->logprobs, &n)) {
+        api_error_set(e, "invalid_type", "logprobs", "logprobs has to be an integer.");
+        return false;
+    }
+    if (n < 0 || n > LIMIT_TOP_LOGPROBS) {
+        api_error_set(e, "invalid_value", "logprobs",
+                      "logprobs is %" PRId64 ", allowed are 0 to %u.", n, LIMIT_TOP_LOGPROBS);
+        return false;
+    }
+    *out = (int32_t)n;
+    return true;
+}
+
+static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
+{
+    bool ignored;
+    if (exchange_model(x)->program->config.is_encoder) {
+        api_error_set(e, "unsupported_value", "model",
+                      "This model makes embeddings; use /v1/embeddings.");
+        return false;
+    }
+    if (f->best_of != API_UNSET && f->best_of != f->n) {
+        api_error_set(e, "unsupported_value", "best_of",
+                      "best_of other than n is not supported by this server.");
+        return false;
+    }
+    return openai_read_stream_options(f, &ignored, &ignored, e);
+}
+
+/* One request for the engine per prompt; the array and what is in it. */
+static struct request **make_requests(struct exchange *x, const struct api_fields *f,
+                                      const struct prompt_list *prompts, int32_t n_logprobs,
+                                      struct api_error *e)
+{
+    struct request **requests = calloc(prompts->n, sizeof *requests);
+    bool is_good = requests != NULL;
+    if (!is_good)
+        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+    for (uint32_t i = 0; i < prompts->n && is_good; i++) {
+        const struct token_list *ids = &prompts->items[i];
+        if (ids->n == 0) {
+            api_error_set(e, "invalid_value", "prompt", "prompt %u has no tokens.", i);
+            is_good = false;
+            break;
+        }
+        requests[i] =
+            api_make_request(x, f, ids->id, ids->n, DEFAULT_TOKENS, n_logprobs, "prompt", e);
+        is_good = requests[i] != NULL;
+        if (is_good)
+            requests[i]->wants_prompt_logprobs = f->echo && n_logprobs >= 0 && ids->n > 1;
+    }
+    for (uint32_t i = 0; requests && !is_good && i < prompts->n; i++)
+        if (requests[i])
+            request_destroy(requests[i]);
+    if (!is_good) {
+        free(requests);
+        return NULL;
+    }
+    return requests;
+}
+
+static void generate(struct exchange *x, struct api_fields *f, const struct prompt_list *prompts,
+                     struct request **requests, int32_t n_logprobs)
+{
+    bool is_stream = f->stream;
+    const struct openai_reply_setup setup = {.exchange = x,
+                                             .fields = f,
+                                             .is_echo = f->echo,
+                                             .n_logprobs = n_logprobs,
+                                             .n_prompts = prompts->n};
+    struct openai_reply *reply = openai_reply_create(&setup);
+    bool is_good = reply != NULL;
+    for (uint32_t i = 0; i < prompts->n && is_good; i++)
+        is_good = openai_reply_set_prompt(reply, i, prompts->items[i].id, prompts->items[i].n);
+    if (is_good) {
+        exchange_generate(x, requests, prompts->n, &openai_reply_encoder, reply, is_stream);
+        return;
+    }
+    struct api_error e;
+    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    if (reply)
+        openai_reply_destroy(reply);
+    for (uint32_t i = 0; i < prompts->n; i++)
+        request_destroy(requests[i]);
+    free(requests);
+    exchange_fail(x, &e);
+}
+
+void endpoint_completions(struct exchange *x)
+{
+    struct api_fields fields;
+    struct api_error e;
+    int32_t n_logprobs = -1;
+    struct prompt_list *prompts = calloc(1, sizeof *prompts);
+    struct request **requests = NULL;
+    if (!prompts) {
+        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        exchange_fail(x, &e);
+        return;
+    }
+    if (!api_fields_read(x, API_COMPLETIONS, &fields, &e)) {
+        free(prompts);
+        exchange_fail(x, &e);
+        return;
+    }
+    if (check_fields(x, &fields, &e) && read_logprobs(&fields, &n_logprobs, &e) &&
+        read_prompts(x, &fields, prompts, &e))
+        requests = make_requests(x, &fields, prompts, n_logprobs, &e);
+    if (requests) {
+        generate(x, &fields, prompts, requests, n_logprobs);
+    } else {
+        api_fields_release(&fields);
+        exchange_fail(x, &e);
+    }
+    for (uint32_t i = 0; i < prompts->n; i++)
+        token_list_deinit(&prompts->items[i]);
+    free(prompts);
+}

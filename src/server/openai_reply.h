@@ -1,0 +1,34 @@
+/* Events to the replies of the two OpenAI completion endpoints: whole bodies and SSE frames,
+ * with usage and log probabilities. One reply_encoder for both; they differ in the shape of a
+ * choice. */
+#ifndef SERVER_OPENAI_REPLY_H
+#define SERVER_OPENAI_REPLY_H
+
+#include "server/api_request.h"
+
+struct openai_reply;
+
+struct openai_reply_setup {
+    struct exchange *exchange;
+    struct api_fields *fields; /* taken over: its strings are needed until the end */
+    bool is_chat;
+    bool is_echo;       /* completions: the prompt stands before the text */
+    int32_t n_logprobs; /* -1: none */
+    uint32_t n_prompts;
+};
+
+/* NULL: no memory; then the fields are released, too. */
+struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup);
+void openai_reply_destroy(struct openai_reply *reply);
+
+/* The ids of prompt i, for echo. Copied. */
+bool openai_reply_set_prompt(struct openai_reply *reply, uint32_t i, const int32_t *ids,
+                             uint32_t n);
+
+extern const struct reply_encoder openai_reply_encoder;
+
+/* stream_options; false: *e. */
+bool openai_read_stream_options(const struct api_fields *fields, bool *include_usage,
+                                bool *continuous_usage, struct api_error *e);
+
+#endif
