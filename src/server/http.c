@@ -280,11 +280,21 @@ static void suspend(struct exchange *x)
     MHD_suspend_connection(x->mhd);
 }
 
+static bool is_gone(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool gone = x->is_gone;
+    (void)pthread_mutex_unlock(&x->lock);
+    return gone;
+}
+
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max)
 {
     (void)position;
     struct exchange *x = context;
     for (;;) {
+        if (is_gone(x))
+            return MHD_CONTENT_READER_END_WITH_ERROR;
         (void)exchange_advance(x);
         if (x->reply.len > 0) {
             size_t n = min_size(max, x->reply.len);
@@ -442,6 +452,8 @@ static enum MHD_Result answer(struct exchange *x)
             watch_hangup(x);
     }
     while (x->phase == PHASE_GENERATING) {
+        if (is_gone(x))
+            return MHD_NO;
         if (exchange_advance(x)) {
             if (x->phase == PHASE_REPLIED)
                 break; /* it failed before its first byte */

@@ -35,18 +35,15 @@ struct model {
 /* ---- steps of opening, in order
  * ------------------------------------------------------------------ */
 
-/* general.name, else the file's name without its ending. */
+/* The file's name without its ending, unless another is given. */
 static void choose_name(struct model *model, const struct options *options)
 {
-    const char *name = model->program->config.name;
     const char *slash = strrchr(options->model_path, '/');
-    if (options->served_model_name)
-        name = options->served_model_name;
-    else if (!*name)
-        name = slash ? slash + 1 : options->model_path;
-    (void)snprintf(model->name, sizeof model->name, "%s", name);
+    const char *file = slash ? slash + 1 : options->model_path;
+    (void)snprintf(model->name, sizeof model->name, "%s",
+                   options->served_model_name ? options->served_model_name : file);
     size_t n = strlen(model->name);
-    if (n > 5 && strcmp(model->name + n - 5, ".gguf") == 0)
+    if (!options->served_model_name && n > 5 && strcmp(model->name + n - 5, ".gguf") == 0)
         model->name[n - 5] = '\0';
 }
 

@@ -15,17 +15,21 @@ def small(tiny_model):
     assert s.stop() == 0, s.log
 
 
-def talk(server, data, seconds=5, half_close=True):
-    """Everything that comes back on one connection."""
+def talk(server, data, seconds=5, half_close=False):
+    """Everything that comes back on one connection. A client that closes its sending half is taken
+    for gone: what it asked to be generated is cancelled."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as sock:
         got = b""
         try:
             sock.sendall(data)
             if half_close:
                 sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the server has closed already; what it said is still to be read
+        try:
             while block := sock.recv(65536):
                 got += block
-        except (ConnectionError, socket.timeout):
+        except OSError:
             pass
         return got
 
@@ -90,13 +94,13 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused(small, name):
     data, allowed = REFUSED[name]
-    codes = statuses(talk(small, data))
+    codes = statuses(talk(small, data, half_close=True))
     assert codes and codes[0] in allowed, (name, codes)
 
 
 @pytest.mark.parametrize("name", [n for n, (_, codes) in REFUSED.items() if codes & {400, 411, 417, 431, 501} and not codes & {404, 405}])
 def test_nothing_rides_behind_a_refused_request(small, name):
-    codes = statuses(talk(small, REFUSED[name][0] + SMUGGLED))
+    codes = statuses(talk(small, REFUSED[name][0] + SMUGGLED, half_close=True))
     assert 200 not in codes, (name, codes)
 
 
@@ -174,7 +178,7 @@ def mutations(seed):
 
 def test_a_thousand_malformed_requests_harm_nobody(small):
     for seed in range(1000):
-        codes = statuses(talk(small, mutations(seed)))
+        codes = statuses(talk(small, mutations(seed), half_close=True))
         assert not [c for c in codes if c >= 500 and c not in (501, 505)], (seed, codes)
     assert small.status("/health") == 200
     assert statuses(talk(small, post(b"Connection: close\r\n"))) == [200]

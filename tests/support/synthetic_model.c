@@ -421,7 +421,7 @@ static void put_tensor(struct writer *w, int layer, const char *name, uint32_t n
 
 static void put_matrix(struct writer *w, int layer, const char *name, uint32_t n_out, uint32_t n_in)
 {
-    put_tensor(w, layer, name, n_out, n_in, 0.0f, 1.5f / sqrtf((float)n_in));
+    put_tensor(w, layer, name, n_out, n_in, 0.0f, 0.8f / sqrtf((float)n_in));
 }
 
 static void put_norm(struct writer *w, int layer, const char *name, uint32_t n)
@@ -491,7 +491,7 @@ static void put_encoder_layer(struct writer *w, int layer)
 static void put_weights(struct writer *w)
 {
     const struct shape *s = w->shape;
-    put_tensor(w, -1, "token_embd.weight", w->n_vocab, s->n_embd, 0.0f, s->is_tied ? 0.3f : 1.0f);
+    put_tensor(w, -1, "token_embd.weight", w->n_vocab, s->n_embd, 0.0f, s->is_tied ? 0.12f : 1.0f);
     for (uint32_t layer = 0; layer < s->n_layers; layer++) {
         if (s->is_encoder)
             put_encoder_layer(w, (int)layer);
