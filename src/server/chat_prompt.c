@@ -8,10 +8,15 @@
 
 #define LIMIT_PROMPT_TEXT (64 * MIB)
 
+/* Stands behind the text of a message that is left open, so that its end is found again in what
+ * the template made of it. Like the guard it is no UTF-8 byte. */
+#define OPEN_MARK '\xfe'
+
 /* Making values for the template; is_failed: the arena is full. */
 struct maker {
     struct arena *arena;
     const struct tokenizer *tokenizer;
+    const json_t *open_message; /* NULL: none */
     bool is_failed;
 };
 
@@ -21,16 +26,24 @@ static struct template_value *keep(struct maker *m, struct template_value *value
     return value;
 }
 
-/* Text from the request: it cannot become control tokens. */
-static struct template_value *guarded(struct maker *m, const char *text, size_t n)
+static struct template_value *guarded_text(struct maker *m, const char *text, size_t n,
+                                           bool is_open)
 {
     struct buffer copy;
     buffer_init(&copy, LIMIT_PROMPT_TEXT);
     tokenizer_guard(m->tokenizer, text, n, &copy);
+    if (is_open)
+        buffer_append_char(&copy, OPEN_MARK);
     struct template_value *value =
         copy.is_failed ? NULL : template_string(m->arena, buffer_str(&copy), copy.len);
     buffer_deinit(&copy);
     return keep(m, value);
+}
+
+/* Text from the request: it cannot become control tokens. */
+static struct template_value *guarded(struct maker *m, const char *text, size_t n)
+{
+    return guarded_text(m, text, n, false);
 }
 
 /* Depth is bounded by the parser. */
@@ -134,6 +147,7 @@ static bool add_content(struct maker *m, const json_t *message, size_t i, const 
                         struct template_value *out, struct api_error *e)
 {
     const json_t *content = json_body_get(message, "content");
+    bool is_open = message == m->open_message;
     bool may_lack = strcmp(role, "assistant") == 0;
     if (!content && !may_lack)
         return fault(e, "missing_required_parameter", i, "content", "is missing.");
@@ -144,7 +158,8 @@ static bool add_content(struct maker *m, const json_t *message, size_t i, const 
         return true;
     }
     if (json_is_string(content)) {
-        set(m, out, "content", guarded(m, json_string_value(content), json_string_length(content)));
+        set(m, out, "content",
+            guarded_text(m, json_string_value(content), json_string_length(content), is_open));
         return true;
     }
     if (!json_is_array(content))
@@ -153,22 +168,24 @@ static bool add_content(struct maker *m, const json_t *message, size_t i, const 
     buffer_init(&text, LIMIT_PROMPT_TEXT);
     bool is_good = join_parts(content, i, &text, e);
     if (is_good)
-        set(m, out, "content", guarded(m, buffer_str(&text), text.len));
+        set(m, out, "content", guarded_text(m, buffer_str(&text), text.len, is_open));
     m->is_failed = m->is_failed || text.is_failed;
     buffer_deinit(&text);
     return is_good;
 }
 
-/* Arguments of earlier calls reach the template as an object if they parse as one. */
+/* Arguments of earlier calls reach the template as an object if they parse as one, within the
+ * bounds of a body. */
 static struct template_value *convert_call(struct maker *m, const json_t *call)
 {
     json_t *copy = json_deep_copy(call);
     json_t *function = json_object_get(copy, "function");
     const json_t *arguments = json_object_get(function, "arguments");
-    json_t *parsed = json_is_string(arguments) ? json_loadb(json_string_value(arguments),
-                                                            json_string_length(arguments), 0, NULL)
-                                               : NULL;
-    if (json_is_object(parsed))
+    json_t *parsed = NULL;
+    struct api_error ignored; /* then they stay text */
+    if (json_is_string(arguments) &&
+        json_body_parse(json_string_value(arguments), json_string_length(arguments), &parsed,
+                        &ignored))
         (void)json_object_set(function, "arguments", parsed);
     struct template_value *value = copy ? convert(m, copy) : keep(m, NULL);
     json_decref(parsed);
@@ -221,6 +238,29 @@ static bool add_message(struct maker *m, const json_t *message, size_t i, bool k
     return true;
 }
 
+/* The last message is left open if the request says so. */
+static bool choose_open(struct maker *m, const struct api_fields *f, struct api_error *e)
+{
+    const json_t *last = json_array_get(f->messages, json_array_size(f->messages) - 1);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    const json_t *content = json_object_get(last, "content");
+    if (!f->continue_final_message)
+        return true;
+    if (json_is_true(json_body_get(f->root, "add_generation_prompt"))) {
+        api_error_set(e, "invalid_value", "continue_final_message",
+                      "continue_final_message and add_generation_prompt exclude each other.");
+        return false;
+    }
+    if (!role || strcmp(role, "assistant") != 0 ||
+        json_string_length(content) + json_array_size(content) == 0) {
+        api_error_set(e, "invalid_value", "continue_final_message",
+                      "continue_final_message needs a last message of the assistant with text.");
+        return false;
+    }
+    m->open_message = last;
+    return true;
+}
+
 static bool make_messages(struct maker *m, struct exchange *x, const struct api_fields *f,
                           struct template_value **out, struct api_error *e)
 {
@@ -238,6 +278,8 @@ static bool make_messages(struct maker *m, struct exchange *x, const struct api_
                       "messages has %zu elements, allowed are 1 to %u.", n, LIMIT_MESSAGES);
         return false;
     }
+    if (!choose_open(m, f, e))
+        return false;
     bool knows_developer = strstr(exchange_model(x)->chat_template_source, "developer") != NULL;
     *out = keep(m, template_list(m->arena));
     for (size_t i = 0; i < n && !m->is_failed; i++)
@@ -288,36 +330,23 @@ static bool make_globals(struct maker *m, struct exchange *x, const struct api_f
     return true;
 }
 
-/* Cuts what the template puts behind the last message's text. */
-static bool leave_open(struct maker *m, const struct api_fields *f, struct buffer *out,
-                       struct api_error *e)
+/* Cuts what the template puts behind the open message's text. */
+static bool leave_open(struct buffer *out, struct api_error *e)
 {
-    const json_t *last = json_array_get(f->messages, json_array_size(f->messages) - 1);
-    const char *role = json_string_value(json_object_get(last, "role"));
-    const json_t *content = json_object_get(last, "content");
-    if (!role || strcmp(role, "assistant") != 0 || json_string_length(content) == 0) {
-        api_error_set(e, "invalid_value", "continue_final_message",
-                      "continue_final_message needs a last message of the assistant with text.");
-        return false;
-    }
-    struct buffer text;
-    buffer_init(&text, LIMIT_PROMPT_TEXT);
-    tokenizer_guard(m->tokenizer, json_string_value(content), json_string_length(content), &text);
-    while (text.len > 0 && strchr(" \n\r\t", text.data[text.len - 1]))
-        text.len--;
-    const char *found = NULL;
-    for (const char *at = buffer_str(out);
-         text.len > 0 &&
-         (at = memmem(at, out->len - (size_t)(at - out->data), text.data, text.len));
-         at++)
-        found = at;
-    if (found)
-        out->len = (size_t)(found - out->data) + text.len;
-    else
+    char *mark = out->len > 0 ? memrchr(out->data, OPEN_MARK, out->len) : NULL;
+    if (!mark) {
         api_error_set(e, "template_error", "continue_final_message",
                       "The chat template changes the last message, so it cannot be continued.");
-    buffer_deinit(&text);
-    return found != NULL;
+        return false;
+    }
+    /* a template that shows the text more than once leaves marks behind */
+    size_t n = 0;
+    for (const char *at = out->data; at < mark; at++)
+        if (*at != OPEN_MARK)
+            out->data[n++] = *at;
+    out->data[n] = '\0';
+    out->len = n;
+    return true;
 }
 
 static bool render(struct exchange *x, struct maker *m, const struct api_fields *f,
@@ -339,7 +368,7 @@ static bool render(struct exchange *x, struct maker *m, const struct api_fields 
     metrics_observe(exchange_context(x)->metrics, METRIC_TEMPLATE_TIME,
                     (double)(clock_now_ns(clock) - begin) * 1e-9);
     if (status == SERVERD_OK)
-        return f->continue_final_message ? leave_open(m, f, out, e) : true;
+        return f->continue_final_message ? leave_open(out, e) : true;
     api_error_set(e, "template_error", "messages", "The chat template refuses the messages: %s",
                   err.text);
     return false;

@@ -369,6 +369,8 @@ bool exchange_advance(struct exchange *x)
             encode(x, &events[i]);
             event_free(&events[i]);
         }
+        if (n > 0 && !x->is_ended && x->is_stream && x->encoder.on_flush)
+            x->encoder.on_flush(x->encoder_state, &x->reply);
         if (x->reply.is_failed && !x->is_ended)
             is_aborted = true;
         if (is_aborted && !x->is_ended) {

@@ -65,6 +65,8 @@ struct reply_encoder {
     /* An event of requests[user_index], EVENT_END included. It may take what the event owns by
      * setting the pointer to NULL; the rest is freed by the caller. */
     void (*on_event)(void *state, struct event *event, struct buffer *out);
+    /* No event waits at the moment: what has gathered may be sent. NULL: nothing gathers. */
+    void (*on_flush)(void *state, struct buffer *out);
     /* All requests have ended well. */
     void (*on_end)(void *state, struct buffer *out);
     /* A stream that has begun fails: the error frame and the end mark. */

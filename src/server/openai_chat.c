@@ -59,8 +59,12 @@ static void generate(struct exchange *x, struct api_fields *f, struct request *r
                      int32_t n_logprobs)
 {
     bool is_stream = f->stream;
-    const struct openai_reply_setup setup = {
-        .exchange = x, .fields = f, .is_chat = true, .n_logprobs = n_logprobs, .n_prompts = 1};
+    const struct openai_reply_setup setup = {.exchange = x,
+                                             .fields = f,
+                                             .is_chat = true,
+                                             .n_logprobs = n_logprobs,
+                                             .n_prompts = 1,
+                                             .n_prompt_tokens = request->n_prompt};
     struct request **requests = calloc(1, sizeof *requests);
     struct openai_reply *reply = requests ? openai_reply_create(&setup) : NULL;
     if (reply) {

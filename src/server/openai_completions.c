@@ -104,6 +104,12 @@ static struct request **make_requests(struct exchange *x, const struct api_field
                                       const struct prompt_list *prompts, int32_t n_logprobs,
                                       struct api_error *e)
 {
+    if (prompts->n * f->n > LIMIT_PROMPTS) {
+        api_error_set(e, "invalid_value", "n",
+                      "%u prompts of %" PRId64 " choices each, at most %u choices are allowed.",
+                      prompts->n, f->n, LIMIT_PROMPTS);
+        return NULL;
+    }
     struct request **requests = calloc(prompts->n, sizeof *requests);
     bool is_good = requests != NULL;
     if (!is_good)
@@ -135,11 +141,15 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
                      struct request **requests, int32_t n_logprobs)
 {
     bool is_stream = f->stream;
+    uint64_t n_prompt_tokens = 0;
+    for (uint32_t i = 0; i < prompts->n; i++)
+        n_prompt_tokens += prompts->items[i].n;
     const struct openai_reply_setup setup = {.exchange = x,
                                              .fields = f,
                                              .is_echo = f->echo,
                                              .n_logprobs = n_logprobs,
-                                             .n_prompts = prompts->n};
+                                             .n_prompts = prompts->n,
+                                             .n_prompt_tokens = n_prompt_tokens};
     struct openai_reply *reply = openai_reply_create(&setup);
     bool is_good = reply != NULL;
     for (uint32_t i = 0; i < prompts->n && is_good; i++)

@@ -17,14 +17,25 @@ struct logprob_text {
     uint32_t n;
 };
 
+/* Chat shows the tokens of the content alone. Whether a token is one of them is known once text
+ * from its first byte on is released, or never will be: until then its entry is held. */
+struct held_entry {
+    uint64_t first_byte; /* in the choice's text */
+    size_t json_end;     /* in logprobs.content */
+};
+
 struct choice {
     struct detokenizer detokenizer;
     struct buffer text; /* not yet sent; of a whole reply: all */
     struct logprob_text logprobs;
+    struct buffer held;    /* struct held_entry[] of the last entries of logprobs.content */
+    size_t n_ready;        /* bytes of logprobs.content that are not held */
+    uint64_t n_text_bytes; /* of all tokens so far */
+    bool is_dirty;         /* stands in the list of choices that have something to send */
     struct buffer token_ids;
-    uint64_t n_code_points; /* of the text of all tokens so far, for text_offset */
-    bool has_begun, is_finished;
-    struct event finish; /* what EVENT_FINISH said */
+    uint64_t n_code_points;                 /* of the text of all tokens so far, for text_offset */
+    bool has_begun, is_finished, has_ended; /* has_ended: the finish has been sent */
+    struct event finish;                    /* what EVENT_FINISH said */
 };
 
 struct prompt {
@@ -45,7 +56,9 @@ struct openai_reply {
     int64_t created;
     struct prompt *prompts;
     struct choice *choices; /* [n_prompts * n_choices] */
-    struct buffer piece;    /* working memory */
+    uint32_t *dirty;        /* [n_prompts * n_choices] choices that have something to send */
+    uint32_t n_dirty;
+    struct buffer piece; /* working memory */
     uint64_t n_prompt_tokens, n_cached, n_output;
 };
 
@@ -86,6 +99,7 @@ static void choice_init(struct choice *choice, const struct openai_reply *reply)
                      reply->fields.skip_special_tokens);
     buffer_init(&choice->text, LIMIT_REPLY_TEXT);
     buffer_init(&choice->token_ids, LIMIT_REPLY_TEXT);
+    buffer_init(&choice->held, LIMIT_REPLY_TEXT);
     logprob_text_init(&choice->logprobs);
 }
 
@@ -128,6 +142,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     reply->is_stream = reply->fields.stream;
     reply->n_logprobs = setup->n_logprobs;
     reply->n_choices = (uint32_t)reply->fields.n;
+    reply->n_prompt_tokens = setup->n_prompt_tokens;
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
     api_make_id(setup->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
@@ -135,7 +150,8 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     buffer_init(&reply->piece, MIB);
     reply->prompts = calloc(setup->n_prompts, sizeof *reply->prompts);
     reply->choices = calloc(n, sizeof *reply->choices);
-    if (!reply->prompts || !reply->choices) {
+    reply->dirty = calloc(n, sizeof *reply->dirty);
+    if (!reply->prompts || !reply->choices || !reply->dirty) {
         openai_reply_destroy(reply);
         return NULL;
     }
@@ -160,10 +176,12 @@ void openai_reply_destroy(struct openai_reply *reply)
         detokenizer_deinit(&reply->choices[i].detokenizer);
         buffer_deinit(&reply->choices[i].text);
         buffer_deinit(&reply->choices[i].token_ids);
+        buffer_deinit(&reply->choices[i].held);
         logprob_text_deinit(&reply->choices[i].logprobs);
     }
     free(reply->prompts);
     free(reply->choices);
+    free(reply->dirty);
     buffer_deinit(&reply->piece);
     api_fields_release(&reply->fields);
     free(reply);
@@ -214,6 +232,19 @@ static void name_token(struct openai_reply *reply, int32_t token, struct buffer 
     }
 }
 
+static bool has_text(const struct openai_reply *reply, int32_t token)
+{
+    return !(reply->fields.skip_special_tokens &&
+             tokenizer_is_control(reply->model->tokenizer, token));
+}
+
+static uint64_t token_bytes(const struct openai_reply *reply, int32_t token)
+{
+    uint32_t n;
+    (void)tokenizer_piece(reply->model->tokenizer, token, &n);
+    return has_text(reply, token) ? n : 0;
+}
+
 static uint64_t count_code_points(const char *bytes, size_t n)
 {
     uint64_t count = 0;
@@ -227,9 +258,7 @@ static uint64_t token_code_points(const struct openai_reply *reply, int32_t toke
 {
     uint32_t n;
     const char *bytes = tokenizer_piece(reply->model->tokenizer, token, &n);
-    bool is_shown = !(reply->fields.skip_special_tokens &&
-                      tokenizer_is_control(reply->model->tokenizer, token));
-    return is_shown ? count_code_points(bytes, n) : 0;
+    return has_text(reply, token) ? count_code_points(bytes, n) : 0;
 }
 
 /* ---- log probabilities
@@ -318,10 +347,11 @@ static void write_chat_token(struct openai_reply *reply, int32_t token, float lo
     buffer_append_char(out, ']');
 }
 
-static void add_chat_logprob(struct openai_reply *reply, struct logprob_text *out,
+static void add_chat_logprob(struct openai_reply *reply, struct choice *choice,
                              const struct logprobs *l)
 {
-    if (out->n++)
+    struct logprob_text *out = &choice->logprobs;
+    if (out->content.len > 0)
         buffer_append_char(&out->content, ',');
     write_chat_token(reply, l->chosen.token, l->chosen.logprob, &out->content);
     buffer_append_str(&out->content, ",\"top_logprobs\":[");
@@ -332,6 +362,50 @@ static void add_chat_logprob(struct openai_reply *reply, struct logprob_text *ou
         buffer_append_char(&out->content, '}');
     }
     buffer_append_str(&out->content, "]}");
+    const struct held_entry entry = {choice->n_text_bytes, out->content.len};
+    buffer_append(&choice->held, &entry, sizeof entry);
+}
+
+/* Entries of tokens whose text has begun to be released are ready. */
+static void release_entries(struct choice *choice, uint64_t release)
+{
+    size_t done = 0;
+    struct held_entry entry;
+    for (; done < choice->held.len; done += sizeof entry) {
+        memcpy(&entry, choice->held.data + done, sizeof entry);
+        if (entry.first_byte >= release)
+            break;
+        choice->n_ready = entry.json_end;
+    }
+    buffer_consume(&choice->held, done);
+}
+
+/* What is still held at the end is no part of the content. */
+static void drop_entries(struct choice *choice)
+{
+    struct buffer *content = &choice->logprobs.content;
+    if (content->len > choice->n_ready) {
+        content->len = choice->n_ready;
+        content->data[content->len] = '\0';
+    }
+    buffer_reset(&choice->held);
+}
+
+/* The ready entries have been sent; those that are held stay. */
+static void consume_entries(struct choice *choice)
+{
+    struct buffer *content = &choice->logprobs.content;
+    size_t done = choice->n_ready;
+    if (done < content->len && done > 0)
+        done++; /* the comma */
+    buffer_consume(content, done);
+    for (size_t at = 0; at < choice->held.len; at += sizeof(struct held_entry)) {
+        struct held_entry entry;
+        memcpy(&entry, choice->held.data + at, sizeof entry);
+        entry.json_end -= done;
+        memcpy(choice->held.data + at, &entry, sizeof entry);
+    }
+    choice->n_ready = 0;
 }
 
 static void write_joined(struct buffer *out, const char *name, const struct buffer *first,
@@ -348,16 +422,20 @@ static void write_joined(struct buffer *out, const char *name, const struct buff
 
 /* The value of "logprobs"; `before` is the prompt's part, or NULL. */
 static void write_logprobs(const struct openai_reply *reply, const struct logprob_text *before,
-                           const struct logprob_text *l, struct buffer *out)
+                           const struct choice *choice, struct buffer *out)
 {
-    if (reply->n_logprobs < 0 || (reply->is_stream && l->n == 0 && (!before || before->n == 0))) {
+    const struct logprob_text *l = &choice->logprobs;
+    bool is_empty =
+        reply->is_chat ? choice->n_ready == 0 : l->n == 0 && (!before || before->n == 0);
+    if (reply->n_logprobs < 0 || (reply->is_stream && is_empty)) {
         buffer_append_str(out, "null");
         return;
     }
     buffer_append_char(out, '{');
     if (reply->is_chat) {
-        write_joined(out, "content", NULL, &l->content);
-        buffer_append_str(out, ",\"refusal\":null}");
+        buffer_append_str(out, "\"content\":[");
+        buffer_append(out, buffer_str(&l->content), choice->n_ready);
+        buffer_append_str(out, "],\"refusal\":null}");
         return;
     }
     write_joined(out, "tokens", before ? &before->tokens : NULL, &l->tokens);
@@ -419,9 +497,9 @@ static void write_stop(const struct openai_reply *reply, const struct event *fin
 }
 
 static void write_finish(const struct openai_reply *reply, const struct choice *choice,
-                         struct buffer *out)
+                         bool is_last, struct buffer *out)
 {
-    if (!choice->is_finished) {
+    if (!is_last) {
         buffer_append_str(out, ",\"finish_reason\":null");
         return;
     }
@@ -460,21 +538,23 @@ static void end_chunk(const struct openai_reply *reply, struct buffer *out)
     buffer_append_str(out, "}\n\n");
 }
 
+/* The finish has a delta of its own, which is empty. */
 static void write_chat_delta(const struct choice *choice, bool is_first, bool is_last,
                              struct buffer *out)
 {
     buffer_append_str(out, ",\"delta\":{");
     if (is_first)
         buffer_append_str(out, "\"role\":\"assistant\",");
-    if (is_first || !is_last) {
+    if (!is_last) {
         buffer_append_str(out, "\"content\":");
         write_text(out, buffer_str(&choice->text), choice->text.len);
     }
     buffer_append_char(out, '}');
 }
 
-/* What has gathered of a choice, as one frame. */
-static void write_chunk(struct openai_reply *reply, uint32_t index, struct buffer *out)
+/* What has gathered of a choice, as one frame; is_last: with its finish. */
+static void write_chunk(struct openai_reply *reply, uint32_t index, bool is_last,
+                        struct buffer *out)
 {
     struct choice *choice = &reply->choices[index];
     bool is_first = !choice->has_begun;
@@ -483,7 +563,7 @@ static void write_chunk(struct openai_reply *reply, uint32_t index, struct buffe
     write_head(reply, out);
     buffer_printf(out, "{\"index\":%u", index);
     if (reply->is_chat) {
-        write_chat_delta(choice, is_first, choice->is_finished, out);
+        write_chat_delta(choice, is_first, is_last, out);
     } else {
         buffer_append_str(out, ",\"text\":\"");
         if (prompt)
@@ -492,15 +572,47 @@ static void write_chunk(struct openai_reply *reply, uint32_t index, struct buffe
         buffer_append_char(out, '"');
     }
     buffer_append_str(out, ",\"logprobs\":");
-    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, &choice->logprobs, out);
-    write_finish(reply, choice, out);
+    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
+    write_finish(reply, choice, is_last, out);
     write_token_ids(reply, choice, out);
     buffer_append_char(out, '}');
     end_chunk(reply, out);
     choice->has_begun = true;
+    choice->has_ended = is_last;
     buffer_reset(&choice->text);
     buffer_reset(&choice->token_ids);
-    logprob_text_reset(&choice->logprobs);
+    if (reply->is_chat)
+        consume_entries(choice);
+    else
+        logprob_text_reset(&choice->logprobs);
+}
+
+/* One frame for each choice that has something to say. Of chat two if it has ended: the finish
+ * comes alone. */
+static void write_dirty(struct openai_reply *reply, struct buffer *out)
+{
+    for (uint32_t i = 0; i < reply->n_dirty; i++) {
+        uint32_t index = reply->dirty[i];
+        struct choice *choice = &reply->choices[index];
+        bool is_speaking = choice->text.len > 0;
+        choice->is_dirty = false;
+        if (reply->is_chat && (is_speaking || (choice->is_finished && !choice->has_begun)))
+            write_chunk(reply, index, false, out);
+        if (choice->is_finished && !choice->has_ended)
+            write_chunk(reply, index, true, out);
+        else if (!reply->is_chat && is_speaking)
+            write_chunk(reply, index, false, out);
+    }
+    reply->n_dirty = 0;
+}
+
+static void mark_dirty(struct openai_reply *reply, uint32_t index)
+{
+    struct choice *choice = &reply->choices[index];
+    if (!reply->is_stream || choice->is_dirty)
+        return;
+    choice->is_dirty = true;
+    reply->dirty[reply->n_dirty++] = index;
 }
 
 /* ---- events
@@ -516,6 +628,7 @@ static void on_prompt_logprobs(struct openai_reply *reply, const struct event *e
     prompt->n_code_points += token_code_points(reply, token);
 }
 
+/* A token without text of its own is no part of a chat's content. */
 static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
                               const struct event *event)
 {
@@ -524,8 +637,8 @@ static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
     if (!reply->is_chat)
         add_completion_logprob(reply, &choice->logprobs, event->token, event->logprobs,
                                choice->n_code_points);
-    else if (!event->is_hidden)
-        add_chat_logprob(reply, &choice->logprobs, event->logprobs);
+    else if (!event->is_hidden && has_text(reply, event->token))
+        add_chat_logprob(reply, choice, event->logprobs);
 }
 
 /* The first token of a choice with echo continues the prompt's offsets. */
@@ -537,8 +650,7 @@ static void begin_offsets(struct openai_reply *reply, uint32_t index)
         choice->n_code_points = prompt->n_code_points;
 }
 
-static void on_token(struct openai_reply *reply, uint32_t index, const struct event *event,
-                     struct buffer *out)
+static void on_token(struct openai_reply *reply, uint32_t index, const struct event *event)
 {
     struct choice *choice = &reply->choices[index];
     begin_offsets(reply, index);
@@ -548,32 +660,28 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
     if (!event->is_hidden) {
         detokenizer_push(&choice->detokenizer, event->token);
         choice->n_code_points += token_code_points(reply, event->token);
+        choice->n_text_bytes += token_bytes(reply, event->token);
     }
     detokenizer_take(&choice->detokenizer, event->release, &choice->text);
-    if (reply->is_stream && choice->text.len > 0)
-        write_chunk(reply, index, out);
+    release_entries(choice, event->release);
+    mark_dirty(reply, index);
 }
 
-static void on_finish(struct openai_reply *reply, uint32_t index, const struct event *event,
-                      struct buffer *out)
+static void on_finish(struct openai_reply *reply, uint32_t index, const struct event *event)
 {
     struct choice *choice = &reply->choices[index];
     choice->finish = *event;
-    detokenizer_finish(&choice->detokenizer, event->release, &choice->text);
-    if (!reply->is_stream) {
-        choice->is_finished = true;
-        return;
-    }
-    /* chat: the last delta is empty, so that text which is left goes in front of it */
-    if (reply->is_chat && (choice->text.len > 0 || !choice->has_begun))
-        write_chunk(reply, index, out);
     choice->is_finished = true;
-    write_chunk(reply, index, out);
+    detokenizer_finish(&choice->detokenizer, event->release, &choice->text);
+    release_entries(choice, event->release);
+    drop_entries(choice);
+    mark_dirty(reply, index);
 }
 
 static void reply_on_event(void *state, struct event *event, struct buffer *out)
 {
     struct openai_reply *reply = state;
+    (void)out; /* frames are made of several events: see reply_on_flush */
     uint32_t index = event->user_index * reply->n_choices + event->choice;
     switch (event->kind) {
     case EVENT_PROMPT_LOGPROBS:
@@ -582,13 +690,12 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
     case EVENT_TOKEN:
         if (reply->continuous_usage)
             reply->n_output++;
-        on_token(reply, index, event, out);
+        on_token(reply, index, event);
         break;
     case EVENT_FINISH:
-        on_finish(reply, index, event, out);
+        on_finish(reply, index, event);
         break;
     case EVENT_END:
-        reply->n_prompt_tokens += event->n_prompt;
         reply->n_cached += event->n_cached;
         if (!reply->continuous_usage)
             reply->n_output += event->n_output;
@@ -618,16 +725,22 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, struc
         buffer_append_char(out, '"');
     }
     buffer_append_str(out, ",\"logprobs\":");
-    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, &choice->logprobs, out);
-    write_finish(reply, choice, out);
+    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
+    write_finish(reply, choice, true, out);
     write_token_ids(reply, choice, out);
     buffer_append_char(out, '}');
 }
 
+static void reply_on_flush(void *state, struct buffer *out)
+{
+    write_dirty(state, out);
+}
+
 static void reply_on_end(void *state, struct buffer *out)
 {
-    const struct openai_reply *reply = state;
+    struct openai_reply *reply = state;
     if (reply->is_stream) {
+        write_dirty(reply, out);
         if (reply->include_usage) {
             buffer_append_str(out, "data: ");
             write_head(reply, out);
@@ -648,7 +761,7 @@ static void reply_on_end(void *state, struct buffer *out)
 
 static void reply_on_error(void *state, const struct api_error *e, struct buffer *out)
 {
-    (void)state;
+    write_dirty(state, out);
     buffer_append_str(out, "data: ");
     api_error_write(e, out);
     buffer_append_str(out, "\n\ndata: [DONE]\n\n");
@@ -660,6 +773,7 @@ static void reply_destroy(void *state)
 }
 
 const struct reply_encoder openai_reply_encoder = {.on_event = reply_on_event,
+                                                   .on_flush = reply_on_flush,
                                                    .on_end = reply_on_end,
                                                    .on_error = reply_on_error,
                                                    .destroy = reply_destroy};
