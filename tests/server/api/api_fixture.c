@@ -86,7 +86,7 @@ static void open_runtime(struct api_world *world)
     const struct runtime_options options = {
         .delegates = builtin_delegates,
         .n_delegates = n_builtin_delegates,
-        .device = "null:min_token=3",
+        .device = "null:min_token=7",
         .pool = world->workers,
         .clock = &still_clock,
         .limits = {.struct_bytes = sizeof(serverd_limits),
