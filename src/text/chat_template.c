@@ -21,12 +21,13 @@ void chat_template_destroy(struct chat_template *tmpl)
 serverd_status chat_template_compile(const char *source, size_t n, struct chat_template **out,
                                      serverd_error *err)
 {
-    struct token_list tokens = {0};
+    struct jinja_tokens tokens = {0};
     struct chat_template *tmpl = calloc(1, sizeof *tmpl);
     if (tmpl)
         tmpl->arena = arena_create(LIMIT_TEMPLATE_MEMORY);
-    serverd_status status = tmpl && tmpl->arena ? jinja_lex(tmpl->arena, source, n, &tokens, err)
-                                                : fail(err, SERVERD_NOMEM, "chat template: out of memory");
+    serverd_status status = tmpl && tmpl->arena
+                                ? jinja_lex(tmpl->arena, source, n, &tokens, err)
+                                : fail(err, SERVERD_NOMEM, "chat template: out of memory");
     if (!status)
         status = jinja_parse(tmpl->arena, &tokens, &tmpl->body, err);
     if (status)
@@ -48,12 +49,19 @@ serverd_status chat_template_render(const struct chat_template *tmpl, struct are
                                     struct buffer *out, serverd_error *err)
 {
     struct scope top = {.names = template_map(arena)};
-    struct eval ev = {.arena = arena, .globals = globals, .budget = budget, .clock = clock,
-                      .out = out, .scope = &top, .err = err,
+    struct eval ev = {.arena = arena,
+                      .globals = globals,
+                      .budget = budget,
+                      .clock = clock,
+                      .out = out,
+                      .scope = &top,
+                      .err = err,
                       .deadline_ns = clock_now_ns(clock) + budget->max_time_ns};
     int leave = 0;
     if (!top.names)
         return fail(err, SERVERD_NOMEM, "chat template: out of memory");
     (void)eval_body(&ev, tmpl->body, &leave);
+    if (out->is_failed)
+        (void)eval_fail(&ev, "text longer than %zu bytes", budget->max_output);
     return ev.status;
 }

@@ -241,15 +241,22 @@ bool value_is_true(const struct template_value *v)
 {
     switch (v->kind) {
     case VALUE_UNDEFINED:
-    case VALUE_NONE: return false;
-    case VALUE_BOOL: return v->boolean;
-    case VALUE_INT: return v->integer != 0;
-    case VALUE_FLOAT: return v->real != 0;
-    case VALUE_STRING: return v->text.n > 0;
+    case VALUE_NONE:
+        return false;
+    case VALUE_BOOL:
+        return v->boolean;
+    case VALUE_INT:
+        return v->integer != 0;
+    case VALUE_FLOAT:
+        return v->real != 0;
+    case VALUE_STRING:
+        return v->text.n > 0;
     case VALUE_LIST:
     case VALUE_TUPLE:
-    case VALUE_MAP: return v->n > 0;
-    default: return true;
+    case VALUE_MAP:
+        return v->n > 0;
+    default:
+        return true;
     }
 }
 
@@ -278,7 +285,8 @@ bool value_equal(const struct template_value *a, const struct template_value *b,
         return false;
     switch (a->kind) {
     case VALUE_UNDEFINED:
-    case VALUE_NONE: return true;
+    case VALUE_NONE:
+        return true;
     case VALUE_STRING:
         return a->text.n == b->text.n && !memcmp(a->text.s, b->text.s, a->text.n);
     case VALUE_LIST:
@@ -298,7 +306,8 @@ bool value_equal(const struct template_value *a, const struct template_value *b,
                 return false;
         }
         return true;
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -330,11 +339,21 @@ int value_compare(const struct template_value *a, const struct template_value *b
 const char *value_type_name(const struct template_value *v)
 {
     static const char *const names[] = {
-        [VALUE_UNDEFINED] = "Undefined", [VALUE_NONE] = "NoneType",  [VALUE_BOOL] = "bool",
-        [VALUE_INT] = "int",             [VALUE_FLOAT] = "float",    [VALUE_STRING] = "str",
-        [VALUE_LIST] = "list",           [VALUE_TUPLE] = "tuple",    [VALUE_MAP] = "dict",
-        [VALUE_NAMESPACE] = "Namespace", [VALUE_LOOP] = "loop",      [VALUE_CYCLER] = "Cycler",
-        [VALUE_JOINER] = "Joiner",       [VALUE_FUNCTION] = "function", [VALUE_METHOD] = "method",
+        [VALUE_UNDEFINED] = "Undefined",
+        [VALUE_NONE] = "NoneType",
+        [VALUE_BOOL] = "bool",
+        [VALUE_INT] = "int",
+        [VALUE_FLOAT] = "float",
+        [VALUE_STRING] = "str",
+        [VALUE_LIST] = "list",
+        [VALUE_TUPLE] = "tuple",
+        [VALUE_MAP] = "dict",
+        [VALUE_NAMESPACE] = "Namespace",
+        [VALUE_LOOP] = "loop",
+        [VALUE_CYCLER] = "Cycler",
+        [VALUE_JOINER] = "Joiner",
+        [VALUE_FUNCTION] = "function",
+        [VALUE_METHOD] = "method",
         [VALUE_MACRO] = "Macro",
     };
     return names[v->kind];

@@ -27,28 +27,28 @@ struct token {
     uint32_t line, column;
 };
 
-struct token_list {
+struct jinja_tokens {
     struct token *items;
     size_t n, cap;
 };
 
-serverd_status jinja_lex(struct arena *arena, const char *source, size_t n, struct token_list *out,
-                         serverd_error *err);
+serverd_status jinja_lex(struct arena *arena, const char *source, size_t n,
+                         struct jinja_tokens *out, serverd_error *err);
 
 enum node_kind {
     /* expressions */
-    NODE_CONST,  /* value */
-    NODE_NAME,   /* name */
-    NODE_LIST,   /* list */
-    NODE_TUPLE,  /* list */
-    NODE_DICT,   /* list: key, value, key, ... */
-    NODE_NOT,    /* a */
-    NODE_NEG,    /* a */
-    NODE_POS,    /* a */
-    NODE_AND,    /* a, b */
-    NODE_OR,     /* a, b */
-    NODE_BINARY, /* a, b, op */
-    NODE_CONCAT, /* list */
+    NODE_CONST,   /* value */
+    NODE_NAME,    /* name */
+    NODE_LIST,    /* list */
+    NODE_TUPLE,   /* list */
+    NODE_DICT,    /* list: key, value, key, ... */
+    NODE_NOT,     /* a */
+    NODE_NEG,     /* a */
+    NODE_POS,     /* a */
+    NODE_AND,     /* a, b */
+    NODE_OR,      /* a, b */
+    NODE_BINARY,  /* a, b, op */
+    NODE_CONCAT,  /* list */
     NODE_COMPARE, /* a; list of NODE_OPERAND (op, a) */
     NODE_OPERAND,
     NODE_IF_ELSE,   /* a if b else c */
@@ -61,18 +61,18 @@ enum node_kind {
     NODE_KEYWORD,   /* argument: name, a */
     NODE_SPREAD,    /* argument: *a (op '*') or **a (op 'D') */
     /* statements; body is `list`, other is the else branch */
-    NODE_DATA,      /* value */
-    NODE_OUTPUT,    /* a */
-    NODE_IF,        /* a, list, other (an else body, possibly one NODE_IF) */
-    NODE_FOR,       /* a target, b iterable, c filter, list, other; op 'R' recursive */
-    NODE_SET,       /* a target, b value */
-    NODE_SET_BLOCK, /* a target, b filter chain or NULL, list */
-    NODE_MACRO,     /* name, parameters (NODE_KEYWORD, a default or NULL), list */
-    NODE_CALL_BLOCK, /* a call, parameters, list */
+    NODE_DATA,         /* value */
+    NODE_OUTPUT,       /* a */
+    NODE_IF,           /* a, list, other (an else body, possibly one NODE_IF) */
+    NODE_FOR,          /* a target, b iterable, c filter, list, other; op 'R' recursive */
+    NODE_SET,          /* a target, b value */
+    NODE_SET_BLOCK,    /* a target, b filter chain or NULL, list */
+    NODE_MACRO,        /* name, parameters (NODE_KEYWORD, a default or NULL), list */
+    NODE_CALL_BLOCK,   /* a call, parameters, list */
     NODE_FILTER_BLOCK, /* b filter chain, list */
-    NODE_WITH,      /* parameters: NODE_SET, list */
-    NODE_SCOPE,     /* list */
-    NODE_DO,        /* a */
+    NODE_WITH,         /* parameters: NODE_SET, list */
+    NODE_SCOPE,        /* list */
+    NODE_DO,           /* a */
     NODE_BREAK,
     NODE_CONTINUE,
 };
@@ -92,7 +92,7 @@ struct node {
     bool uses_caller, uses_varargs, uses_kwargs; /* of a macro */
 };
 
-serverd_status jinja_parse(struct arena *arena, const struct token_list *tokens, struct node **out,
-                           serverd_error *err);
+serverd_status jinja_parse(struct arena *arena, const struct jinja_tokens *tokens,
+                           struct node **out, serverd_error *err);
 
 #endif

@@ -93,6 +93,7 @@ bool jinja_has_method(const struct template_value *v, struct text name);
 struct template_value *eval_function(struct eval *ev, struct text name,
                                      const struct arguments *args);
 bool jinja_has_function(struct text name);
+bool jinja_has_filter(struct text name);
 struct template_value *eval_filter(struct eval *ev, struct text name, struct template_value *v,
                                    const struct arguments *args);
 int eval_test(struct eval *ev, struct text name, struct template_value *v,
@@ -112,8 +113,10 @@ struct template_value *format_percent(struct eval *ev, struct template_value *fo
                                       const struct arguments *args);
 struct template_value *format_braces(struct eval *ev, struct template_value *format,
                                      const struct arguments *args);
-size_t text_length(struct text t); /* code points */
+size_t text_length(struct text t);           /* code points */
+bool text_is_space(const char *s, size_t n); /* one character, as Python's isspace */
 size_t text_offset(struct text t, size_t index);
-struct text text_strip(struct text t, const struct template_value *chars, int sides); /* 1 left, 2 right */
+struct text text_strip(struct text t, const struct template_value *chars,
+                       int sides); /* 1 left, 2 right */
 
 #endif

@@ -88,13 +88,24 @@ struct template_value *argument(const struct arguments *args, size_t i, const ch
     return name ? value_map_get_text(args->keywords, (struct text){name, strlen(name)}) : NULL;
 }
 
-static struct template_value *undefined(struct eval *ev, const char *format, struct text name,
-                                        const char *type)
+/* An undefined value that says why when it is used. */
+static struct template_value *undefined(struct eval *ev, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static struct template_value *undefined(struct eval *ev, const char *format, ...)
 {
     char why[200];
-    const int n = snprintf(why, sizeof why, format, type, name.n > 80 ? 80 : (int)name.n, name.s);
-    const char *copy = arena_copy(ev->arena, why, n < 0 ? 0 : strlen(why));
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(why, sizeof why, format, args);
+    va_end(args);
+    const char *copy = arena_copy(ev->arena, why, strlen(why));
     return eval_got(ev, copy ? value_undefined(ev->arena, copy, strlen(copy)) : NULL);
+}
+
+static int shown(struct text name)
+{
+    return name.n > 80 ? 80 : (int)name.n;
 }
 
 static struct template_value *eval_name(struct eval *ev, struct text name)
@@ -111,7 +122,7 @@ static struct template_value *eval_name(struct eval *ev, struct text name)
             v->text = name;
         return eval_got(ev, v);
     }
-    return undefined(ev, "%s'%.*s' is undefined", name, "");
+    return undefined(ev, "'%.*s' is undefined", shown(name), name.s);
 }
 
 static struct template_value *used_undefined(struct eval *ev, const struct template_value *v)
@@ -130,17 +141,24 @@ static struct template_value *loop_attribute(struct eval *ev, const struct loop_
         int64_t value;
         bool is_bool;
     } rows[] = {
-        {"index", i + 1, false},     {"index0", i, false},         {"revindex", n - i, false},
-        {"revindex0", n - i - 1, false}, {"length", n, false},     {"first", i == 0, true},
-        {"last", i + 1 == n, true},  {"depth", loop->depth, false}, {"depth0", loop->depth - 1, false},
+        {"index", i + 1, false},
+        {"index0", i, false},
+        {"revindex", n - i, false},
+        {"revindex0", n - i - 1, false},
+        {"length", n, false},
+        {"first", i == 0, true},
+        {"last", i + 1 == n, true},
+        {"depth", loop->depth, false},
+        {"depth0", loop->depth - 1, false},
     };
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
         if (name.n == strlen(rows[k].name) && !memcmp(name.s, rows[k].name, name.n))
-            return rows[k].is_bool ? eval_bool(ev, rows[k].value != 0) : eval_int(ev, rows[k].value);
+            return rows[k].is_bool ? eval_bool(ev, rows[k].value != 0)
+                                   : eval_int(ev, rows[k].value);
     if (name.n == 8 && !memcmp(name.s, "previtem", 8))
-        return i > 0 ? loop->items->items[i - 1] : undefined(ev, "%sthere is no previous item%.0s", name, "");
+        return i > 0 ? loop->items->items[i - 1] : undefined(ev, "there is no such item");
     if (name.n == 8 && !memcmp(name.s, "nextitem", 8))
-        return i + 1 < n ? loop->items->items[i + 1] : undefined(ev, "%sthere is no next item", name, "");
+        return i + 1 < n ? loop->items->items[i + 1] : undefined(ev, "there is no next item");
     return NULL;
 }
 
@@ -206,7 +224,8 @@ struct template_value *eval_attribute(struct eval *ev, struct template_value *v,
         got = value_map_get_text(v, name);
     if (got || ev->status)
         return got;
-    return undefined(ev, "'%s object' has no attribute '%.*s'", name, value_type_name(v));
+    return undefined(ev, "'%s object' has no attribute '%.*s'", value_type_name(v), shown(name),
+                     name.s);
 }
 
 struct template_value *eval_item(struct eval *ev, struct template_value *v,
@@ -220,7 +239,8 @@ struct template_value *eval_item(struct eval *ev, struct template_value *v,
     if (got || ev->status)
         return got;
     const struct text name = key->kind == VALUE_STRING ? key->text : (struct text){"item", 4};
-    return undefined(ev, "'%s object' has no attribute '%.*s'", name, value_type_name(v));
+    return undefined(ev, "'%s object' has no attribute '%.*s'", value_type_name(v), shown(name),
+                     name.s);
 }
 
 static bool slice_bound(struct eval *ev, const struct node *n, int64_t *out, bool *is_given)
@@ -258,8 +278,7 @@ static struct template_value *slice(struct eval *ev, struct template_value *v, c
     if (v->kind == VALUE_UNDEFINED)
         return used_undefined(ev, v);
     if (step == 0 || (v->kind != VALUE_STRING && !value_is_sequence(v)))
-        return step ? undefined(ev, "'%s object' has no attribute '%.*s'", (struct text){"slice", 5},
-                                value_type_name(v))
+        return step ? undefined(ev, "'%s object' has no such slice", value_type_name(v))
                     : eval_fail(ev, "slice step cannot be zero");
     const int64_t len = (int64_t)(v->kind == VALUE_STRING ? text_length(v->text) : v->n);
     const int64_t low = step < 0 ? -1 : 0, high = step < 0 ? len - 1 : len;
@@ -277,7 +296,8 @@ static struct template_value *slice(struct eval *ev, struct template_value *v, c
     struct template_value *source = v;
     if (v->kind == VALUE_STRING && !(source = eval_list_of(ev, v)))
         return NULL;
-    struct template_value *out = eval_got(ev, value_new(ev->arena, v->kind == VALUE_TUPLE ? VALUE_TUPLE : VALUE_LIST));
+    struct template_value *out =
+        eval_got(ev, value_new(ev->arena, v->kind == VALUE_TUPLE ? VALUE_TUPLE : VALUE_LIST));
     struct buffer text;
     eval_buffer(ev, &text);
     for (int64_t i = start; out && (step > 0 ? i < stop : i > stop); i += step) {
@@ -353,10 +373,17 @@ static struct template_value *integer_binary(struct eval *ev, int op, int64_t a,
     int64_t r = 0;
     bool overflows = false;
     switch (op) {
-    case OP_ADD: overflows = __builtin_add_overflow(a, b, &r); break;
-    case OP_SUB: overflows = __builtin_sub_overflow(a, b, &r); break;
-    case OP_MUL: overflows = __builtin_mul_overflow(a, b, &r); break;
-    case OP_POW: return integer_power(ev, a, b);
+    case OP_ADD:
+        overflows = __builtin_add_overflow(a, b, &r);
+        break;
+    case OP_SUB:
+        overflows = __builtin_sub_overflow(a, b, &r);
+        break;
+    case OP_MUL:
+        overflows = __builtin_mul_overflow(a, b, &r);
+        break;
+    case OP_POW:
+        return integer_power(ev, a, b);
     default:
         if (b == 0)
             return eval_fail(ev, "division by zero");
@@ -379,13 +406,26 @@ static struct template_value *real_binary(struct eval *ev, int op, double a, dou
     if (b == 0 && (op == OP_DIV || op == OP_FLOOR_DIV || op == OP_MOD))
         return eval_fail(ev, "division by zero");
     switch (op) {
-    case OP_ADD: r = a + b; break;
-    case OP_SUB: r = a - b; break;
-    case OP_MUL: r = a * b; break;
-    case OP_DIV: r = a / b; break;
-    case OP_FLOOR_DIV: r = floor(a / b); break;
-    case OP_MOD: r = a - b * floor(a / b); break;
-    default: r = pow(a, b);
+    case OP_ADD:
+        r = a + b;
+        break;
+    case OP_SUB:
+        r = a - b;
+        break;
+    case OP_MUL:
+        r = a * b;
+        break;
+    case OP_DIV:
+        r = a / b;
+        break;
+    case OP_FLOOR_DIV:
+        r = floor(a / b);
+        break;
+    case OP_MOD:
+        r = a - b * floor(a / b);
+        break;
+    default:
+        r = pow(a, b);
     }
     return eval_got(ev, template_float(ev->arena, r));
 }
@@ -419,8 +459,7 @@ static struct template_value *join_values(struct eval *ev, const struct template
     }
     struct template_value *out = eval_got(ev, value_new(ev->arena, a->kind));
     for (size_t i = 0; out && i < a->n + b->n; i++)
-        if (!eval_step(ev, 1) ||
-            !eval_add(ev, out, i < a->n ? a->items[i] : b->items[i - a->n]))
+        if (!eval_step(ev, 1) || !eval_add(ev, out, i < a->n ? a->items[i] : b->items[i - a->n]))
             return NULL;
     return out;
 }
@@ -459,7 +498,8 @@ static int contains(struct eval *ev, struct template_value *item, struct templat
                             value_type_name(item));
             return -1;
         }
-        return item->text.n == 0 || memmem(v->text.s, v->text.n, item->text.s, item->text.n) != NULL;
+        return item->text.n == 0 ||
+               memmem(v->text.s, v->text.n, item->text.s, item->text.n) != NULL;
     }
     if (v->kind == VALUE_MAP) {
         if (!value_is_hashable(item, 0)) {
@@ -481,11 +521,17 @@ int eval_compare(struct eval *ev, int op, struct template_value *a, struct templ
 {
     int r;
     switch (op) {
-    case CMP_EQ: return value_equal(a, b, 0);
-    case CMP_NE: return !value_equal(a, b, 0);
-    case CMP_IN: return contains(ev, a, b);
-    case CMP_NOT_IN: r = contains(ev, a, b); return r < 0 ? r : !r;
-    default: break;
+    case CMP_EQ:
+        return value_equal(a, b, 0);
+    case CMP_NE:
+        return !value_equal(a, b, 0);
+    case CMP_IN:
+        return contains(ev, a, b);
+    case CMP_NOT_IN:
+        r = contains(ev, a, b);
+        return r < 0 ? r : !r;
+    default:
+        break;
     }
     r = value_compare(a, b, 0);
     if (r == 2) {
@@ -601,10 +647,14 @@ struct template_value *eval_call(struct eval *ev, struct template_value *f,
                                  const struct arguments *args)
 {
     switch (f->kind) {
-    case VALUE_UNDEFINED: return used_undefined(ev, f);
-    case VALUE_FUNCTION: return eval_function(ev, f->text, args);
-    case VALUE_METHOD: return eval_method(ev, f->self, f->text, args);
-    case VALUE_MACRO: return eval_call_macro(ev, f->macro, args);
+    case VALUE_UNDEFINED:
+        return used_undefined(ev, f);
+    case VALUE_FUNCTION:
+        return eval_function(ev, f->text, args);
+    case VALUE_METHOD:
+        return eval_method(ev, f->self, f->text, args);
+    case VALUE_MACRO:
+        return eval_call_macro(ev, f->macro, args);
     case VALUE_LOOP:
         if (args->n != 1)
             return eval_fail(ev, "loop() takes one argument");
@@ -613,7 +663,8 @@ struct template_value *eval_call(struct eval *ev, struct template_value *f,
         if (f->self->integer++)
             return eval_got(ev, value_text(ev->arena, f->text.s, f->text.n));
         return eval_string(ev, "", 0);
-    default: return eval_fail(ev, "'%s' object is not callable", value_type_name(f));
+    default:
+        return eval_fail(ev, "'%s' object is not callable", value_type_name(f));
     }
 }
 
@@ -672,7 +723,7 @@ static struct template_value *eval_choice(struct eval *ev, const struct node *n)
         return eval_node(ev, n->a);
     if (n->c)
         return eval_node(ev, n->c);
-    return undefined(ev, "%sthe inline if-expression has no else%.0s", n->name, "");
+    return undefined(ev, "the inline if-expression has no else");
 }
 
 static struct template_value *eval_item_node(struct eval *ev, const struct node *n)
@@ -690,29 +741,50 @@ static struct template_value *eval_kind(struct eval *ev, const struct node *n)
 {
     struct template_value *a, *b;
     switch (n->kind) {
-    case NODE_CONST: return n->value;
-    case NODE_NAME: return eval_name(ev, n->name);
+    case NODE_CONST:
+        return n->value;
+    case NODE_NAME:
+        return eval_name(ev, n->name);
     case NODE_LIST:
-    case NODE_TUPLE: return eval_sequence(ev, n);
-    case NODE_DICT: return eval_dict(ev, n);
-    case NODE_NOT: a = eval_node(ev, n->a); return a ? eval_bool(ev, !value_is_true(a)) : NULL;
+    case NODE_TUPLE:
+        return eval_sequence(ev, n);
+    case NODE_DICT:
+        return eval_dict(ev, n);
+    case NODE_NOT:
+        a = eval_node(ev, n->a);
+        return a ? eval_bool(ev, !value_is_true(a)) : NULL;
     case NODE_NEG:
-    case NODE_POS: return eval_sign(ev, n);
-    case NODE_AND: a = eval_node(ev, n->a); return a && value_is_true(a) ? eval_node(ev, n->b) : a;
-    case NODE_OR: a = eval_node(ev, n->a); return a && !value_is_true(a) ? eval_node(ev, n->b) : a;
+    case NODE_POS:
+        return eval_sign(ev, n);
+    case NODE_AND:
+        a = eval_node(ev, n->a);
+        return a && value_is_true(a) ? eval_node(ev, n->b) : a;
+    case NODE_OR:
+        a = eval_node(ev, n->a);
+        return a && !value_is_true(a) ? eval_node(ev, n->b) : a;
     case NODE_BINARY:
         a = eval_node(ev, n->a);
         b = a ? eval_node(ev, n->b) : NULL;
         return b ? eval_binary(ev, n->op, a, b) : NULL;
-    case NODE_CONCAT: return eval_concat(ev, n);
-    case NODE_COMPARE: return eval_comparison(ev, n);
-    case NODE_IF_ELSE: return eval_choice(ev, n);
-    case NODE_ATTRIBUTE: a = eval_node(ev, n->a); return a ? eval_attribute(ev, a, n->name) : NULL;
-    case NODE_ITEM: return eval_item_node(ev, n);
-    case NODE_CALL: return eval_call_node(ev, n);
-    case NODE_FILTER: return eval_filter_node(ev, n);
-    case NODE_TEST: return eval_test_node(ev, n);
-    default: return eval_fail(ev, "not an expression");
+    case NODE_CONCAT:
+        return eval_concat(ev, n);
+    case NODE_COMPARE:
+        return eval_comparison(ev, n);
+    case NODE_IF_ELSE:
+        return eval_choice(ev, n);
+    case NODE_ATTRIBUTE:
+        a = eval_node(ev, n->a);
+        return a ? eval_attribute(ev, a, n->name) : NULL;
+    case NODE_ITEM:
+        return eval_item_node(ev, n);
+    case NODE_CALL:
+        return eval_call_node(ev, n);
+    case NODE_FILTER:
+        return eval_filter_node(ev, n);
+    case NODE_TEST:
+        return eval_test_node(ev, n);
+    default:
+        return eval_fail(ev, "not an expression");
     }
 }
 

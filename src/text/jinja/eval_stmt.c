@@ -133,8 +133,9 @@ static bool run_loop(struct eval *ev, const struct node *n, struct template_valu
     for (; is_fine && loop->index < items->n && leave != LEAVE_BREAK; loop->index++) {
         leave = LEAVE_NOT;
         ev->scope = scope_new(ev, outer);
-        is_fine = ev->scope && eval_step(ev, 1) && bind(ev, ev->scope, (struct text){"loop", 4}, v) &&
-                  eval_assign(ev, n->a, items->items[loop->index]) && eval_body(ev, n->list, &leave);
+        is_fine =
+            ev->scope && eval_step(ev, 1) && bind(ev, ev->scope, (struct text){"loop", 4}, v) &&
+            eval_assign(ev, n->a, items->items[loop->index]) && eval_body(ev, n->list, &leave);
     }
     ev->scope = outer;
     if (is_fine && !items->n && n->other) {
@@ -179,7 +180,8 @@ static struct template_value *macro_new(struct eval *ev, const struct node *n)
 static bool is_parameter(const struct node *macro, const struct template_value *key)
 {
     for (const struct node *p = macro->parameters; p; p = p->next)
-        if (key->kind == VALUE_STRING && p->name.n == key->text.n && !memcmp(p->name.s, key->text.s, key->text.n))
+        if (key->kind == VALUE_STRING && p->name.n == key->text.n &&
+            !memcmp(p->name.s, key->text.s, key->text.n))
             return true;
     return false;
 }
@@ -188,7 +190,8 @@ static bool bind_parameters(struct eval *ev, const struct node *n, const struct 
 {
     size_t i = 0;
     for (const struct node *p = n->parameters; p; p = p->next, i++) {
-        struct template_value *v = i < args->n ? args->items[i] : value_map_get_text(args->keywords, p->name);
+        struct template_value *v =
+            i < args->n ? args->items[i] : value_map_get_text(args->keywords, p->name);
         if (!v && p->a && !(v = eval_node(ev, p->a)))
             return false;
         if (!v)
@@ -288,26 +291,44 @@ static bool eval_statement(struct eval *ev, const struct node *n, int *leave)
 {
     struct template_value *v;
     switch (n->kind) {
-    case NODE_DATA: buffer_append(ev->out, n->value->text.s, n->value->text.n); return true;
-    case NODE_OUTPUT: v = eval_node(ev, n->a); return v && format_str(ev, ev->out, v);
-    case NODE_IF: return eval_if(ev, n, leave);
-    case NODE_FOR: v = eval_node(ev, n->b); return v && run_loop(ev, n, v, 1);
-    case NODE_SET: v = eval_node(ev, n->b); return v && eval_assign(ev, n->a, v);
+    case NODE_DATA:
+        buffer_append(ev->out, n->value->text.s, n->value->text.n);
+        return true;
+    case NODE_OUTPUT:
+        v = eval_node(ev, n->a);
+        return v && format_str(ev, ev->out, v);
+    case NODE_IF:
+        return eval_if(ev, n, leave);
+    case NODE_FOR:
+        v = eval_node(ev, n->b);
+        return v && run_loop(ev, n, v, 1);
+    case NODE_SET:
+        v = eval_node(ev, n->b);
+        return v && eval_assign(ev, n->a, v);
     case NODE_SET_BLOCK:
         v = capture_scoped(ev, n->list);
         v = v ? filter_block(ev, n->b, v) : NULL;
         return v && eval_assign(ev, n->a, v);
-    case NODE_MACRO: v = macro_new(ev, n); return v && bind(ev, ev->scope, n->name, v);
-    case NODE_CALL_BLOCK: return call_block(ev, n);
+    case NODE_MACRO:
+        v = macro_new(ev, n);
+        return v && bind(ev, ev->scope, n->name, v);
+    case NODE_CALL_BLOCK:
+        return call_block(ev, n);
     case NODE_FILTER_BLOCK:
         v = capture_scoped(ev, n->list);
         v = v ? filter_block(ev, n->b, v) : NULL;
         return v && format_str(ev, ev->out, v);
     case NODE_WITH:
-    case NODE_SCOPE: return eval_with(ev, n, leave);
-    case NODE_BREAK: *leave = LEAVE_BREAK; return true;
-    case NODE_CONTINUE: *leave = LEAVE_CONTINUE; return true;
-    default: return eval_fail(ev, "not a statement") != NULL;
+    case NODE_SCOPE:
+        return eval_with(ev, n, leave);
+    case NODE_BREAK:
+        *leave = LEAVE_BREAK;
+        return true;
+    case NODE_CONTINUE:
+        *leave = LEAVE_CONTINUE;
+        return true;
+    default:
+        return eval_fail(ev, "not a statement") != NULL;
     }
 }
 

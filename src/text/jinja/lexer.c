@@ -14,7 +14,7 @@ struct lexer {
     size_t counted; /* line and line_start are those of this position */
     uint32_t line;
     size_t line_start;
-    struct token_list *out;
+    struct jinja_tokens *out;
     serverd_error *err;
 };
 
@@ -53,7 +53,7 @@ static serverd_status lex_fail(struct lexer *lx, size_t pos, const char *what)
 static serverd_status push(struct lexer *lx, enum token_kind kind, size_t begin, size_t end,
                            struct template_value *value)
 {
-    struct token_list *out = lx->out;
+    struct jinja_tokens *out = lx->out;
     if (out->n == out->cap) {
         const size_t cap = out->cap ? 2 * out->cap : 256;
         struct token *items = arena_array(lx->arena, cap, sizeof *items);
@@ -65,8 +65,11 @@ static serverd_status push(struct lexer *lx, enum token_kind kind, size_t begin,
         out->cap = cap;
     }
     locate(lx, begin);
-    out->items[out->n++] = (struct token){
-        kind, {lx->s + begin, end - begin}, value, lx->line, (uint32_t)(begin - lx->line_start + 1)};
+    out->items[out->n++] = (struct token){kind,
+                                          {lx->s + begin, end - begin},
+                                          value,
+                                          lx->line,
+                                          (uint32_t)(begin - lx->line_start + 1)};
     return SERVERD_OK;
 }
 
@@ -176,7 +179,10 @@ static void put_utf8(char *out, size_t *n, uint32_t c)
 
 static int digit_value(char c)
 {
-    return is_digit(c) ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : 99;
+    return is_digit(c)            ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : 99;
 }
 
 static bool read_digits(const char *s, size_t n, size_t at_least, size_t at_most, int base,
@@ -251,8 +257,8 @@ static serverd_status lex_string(struct lexer *lx)
 
 static size_t skip_digits(const struct lexer *lx, size_t p, char *text, size_t *len, size_t cap)
 {
-    while (p < lx->n && (is_digit(lx->s[p]) ||
-                         (lx->s[p] == '_' && p + 1 < lx->n && is_digit(lx->s[p + 1])))) {
+    while (p < lx->n &&
+           (is_digit(lx->s[p]) || (lx->s[p] == '_' && p + 1 < lx->n && is_digit(lx->s[p + 1])))) {
         if (lx->s[p] != '_' && *len < cap)
             text[(*len)++] = lx->s[p];
         p++;
@@ -304,7 +310,8 @@ static serverd_status lex_number(struct lexer *lx)
     int64_t integer;
     if (is_float ? !parse_f64(text, &real) : !parse_i64(text, 0, INT64_MAX, &integer))
         return lex_fail(lx, lx->pos, "number out of range");
-    return push_number(lx, p, is_float ? template_float(lx->arena, real) : template_int(lx->arena, integer));
+    return push_number(
+        lx, p, is_float ? template_float(lx->arena, real) : template_int(lx->arena, integer));
 }
 
 static size_t operator_length(const struct lexer *lx)
@@ -408,8 +415,8 @@ static size_t normalise(char *s, size_t n)
     return len && s[len - 1] == '\n' ? len - 1 : len;
 }
 
-serverd_status jinja_lex(struct arena *arena, const char *source, size_t n, struct token_list *out,
-                         serverd_error *err)
+serverd_status jinja_lex(struct arena *arena, const char *source, size_t n,
+                         struct jinja_tokens *out, serverd_error *err)
 {
     if (n > LIMIT_TEMPLATE_SOURCE)
         return fail(err, SERVERD_INVALID, "chat template: %zu bytes, at most %zu allowed", n,
@@ -417,14 +424,15 @@ serverd_status jinja_lex(struct arena *arena, const char *source, size_t n, stru
     char *copy = arena_copy(arena, n ? source : "", n);
     if (!copy)
         return fail(err, SERVERD_NOMEM, "chat template: out of memory");
-    struct lexer lx = {.arena = arena, .s = copy, .n = normalise(copy, n), .line = 1, .out = out, .err = err};
+    struct lexer lx = {
+        .arena = arena, .s = copy, .n = normalise(copy, n), .line = 1, .out = out, .err = err};
     while (lx.pos < lx.n) {
         const size_t begin = lx.pos;
         size_t mark = begin;
         while (mark < lx.n && !(at(&lx, mark, "{%") || at(&lx, mark, "{{") || at(&lx, mark, "{#")))
             mark++;
-        const serverd_status status = mark == lx.n ? push(&lx, TOKEN_DATA, begin, mark, NULL)
-                                                   : lex_mark(&lx, begin, mark);
+        const serverd_status status =
+            mark == lx.n ? push(&lx, TOKEN_DATA, begin, mark, NULL) : lex_mark(&lx, begin, mark);
         if (status)
             return status;
         if (mark == lx.n)

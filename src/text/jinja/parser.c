@@ -24,11 +24,11 @@ static struct node *parse_fail(struct parser *p, const char *what)
 {
     const struct token *t = p->token;
     if (!p->status)
-        p->status = fail(p->err, SERVERD_INVALID,
-                         "chat template, line %" PRIu32 ", column %" PRIu32 ": %s, found %s%.*s%s",
-                         t->line, t->column, what, t->kind == TOKEN_END ? "the end" : "'",
-                         t->text.n > 40 ? 40 : (int)t->text.n, t->text.s,
-                         t->kind == TOKEN_END ? "" : "'");
+        p->status =
+            fail(p->err, SERVERD_INVALID,
+                 "chat template, line %" PRIu32 ", column %" PRIu32 ": %s, found %s%.*s%s", t->line,
+                 t->column, what, t->kind == TOKEN_END ? "the end" : "'",
+                 t->text.n > 40 ? 40 : (int)t->text.n, t->text.s, t->kind == TOKEN_END ? "" : "'");
     return NULL;
 }
 
@@ -241,9 +241,9 @@ static struct node *parse_name_or_constant(struct parser *p)
     } words[] = {{"true", 1}, {"True", 1}, {"false", 0}, {"False", 0}, {"none", 2}, {"None", 2}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (is_word(p, words[i].name)) {
-            struct node *n = node_value(p, words[i].value == 2
-                                               ? template_none(p->arena)
-                                               : template_bool(p->arena, words[i].value == 1));
+            struct node *n =
+                node_value(p, words[i].value == 2 ? template_none(p->arena)
+                                                  : template_bool(p->arena, words[i].value == 1));
             p->token++;
             return n;
         }
@@ -281,14 +281,17 @@ static struct node *parse_strings(struct parser *p)
 static struct node *parse_primary(struct parser *p)
 {
     switch (p->token->kind) {
-    case TOKEN_NAME: return parse_name_or_constant(p);
-    case TOKEN_STRING: return parse_strings(p);
+    case TOKEN_NAME:
+        return parse_name_or_constant(p);
+    case TOKEN_STRING:
+        return parse_strings(p);
     case TOKEN_NUMBER: {
         struct node *n = node_value(p, p->token->value);
         p->token++;
         return n;
     }
-    default: break;
+    default:
+        break;
     }
     if (take_op(p, "("))
         return parse_items(p, NODE_TUPLE, ")");
@@ -781,10 +784,11 @@ static struct node *parse_statement(struct parser *p)
         const char *name;
         struct node *(*parse)(struct parser *);
     } rows[] = {
-        {"if", parse_if},         {"for", parse_for},         {"set", parse_set},
-        {"macro", parse_macro},   {"call", parse_call_block}, {"filter", parse_filter_block},
-        {"with", parse_with},     {"generation", parse_generation},
-        {"break", parse_break},   {"continue", parse_continue},
+        {"if", parse_if},           {"for", parse_for},
+        {"set", parse_set},         {"macro", parse_macro},
+        {"call", parse_call_block}, {"filter", parse_filter_block},
+        {"with", parse_with},       {"generation", parse_generation},
+        {"break", parse_break},     {"continue", parse_continue},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (take_word(p, rows[i].name)) {
@@ -815,8 +819,11 @@ static struct node *parse_piece(struct parser *p)
             return parse_fail(p, "expected '}}'");
         p->token++;
         break;
-    case TOKEN_BLOCK_BEGIN: p->token++; return parse_statement(p);
-    default: return parse_fail(p, "unexpected token");
+    case TOKEN_BLOCK_BEGIN:
+        p->token++;
+        return parse_statement(p);
+    default:
+        return parse_fail(p, "unexpected token");
     }
     return p->status ? NULL : n;
 }
@@ -847,8 +854,8 @@ static struct node *parse_body(struct parser *p, const char *const *ends)
     }
 }
 
-serverd_status jinja_parse(struct arena *arena, const struct token_list *tokens, struct node **out,
-                           serverd_error *err)
+serverd_status jinja_parse(struct arena *arena, const struct jinja_tokens *tokens,
+                           struct node **out, serverd_error *err)
 {
     static const char *const none[] = {NULL};
     struct parser p = {.arena = arena, .token = tokens->items, .err = err};
