@@ -276,9 +276,9 @@ struct api_reply api_post(struct api_world *world, const char *path, const char 
 }
 
 struct api_reply api_call_and_leave(struct api_world *world, const char *path, const char *body,
-                                    uint32_t max_steps)
+                                    size_t n, uint32_t max_steps)
 {
-    return call(world, path, body, strlen(body), max_steps);
+    return call(world, path, body, n, max_steps);
 }
 
 void api_reply_hide_ids(struct api_reply *reply)

@@ -38,7 +38,7 @@ struct api_reply api_post(struct api_world *world, const char *path, const char 
 
 /* The client leaves after so many steps of the engine. */
 struct api_reply api_call_and_leave(struct api_world *world, const char *path, const char *body,
-                                    uint32_t max_steps);
+                                    size_t n, uint32_t max_steps);
 
 /* Whatever else runs, nothing is left in the engine. */
 void api_world_check_idle(struct api_world *world);

@@ -407,7 +407,8 @@ static void a_client_may_leave_after_any_step(void **state)
         "{\"prompt\":[\"a\",\"b\",\"c\"],\"n\":3,\"max_tokens\":8,\"logprobs\":2,\"echo\":true}"};
     for (int i = 0; i < 2; i++) {
         for (uint32_t steps = 0; steps < 20; steps++) {
-            struct api_reply reply = api_call_and_leave(world, "/v1/completions", bodies[i], steps);
+            struct api_reply reply =
+                api_call_and_leave(world, "/v1/completions", bodies[i], strlen(bodies[i]), steps);
             free(reply.body);
         }
     }
