@@ -577,7 +577,7 @@ serverd_status gguf_get_u32_each(const struct gguf_file *file, const char *name,
         return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items, %u are needed",
                     file->path, name, key->n_items, n);
     for (uint32_t i = 0; i < n; i++) {
-        uint64_t x;
+        uint64_t x = 0;
         serverd_status status = item_u64(file, key, key->is_array ? i : 0, min, max, &x, err);
         if (status != SERVERD_OK)
             return status;

@@ -2,7 +2,7 @@
 import openai
 import pytest
 
-MESSAGES = [{"role": "user", "content": "Name the capital of France in one word."}]
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
