@@ -101,7 +101,7 @@ struct tokenizer {
     struct merge_slot *merges;
     size_t n_merge_slots;
     int32_t byte_symbol[256]; /* the token or symbol of a byte, NO_TOKEN if there is none */
-    uint8_t *token_type; /* [n_tokens] enum token_type; end tokens are control tokens */
+    uint8_t *token_type;      /* [n_tokens] enum token_type; end tokens are control tokens */
     struct piece {
         const char *bytes;
         uint32_t len;
