@@ -14,8 +14,8 @@ NARROW = {"kernels": {"base", "program"}, "runtime": {"base", "program"}, "text"
           "sampling": {"base"}, "kvcache": {"base"}, "grammar": {"base", "program", "text"},
           "scheduler": {"base", "program", "runtime", "kvcache", "sampling", "grammar", "text"}}
 BANNED = re.compile(r"\b(sprintf|vsprintf|strcpy|strcat|strtok|atoi|atol|atof|alloca|gets)\s*\(")
-OUTSIDE_BASE = re.compile(r"\b(strtod|strtof|getenv|secure_getenv)\s*\(")
-OUTSIDE_TOOLS = re.compile(r"\b(exit|_exit|abort|printf|puts|perror)\s*\(")
+OUTSIDE_BASE = re.compile(r"\b(strtod|strtof)\s*\(")
+OUTSIDE_TOOLS = re.compile(r"\b(exit|_exit|abort|printf|puts|perror|getenv|secure_getenv)\s*\(")
 
 breaches = []
 
