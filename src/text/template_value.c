@@ -237,6 +237,11 @@ bool value_is_sequence(const struct template_value *v)
     return v->kind == VALUE_LIST || v->kind == VALUE_TUPLE;
 }
 
+bool value_is_view(const struct template_value *v)
+{
+    return v->kind == VALUE_LIST && v->self && v->self->text.s[0] == 'd';
+}
+
 bool value_is_true(const struct template_value *v)
 {
     switch (v->kind) {

@@ -85,7 +85,9 @@ struct template_value *argument(const struct arguments *args, size_t i, const ch
 {
     if (i < args->n)
         return args->items[i];
-    return name ? value_map_get_text(args->keywords, (struct text){name, strlen(name)}) : NULL;
+    return name && args->keywords
+               ? value_map_get_text(args->keywords, (struct text){name, strlen(name)})
+               : NULL;
 }
 
 /* An undefined value that says why when it is used. */
@@ -206,7 +208,7 @@ static struct template_value *plain_item(struct eval *ev, struct template_value 
     size_t i;
     if (v->kind == VALUE_MAP)
         return value_is_hashable(key, 0) ? value_map_get(v, key) : NULL;
-    if (value_is_sequence(v))
+    if (value_is_sequence(v) && !value_is_view(v))
         return index_of(ev, key, v->n, &i) ? v->items[i] : NULL;
     if (v->kind == VALUE_STRING && index_of(ev, key, text_length(v->text), &i)) {
         const size_t from = text_offset(v->text, i), to = text_offset(v->text, i + 1);

@@ -25,8 +25,7 @@ bool filter_bool(const struct arguments *a, size_t i, const char *name, bool fal
     return v ? value_is_true(v) : fallback;
 }
 
-/* ---- text
- * ---------------------------------------------------------------------------------------- */
+/* ---- text ---- */
 
 FILTER(filter_trim)
 {
@@ -284,8 +283,7 @@ FILTER(filter_format)
     return v ? format_percent(ev, v, a) : NULL;
 }
 
-/* ---- numbers
- * ------------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
 static bool parse_integer(struct text t, int64_t base, int64_t *out)
 {
@@ -393,8 +391,7 @@ FILTER(filter_round)
     return eval_got(ev, template_float(ev->arena, value));
 }
 
-/* ---- values
- * -------------------------------------------------------------------------------------- */
+/* ---- values ---- */
 
 FILTER(filter_default)
 {
@@ -437,8 +434,7 @@ FILTER(filter_attr)
     return eval_attribute(ev, v, name->text);
 }
 
-/* ---- the table
- * ----------------------------------------------------------------------------------- */
+/* ---- the table ---- */
 
 static const struct jinja_entry own[] = {
     {"abs", filter_abs, 0},

@@ -8,8 +8,7 @@
     static struct template_value *name(struct eval *ev, struct template_value *v,                  \
                                        const struct arguments *a)
 
-/* ---- parts that several use
- * ------------------------------------------------------------------------ */
+/* ---- parts that several use ---- */
 
 static struct template_value *new_list(struct eval *ev)
 {
@@ -52,8 +51,7 @@ static struct template_value *sort_key(struct eval *ev, struct template_value *i
     return key;
 }
 
-/* ---- elements
- * -------------------------------------------------------------------------------------- */
+/* ---- elements ---- */
 
 FILTER(filter_list)
 {
@@ -118,8 +116,7 @@ FILTER(filter_reverse)
     return out && is_text ? filter_join(ev, out, &none) : out;
 }
 
-/* ---- choice
- * ---------------------------------------------------------------------------------------- */
+/* ---- choice ---- */
 
 /* select, reject, selectattr, rejectattr: [attribute,] test, its arguments; no test: truth. */
 static struct template_value *choose(struct eval *ev, struct template_value *v,
@@ -190,8 +187,7 @@ FILTER(filter_map)
     return out;
 }
 
-/* ---- order
- * ----------------------------------------------------------------------------------------- */
+/* ---- order ---- */
 
 /* Items with what they are ordered by. */
 struct keyed {
@@ -318,8 +314,7 @@ FILTER(filter_unique)
     return out;
 }
 
-/* ---- groups
- * ---------------------------------------------------------------------------------------- */
+/* ---- groups ---- */
 
 FILTER(filter_groupby)
 {

@@ -10,8 +10,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-/* ---- stripping
- * ----------------------------------------------------------------------------------- */
+/* ---- stripping ---- */
 
 static bool is_space(uint32_t code)
 {
@@ -61,8 +60,7 @@ struct text text_strip(struct text t, const struct template_value *chars, int si
     return t;
 }
 
-/* ---- numbers
- * ------------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
 /* Python's repr of a float: the shortest digits that read back, an exponent from 1e16 on. */
 void format_float(struct buffer *b, double d)
@@ -89,8 +87,7 @@ void format_float(struct buffer *b, double d)
     buffer_append_str(b, s);
 }
 
-/* ---- repr
- * ---------------------------------------------------------------------------------------- */
+/* ---- repr ---- */
 
 static bool is_printable(uint32_t code)
 {
@@ -175,9 +172,15 @@ bool format_repr(struct eval *ev, struct buffer *b, const struct template_value 
         buffer_printf(b, "<%s>", value_type_name(v));
         return true;
     }
+    const struct text name =
+        v->kind == VALUE_LIST && v->self ? v->self->text : (struct text){"", 0};
+    buffer_append(b, name.s, name.n);
+    if (name.n > 0 && !value_is_view(v)) /* a range */
+        return true;
     if (ev->depth >= LIMIT_TEMPLATE_DEPTH)
         return eval_fail(ev, "nested too deeply") != NULL;
     ev->depth++;
+    buffer_append_str(b, name.n > 0 ? "(" : "");
     buffer_append_char(b, v->kind == VALUE_MAP ? '{' : v->kind == VALUE_LIST ? '[' : '(');
     for (size_t i = 0; i < v->n && ev->status == SERVERD_OK; i++) {
         buffer_append_str(b, i ? ", " : "");
@@ -188,6 +191,7 @@ bool format_repr(struct eval *ev, struct buffer *b, const struct template_value 
         (void)format_repr(ev, b, v->kind == VALUE_MAP ? v->map.entries[i].value : v->items[i]);
     }
     buffer_append_str(b, closing(v));
+    buffer_append_str(b, name.n > 0 ? ")" : "");
     ev->depth--;
     return ev->status == SERVERD_OK;
 }
@@ -211,8 +215,7 @@ struct template_value *format_text(struct eval *ev, struct template_value *v)
     return eval_take(ev, &b);
 }
 
-/* ---- JSON, as Python's json.dumps writes it
- * --------------------------------------------------------- */
+/* ---- JSON, as Python's json.dumps writes it ---- */
 
 struct json_style {
     bool is_ascii, sorts_keys;
@@ -339,7 +342,7 @@ static bool json_value(struct eval *ev, struct buffer *b, const struct template_
 {
     if (!eval_step(ev, 1) || json_scalar(b, v, style))
         return ev->status == SERVERD_OK;
-    if (v->kind != VALUE_MAP && !value_is_sequence(v))
+    if (v->kind != VALUE_MAP && (!value_is_sequence(v) || (v->kind == VALUE_LIST && v->self)))
         return eval_fail(ev, "Object of type %s is not JSON serializable", value_type_name(v)) !=
                NULL;
     if (level > LIMIT_TEMPLATE_DEPTH)

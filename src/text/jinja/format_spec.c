@@ -53,50 +53,85 @@ static void put_grouped(struct buffer *out, const char *digits)
     }
 }
 
-/* Digits of a number by the type: d x X o b, f F e E g G %, or none. */
-static bool number_text(struct eval *ev, const struct spec *spec, const struct template_value *v,
-                        struct buffer *out)
+/* d i, or x X o b with a prefix if the spec asks for one. */
+static bool integer_text(struct eval *ev, const struct spec *spec, const struct template_value *v,
+                         struct buffer *out)
+{
+    char digits[68];
+    size_t at = sizeof digits - 1;
+    double d = value_real(v);
+    if (!(d > -9.2e18 && d < 9.2e18) && v->kind == VALUE_FLOAT)
+        return eval_fail(ev, "number out of range in a format") != NULL;
+    int64_t i = v->kind == VALUE_FLOAT ? (int64_t)d : value_integer(v);
+    uint64_t rest = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
+    unsigned base = spec->type == 'x' || spec->type == 'X' ? 16
+                    : spec->type == 'o'                    ? 8
+                    : spec->type == 'b'                    ? 2
+                                                           : 10;
+    digits[at] = '\0';
+    do {
+        digits[--at] = (spec->type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[rest % base];
+        rest /= base;
+    } while (rest > 0);
+    if (i < 0 || spec->sign)
+        buffer_append_char(out, i < 0 ? '-' : spec->sign);
+    if (spec->is_alternate && base != 10)
+        buffer_printf(out, "0%c", spec->type);
+    if (spec->has_comma)
+        put_grouped(out, digits + at);
+    else
+        buffer_append_str(out, digits + at);
+    return true;
+}
+
+static bool real_text(const struct spec *spec, double d, struct buffer *out)
 {
     char text[400];
-    bool is_float = v->kind == VALUE_FLOAT || (spec->type && strchr("fFeEgG%", spec->type));
-    if (!value_is_number(v))
-        return eval_fail(ev, "a number is required, not %s", value_type_name(v)) != NULL;
-    int64_t i = is_float ? 0 : value_integer(v);
-    double d = value_real(v);
-    if (spec->sign && (is_float ? d >= 0.0 : i >= 0))
+    int precision = spec->precision < 0 ? 6 : spec->precision > 60 ? 60 : spec->precision;
+    if (spec->sign && d >= 0.0)
         buffer_append_char(out, spec->sign);
-    if (!is_float || (spec->type && strchr("dixXob", spec->type))) {
-        uint64_t magnitude = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
-        if (is_float)
-            i = (int64_t)d;
-        if (spec->type == 'x' || spec->type == 'X' || spec->type == 'o')
-            (void)snprintf(text, sizeof text,
-                           spec->type == 'x'   ? "%s%" PRIx64
-                           : spec->type == 'X' ? "%s%" PRIX64
-                                               : "%s%" PRIo64,
-                           i < 0 ? "-" : "", magnitude);
-        else
-            (void)snprintf(text, sizeof text, "%" PRId64, i);
-    } else if (!spec->type && spec->precision < 0) {
+    if (!spec->type && spec->precision < 0) {
         format_float(out, d);
         return true;
-    } else {
-        int precision = spec->precision < 0 ? 6 : spec->precision > 60 ? 60 : spec->precision;
-        char c = spec->type ? spec->type : 'g';
-        if (c == '%')
-            (void)snprintf(text, sizeof text, "%.*f%%", precision, d * 100.0);
-        else if (c == 'f' || c == 'F')
-            (void)snprintf(text, sizeof text, "%.*f", precision, d);
-        else if (c == 'e' || c == 'E')
-            (void)snprintf(text, sizeof text, "%.*e", precision, d);
-        else
-            (void)snprintf(text, sizeof text, "%.*g", precision, d);
+    }
+    switch (spec->type) {
+    case '%':
+        (void)snprintf(text, sizeof text, "%.*f%%", precision, d * 100.0);
+        break;
+    case 'f':
+    case 'F':
+        (void)snprintf(text, sizeof text, "%.*f", precision, d);
+        break;
+    case 'e':
+        (void)snprintf(text, sizeof text, "%.*e", precision, d);
+        break;
+    case 'E':
+        (void)snprintf(text, sizeof text, "%.*E", precision, d);
+        break;
+    case 'G':
+        (void)snprintf(text, sizeof text, "%.*G", precision, d);
+        break;
+    default:
+        (void)snprintf(text, sizeof text, "%.*g", precision, d);
     }
     if (spec->has_comma)
         put_grouped(out, text);
     else
         buffer_append_str(out, text);
     return true;
+}
+
+/* A number by the type: d i x X o b, f F e E g G %, or none. */
+static bool number_text(struct eval *ev, const struct spec *spec, const struct template_value *v,
+                        struct buffer *out)
+{
+    if (!value_is_number(v))
+        return eval_fail(ev, "a number is required, not %s", value_type_name(v)) != NULL;
+    if (spec->type && strchr("dixXob", spec->type))
+        return integer_text(ev, spec, v, out);
+    if (v->kind != VALUE_FLOAT && (!spec->type || spec->type == 'n'))
+        return integer_text(ev, spec, v, out);
+    return real_text(spec, value_real(v), out);
 }
 
 static bool put_value(struct eval *ev, const struct spec *spec, struct template_value *v,
@@ -131,8 +166,7 @@ static int read_number(const char *s, size_t n, size_t *at)
     return value;
 }
 
-/* ---- %
- * ------------------------------------------------------------------------------------------- */
+/* ---- % ---- */
 
 /* Flags, width, precision, type behind a %; the align of printf. */
 static bool read_percent_spec(struct text f, size_t *at, struct spec *spec)
@@ -233,11 +267,14 @@ struct template_value *format_percent(struct eval *ev, struct template_value *fo
         at++;
         is_good = put_percent(ev, f, &at, args, &next, &b);
     }
+    const bool may_be_unused =
+        args->n == 1 && (args->items[0]->kind == VALUE_MAP || args->items[0]->kind == VALUE_LIST);
+    if (is_good && next < args->n && !may_be_unused)
+        (void)eval_fail(ev, "not all arguments converted during string formatting");
     return eval_take(ev, &b);
 }
 
-/* ---- {}
- * ------------------------------------------------------------------------------------------ */
+/* ---- {} ---- */
 
 /* [[fill]align][sign][#][0][width][,][.precision][type] */
 static bool read_brace_spec(struct text f, struct spec *spec)
@@ -257,7 +294,7 @@ static bool read_brace_spec(struct text f, struct spec *spec)
     if (at < f.n && f.s[at] && strchr("+- ", f.s[at]))
         spec->sign = f.s[at] == '-' ? 0 : f.s[at], at++;
     if (at < f.n && f.s[at] == '#')
-        at++;
+        spec->is_alternate = true, at++;
     if (at < f.n && f.s[at] == '0') {
         at++;
         if (!spec->align) {

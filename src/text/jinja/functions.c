@@ -2,6 +2,8 @@
 #include "base/limits.h"
 #include "text/jinja/eval.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -64,7 +66,15 @@ static struct template_value *call_range(struct eval *ev, struct template_value 
         return eval_fail(ev, a->n ? "range() arg 3 must not be zero"
                                   : "range expected at least 1 argument, got 0");
     struct template_value *out = eval_got(ev, template_list(ev->arena));
+    char shown[80];
     int64_t at = bounds[0];
+    (void)snprintf(shown, sizeof shown, "range(%" PRId64 ", %" PRId64, bounds[0], bounds[1]);
+    if (bounds[2] != 1)
+        (void)snprintf(shown + strlen(shown), sizeof shown - strlen(shown), ", %" PRId64,
+                       bounds[2]);
+    (void)snprintf(shown + strlen(shown), sizeof shown - strlen(shown), ")");
+    if (out && !(out->self = eval_string(ev, shown, strlen(shown))))
+        return NULL;
     while (out && (bounds[2] > 0 ? at < bounds[1] : at > bounds[1])) {
         if (out->n >= LIMIT_TEMPLATE_RANGE)
             return eval_fail(ev, "Range too big. The sandbox blocks ranges larger than %u.",

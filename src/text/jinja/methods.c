@@ -142,10 +142,8 @@ static struct template_value *split_words(struct eval *ev, struct text t, int64_
         if (t.n == 0)
             break;
         size_t n = run_length(t, false, from_end);
-        if (max-- == 0) { /* the rest, without the white space at its far end */
-            t = text_strip(t, NULL, from_end ? 1 : 2);
+        if (max-- == 0) /* the rest, as it stands */
             n = t.n;
-        }
         if (!add_text(ev, out, from_end ? t.s + t.n - n : t.s, n))
             return NULL;
         t = (struct text){from_end ? t.s : t.s + n, t.n - n};
@@ -192,8 +190,10 @@ static struct template_value *partition(struct eval *ev, struct text t, args_t *
     if (separator->text.n == 0)
         return eval_fail(ev, "empty separator");
     const bool is_found = text_find(t, separator->text, from_end, &at, &len);
-    if (!is_found)
+    if (!is_found) {
         at = from_end ? 0 : t.n;
+        len = 0;
+    }
     const struct text middle = is_found ? separator->text : empty_text();
     return add_text(ev, out, t.s, at) && add_text(ev, out, middle.s, middle.n) &&
                    add_text(ev, out, t.s + at + len, t.n - at - len)
@@ -602,7 +602,11 @@ enum map_part { MAP_KEYS = 1, MAP_VALUES = 2, MAP_ITEMS = 3 };
 
 static struct template_value *map_list(struct eval *ev, const struct template_value *map, int part)
 {
+    static const char *const names[] = {
+        [MAP_KEYS] = "dict_keys", [MAP_VALUES] = "dict_values", [MAP_ITEMS] = "dict_items"};
     struct template_value *out = eval_got(ev, template_list(ev->arena));
+    if (out && !(out->self = eval_got(ev, value_text(ev->arena, names[part], strlen(names[part])))))
+        return NULL;
     for (size_t i = 0; out && i < map->n; i++) {
         struct template_value *item = map->map.entries[i].key;
         if (!eval_step(ev, 1))

@@ -360,6 +360,8 @@ static struct node *parse_test(struct parser *p, struct node *a)
         return NULL;
     if (take_op(p, "("))
         n->list = parse_arguments(p);
+    else if (take_word(p, "is"))
+        return parse_fail(p, "You cannot chain multiple tests with is");
     else if (starts_primary(p))
         n->list = parse_unary(p);
     return p->status ? NULL : n;

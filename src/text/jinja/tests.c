@@ -115,13 +115,13 @@ static int is_in(struct eval *ev, struct template_value *v, args_t *a)
 static int is_sequence(struct eval *ev, struct template_value *v, args_t *a)
 {
     (void)ev, (void)a; /* what has a length and items; an undefined value pretends to */
-    return value_is_sequence(v) || v->kind == VALUE_STRING || v->kind == VALUE_MAP ||
-           v->kind == VALUE_UNDEFINED;
+    return (value_is_sequence(v) && !value_is_view(v)) || v->kind == VALUE_STRING ||
+           v->kind == VALUE_MAP || v->kind == VALUE_UNDEFINED;
 }
 
 static int is_iterable(struct eval *ev, struct template_value *v, args_t *a)
 {
-    return is_sequence(ev, v, a) || v->kind == VALUE_LOOP;
+    return is_sequence(ev, v, a) || value_is_view(v) || v->kind == VALUE_LOOP;
 }
 
 static int is_mapping(struct eval *ev, struct template_value *v, args_t *a)

@@ -149,11 +149,19 @@ static void put_code(struct buffer *b, utf8proc_int32_t code)
 
 static void put_recased(struct buffer *b, uint32_t code, bool up)
 {
-    if (up && code == 0xdf) /* the one common letter whose capital is two letters */
+    if (up && code == 0xdf) /* the common letter whose capital is two letters */
         buffer_append_str(b, "SS");
+    else if (!up && code == 0x130) /* I with a dot keeps it, as a combining mark */
+        buffer_append_str(b, "i\u0307");
     else
         put_code(b, up ? utf8proc_toupper((utf8proc_int32_t)code)
                        : utf8proc_tolower((utf8proc_int32_t)code));
+}
+
+static bool begins_with_cased(struct text t)
+{
+    uint32_t code;
+    return t.n > 0 && utf8_decode(t.s, t.n, &code) > 0 && is_cased(code);
 }
 
 struct template_value *text_recased(struct eval *ev, struct text t, enum text_case to)
@@ -169,10 +177,14 @@ struct template_value *text_recased(struct eval *ev, struct text t, enum text_ca
             after_cased = after_cased && is_guard(t.s[at]);
             is_first = is_first && is_guard(t.s[at]);
         } else {
-            put_recased(&b, code,
-                        to == CASE_UPPER || (to == CASE_CAPITALIZED && is_first) ||
-                            (to == CASE_TITLE && !after_cased) ||
-                            (to == CASE_SWAPPED && !is_upper(code)));
+            const bool is_up = to == CASE_UPPER || (to == CASE_CAPITALIZED && is_first) ||
+                               (to == CASE_TITLE && !after_cased) ||
+                               (to == CASE_SWAPPED && !is_upper(code));
+            const struct text rest = {t.s + at + n, t.n - at - n};
+            if (!is_up && code == 0x3a3 && after_cased && !begins_with_cased(rest))
+                put_code(&b, 0x3c2); /* sigma at the end of a word */
+            else
+                put_recased(&b, code, is_up);
             after_cased = is_cased(code);
             is_first = false;
         }

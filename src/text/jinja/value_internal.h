@@ -55,7 +55,9 @@ struct template_value {
         struct loop_state *loop;
         struct macro *macro;
     };
-    struct template_value *self; /* of a method; state of a cycler or joiner (an integer) */
+    /* of a method; of a namespace its map; state of a cycler or joiner (an integer); of a list that
+     * is a range how it prints, of one that is a view of a dict the view's name */
+    struct template_value *self;
 };
 
 struct template_value *value_new(struct arena *arena, enum value_kind kind);
@@ -65,6 +67,7 @@ struct template_value *value_undefined(struct arena *arena, const char *why, siz
 bool value_is_string(const struct template_value *v, const char *s);
 bool value_is_number(const struct template_value *v); /* bool, int, float */
 bool value_is_sequence(const struct template_value *v);
+bool value_is_view(const struct template_value *v); /* of a dict: no items by index */
 bool value_is_true(const struct template_value *v);
 double value_real(const struct template_value *v); /* of a number */
 int64_t value_integer(const struct template_value *v);
