@@ -178,6 +178,10 @@ static struct template_value *plain_attribute(struct eval *ev, struct template_v
         return eval_got(ev, value_text(ev->arena, v->macro->node->name.s, v->macro->node->name.n));
     if (v->kind == VALUE_CYCLER && name.n == 7 && !memcmp(name.s, "current", 7))
         return v->items[v->self->integer];
+    if (v->kind == VALUE_TUPLE && v->self && name.n == 7 && !memcmp(name.s, "grouper", 7))
+        return v->items[0];
+    if (v->kind == VALUE_TUPLE && v->self && name.n == 4 && !memcmp(name.s, "list", 4))
+        return v->self;
     if (!jinja_has_method(v, name))
         return NULL;
     struct template_value *method = value_new(ev->arena, VALUE_METHOD);
@@ -279,6 +283,8 @@ static struct template_value *slice(struct eval *ev, struct template_value *v, c
         return NULL;
     if (v->kind == VALUE_UNDEFINED)
         return used_undefined(ev, v);
+    if (v->kind == VALUE_MAP)
+        return eval_fail(ev, "unhashable type: 'slice'");
     if (step == 0 || (v->kind != VALUE_STRING && !value_is_sequence(v)))
         return step ? undefined(ev, "'%s object' has no such slice", value_type_name(v))
                     : eval_fail(ev, "slice step cannot be zero");

@@ -177,10 +177,12 @@ static struct template_value *macro_new(struct eval *ev, const struct node *n)
     return v;
 }
 
-static bool is_parameter(const struct node *macro, const struct template_value *key)
+/* Whether key names a parameter behind the first `given` ones. */
+static bool is_parameter(const struct node *macro, size_t given, const struct template_value *key)
 {
+    size_t i = 0;
     for (const struct node *p = macro->parameters; p; p = p->next)
-        if (key->kind == VALUE_STRING && p->name.n == key->text.n &&
+        if (i++ >= given && key->kind == VALUE_STRING && p->name.n == key->text.n &&
             !memcmp(p->name.s, key->text.s, key->text.n))
             return true;
     return false;
@@ -211,7 +213,7 @@ static bool bind_parameters(struct eval *ev, const struct node *n, const struct 
             return false;
     for (size_t k = 0; k < args->keywords->n; k++) {
         const struct map_entry *e = &args->keywords->map.entries[k];
-        if (is_parameter(n, e->key))
+        if (is_parameter(n, args->n, e->key))
             continue;
         const bool is_caller = value_is_string(e->key, "caller");
         if (is_caller ? !n->uses_caller : !n->uses_kwargs)

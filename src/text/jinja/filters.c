@@ -151,12 +151,16 @@ FILTER(filter_escape)
     return eval_take(ev, &b);
 }
 
-static void put_quoted(struct buffer *b, struct text t)
+/* In a query a blank becomes + and a slash is escaped too. */
+static void put_quoted(struct buffer *b, struct text t, bool is_query)
 {
     for (size_t i = 0; i < t.n; i++) {
         unsigned char c = (unsigned char)t.s[i];
-        if (c < 0x80 && (isalnum(c) || strchr("_.-~/", c ? c : ' ')))
+        const bool is_plain = c > 0 && c < 0x80 && (isalnum(c) || strchr("_.-~", c));
+        if (is_plain || (c == '/' && !is_query))
             buffer_append_char(b, (char)c);
+        else if (c == ' ' && is_query)
+            buffer_append_char(b, '+');
         else
             buffer_printf(b, "%%%02X", c);
     }
@@ -171,7 +175,7 @@ FILTER(filter_urlencode)
     if (v->kind != VALUE_MAP && !value_is_sequence(v)) {
         v = format_text(ev, v);
         if (v)
-            put_quoted(&b, v->text);
+            put_quoted(&b, v->text, false);
         return eval_take(ev, &b);
     }
     for (size_t i = 0; i < v->n && !ev->status; i++) {
@@ -186,10 +190,10 @@ FILTER(filter_urlencode)
         value = format_text(ev, value);
         buffer_append_str(&b, i ? "&" : "");
         if (key)
-            put_quoted(&b, key->text);
+            put_quoted(&b, key->text, true);
         buffer_append_char(&b, '=');
         if (value)
-            put_quoted(&b, value->text);
+            put_quoted(&b, value->text, true);
     }
     return eval_take(ev, &b);
 }
@@ -225,7 +229,10 @@ FILTER(filter_truncate)
         stated && stated->kind == VALUE_STRING ? stated->text : (struct text){"...", 3};
     int64_t end_length = (int64_t)text_length(end);
     v = format_text(ev, v);
-    if (!v || (int64_t)text_length(v->text) <= length + leeway)
+    if (!v)
+        return NULL;
+    if (length >= end_length && leeway >= 0 && length < INT64_MAX / 2 && leeway < INT64_MAX / 2 &&
+        (int64_t)text_length(v->text) <= length + leeway)
         return v;
     if (length < end_length || leeway < 0)
         return eval_fail(ev, "expected length >= %" PRId64 ", got %" PRId64, end_length, length);
@@ -371,6 +378,8 @@ FILTER(filter_round)
     double value, scale;
     if (!value_is_number(v))
         return eval_fail(ev, "round() takes a number, not %s", value_type_name(v));
+    if (v->kind != VALUE_FLOAT && precision >= 0 && (!method || value_is_string(method, "common")))
+        return eval_int(ev, value_integer(v));
     value = value_real(v);
     if (method && value_is_string(method, "ceil")) {
         scale = pow(10.0, (double)precision);

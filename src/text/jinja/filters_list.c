@@ -40,10 +40,34 @@ static struct template_value *dig(struct eval *ev, struct template_value *item,
     return item;
 }
 
-/* What is compared: the attribute, in lower case unless case counts. */
+static struct template_value *sort_key(struct eval *ev, struct template_value *item,
+                                       struct template_value *attribute, bool is_sensitive);
+
+/* The keys of "a,b" as a tuple. */
+static struct template_value *sort_keys(struct eval *ev, struct template_value *item,
+                                        struct text names, bool is_sensitive)
+{
+    struct template_value *keys = eval_got(ev, value_new(ev->arena, VALUE_TUPLE));
+    while (keys) {
+        const char *comma = memchr(names.s, ',', names.n);
+        const size_t n = comma ? (size_t)(comma - names.s) : names.n;
+        struct template_value *name = eval_string(ev, names.s, n);
+        if (!name || !eval_add(ev, keys, sort_key(ev, item, name, is_sensitive)))
+            return NULL;
+        if (!comma)
+            break;
+        names = (struct text){comma + 1, names.n - n - 1};
+    }
+    return keys;
+}
+
+/* What is compared: the attributes, in lower case unless case counts. */
 static struct template_value *sort_key(struct eval *ev, struct template_value *item,
                                        struct template_value *attribute, bool is_sensitive)
 {
+    if (attribute && attribute->kind == VALUE_STRING &&
+        memchr(attribute->text.s, ',', attribute->text.n))
+        return sort_keys(ev, item, attribute->text, is_sensitive);
     struct template_value *key = dig(ev, item, attribute);
     const struct arguments none = {NULL, 0, NULL};
     if (key && key->kind == VALUE_STRING && !is_sensitive)
@@ -217,7 +241,8 @@ static bool merge_sort(struct eval *ev, struct keyed *x, struct keyed *spare, si
 }
 
 static struct keyed *sorted(struct eval *ev, struct template_value *list,
-                            struct template_value *attribute, bool is_sensitive, bool is_reverse)
+                            struct template_value *attribute, struct template_value *fallback,
+                            bool is_sensitive, bool is_reverse)
 {
     struct keyed *x = arena_array(ev->arena, list->n + 1, 2 * sizeof *x);
     if (!x) {
@@ -229,6 +254,8 @@ static struct keyed *sorted(struct eval *ev, struct template_value *list,
             (struct keyed){sort_key(ev, list->items[i], attribute, is_sensitive), list->items[i]};
         if (!x[i].key)
             return NULL;
+        if (fallback && x[i].key->kind == VALUE_UNDEFINED)
+            x[i].key = fallback;
     }
     return merge_sort(ev, x, x + list->n + 1, list->n, is_reverse) ? x : NULL;
 }
@@ -236,7 +263,7 @@ static struct keyed *sorted(struct eval *ev, struct template_value *list,
 FILTER(filter_sort)
 {
     struct template_value *list = eval_list_of(ev, v), *out = list ? new_list(ev) : NULL;
-    struct keyed *x = out ? sorted(ev, list, argument(a, 2, "attribute"),
+    struct keyed *x = out ? sorted(ev, list, argument(a, 2, "attribute"), NULL,
                                    filter_bool(a, 1, "case_sensitive", false),
                                    filter_bool(a, 0, "reverse", false))
                           : NULL;
@@ -255,10 +282,10 @@ FILTER(filter_dictsort)
         return eval_fail(ev, "dictsort takes a mapping");
     pairs = eval_method(ev, v, (struct text){"items", 5}, &none);
     struct template_value *index = eval_int(ev, by && value_is_string(by, "value") ? 1 : 0);
-    struct keyed *x = pairs && index && out
-                          ? sorted(ev, pairs, index, filter_bool(a, 0, "case_sensitive", false),
-                                   filter_bool(a, 2, "reverse", false))
-                          : NULL;
+    struct keyed *x = pairs && index && out ? sorted(ev, pairs, index, NULL,
+                                                     filter_bool(a, 0, "case_sensitive", false),
+                                                     filter_bool(a, 2, "reverse", false))
+                                            : NULL;
     for (size_t i = 0; x && i < pairs->n; i++)
         if (!eval_add(ev, out, x[i].item))
             return NULL;
@@ -325,7 +352,7 @@ FILTER(filter_groupby)
     struct template_value *group = NULL, *last = NULL;
     if (!attribute)
         return eval_fail(ev, "groupby takes an attribute");
-    struct keyed *x = out ? sorted(ev, list, attribute, is_sensitive, false) : NULL;
+    struct keyed *x = out ? sorted(ev, list, attribute, fallback, is_sensitive, false) : NULL;
     for (size_t i = 0; x && i < list->n; i++) {
         struct template_value *name = dig(ev, x[i].item, attribute);
         if (name && name->kind == VALUE_UNDEFINED && fallback)
@@ -338,6 +365,7 @@ FILTER(filter_groupby)
             if (!tuple || !eval_add(ev, tuple, name) || !eval_add(ev, tuple, group) ||
                 !eval_add(ev, out, tuple))
                 return NULL;
+            tuple->self = group;
             last = x[i].key;
         }
         if (!eval_add(ev, group, x[i].item))
@@ -394,6 +422,8 @@ FILTER(filter_sum)
     struct template_value *list = eval_list_of(ev, v);
     if (!sum && !(sum = eval_int(ev, 0)))
         return NULL;
+    if (sum->kind == VALUE_STRING)
+        return eval_fail(ev, "sum() can't sum strings [use ''.join(seq) instead]");
     for (size_t i = 0; list && sum && i < list->n; i++) {
         struct template_value *x = dig(ev, list->items[i], attribute);
         sum = x ? eval_binary(ev, OP_ADD, sum, x) : NULL;

@@ -168,6 +168,12 @@ bool format_repr(struct eval *ev, struct buffer *b, const struct template_value 
         buffer_append_str(b, "Undefined");
         return true;
     }
+    if (v->kind == VALUE_NAMESPACE) {
+        buffer_append_str(b, "<Namespace ");
+        (void)format_repr(ev, b, v->self);
+        buffer_append_char(b, '>');
+        return ev->status == SERVERD_OK;
+    }
     if (v->kind != VALUE_MAP && !value_is_sequence(v)) {
         buffer_printf(b, "<%s>", value_type_name(v));
         return true;

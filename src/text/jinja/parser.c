@@ -233,20 +233,30 @@ static struct node *parse_tuple(struct parser *p, struct node *(*parse)(struct p
     return tuple;
 }
 
-static struct node *parse_name_or_constant(struct parser *p)
+enum constant { CONSTANT_FALSE, CONSTANT_TRUE, CONSTANT_NONE, NO_CONSTANT };
+
+static enum constant constant_here(const struct parser *p)
 {
     static const struct {
         const char *name;
-        int value;
-    } words[] = {{"true", 1}, {"True", 1}, {"false", 0}, {"False", 0}, {"none", 2}, {"None", 2}};
+        enum constant value;
+    } words[] = {{"true", CONSTANT_TRUE},   {"True", CONSTANT_TRUE}, {"false", CONSTANT_FALSE},
+                 {"False", CONSTANT_FALSE}, {"none", CONSTANT_NONE}, {"None", CONSTANT_NONE}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (is_word(p, words[i].name)) {
-            struct node *n =
-                node_value(p, words[i].value == 2 ? template_none(p->arena)
-                                                  : template_bool(p->arena, words[i].value == 1));
-            p->token++;
-            return n;
-        }
+        if (is_word(p, words[i].name))
+            return words[i].value;
+    return NO_CONSTANT;
+}
+
+static struct node *parse_name_or_constant(struct parser *p)
+{
+    const enum constant constant = constant_here(p);
+    if (constant != NO_CONSTANT) {
+        p->token++;
+        return node_value(p, constant == CONSTANT_NONE
+                                 ? template_none(p->arena)
+                                 : template_bool(p->arena, constant == CONSTANT_TRUE));
+    }
     struct node *n = node_new(p, NODE_NAME);
     if (!n)
         return NULL;
@@ -575,6 +585,8 @@ static struct node *parse_target_item(struct parser *p)
 {
     if (is_op(p, "("))
         return parse_primary(p);
+    if (constant_here(p) != NO_CONSTANT)
+        return parse_fail(p, "cannot assign to a constant");
     struct node *n = node_new(p, NODE_NAME);
     if (!n || !need_name(p, &n->name))
         return NULL;

@@ -56,7 +56,8 @@ struct template_value {
         struct macro *macro;
     };
     /* of a method; of a namespace its map; state of a cycler or joiner (an integer); of a list that
-     * is a range how it prints, of one that is a view of a dict the view's name */
+     * is a range how it prints, of one that is a view of a dict the view's name; of a pair that
+     * groupby made its list */
     struct template_value *self;
 };
 
