@@ -27,8 +27,13 @@ void event_free(struct event *event)
 
 bool event_queue_push(struct event_queue *queue, const struct event *event)
 {
-    if (queue->first > 0 && queue->first == queue->n)
-        queue->first = queue->n = 0;
+    if (queue->n == queue->cap && queue->first >= queue->n - queue->first) {
+        /* at least half has been taken: moving the rest costs less than it took to get here */
+        queue->n -= queue->first;
+        if (queue->n > 0)
+            memmove(queue->items, queue->items + queue->first, queue->n * sizeof *queue->items);
+        queue->first = 0;
+    }
     if (queue->n == queue->cap) {
         size_t cap = max_size(16, queue->cap * 2), bytes;
         struct event *bigger =
@@ -146,10 +151,10 @@ void exchange_reply(struct exchange *x, int status, const char *content_type, st
     x->status = status;
     (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
     x->phase = PHASE_REPLIED;
-    if (x->reply.is_failed) {
-        struct api_error e;
-        api_error_set(&e, "internal_error", NULL, "The reply did not fit into memory.");
-        exchange_fail(x, &e);
+    if (x->reply.is_failed) { /* no memory: the status alone has to say it */
+        x->status = 500;
+        buffer_deinit(&x->reply);
+        buffer_init(&x->reply, 0);
     }
 }
 
@@ -202,8 +207,10 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
 static void cancel_all(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
+    (void)pthread_mutex_lock(&x->lock);
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);
+    (void)pthread_mutex_unlock(&x->lock);
 }
 
 /* Submits requests[0..n-1]; on a refusal the earlier ones are cancelled. */
@@ -218,18 +225,19 @@ static serverd_status submit_all(struct exchange *x, struct request **requests, 
         (void)pthread_mutex_lock(&x->lock);
         x->n_open++;
         (void)pthread_mutex_unlock(&x->lock);
-        serverd_status status =
-            engine_submit(exchange_model(x)->engine, requests[i], &x->request_ids[i], err);
-        if (status == SERVERD_OK) {
-            requests[i] = NULL;
-            x->n_requests++;
-            continue;
-        }
+        uint64_t id = 0;
+        serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, err);
         (void)pthread_mutex_lock(&x->lock);
-        x->n_open--;
+        if (status == SERVERD_OK)
+            x->request_ids[x->n_requests++] = id;
+        else
+            x->n_open--;
         (void)pthread_mutex_unlock(&x->lock);
-        exchange_unref(x);
-        return status;
+        if (status != SERVERD_OK) {
+            exchange_unref(x);
+            return status;
+        }
+        requests[i] = NULL;
     }
     return SERVERD_OK;
 }
@@ -254,7 +262,7 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
         struct api_error e;
         submit_error(x, &err, &e);
         (void)pthread_mutex_lock(&x->lock);
-        x->is_gone = true; /* events of those that were submitted are dropped */
+        x->is_aborted = true; /* events of those that were submitted are dropped */
         (void)pthread_mutex_unlock(&x->lock);
         cancel_all(x);
         exchange_fail(x, &e);
@@ -276,6 +284,14 @@ void exchange_wake(struct exchange *x)
     MHD_resume_connection(x->mhd);
 }
 
+void exchange_abort(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    x->is_aborted = true;
+    exchange_wake(x);
+    (void)pthread_mutex_unlock(&x->lock);
+}
+
 void exchange_deliver(struct exchange *x, const struct event *event)
 {
     struct event own = *event;
@@ -284,6 +300,8 @@ void exchange_deliver(struct exchange *x, const struct event *event)
     if (is_end)
         x->n_open--;
     size_t n_waiting = x->queue.n - x->queue.first;
+    if (atomic_load(&x->has_lost))
+        x->is_aborted = true;
     if (x->is_gone || x->is_aborted) {
         event_free(&own);
     } else if ((!is_end && n_waiting >= MAX_WAITING_EVENTS) || !event_queue_push(&x->queue, &own)) {
@@ -316,6 +334,7 @@ void exchange_abandon(struct exchange *x)
 void exchange_set_error(struct exchange *x, const struct api_error *e)
 {
     x->has_failed = x->is_ended = true;
+    cancel_all(x); /* what has not ended yet works for nobody */
     if (x->has_begun) {
         x->encoder.on_error(x->encoder_state, e, &x->reply);
         return;
@@ -335,7 +354,6 @@ static void encode(struct exchange *x, struct event *event)
             end_error(x, event, &e);
         else
             api_error_set(&e, "internal_error", NULL, "The request was cancelled.");
-        cancel_all(x); /* the others of the same call */
         exchange_set_error(x, &e);
         return;
     }

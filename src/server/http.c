@@ -44,6 +44,7 @@ static void open_connection(struct server *server, struct MHD_Connection *mhd, v
     c->fd = info ? info->connect_fd : -1;
     c->opened_ns = clock_now_ns(server->context.clock);
     c->head_began_ns = c->opened_ns;
+    c->idle_since_ns = 0;
     int on = 1; /* frames are small and must not wait for each other */
     (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)pthread_mutex_lock(&server->lock);
@@ -98,8 +99,17 @@ static void set_times(struct exchange *x, uint64_t head, uint64_t body)
         return;
     (void)pthread_mutex_lock(&x->server->lock);
     x->connection->head_began_ns = head;
+    x->connection->idle_since_ns = 0;
     x->connection->body_began_ns = body;
     x->connection->body_bytes = 0;
+    (void)pthread_mutex_unlock(&x->server->lock);
+}
+
+static void set_idle(struct exchange *x)
+{
+    set_times(x, 0, 0);
+    (void)pthread_mutex_lock(&x->server->lock);
+    x->connection->idle_since_ns = clock_now_ns(x->server->context.clock);
     (void)pthread_mutex_unlock(&x->server->lock);
 }
 
@@ -109,7 +119,7 @@ static void set_times(struct exchange *x, uint64_t head, uint64_t body)
 static void watch_hangup(struct exchange *x)
 {
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLONESHOT,
-                                .data.ptr = x->connection};
+                                .data.u64 = x->number};
     if (x->connection &&
         epoll_ctl(x->server->hangup_fd, EPOLL_CTL_ADD, x->connection->fd, &event) != 0 &&
         errno == EEXIST)
@@ -134,6 +144,7 @@ static void add_live(struct exchange *x)
         x->next_live->previous_live = x;
     server->live = x;
     server->n_live++;
+    x->number = ++server->n_exchanges;
     (void)pthread_mutex_unlock(&server->lock);
 }
 
@@ -172,21 +183,39 @@ static void *begin_request(void *context, const char *target, struct MHD_Connect
     return x;
 }
 
-static void count_response(const struct exchange *x)
+static bool is_gone(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool gone = x->is_gone;
+    (void)pthread_mutex_unlock(&x->lock);
+    return gone;
+}
+
+static void count_response(struct exchange *x)
 {
     char status[16];
     (void)snprintf(status, sizeof status, "%d", x->status);
     const char *labels[] = {x->route ? x->route->path : "other", status};
-    metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
+    if (x->status != 0) /* 0: the client left before its answer */
+        metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
     if (!x->route || !(x->route->flags & JSON_BODY))
         return;
-    const char *outcome = x->is_gone                             ? "cancelled"
+    const char *outcome = is_gone(x)                             ? "cancelled"
                           : x->status == 429 || x->status == 503 ? "rejected"
                           : x->status == 504                     ? "timeout"
                           : x->status >= 400 || x->has_failed    ? "error"
                                                                  : "ok";
     const char *outcome_labels[] = {x->route->path, outcome};
     metrics_add_labelled(x->server->context.metrics, METRIC_REQUESTS, outcome_labels, 1);
+}
+
+/* A client that closed its half together with its request: the library has read that request and
+ * waits for news of the socket, which would be none. Shutting down once more is news. */
+static void notice_half_close(const struct exchange *x)
+{
+    char byte;
+    if (recv(x->connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        (void)shutdown(x->connection->fd, SHUT_RD);
 }
 
 static void end_request(void *context, struct MHD_Connection *mhd, void **request_context,
@@ -201,9 +230,10 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         exchange_abandon(x);
     count_response(x);
-    if (x->is_stream && x->has_begun)
+    if (x->has_begun)
         atomic_fetch_sub(&x->server->n_streams, 1);
-    set_times(x, 0, 0);
+    set_idle(x);
+    notice_half_close(x);
     remove_live(x);
     x->mhd = NULL;
     exchange_unref(x);
@@ -237,7 +267,7 @@ static void add_common_headers(struct exchange *x, struct MHD_Response *response
         (void)MHD_add_response_header(response, "X-Serverd-Warning", warning);
     }
     /* leftovers of a chunked body never become a request */
-    if (x->is_chunked || atomic_load(&x->server->is_draining))
+    if (x->is_chunked || x->is_last || atomic_load(&x->server->is_draining))
         (void)MHD_add_response_header(response, "Connection", "close");
     (void)cors_add_headers(x, response);
 }
@@ -278,14 +308,6 @@ static void suspend(struct exchange *x)
 {
     x->is_suspended = true;
     MHD_suspend_connection(x->mhd);
-}
-
-static bool is_gone(struct exchange *x)
-{
-    (void)pthread_mutex_lock(&x->lock);
-    bool gone = x->is_gone;
-    (void)pthread_mutex_unlock(&x->lock);
-    return gone;
 }
 
 static ssize_t read_stream(void *context, uint64_t position, char *out, size_t max)
@@ -382,7 +404,8 @@ static void refuse_without_model(struct exchange *x)
 static void look_at_request(struct exchange *x, const char *method)
 {
     struct server *server = x->server;
-    if (server->n_connections > (uint32_t)server->context.options->max_connections) {
+    if (atomic_load(&server->n_connections) > (uint32_t)server->context.options->max_connections) {
+        x->is_last = true;
         api_error_set(&x->refusal, "too_many_connections", NULL,
                       "The server has too many open connections.");
         return;

@@ -134,8 +134,12 @@ bool route_find(struct exchange *x, const char *method)
             x->route = &routes[i];
     if (x->route && rest)
         x->path_rest = strdup(rest);
-    if (!x->route)
+    if (x->route && rest && !x->path_rest)
+        api_error_set(&x->refusal, "model_unavailable", NULL, "The server is out of memory.");
+    else if (!x->route && id_from != SIZE_MAX)
+        api_error_set(&x->refusal, "not_found", NULL, "The path is not one of this server.");
+    else if (!x->route)
         refuse_method(x, path);
     free(path);
-    return x->route != NULL;
+    return x->refusal.http_status == 0;
 }

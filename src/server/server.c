@@ -16,6 +16,8 @@
 #define BODY_BYTES_SECOND 1024u
 #define PING_SECONDS      15u
 #define STALLED_SECONDS   60u /* a stream that takes nothing for so long is dropped */
+#define NEXT_LINE_SECONDS 85u /* from one reply to the next request's first line */
+#define END_MS            500 /* for the last words of aborted replies */
 
 /* ---- life --------------------------------------------------------------------------------------
  */
@@ -59,13 +61,11 @@ static void free_events(struct event_queue *queue)
 static void abort_live(struct server *server)
 {
     (void)pthread_mutex_lock(&server->lock);
-    for (struct exchange *x = server->live; x; x = x->next_live) {
-        (void)pthread_mutex_lock(&x->lock);
-        x->is_aborted = true;
-        exchange_wake(x);
-        (void)pthread_mutex_unlock(&x->lock);
-    }
+    for (struct exchange *x = server->live; x; x = x->next_live)
+        exchange_abort(x);
     (void)pthread_mutex_unlock(&server->lock);
+    for (int ms = 0; ms < END_MS && server_n_active(server) > 0; ms += 5)
+        (void)usleep(5000);
 }
 
 void server_destroy(struct server *server)
@@ -94,7 +94,11 @@ uint16_t server_port(const struct server *server)
 
 uint32_t server_n_keys(const struct server *server)
 {
-    return server->keys ? server->keys->n : 0;
+    struct server *s = (struct server *)server;
+    (void)pthread_mutex_lock(&s->lock);
+    uint32_t n = s->keys ? s->keys->n : 0;
+    (void)pthread_mutex_unlock(&s->lock);
+    return n;
 }
 
 serverd_status server_reload_keys(struct server *server, serverd_error *err)
@@ -143,10 +147,11 @@ static void put_events(void *context, const struct event *events, uint32_t n)
     struct server *server = context;
     (void)pthread_mutex_lock(&server->mailbox_lock);
     for (uint32_t i = 0; i < n; i++) {
-        /* without memory for a token the request cannot end well; its END finds room, since the
-         * queue's memory is kept */
+        /* a reply with a hole must not look whole; if an END is lost, the tick ends the reply */
         if (!event_queue_push(&server->mailbox, &events[i])) {
             struct event lost = events[i];
+            struct exchange *x = lost.user;
+            atomic_store(&x->has_lost, true);
             event_free(&lost);
         }
     }
@@ -179,12 +184,12 @@ int server_hangup_fd(const struct server *server)
     return server->hangup_fd;
 }
 
-/* The exchange that waits on a connection, with a reference; NULL: none any more. */
-static struct exchange *find_waiting(struct server *server, const struct connection *connection)
+/* The exchange with a reference; NULL: it is over. */
+static struct exchange *find_live(struct server *server, uint64_t number)
 {
     (void)pthread_mutex_lock(&server->lock);
     struct exchange *x = server->live;
-    while (x && x->connection != connection)
+    while (x && x->number != number)
         x = x->next_live;
     if (x)
         atomic_fetch_add(&x->references, 1);
@@ -197,15 +202,11 @@ void server_check_hangups(struct server *server)
     struct epoll_event events[64];
     int n = epoll_wait(server->hangup_fd, events, 64, 0);
     for (int i = 0; i < n; i++) {
-        /* the pointer is only compared: its connection may be gone */
-        struct exchange *x = find_waiting(server, events[i].data.ptr);
+        struct exchange *x = find_live(server, events[i].data.u64);
         if (!x)
             continue;
         exchange_abandon(x);
-        (void)pthread_mutex_lock(&x->lock);
-        x->is_aborted = true; /* the library notices the closed socket once it may look again */
-        exchange_wake(x);
-        (void)pthread_mutex_unlock(&x->lock);
+        exchange_abort(x); /* the library notices the closed socket once it may look again */
         exchange_unref(x);
     }
 }
@@ -213,7 +214,11 @@ void server_check_hangups(struct server *server)
 /* A head that takes too long, a body that trickles. */
 static bool is_too_slow(const struct connection *c, uint64_t now)
 {
-    if (c->head_began_ns != 0 && now - c->head_began_ns > HEAD_SECONDS * SECOND_NS)
+    if (c->head_began_ns != 0 && now > c->head_began_ns &&
+        now - c->head_began_ns > HEAD_SECONDS * SECOND_NS)
+        return true;
+    if (c->idle_since_ns != 0 && now > c->idle_since_ns &&
+        now - c->idle_since_ns > NEXT_LINE_SECONDS * SECOND_NS)
         return true;
     if (c->body_began_ns == 0 || now < c->body_began_ns)
         return false;
@@ -225,7 +230,7 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
 static void tend_stream(struct exchange *x, uint64_t now)
 {
     (void)pthread_mutex_lock(&x->lock);
-    uint64_t quiet = now > x->last_write_ns ? now - x->last_write_ns : 0;
+    uint64_t written = x->last_write_ns, quiet = now > written ? now - written : 0;
     bool is_waiting = x->queue.first < x->queue.n;
     if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
         x->needs_ping = true;
@@ -245,7 +250,9 @@ void server_tick(struct server *server)
         if (c->fd >= 0 && is_too_slow(c, now))
             (void)shutdown(c->fd, SHUT_RDWR);
     for (struct exchange *x = server->live; x; x = x->next_live)
-        if (x->is_stream && x->has_begun)
+        if (atomic_load(&x->has_lost))
+            exchange_abort(x);
+        else if (x->has_begun)
             tend_stream(x, now);
     metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
     (void)pthread_mutex_unlock(&server->lock);
@@ -263,6 +270,9 @@ void server_drain(struct server *server)
     if (atomic_exchange(&server->is_draining, true))
         return;
     server->listen_fd = MHD_quiesce_daemon(server->daemon);
+    /* those who connect now are refused at once instead of waiting for nobody */
+    if (server->listen_fd >= 0)
+        (void)shutdown(server->listen_fd, SHUT_RD);
 }
 
 uint32_t server_n_active(const struct server *server)

@@ -30,6 +30,7 @@ struct connection {
     int fd;
     uint64_t opened_ns;
     uint64_t head_began_ns; /* of the request whose head is being read; 0: none */
+    uint64_t idle_since_ns; /* the last reply was complete; 0: a request is being served */
     uint64_t body_began_ns; /* 0: no body is being read */
     uint64_t body_bytes;
 };
@@ -53,6 +54,7 @@ struct exchange {
     struct server *server;
     _Atomic uint32_t references;
     struct connection *connection;
+    uint64_t number; /* never given twice */
 
     /* The request: HTTP thread only. */
     struct MHD_Connection *mhd;
@@ -63,7 +65,8 @@ struct exchange {
     char *path_rest; /* decoded */
     struct buffer body;
     size_t max_body;
-    bool is_chunked, has_seen_head, is_dispatched, is_swallowing, is_head_method;
+    bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
+        is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
     char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
@@ -80,17 +83,19 @@ struct exchange {
     /* A generated reply. */
     struct reply_encoder encoder;
     void *encoder_state;
-    bool is_stream, has_begun, is_ended;
-    bool has_failed; /* the encoder's error ends the reply */
-    uint64_t *request_ids;
+    bool is_stream, is_ended;
+    _Atomic bool has_begun; /* a stream's head is out */
+    bool has_failed;        /* the encoder's error ends the reply */
+    uint64_t *request_ids;  /* with n_requests: written under `lock` */
     uint32_t n_requests, n_ended;
-    uint64_t last_write_ns;
+    _Atomic uint64_t last_write_ns;
 
     /* Between the two sides, under `lock`. */
     pthread_mutex_t lock;
     struct event_queue queue;
     bool is_suspended, is_gone, is_aborted, needs_ping;
-    uint32_t n_open; /* requests whose END has not come from the engine */
+    uint32_t n_open;       /* requests whose END has not come from the engine */
+    _Atomic bool has_lost; /* there was no memory for an event */
 
     struct exchange *previous_live, *next_live; /* under server->lock */
 };
@@ -101,6 +106,8 @@ void exchange_unref(struct exchange *x);
 void exchange_deliver(struct exchange *x, const struct event *event);
 /* Wakes a suspended connection; under x->lock. */
 void exchange_wake(struct exchange *x);
+/* The reply ends with an error as soon as its thread looks at it. */
+void exchange_abort(struct exchange *x);
 /* The client is gone: cancels what still runs. */
 void exchange_abandon(struct exchange *x);
 /* HTTP thread: encodes what has come. Returns true if there is something to send or the end. */
@@ -128,9 +135,10 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     int hangup_fd;     /* epoll set of the sockets of waiting exchanges */
 
-    pthread_mutex_t lock; /* connections, live exchanges, keys */
+    pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
     struct connection *connections;
-    uint32_t n_connections;
+    _Atomic uint32_t n_connections;
+    uint64_t n_exchanges; /* that there have ever been */
     struct exchange *live;
     uint32_t n_live;
     struct key_set *keys;
