@@ -68,7 +68,7 @@ part_e2e() {
 
 part_asan() {
     need_test_build # for the Python packages' folder
-    build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled -Dwerror=true
+    build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled
     export ASAN_OPTIONS=$asan_options UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     run_suites "$root/build-asan" --timeout-multiplier 4
     run_e2e "$root/build-asan" -m 'not timing'
@@ -77,7 +77,7 @@ part_asan() {
 
 part_tsan() {
     need_test_build
-    build "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=enabled -Dwerror=true
+    build "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=enabled
     export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
     run_suites "$root/build-tsan" --timeout-multiplier 4 --suite concurrent
     run_e2e "$root/build-tsan" -m concurrent
