@@ -125,19 +125,24 @@ static uint64_t value_hash(const struct template_value *v)
     return mix(h, (uint64_t)v->kind);
 }
 
+/* *left bounds the work: a list that holds another one twice, which again holds one twice and so
+ * on, is small and takes for ever to walk. */
+static bool equal(const struct template_value *a, const struct template_value *b, unsigned depth,
+                  uint32_t *left);
+
 static struct map_entry *find(const struct template_value *map, const struct template_value *key,
-                              uint64_t hash)
+                              uint64_t hash, uint32_t *left)
 {
     if (!map->map.index) {
         for (size_t i = 0; i < map->n; i++)
-            if (map->map.entries[i].hash == hash && value_equal(map->map.entries[i].key, key, 0))
+            if (map->map.entries[i].hash == hash && equal(map->map.entries[i].key, key, 0, left))
                 return &map->map.entries[i];
         return NULL;
     }
     const size_t mask = map->map.index_cap - 1;
     for (size_t at = (size_t)hash & mask; map->map.index[at]; at = (at + 1) & mask) {
         struct map_entry *e = &map->map.entries[map->map.index[at] - 1];
-        if (e->hash == hash && value_equal(e->key, key, 0))
+        if (e->hash == hash && equal(e->key, key, 0, left))
             return e;
     }
     return NULL;
@@ -175,7 +180,8 @@ bool value_map_put(struct arena *arena, struct template_value *map, struct templ
     if (!map || !key || !value)
         return false;
     const uint64_t hash = value_hash(key);
-    struct map_entry *e = find(map, key, hash);
+    uint32_t left = LIMIT_TEMPLATE_COMPARED;
+    struct map_entry *e = find(map, key, hash, &left);
     if (e) {
         e->value = value;
         return true;
@@ -202,7 +208,8 @@ bool template_map_set(struct arena *arena, struct template_value *map, const cha
 struct template_value *value_map_get(const struct template_value *map,
                                      const struct template_value *key)
 {
-    const struct map_entry *e = find(map, key, value_hash(key));
+    uint32_t left = LIMIT_TEMPLATE_COMPARED;
+    const struct map_entry *e = find(map, key, value_hash(key), &left);
     return e ? e->value : NULL;
 }
 
@@ -212,14 +219,22 @@ struct template_value *value_map_get_text(const struct template_value *map, stru
     return value_map_get(map, &v);
 }
 
-bool value_is_hashable(const struct template_value *v, unsigned depth)
+static bool is_hashable(const struct template_value *v, unsigned depth, uint32_t *left)
 {
-    if (v->kind == VALUE_LIST || v->kind == VALUE_MAP || depth > LIMIT_TEMPLATE_RECURSION)
+    if (v->kind == VALUE_LIST || v->kind == VALUE_MAP || depth > LIMIT_TEMPLATE_RECURSION ||
+        *left == 0)
         return false;
+    --*left;
     for (size_t i = 0; v->kind == VALUE_TUPLE && i < v->n; i++)
-        if (!value_is_hashable(v->items[i], depth + 1))
+        if (!is_hashable(v->items[i], depth + 1, left))
             return false;
     return true;
+}
+
+bool value_is_hashable(const struct template_value *v)
+{
+    uint32_t left = LIMIT_TEMPLATE_COMPARED;
+    return is_hashable(v, 0, &left);
 }
 
 bool value_is_string(const struct template_value *v, const char *s)
@@ -275,12 +290,25 @@ int64_t value_integer(const struct template_value *v)
     return v->kind == VALUE_BOOL ? v->boolean : v->kind == VALUE_INT ? v->integer : 0;
 }
 
-bool value_equal(const struct template_value *a, const struct template_value *b, unsigned depth)
+static bool equal_maps(const struct template_value *a, const struct template_value *b,
+                       unsigned depth, uint32_t *left)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        const struct map_entry *e = &a->map.entries[i], *other = find(b, e->key, e->hash, left);
+        if (!other || !equal(e->value, other->value, depth, left))
+            return false;
+    }
+    return true;
+}
+
+static bool equal(const struct template_value *a, const struct template_value *b, unsigned depth,
+                  uint32_t *left)
 {
     if (a == b)
         return true;
-    if (depth > LIMIT_TEMPLATE_RECURSION)
+    if (depth > LIMIT_TEMPLATE_RECURSION || *left == 0)
         return false;
+    --*left;
     if (value_is_number(a) && value_is_number(b)) {
         if (a->kind != VALUE_FLOAT && b->kind != VALUE_FLOAT)
             return value_integer(a) == value_integer(b);
@@ -299,21 +327,20 @@ bool value_equal(const struct template_value *a, const struct template_value *b,
         if (a->n != b->n)
             return false;
         for (size_t i = 0; i < a->n; i++)
-            if (!value_equal(a->items[i], b->items[i], depth + 1))
+            if (!equal(a->items[i], b->items[i], depth + 1, left))
                 return false;
         return true;
     case VALUE_MAP:
-        if (a->n != b->n)
-            return false;
-        for (size_t i = 0; i < a->n; i++) {
-            const struct map_entry *e = &a->map.entries[i], *other = find(b, e->key, e->hash);
-            if (!other || !value_equal(e->value, other->value, depth + 1))
-                return false;
-        }
-        return true;
+        return a->n == b->n && equal_maps(a, b, depth + 1, left);
     default:
         return false;
     }
+}
+
+bool value_equal(const struct template_value *a, const struct template_value *b)
+{
+    uint32_t left = LIMIT_TEMPLATE_COMPARED;
+    return equal(a, b, 0, &left);
 }
 
 int value_compare(const struct template_value *a, const struct template_value *b, unsigned depth)
@@ -336,7 +363,7 @@ int value_compare(const struct template_value *a, const struct template_value *b
     if (!value_is_sequence(a))
         return 2;
     for (size_t i = 0; i < a->n && i < b->n; i++)
-        if (!value_equal(a->items[i], b->items[i], 0))
+        if (!value_equal(a->items[i], b->items[i]))
             return value_compare(a->items[i], b->items[i], depth + 1);
     return (a->n > b->n) - (a->n < b->n);
 }

@@ -1,6 +1,7 @@
 /* Expressions: names, operators, attributes, items, slices, calls. */
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/numeric.h"
 #include "text/jinja/eval.h"
 
 #include <inttypes.h>
@@ -210,8 +211,12 @@ static struct template_value *plain_item(struct eval *ev, struct template_value 
                                          struct template_value *key)
 {
     size_t i;
+    const size_t cost = (v->kind == VALUE_STRING ? v->text.n : 0) / 256 +
+                        (key->kind == VALUE_STRING ? key->text.n : 0) / 256;
+    if (!eval_step(ev, cost))
+        return NULL;
     if (v->kind == VALUE_MAP)
-        return value_is_hashable(key, 0) ? value_map_get(v, key) : NULL;
+        return value_is_hashable(key) ? value_map_get(v, key) : NULL;
     if (value_is_sequence(v) && !value_is_view(v))
         return index_of(ev, key, v->n, &i) ? v->items[i] : NULL;
     if (v->kind == VALUE_STRING && index_of(ev, key, text_length(v->text), &i)) {
@@ -285,6 +290,8 @@ static struct template_value *slice(struct eval *ev, struct template_value *v, c
         return used_undefined(ev, v);
     if (v->kind == VALUE_MAP)
         return eval_fail(ev, "unhashable type: 'slice'");
+    if (v->kind == VALUE_STRING && !eval_step(ev, v->text.n / 256))
+        return NULL;
     if (step == 0 || (v->kind != VALUE_STRING && !value_is_sequence(v)))
         return step ? undefined(ev, "'%s object' has no such slice", value_type_name(v))
                     : eval_fail(ev, "slice step cannot be zero");
@@ -510,7 +517,7 @@ static int contains(struct eval *ev, struct template_value *item, struct templat
                memmem(v->text.s, v->text.n, item->text.s, item->text.n) != NULL;
     }
     if (v->kind == VALUE_MAP) {
-        if (!value_is_hashable(item, 0)) {
+        if (!value_is_hashable(item)) {
             (void)eval_fail(ev, "unhashable type: '%s'", value_type_name(item));
             return -1;
         }
@@ -520,7 +527,7 @@ static int contains(struct eval *ev, struct template_value *item, struct templat
     if (!list || !eval_step(ev, 1 + list->n / 16))
         return -1;
     for (size_t i = 0; i < list->n; i++)
-        if (value_equal(list->items[i], item, 0))
+        if (value_equal(list->items[i], item))
             return 1;
     return 0;
 }
@@ -528,11 +535,14 @@ static int contains(struct eval *ev, struct template_value *item, struct templat
 int eval_compare(struct eval *ev, int op, struct template_value *a, struct template_value *b)
 {
     int r;
+    if (a->kind == VALUE_STRING && b->kind == VALUE_STRING &&
+        !eval_step(ev, min_size(a->text.n, b->text.n) / 256))
+        return -1;
     switch (op) {
     case CMP_EQ:
-        return value_equal(a, b, 0);
+        return value_equal(a, b);
     case CMP_NE:
-        return !value_equal(a, b, 0);
+        return !value_equal(a, b);
     case CMP_IN:
         return contains(ev, a, b);
     case CMP_NOT_IN:
@@ -594,7 +604,7 @@ static struct template_value *eval_dict(struct eval *ev, const struct node *n)
         struct template_value *v = key ? eval_node(ev, item->next) : NULL;
         if (!v)
             return NULL;
-        if (!value_is_hashable(key, 0))
+        if (!value_is_hashable(key))
             return eval_fail(ev, "unhashable type: '%s'", value_type_name(key));
         if (!value_map_put(ev->arena, out, key, v))
             return eval_fail(ev, "out of memory");

@@ -333,7 +333,7 @@ FILTER(filter_unique)
         struct template_value *key = sort_key(ev, list->items[i], attribute, is_sensitive);
         bool is_new = key != NULL;
         for (size_t j = 0; is_new && j < seen->n; j++)
-            is_new = !value_equal(seen->items[j], key, 0);
+            is_new = !value_equal(seen->items[j], key);
         if (!key || !eval_step(ev, 1 + seen->n) ||
             (is_new && (!eval_add(ev, seen, key) || !eval_add(ev, out, list->items[i]))))
             return NULL;
@@ -359,7 +359,7 @@ FILTER(filter_groupby)
             name = fallback;
         if (!name)
             return NULL;
-        if (!last || !value_equal(last, x[i].key, 0)) {
+        if (!last || !value_equal(last, x[i].key)) {
             struct template_value *tuple = eval_got(ev, value_new(ev->arena, VALUE_TUPLE));
             group = new_list(ev);
             if (!tuple || !eval_add(ev, tuple, name) || !eval_add(ev, tuple, group) ||

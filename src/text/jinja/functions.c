@@ -31,7 +31,7 @@ static struct template_value *call_dict(struct eval *ev, struct template_value *
         const struct template_value *pairs = eval_list_of(ev, a->items[0]);
         for (size_t i = 0; pairs && i < pairs->n; i++) {
             const struct template_value *pair = pairs->items[i];
-            if (!value_is_sequence(pair) || pair->n != 2 || !value_is_hashable(pair->items[0], 0))
+            if (!value_is_sequence(pair) || pair->n != 2 || !value_is_hashable(pair->items[0]))
                 return eval_fail(ev, "dictionary update sequence element #%zu is no pair", i);
             if (!value_map_put(ev->arena, out, pair->items[0], pair->items[1]))
                 return eval_fail(ev, "out of memory");

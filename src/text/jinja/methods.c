@@ -647,7 +647,7 @@ static struct template_value *dict_get(struct eval *ev, struct template_value *v
 {
     if (a->n == 0 || a->keywords->n > 0)
         return eval_fail(ev, "get takes one or two positional arguments");
-    if (!value_is_hashable(a->items[0], 0))
+    if (!value_is_hashable(a->items[0]))
         return eval_fail(ev, "unhashable type: '%s'", value_type_name(a->items[0]));
     struct template_value *got = value_map_get(v, a->items[0]);
     if (!got && a->n > 1)
@@ -670,7 +670,7 @@ static struct template_value *list_count(struct eval *ev, struct template_value 
     if (a->n != 1)
         return eval_fail(ev, "count() takes exactly one argument (%zu given)", a->n);
     for (size_t i = 0; i < v->n && eval_step(ev, 1); i++)
-        count += value_equal(v->items[i], a->items[0], 0);
+        count += value_equal(v->items[i], a->items[0]);
     return ev->status ? NULL : eval_int(ev, count);
 }
 
@@ -683,7 +683,7 @@ static struct template_value *list_index(struct eval *ev, struct template_value 
     i = i < 0 ? i + (int64_t)v->n : i;
     end = end < 0 ? end + (int64_t)v->n : end;
     for (i = i < 0 ? 0 : i; i < end && i < (int64_t)v->n && eval_step(ev, 1); i++)
-        if (value_equal(v->items[i], a->items[0], 0))
+        if (value_equal(v->items[i], a->items[0]))
             return eval_int(ev, i);
     return eval_fail(ev, "value is not in list");
 }
@@ -705,7 +705,7 @@ static struct template_value *loop_changed(struct eval *ev, struct template_valu
             return NULL;
     if (!now)
         return NULL;
-    const bool is_same = v->loop->last_changed && value_equal(v->loop->last_changed, now, 0);
+    const bool is_same = v->loop->last_changed && value_equal(v->loop->last_changed, now);
     v->loop->last_changed = now;
     return eval_bool(ev, !is_same);
 }

@@ -163,7 +163,7 @@ static int is_same(struct eval *ev, struct template_value *v, args_t *a)
     (void)ev;
     if (v->kind != other->kind)
         return 0;
-    return v == other || (v->kind < VALUE_LIST && value_equal(v, other, 0));
+    return v == other || (v->kind < VALUE_LIST && value_equal(v, other));
 }
 
 static const struct test_entry rows[] = {

@@ -72,7 +72,7 @@ bool value_is_view(const struct template_value *v); /* of a dict: no items by in
 bool value_is_true(const struct template_value *v);
 double value_real(const struct template_value *v); /* of a number */
 int64_t value_integer(const struct template_value *v);
-bool value_equal(const struct template_value *a, const struct template_value *b, unsigned depth);
+bool value_equal(const struct template_value *a, const struct template_value *b);
 
 /* -1, 0, 1; 2 if Python has no order between them. */
 int value_compare(const struct template_value *a, const struct template_value *b, unsigned depth);
@@ -83,6 +83,6 @@ struct template_value *value_map_get(const struct template_value *map,
 struct template_value *value_map_get_text(const struct template_value *map, struct text key);
 bool value_map_put(struct arena *arena, struct template_value *map, struct template_value *key,
                    struct template_value *value);
-bool value_is_hashable(const struct template_value *v, unsigned depth);
+bool value_is_hashable(const struct template_value *v);
 
 #endif
