@@ -231,12 +231,11 @@ static void tend_stream(struct exchange *x, uint64_t now)
 {
     (void)pthread_mutex_lock(&x->lock);
     uint64_t written = x->last_write_ns, quiet = now > written ? now - written : 0;
-    bool is_waiting = x->queue.first < x->queue.n;
     if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
         x->needs_ping = true;
         exchange_wake(x);
-    } else if (is_waiting && !x->is_suspended && quiet > STALLED_SECONDS * SECOND_NS &&
-               x->connection) {
+    } else if (!x->is_suspended && quiet > STALLED_SECONDS * SECOND_NS) {
+        /* its reader has not been called: the socket takes nothing */
         (void)shutdown(x->connection->fd, SHUT_RDWR);
     }
     (void)pthread_mutex_unlock(&x->lock);
