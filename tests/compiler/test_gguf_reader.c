@@ -24,6 +24,8 @@ static serverd_status read_writer(struct gguf_writer *w, struct gguf_model *out)
     struct memory_file file = memory_file_create();
     memory_file_write(&file, bytes.data, bytes.len);
     serverd_status status = gguf_model_open(file.path, out, &err);
+    if (status == SERVERD_OK)
+        out->first.path = "memory"; /* the model names the caller's path in its errors */
     memory_file_close(&file);
     buffer_deinit(&bytes);
     gguf_writer_deinit(w);
