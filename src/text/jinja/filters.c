@@ -2,6 +2,7 @@
 #include "text/jinja/filters.h"
 #include "base/numeric.h"
 #include "base/utf8.h"
+#include "text/jinja/text_internal.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -64,7 +65,15 @@ FILTER(filter_capitalize)
 
 FILTER(filter_replace)
 {
-    return by_method(ev, v, a, "replace");
+    struct template_value *items[3] = {argument(a, 0, "old"), argument(a, 1, "new"),
+                                       argument(a, 2, "count")};
+    for (size_t i = 0; i < 2; i++)
+        if (!items[i])
+            return eval_fail(ev, "replace takes two texts");
+        else if (!(items[i] = format_text(ev, items[i])))
+            return NULL;
+    const struct arguments args = {items, items[2] ? 3 : 2, a->keywords};
+    return by_method(ev, v, &args, "replace");
 }
 
 /* Jinja's title: a letter at the start and behind white space, - ( { [ < is raised. */
@@ -115,18 +124,19 @@ FILTER(filter_indent)
     if (!v)
         return NULL;
     eval_buffer(ev, &b);
-    struct text t = v->text;
+    const struct text t = v->text;
     for (size_t begin = 0; begin <= t.n;) {
-        const char *nl = begin < t.n ? memchr(t.s + begin, '\n', t.n - begin) : NULL;
-        size_t end = nl ? (size_t)(nl - t.s) : t.n;
-        bool is_first = begin == 0, is_blank = end == begin;
+        size_t end = begin, n = 0;
+        while (end < t.n && !(n = text_line_break((struct text){t.s + end, t.n - end})))
+            end++;
+        const bool is_first = begin == 0, is_blank = end == begin;
         if (is_first ? first : (blank || !is_blank))
             buffer_append(&b, space.s, space.n);
         buffer_append(&b, t.s + begin, end - begin);
-        if (!nl)
+        if (n == 0)
             break;
         buffer_append_char(&b, '\n');
-        begin = end + 1;
+        begin = end + n;
     }
     return eval_take(ev, &b);
 }

@@ -62,22 +62,28 @@ static bool range_argument(struct eval *ev, args_t *a, size_t i, struct text *t,
 
 /* ---- strings: parts ---- */
 
+static struct template_value *strip(struct eval *ev, struct template_value *v, args_t *a, int sides)
+{
+    const struct template_value *chars = argument(a, 0, NULL);
+    if (chars && chars->kind != VALUE_STRING && chars->kind != VALUE_NONE)
+        return eval_fail(ev, "strip arg must be None or str, not %s", value_type_name(chars));
+    const struct text t = text_strip(v->text, chars, sides);
+    return eval_string(ev, t.s, t.n);
+}
+
 static struct template_value *str_strip(struct eval *ev, struct template_value *v, args_t *a)
 {
-    const struct text t = text_strip(v->text, argument(a, 0, NULL), 3);
-    return eval_string(ev, t.s, t.n);
+    return strip(ev, v, a, 3);
 }
 
 static struct template_value *str_lstrip(struct eval *ev, struct template_value *v, args_t *a)
 {
-    const struct text t = text_strip(v->text, argument(a, 0, NULL), 1);
-    return eval_string(ev, t.s, t.n);
+    return strip(ev, v, a, 1);
 }
 
 static struct template_value *str_rstrip(struct eval *ev, struct template_value *v, args_t *a)
 {
-    const struct text t = text_strip(v->text, argument(a, 0, NULL), 2);
-    return eval_string(ev, t.s, t.n);
+    return strip(ev, v, a, 2);
 }
 
 static bool add_text(struct eval *ev, struct template_value *list, const char *s, size_t n)
@@ -211,19 +217,6 @@ static struct template_value *str_rpartition(struct eval *ev, struct template_va
     return partition(ev, v->text, a, true);
 }
 
-/* Length of the line break at t, 0 if there is none. */
-static size_t line_break(struct text t)
-{
-    const unsigned char *s = (const unsigned char *)t.s;
-    if (s[0] == '\r')
-        return t.n > 1 && s[1] == '\n' ? 2 : 1;
-    if ((s[0] >= 10 && s[0] <= 12) || (s[0] >= 0x1c && s[0] <= 0x1e))
-        return 1;
-    if (t.n > 1 && s[0] == 0xc2 && s[1] == 0x85)
-        return 2;
-    return t.n > 2 && s[0] == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9) ? 3 : 0;
-}
-
 static struct template_value *str_splitlines(struct eval *ev, struct template_value *v, args_t *a)
 {
     const struct template_value *keep = argument(a, 0, "keepends");
@@ -231,7 +224,7 @@ static struct template_value *str_splitlines(struct eval *ev, struct template_va
     struct template_value *out = eval_got(ev, template_list(ev->arena));
     size_t begin = 0;
     for (size_t at = 0; out && at < v->text.n;) {
-        const size_t n = line_break((struct text){v->text.s + at, v->text.n - at});
+        const size_t n = text_line_break((struct text){v->text.s + at, v->text.n - at});
         if (n && !add_text(ev, out, v->text.s + begin, at - begin + (keeps ? n : 0)))
             return NULL;
         at += n ? n : 1;

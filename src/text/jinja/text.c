@@ -56,6 +56,20 @@ size_t text_last(struct text t)
     return n;
 }
 
+size_t text_line_break(struct text t)
+{
+    if (t.n == 0)
+        return 0;
+    const unsigned char *s = (const unsigned char *)t.s;
+    if (s[0] == '\r')
+        return t.n > 1 && s[1] == '\n' ? 2 : 1;
+    if ((s[0] >= 10 && s[0] <= 12) || (s[0] >= 0x1c && s[0] <= 0x1e))
+        return 1;
+    if (t.n > 1 && s[0] == 0xc2 && s[1] == 0x85)
+        return 2;
+    return t.n > 2 && s[0] == 0xe2 && s[1] == 0x80 && (s[2] == 0xa8 || s[2] == 0xa9) ? 3 : 0;
+}
+
 /* ---- search ---- */
 
 /* Bytes of t that needle takes from its begin on, guards inside included. */

@@ -24,6 +24,9 @@ enum text_class {
 /* Bytes of the last character, guards included; 0 if there is none. */
 size_t text_last(struct text t);
 
+/* Bytes of the line break that t begins with, as Python's splitlines() knows them; else 0. */
+size_t text_line_break(struct text t);
+
 /* The first (or last) place of needle; *len: the bytes it takes there. */
 bool text_find(struct text t, struct text needle, bool from_end, size_t *at, size_t *len);
 bool text_begins_with(struct text t, struct text prefix, size_t *len);
