@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
-#include "text/jinja/eval.h"
+#include "text/jinja/text_internal.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -513,8 +513,9 @@ static int contains(struct eval *ev, struct template_value *item, struct templat
                             value_type_name(item));
             return -1;
         }
-        return item->text.n == 0 ||
-               memmem(v->text.s, v->text.n, item->text.s, item->text.n) != NULL;
+        size_t at, len;
+        return eval_step(ev, v->text.n / 256) ? text_find(v->text, item->text, false, &at, &len)
+                                              : -1;
     }
     if (v->kind == VALUE_MAP) {
         if (!value_is_hashable(item)) {
