@@ -226,6 +226,16 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
     return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
 }
 
+/* A client that closed its half in the midst of a request. The library hears of it only if the
+ * news does not come together with bytes; shutting down once more is news of its own. */
+static void notice_half_close(const struct connection *c)
+{
+    char byte;
+    if ((c->head_began_ns != 0 || c->body_began_ns != 0) &&
+        recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        (void)shutdown(c->fd, SHUT_RD);
+}
+
 /* Streams: a sign of life when nothing was sent for a while; an end if nothing is taken. */
 static void tend_stream(struct exchange *x, uint64_t now)
 {
@@ -245,9 +255,14 @@ void server_tick(struct server *server)
 {
     uint64_t now = clock_now_ns(server->context.clock);
     (void)pthread_mutex_lock(&server->lock);
-    for (struct connection *c = server->connections; c; c = c->next)
-        if (c->fd >= 0 && is_too_slow(c, now))
+    for (struct connection *c = server->connections; c; c = c->next) {
+        if (c->fd < 0)
+            continue;
+        if (is_too_slow(c, now))
             (void)shutdown(c->fd, SHUT_RDWR);
+        else
+            notice_half_close(c);
+    }
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);

@@ -604,6 +604,64 @@ static void a_body_that_trickles_ends_the_connection(void **state)
     edge_wait_idle(edge);
 }
 
+/* ---- any bytes ------------------------------------------------------------------------------ */
+
+static uint32_t draw(uint64_t *seed, uint32_t n)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+    return (uint32_t)(*seed >> 33) % n;
+}
+
+/* A good request with some bytes changed, added or missing. */
+static void mutate(uint64_t *seed, struct buffer *out)
+{
+    static const char *const pieces[] = {
+        "\r\n",     "\n",        ": ",    "Content-Length: 3\r\n",
+        "{{{{{{",   "\"",        "1e999", "Transfer-Encoding: chunked\r\n",
+        "\r\n\r\n", " HTTP/1.1", "%00",   "Expect: 100-continue\r\n"};
+    char text[1024] = POST HOST JSON "X-A: b\r\n" CLOSE LEN "\r\n" BODY;
+    size_t n = strlen(text);
+    for (uint32_t left = 1 + draw(seed, 6); left > 0; left--) {
+        size_t at = draw(seed, (uint32_t)n), cut = draw(seed, 20);
+        const char *piece = pieces[draw(seed, sizeof pieces / sizeof *pieces)];
+        size_t len = strlen(piece);
+        switch (draw(seed, 3)) {
+        case 0:
+            text[at] = (char)draw(seed, 256);
+            break;
+        case 1:
+            cut = cut < n - at ? cut : n - at - 1;
+            memmove(text + at, text + at + cut, n - at - cut);
+            n -= cut;
+            break;
+        default:
+            memmove(text + at + len, text + at, n - at);
+            memcpy(text + at, piece, len);
+            n += len;
+        }
+    }
+    buffer_append(out, text, n);
+}
+
+static void mutated_requests_harm_nobody(void **state)
+{
+    uint64_t seed = 20240;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    for (int i = 0; i < 500; i++) {
+        struct buffer b;
+        buffer_init(&b, MIB);
+        mutate(&seed, &b);
+        char *reply = client_talk(*state, b.data, b.len);
+        int status = reply_status(reply);
+        if (status >= 500 && status != 501 && status != 505)
+            fail_msg("%d: %s", i, reply);
+        free(reply);
+        buffer_deinit(&b);
+    }
+    assert_int_equal(client_status(*state, NEXT), 200);
+    edge_wait_idle(*state);
+}
+
 int main(void)
 {
 #define FACT(f) cmocka_unit_test_setup_teardown(f, start, stop)
@@ -628,6 +686,7 @@ int main(void)
         FACT(expectations_are_met_before_the_body),
         FACT(a_head_that_takes_too_long_ends_the_connection),
         FACT(a_body_that_trickles_ends_the_connection),
+        FACT(mutated_requests_harm_nobody),
         cmocka_unit_test(a_chunked_body_over_the_limit_is_refused),
         cmocka_unit_test(hosts_outside_the_list_are_refused),
         cmocka_unit_test(listed_origins_get_cors_headers),
