@@ -14,7 +14,12 @@
 
 #include <cmocka.h>
 
-#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define HAS_LARGE_FRAMES
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__) || defined(HAS_LARGE_FRAMES)
 #define STACK_SIZE (4u << 20) /* their frames are several times as large */
 #else
 #define STACK_SIZE (512u << 10)
