@@ -46,6 +46,7 @@ struct serverd_handle {
     serverd_instance *instance;
     const serverd_graph *graph;
     serverd_limits limits;
+    bool has_kv;
 
     float *activations; /* one block */
     size_t *value_at;   /* [n_values] offset of an activation in it, in floats */

@@ -125,6 +125,9 @@ static void linear(const float *x, size_t n_rows, const float *w, const float *b
             const float *xt = x + t * k, *wr = w + r * k;
             if (columns == TILE_COLUMNS && rows == TILE_ROWS)
                 dot_tile(xt, wr, k, TILE_COLUMNS, TILE_ROWS, sums);
+            else if (rows == TILE_ROWS) /* independent sums hide each other's latency */
+                for (int c = 0; c < columns; c++)
+                    dot_tile(xt + (size_t)c * k, wr, k, 1, TILE_ROWS, &sums[c * TILE_ROWS]);
             else
                 for (int c = 0; c < columns; c++)
                     for (int i = 0; i < rows; i++)

@@ -155,28 +155,42 @@ void cpu_split(const struct cpu_op_call *call, size_t n, size_t grain,
     host->parallel_for(host->context, (uint32_t)((n + run - 1) / run), split_chunk, &job);
 }
 
-/* Every index of the batch, once: the ops trust them. */
-static serverd_status check_batch(const serverd_handle *handle, const serverd_batch *batch,
-                                  const serverd_kv *kv, serverd_error *err)
+/* Sequences stand in order, none is left out, and a row follows the one before it. */
+static bool follows(const serverd_batch *batch, uint32_t row)
 {
-    const serverd_limits *limits = &handle->limits;
-    if (batch->n_rows > limits->max_rows || batch->n_seqs > limits->max_seqs ||
-        batch->n_logit_rows > limits->max_logit_rows)
-        return fail(err, SERVERD_INTERNAL, "cpu: %u rows, %u sequences, %u logit rows are too many",
-                    batch->n_rows, batch->n_seqs, batch->n_logit_rows);
+    if (row == 0)
+        return batch->row_seq[0] == 0;
+    if (batch->row_seq[row] == batch->row_seq[row - 1])
+        return batch->position[row] == batch->position[row - 1] + 1;
+    return batch->row_seq[row] == batch->row_seq[row - 1] + 1;
+}
+
+static serverd_status check_rows(const serverd_handle *handle, const serverd_batch *batch,
+                                 serverd_error *err)
+{
     for (uint32_t row = 0; row < batch->n_rows; row++) {
         int32_t token = batch->token[row], position = batch->position[row];
-        uint32_t seq = batch->row_seq[row];
         if (token < 0 || (uint64_t)token >= handle->n_tokens || position < 0 ||
-            (uint64_t)position >= handle->n_positions || seq >= batch->n_seqs ||
-            (row > 0 && seq < batch->row_seq[row - 1]))
+            (uint64_t)position >= handle->n_positions || !follows(batch, row))
             return fail(err, SERVERD_INTERNAL,
                         "cpu: row %u is token %d at position %d of sequence %u", row, token,
-                        position, seq);
+                        position, batch->row_seq[row]);
     }
-    for (uint32_t row = 0; kv && row < batch->n_rows; row++) {
+    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
+        if (batch->logit_row[i] >= batch->n_rows ||
+            (i > 0 && batch->logit_row[i] <= batch->logit_row[i - 1]))
+            return fail(err, SERVERD_INTERNAL, "cpu: logit row %u of %u", batch->logit_row[i],
+                        batch->n_rows);
+    return SERVERD_OK;
+}
+
+/* The last row of a sequence needs the most pages. */
+static serverd_status check_pages(const serverd_batch *batch, const serverd_kv *kv,
+                                  serverd_error *err)
+{
+    for (uint32_t row = 0; row < batch->n_rows; row++) {
         if (row + 1 < batch->n_rows && batch->row_seq[row + 1] == batch->row_seq[row])
-            continue; /* the last row of a sequence needs the most pages */
+            continue;
         uint32_t n = (uint32_t)batch->position[row] / SERVERD_PAGE_TOKENS + 1;
         const uint32_t *pages = batch->page_table + (size_t)batch->row_seq[row] * batch->max_pages;
         for (uint32_t i = 0; i < n; i++)
@@ -184,11 +198,24 @@ static serverd_status check_batch(const serverd_handle *handle, const serverd_ba
                 return fail(err, SERVERD_INTERNAL, "cpu: sequence %u has no page for token %u",
                             batch->row_seq[row], i * SERVERD_PAGE_TOKENS);
     }
-    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
-        if (batch->logit_row[i] >= batch->n_rows)
-            return fail(err, SERVERD_INTERNAL, "cpu: logit row %u of %u", batch->logit_row[i],
-                        batch->n_rows);
     return SERVERD_OK;
+}
+
+/* Every index of the batch, once: the ops trust them. */
+static serverd_status check_batch(const serverd_handle *handle, const serverd_batch *batch,
+                                  const serverd_kv *kv, serverd_error *err)
+{
+    const serverd_limits *limits = &handle->limits;
+    if (batch->n_rows == 0 || batch->n_rows > limits->max_rows ||
+        batch->n_seqs > limits->max_seqs || batch->n_logit_rows > limits->max_logit_rows ||
+        batch->row_seq[batch->n_rows - 1] + 1 != batch->n_seqs)
+        return fail(err, SERVERD_INTERNAL,
+                    "cpu: %u rows, %u sequences, %u logit rows are too many or do not fit",
+                    batch->n_rows, batch->n_seqs, batch->n_logit_rows);
+    if (handle->has_kv && (!kv || !batch->page_table))
+        return fail(err, SERVERD_INTERNAL, "cpu: a decoder without KV pages");
+    serverd_status status = check_rows(handle, batch, err);
+    return status == SERVERD_OK && handle->has_kv ? check_pages(batch, kv, err) : status;
 }
 
 static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *batch,

@@ -65,7 +65,7 @@ void cpu_run_linear(const struct cpu_op_call *call)
 {
     const serverd_tensor *weights = input_tensor(call, 1);
     uint64_t row_bytes = 0;
-    if (!dtype_row_bytes(weights->dtype, weights->dims[1], &row_bytes))
+    if (call->n_rows == 0 || !dtype_row_bytes(weights->dtype, weights->dims[1], &row_bytes))
         return; /* program_check has seen to it */
     struct linear_job job = {.call = call,
                              .weights = weights,

@@ -197,13 +197,14 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const void *const *packed, const serverd_limits *limits,
                         const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err)
 {
-    (void)packed, (void)kv; /* weights are used in place */
+    (void)packed; /* weights are used in place */
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "cpu: no memory");
     handle->instance = instance;
     handle->graph = graph;
     handle->limits = *limits;
+    handle->has_kv = kv != NULL;
     serverd_status status = place_activations(handle, err);
     if (status == SERVERD_OK)
         status = add_ropes(handle, err);
