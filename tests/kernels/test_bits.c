@@ -1,0 +1,305 @@
+/* The CPU back-end gives a row the same bits alone, in any batch, in any chunks, on any number of
+ * threads and on any instruction-set level. Synthetic models of every architecture; argument: none.
+ */
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "compiler/compile.h"
+#include "kernels/builtin.h"
+#include "kernels/cpu/cpu_kernels.h"
+#include "program/dtype.h"
+#include "runtime/runtime.h"
+#include "support/synthetic_model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { N_TOKENS = 45, CONTEXT = 64, MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS, MAX_SEQS = 3 };
+
+static serverd_error err;
+
+struct engine_under_test {
+    struct program *program;
+    struct worker_pool *pool;
+    struct runtime *runtime;
+    uint32_t width; /* of an output row */
+};
+
+static struct program *compile(const char *arch, const char *dtype)
+{
+    char path[] = "/tmp/serverd-bits-XXXXXX";
+    struct buffer bytes;
+    struct program *program = NULL;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    buffer_init(&bytes, 1 << 25);
+    assert_int_equal(synthetic_model(arch, dtype, &bytes, &err), SERVERD_OK);
+    assert_int_equal(file_write_atomic(path, bytes.data, bytes.len, &err), SERVERD_OK);
+    const struct compile_options options = {.path = path};
+    if (compile_model(&options, &program, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    buffer_deinit(&bytes);
+    (void)close(fd);
+    (void)unlink(path);
+    return program;
+}
+
+static struct engine_under_test open_on(struct program *program, const char *device,
+                                        uint32_t n_threads, serverd_dtype kv)
+{
+    struct engine_under_test e = {.program = program};
+    assert_int_equal(worker_pool_create(n_threads, &e.pool, &err), SERVERD_OK);
+    const struct runtime_options options = {.delegates = builtin_delegates,
+                                            .n_delegates = n_builtin_delegates,
+                                            .device = device,
+                                            .pool = e.pool,
+                                            .clock = &system_clock,
+                                            .limits = {.max_rows = MAX_SEQS * N_TOKENS,
+                                                       .max_logit_rows = MAX_SEQS * N_TOKENS,
+                                                       .max_seqs = MAX_SEQS,
+                                                       .max_context = CONTEXT},
+                                            .kv_dtype = kv};
+    if (runtime_open(program, &options, &e.runtime, &err) != SERVERD_OK)
+        fail_msg("%s: %s", device, err.text);
+    e.width = runtime_output_width(e.runtime);
+    return e;
+}
+
+static void close_engine(struct engine_under_test *e)
+{
+    runtime_close(e->runtime);
+    worker_pool_destroy(e->pool);
+}
+
+/* Tokens of sequence `seq`; other sequences have other tokens. */
+static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_t position)
+{
+    return (int32_t)(hash_mix(seq * 1000u + position) % e->program->vocabulary.n_tokens);
+}
+
+/* One step: tokens begin[s]..end[s]-1 of each sequence, all logits wanted. out [rows][width]. */
+static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, const uint32_t *seqs,
+                           const uint32_t *begin, const uint32_t *end, float *out)
+{
+    static int32_t token[MAX_SEQS * N_TOKENS], position[MAX_SEQS * N_TOKENS];
+    static uint32_t row_seq[MAX_SEQS * N_TOKENS], rows[MAX_SEQS * N_TOKENS];
+    uint32_t pages[MAX_SEQS * MAX_PAGES], n = 0;
+    for (uint32_t s = 0; s < n_seqs; s++) {
+        for (uint32_t p = 0; p < MAX_PAGES; p++) /* scattered, one set for each sequence */
+            pages[s * MAX_PAGES + p] = p * MAX_SEQS + (seqs[s] + p) % MAX_SEQS;
+        for (uint32_t i = begin[s]; i < end[s]; i++, n++) {
+            token[n] = token_of(e, seqs[s], i);
+            position[n] = (int32_t)i;
+            row_seq[n] = s;
+            rows[n] = n;
+        }
+    }
+    const serverd_batch batch = {.struct_bytes = sizeof batch,
+                                 .n_rows = n,
+                                 .n_seqs = n_seqs,
+                                 .n_logit_rows = n,
+                                 .token = token,
+                                 .position = position,
+                                 .row_seq = row_seq,
+                                 .page_table = pages,
+                                 .max_pages = MAX_PAGES,
+                                 .logit_row = rows};
+    return runtime_execute(e->runtime, &batch, out, &err);
+}
+
+/* All logits of sequence `seq`, computed in chunks. */
+static void run_alone(const struct engine_under_test *e, uint32_t seq, uint32_t chunk, float *out)
+{
+    for (uint32_t begin = 0; begin < N_TOKENS; begin += chunk) {
+        uint32_t end = begin + chunk < N_TOKENS ? begin + chunk : N_TOKENS;
+        if (step(e, 1, &seq, &begin, &end, out + (size_t)begin * e->width) != SERVERD_OK)
+            fail_msg("%s", err.text);
+    }
+}
+
+static void assert_same_bits(const float *a, const float *b, size_t n, const char *what,
+                             uint32_t number)
+{
+    if (memcmp(a, b, n * sizeof *a) == 0)
+        return;
+    size_t i = 0;
+    while (memcmp(a + i, b + i, sizeof *a) == 0)
+        i++;
+    fail_msg("%s %u: element %zu is %a, expected %a", what, number, i, (double)b[i], (double)a[i]);
+}
+
+static void check_chunks(const struct engine_under_test *e, const float *expected, float *out)
+{
+    static const uint32_t chunks[] = {1, 2, 7, 16, 17, 31, N_TOKENS};
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+        run_alone(e, 0, chunks[i], out);
+        assert_same_bits(expected, out, (size_t)N_TOKENS * e->width, "chunks of", chunks[i]);
+    }
+}
+
+/* Three sequences at different positions, decode rows and chunks mixed. */
+static void check_batches(const struct engine_under_test *e, float *expected[MAX_SEQS], float *out)
+{
+    static const uint32_t seqs[MAX_SEQS] = {0, 1, 2};
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        uint32_t at[MAX_SEQS] = {0};
+        uint64_t random = seed;
+        while (at[0] < N_TOKENS || at[1] < N_TOKENS || at[2] < N_TOKENS) {
+            uint32_t who[MAX_SEQS], begin[MAX_SEQS], end[MAX_SEQS], n = 0;
+            for (uint32_t s = 0; s < MAX_SEQS; s++) {
+                uint32_t take = (uint32_t)(hash_mix(++random + seed * 7919) % 9);
+                take = at[s] + take > N_TOKENS ? N_TOKENS - at[s] : take;
+                if (take == 0)
+                    continue;
+                who[n] = seqs[s];
+                begin[n] = at[s];
+                end[n++] = at[s] += take;
+            }
+            if (n == 0)
+                continue;
+            assert_int_equal(step(e, n, who, begin, end, out), SERVERD_OK);
+            const float *row = out;
+            for (uint32_t i = 0; i < n; i++) {
+                size_t floats = (size_t)(end[i] - begin[i]) * e->width;
+                assert_same_bits(expected[who[i]] + (size_t)begin[i] * e->width, row, floats,
+                                 "batch with seed", (uint32_t)seed);
+                row += floats;
+            }
+        }
+    }
+}
+
+static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv)
+{
+    static const char *const devices[] = {"cpu:isa=generic", "cpu:isa=avx2", "cpu:isa=avx512"};
+    struct program *program = compile(arch, dtype);
+    struct engine_under_test first = open_on(program, "cpu:isa=generic", 1, kv);
+    size_t floats = (size_t)MAX_SEQS * N_TOKENS * first.width;
+    float *out = malloc(floats * sizeof *out), *expected[MAX_SEQS];
+    assert_non_null(out);
+    for (uint32_t s = 0; s < MAX_SEQS; s++) {
+        expected[s] = malloc((size_t)N_TOKENS * first.width * sizeof(float));
+        assert_non_null(expected[s]);
+        run_alone(&first, s, N_TOKENS, expected[s]);
+    }
+    close_engine(&first);
+    for (size_t d = 0; d < 3; d++) {
+        if (!cpu_kernels_named(strchr(devices[d], '=') + 1))
+            continue; /* not on this machine */
+        struct engine_under_test e = open_on(program, devices[d], (uint32_t)d + 1, kv);
+        check_chunks(&e, expected[0], out);
+        check_batches(&e, expected, out);
+        close_engine(&e);
+    }
+    for (uint32_t s = 0; s < MAX_SEQS; s++)
+        free(expected[s]);
+    free(out);
+    program_unref(program);
+}
+
+static void a_decoder_gives_the_same_bits_however_it_is_run(void **state)
+{
+    (void)state;
+    static const char *const archs[] = {"llama",  "mistral3", "qwen2", "qwen3",
+                                        "gemma2", "gemma3",   "phi3"};
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        check_decoder(archs[i], i % 2 ? "Q8_0" : "F32", i % 3 ? DTYPE_BF16 : DTYPE_F32);
+    check_decoder("llama", "Q4_0", DTYPE_BF16);
+    check_decoder("llama", "F16", DTYPE_F32);
+}
+
+static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
+{
+    (void)state;
+    struct program *program = compile("bert", "F32");
+    struct engine_under_test e = open_on(program, "cpu", 2, DTYPE_F32);
+    float alone[MAX_SEQS][256], together[MAX_SEQS * 256];
+    assert_true(e.width <= 256);
+    const uint32_t seqs[MAX_SEQS] = {0, 1, 2}, begin[MAX_SEQS] = {0}, end[MAX_SEQS] = {5, 45, 1};
+    for (uint32_t s = 0; s < MAX_SEQS; s++)
+        assert_int_equal(step(&e, 1, &seqs[s], begin, &end[s], alone[s]), SERVERD_OK);
+    assert_int_equal(step(&e, MAX_SEQS, seqs, begin, end, together), SERVERD_OK);
+    for (uint32_t s = 0; s < MAX_SEQS; s++)
+        assert_same_bits(alone[s], together + s * e.width, e.width, "sequence", s);
+    close_engine(&e);
+    program_unref(program);
+}
+
+/* A sequence goes on in copies of its pages as in the pages themselves. */
+static void copied_pages_are_as_good(void **state)
+{
+    (void)state;
+    struct program *program = compile("gemma3", "F32");
+    struct engine_under_test e = open_on(program, "cpu", 2, DTYPE_BF16);
+    float *expected = malloc((size_t)N_TOKENS * e.width * sizeof *expected);
+    float *out = malloc((size_t)N_TOKENS * e.width * sizeof *out);
+    assert_true(expected && out);
+    run_alone(&e, 0, N_TOKENS, expected);
+    /* the first 20 tokens of sequence 0 into the pages of sequence 1 */
+    for (uint32_t p = 0; p < 2; p++)
+        assert_int_equal(runtime_kv_copy(e.runtime, p * MAX_SEQS + p % MAX_SEQS,
+                                         p * MAX_SEQS + (1 + p) % MAX_SEQS, p ? 4 : 16, &err),
+                         SERVERD_OK);
+    int32_t token[N_TOKENS], position[N_TOKENS];
+    uint32_t row_seq[N_TOKENS] = {0}, rows[N_TOKENS], pages[MAX_PAGES], n = N_TOKENS - 20;
+    for (uint32_t i = 0; i < n; i++) {
+        token[i] = token_of(&e, 0, 20 + i);
+        position[i] = (int32_t)(20 + i);
+        rows[i] = i;
+    }
+    for (uint32_t p = 0; p < MAX_PAGES; p++)
+        pages[p] = p * MAX_SEQS + (1 + p) % MAX_SEQS;
+    serverd_batch batch = {.struct_bytes = sizeof batch,
+                           .n_rows = n,
+                           .n_seqs = 1,
+                           .n_logit_rows = n,
+                           .token = token,
+                           .position = position,
+                           .row_seq = row_seq,
+                           .page_table = pages,
+                           .max_pages = MAX_PAGES,
+                           .logit_row = rows};
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_OK);
+    assert_same_bits(expected + (size_t)20 * e.width, out, (size_t)n * e.width, "copy", 0);
+
+    /* batches that are none are refused, each by what is wrong with it */
+    position[3] = 99;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    position[3] = 23;
+    token[2] = -1;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    token[2] = 1 << 20;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    token[2] = 5;
+    row_seq[n - 1] = 2;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    row_seq[n - 1] = 0;
+    rows[1] = n;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    rows[1] = 1;
+    pages[1] = 100000;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    batch.page_table = NULL;
+    assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    free(expected);
+    free(out);
+    close_engine(&e);
+    program_unref(program);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_decoder_gives_the_same_bits_however_it_is_run),
+        cmocka_unit_test(an_encoder_gives_the_same_bits_alone_and_batched),
+        cmocka_unit_test(copied_pages_are_as_good),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
