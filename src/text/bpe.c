@@ -201,7 +201,7 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
 {
     int32_t n_tokens = (int32_t)tokenizer->vocabulary->n_tokens;
     if (tokenizer->ignores_merges) {
-        int32_t whole = find_whole(tokenizer, scratch, text, n);
+        int32_t whole = plain_token(tokenizer, find_whole(tokenizer, scratch, text, n));
         if (whole != NO_TOKEN && whole < n_tokens)
             return token_list_add(out, whole);
     }
@@ -213,7 +213,7 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
     bool fits = true;
     for (int32_t i = count > 0 ? 0 : -1; i >= 0 && fits; i = scratch->symbols[i].next) {
         const struct symbol *s = &scratch->symbols[i];
-        fits = s->id != NO_TOKEN && s->id < n_tokens
+        fits = s->id < n_tokens && plain_token(tokenizer, s->id) != NO_TOKEN
                    ? token_list_add(out, s->id)
                    : emit_bytes(tokenizer, text + s->begin, s->len, out);
     }

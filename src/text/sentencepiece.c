@@ -19,8 +19,8 @@ serverd_status spm_prepare(struct tokenizer *tokenizer, serverd_error *err)
 static bool find_pair(const struct tokenizer *tokenizer, const char *text,
                       const struct symbol *left, const struct symbol *right, struct merge *out)
 {
-    int32_t id =
-        text_table_find(&tokenizer->texts, text + left->begin, (size_t)left->len + right->len);
+    int32_t id = plain_token(tokenizer, text_table_find(&tokenizer->texts, text + left->begin,
+                                                        (size_t)left->len + right->len));
     if (id == NO_TOKEN)
         return false;
     *out = (struct merge){-tokenizer->vocabulary->token[id].score, id};
@@ -51,10 +51,10 @@ serverd_status spm_encode(const struct tokenizer *tokenizer, struct encode_scrat
     for (size_t at = 0; at < n; count++) {
         uint32_t code;
         size_t len = utf8_decode(text + at, n - at, &code);
-        scratch->symbols[count] =
-            (struct symbol){.begin = (uint32_t)at,
-                            .len = (uint32_t)len,
-                            .id = text_table_find(&tokenizer->texts, text + at, len)};
+        scratch->symbols[count] = (struct symbol){
+            .begin = (uint32_t)at,
+            .len = (uint32_t)len,
+            .id = plain_token(tokenizer, text_table_find(&tokenizer->texts, text + at, len))};
         at += len;
     }
     if (!tokenizer_merge_symbols(tokenizer, scratch, text, count, find_pair))

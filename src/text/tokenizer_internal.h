@@ -110,6 +110,15 @@ struct tokenizer {
     uint32_t n_end_tokens;
 };
 
+/* Plain text never becomes a control token: the token, or NO_TOKEN if it is one. */
+static inline int32_t plain_token(const struct tokenizer *tokenizer, int32_t id)
+{
+    bool is_control =
+        id >= 0 && id < (int32_t)tokenizer->vocabulary->n_tokens &&
+        (tokenizer->token_type[id] == TOKEN_CONTROL || tokenizer->token_type[id] == TOKEN_UNKNOWN);
+    return is_control ? NO_TOKEN : id;
+}
+
 bool tokenizer_reserve_symbols(struct encode_scratch *scratch, size_t n);
 /* Merges the first n symbols until no pair is left. `find` says what a pair becomes. */
 bool tokenizer_merge_symbols(const struct tokenizer *tokenizer, struct encode_scratch *scratch,

@@ -176,8 +176,8 @@ def mutations(seed):
     return bytes(data)
 
 
-def test_a_thousand_malformed_requests_harm_nobody(small):
-    for seed in range(1000):
+def test_malformed_requests_by_the_hundred_harm_nobody(small):
+    for seed in range(300):
         codes = statuses(talk(small, mutations(seed), half_close=True))
         assert not [c for c in codes if c >= 500 and c not in (501, 505)], (seed, codes)
     assert small.status("/health") == 200
