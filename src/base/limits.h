@@ -45,8 +45,8 @@
 #define LIMIT_TEMPLATE_STEPS     1000000u
 #define LIMIT_TEMPLATE_RECURSION 64u
 #define LIMIT_TEMPLATE_RANGE     100000u
-#define LIMIT_TEMPLATE_NESTING   400u  /* of the syntax tree */
-#define LIMIT_TEMPLATE_DEPTH     1000u /* of the evaluator; bounds its stack */
+#define LIMIT_TEMPLATE_NESTING   400u   /* of the syntax tree */
+#define LIMIT_TEMPLATE_DEPTH     1000u  /* of the evaluator; bounds its stack */
 #define LIMIT_TEMPLATE_COMPARED  65536u /* elements, in one comparison of two values */
 #define LIMIT_TEMPLATE_OUTPUT    (16 * MIB)
 #define LIMIT_TEMPLATE_MEMORY    (256 * MIB)
