@@ -20,7 +20,7 @@ SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
 TEXT
 }
 
-test_packages=(libcmocka-dev python3 python3-venv curl)
+test_packages=(g++ libcmocka-dev python3 python3-venv curl)
 # no detect_stack_use_after_return: gcc's fake stacks are not aligned for 64-byte vectors
 asan_options=detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1
 
