@@ -3,8 +3,6 @@ import concurrent.futures
 import json
 import urllib.request
 
-import pytest
-
 TOPICS = ["rivers", "bread", "the moon", "chess", "bicycles", "volcanoes", "tea", "violins", "glaciers", "bees",
           "bridges", "paper", "salt", "owls", "kites", "lighthouses"]
 
@@ -25,7 +23,6 @@ def stream_text(url, topic, n_tokens=48):
     return text, finish
 
 
-@pytest.mark.concurrent
 def test_sixteen_streams_equal_each_alone(server):
     alone = [stream_text(server.url, topic) for topic in TOPICS]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -34,7 +31,6 @@ def test_sixteen_streams_equal_each_alone(server):
     assert len({text for text, _ in alone}) == 16
 
 
-@pytest.mark.concurrent
 def test_a_small_kv_pool_changes_nothing(start, default_model, server):
     """Sequences are preempted and resumed; the text stays the same."""
     alone = [stream_text(server.url, topic, 64) for topic in TOPICS[:8]]

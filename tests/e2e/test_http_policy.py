@@ -104,6 +104,7 @@ def test_nothing_rides_behind_a_refused_request(small, name):
     assert 200 not in codes, (name, codes)
 
 
+@pytest.mark.concurrent
 def test_pipelined_requests_are_answered_in_order(small):
     data = SMUGGLED + post() + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert statuses(talk(small, data)) == [200, 200, 200]
@@ -184,6 +185,7 @@ def test_malformed_requests_by_the_hundred_harm_nobody(small):
     assert statuses(talk(small, post(b"Connection: close\r\n"))) == [200]
 
 
+@pytest.mark.concurrent
 def test_many_idle_connections_do_not_stop_the_others(small):
     idle = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(300)]
     try:
@@ -193,6 +195,7 @@ def test_many_idle_connections_do_not_stop_the_others(small):
             sock.close()
 
 
+@pytest.mark.concurrent
 def test_a_slow_reader_delays_nobody(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:min_token=10", "--ctx-size", "4096")
     body = json.dumps({"prompt": "abc", "max_tokens": 4000, "stream": True, "ignore_eos": True, "n": 4}).encode()

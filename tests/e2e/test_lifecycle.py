@@ -93,6 +93,7 @@ def test_health_while_loading(start, default_model):
     assert s.status("/health") == 200
 
 
+@pytest.mark.concurrent
 def test_sigterm_lets_running_streams_end(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:step_us=5000,min_token=10", "--ctx-size", "512")
     reply = post(s.url, "/v1/completions", {"prompt": "abc", "max_tokens": 100, "stream": True, "ignore_eos": True})
@@ -119,6 +120,7 @@ def test_a_second_sigterm_does_not_wait(start, tiny_model):
     assert time.monotonic() - begin < 3
 
 
+@pytest.mark.concurrent
 @pytest.mark.timing
 def test_a_client_that_leaves_frees_its_place(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:step_us=2000,min_token=10", "--max-running", "1",
@@ -135,6 +137,7 @@ def test_a_client_that_leaves_frees_its_place(start, tiny_model):
     assert "serverd_cancelled_total" in metrics
 
 
+@pytest.mark.concurrent
 def test_a_full_queue_is_429_with_retry_after(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "null:step_us=20000,min_token=10", "--max-running", "1",
               "--max-queue", "2", "--ctx-size", "512")
@@ -177,6 +180,7 @@ def test_malformed_bodies_are_400_and_harm_nobody(server, body, param):
     assert server.status("/health") == 200
 
 
+@pytest.mark.concurrent
 def test_a_body_over_the_limit_is_413(start, tiny_model):
     s = start(tiny_model("llama"), "--max-body", "4K")
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -184,6 +188,7 @@ def test_a_body_over_the_limit_is_413(start, tiny_model):
     assert caught.value.code == 413
 
 
+@pytest.mark.concurrent
 def test_a_nan_ends_its_request_only(start, tiny_model):
     s = start(tiny_model("llama"), "--device", "fault:inner=null;script=nan@3", "--ctx-size", "256")
     codes = []
