@@ -1,5 +1,8 @@
 #include "base/utf8.h"
 
+#include <stdbool.h>
+#include <string.h>
+
 /* What may follow a lead byte: the number of further bytes and the range of the first of them
  * (Unicode, table 3-7). Further bytes are 80..bf. */
 struct lead {
@@ -37,4 +40,18 @@ size_t utf8_decode(const char *bytes, size_t n, uint32_t *code_point)
         return lead->n_more + 1u;
     }
     return 1;
+}
+
+size_t utf8_valid_run(const char *bytes, size_t n)
+{
+    size_t at = 0;
+    while (at < n) {
+        uint32_t code;
+        size_t len = utf8_decode(bytes + at, n - at, &code);
+        bool is_replacement = len == 3 && memcmp(bytes + at, "\xef\xbf\xbd", 3) == 0;
+        if (code == UTF8_REPLACEMENT && !is_replacement)
+            break;
+        at += len;
+    }
+    return at;
 }

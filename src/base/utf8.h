@@ -12,4 +12,7 @@
  * substitution of maximal subparts), so progress is certain. */
 size_t utf8_decode(const char *bytes, size_t n, uint32_t *code_point);
 
+/* Bytes at the start of bytes[0..n-1] that are well-formed; n if all are. */
+size_t utf8_valid_run(const char *bytes, size_t n);
+
 #endif

@@ -202,18 +202,6 @@ static void write_logprob(struct buffer *out, float logprob)
     buffer_append_f32(out, logprob > -9999.0f ? logprob : -9999.0f);
 }
 
-static bool is_utf8(const char *bytes, size_t n)
-{
-    for (size_t at = 0; at < n;) {
-        uint32_t code;
-        size_t len = utf8_decode(bytes + at, n - at, &code);
-        if (code == UTF8_REPLACEMENT && !(len == 3 && memcmp(bytes + at, "\xef\xbf\xbd", 3) == 0))
-            return false;
-        at += len;
-    }
-    return true;
-}
-
 /* How a completion's logprobs name a token: its text, token_id:N if asked for, and bytes:\xe2
  * where the text is a part of a character. */
 static void name_token(struct openai_reply *reply, int32_t token, struct buffer *out)
@@ -223,7 +211,7 @@ static void name_token(struct openai_reply *reply, int32_t token, struct buffer 
     buffer_reset(out);
     if (reply->fields.return_tokens_as_token_ids) {
         buffer_printf(out, "token_id:%d", token);
-    } else if (is_utf8(bytes, n)) {
+    } else if (utf8_valid_run(bytes, n) == n) {
         buffer_append(out, bytes, n);
     } else {
         buffer_append_str(out, "bytes:");

@@ -6,24 +6,12 @@
 
 #define LIMIT_TOKENIZE_TOKENS (1u << 22)
 
-static bool is_utf8(const char *bytes, size_t n)
-{
-    for (size_t at = 0; at < n;) {
-        uint32_t code;
-        size_t len = utf8_decode(bytes + at, n - at, &code);
-        if (code == UTF8_REPLACEMENT && !(len == 3 && memcmp(bytes + at, "\xef\xbf\xbd", 3) == 0))
-            return false;
-        at += len;
-    }
-    return true;
-}
-
 /* A piece as a string, or as a list of bytes where it is no text. */
 static void write_piece(const struct tokenizer *tokenizer, int32_t id, struct buffer *out)
 {
     uint32_t n;
     const char *bytes = tokenizer_piece(tokenizer, id, &n);
-    if (is_utf8(bytes, n)) {
+    if (utf8_valid_run(bytes, n) == n) {
         buffer_append_char(out, '"');
         buffer_append_json(out, bytes, n);
         buffer_append_char(out, '"');

@@ -220,26 +220,11 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
     return fits;
 }
 
-/* Valid UTF-8 at the start of text. */
-static size_t valid_run(const char *text, size_t n)
-{
-    size_t at = 0;
-    while (at < n) {
-        uint32_t code;
-        size_t len = utf8_decode(text + at, n - at, &code);
-        bool is_replacement = len == 3 && memcmp(text + at, "\xef\xbf\xbd", 3) == 0;
-        if (code == UTF8_REPLACEMENT && !is_replacement)
-            break;
-        at += len;
-    }
-    return at;
-}
-
 serverd_status bpe_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                           const char *text, size_t n, struct token_list *out, serverd_error *err)
 {
     while (n > 0) {
-        size_t run = valid_run(text, n), at = 0;
+        size_t run = utf8_valid_run(text, n), at = 0;
         serverd_status status = pretokenizer_split(tokenizer->pre, text, run, &scratch->fragments,
                                                    &scratch->spare, err);
         if (status != SERVERD_OK)
