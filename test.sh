@@ -72,7 +72,7 @@ part_asan() {
     build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled
     export ASAN_OPTIONS=$asan_options UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     run_suites "$root/build-asan" --timeout-multiplier 4
-    run_e2e "$root/build-asan" -m 'not timing'
+    run_e2e "$root/build-asan" -m 'not timing and not slow'
     unset ASAN_OPTIONS UBSAN_OPTIONS
 }
 

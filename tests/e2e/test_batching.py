@@ -3,6 +3,10 @@ import concurrent.futures
 import json
 import urllib.request
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 TOPICS = ["rivers", "bread", "the moon", "chess", "bicycles", "volcanoes", "tea", "violins", "glaciers", "bees",
           "bridges", "paper", "salt", "owls", "kites", "lighthouses"]
 
