@@ -21,7 +21,13 @@
 
 #include <cmocka.h>
 
-enum { N_TOKENS = 45, CONTEXT = 64, MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS, MAX_SEQS = 3 };
+enum {
+    N_TOKENS = 45,
+    LONG_TOKENS = 270, /* past the first attention segment */
+    CONTEXT = 288,
+    MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
+    MAX_SEQS = 3
+};
 
 static serverd_error err;
 
@@ -29,7 +35,8 @@ struct engine_under_test {
     struct program *program;
     struct worker_pool *pool;
     struct runtime *runtime;
-    uint32_t width; /* of an output row */
+    uint32_t width;    /* of an output row */
+    uint32_t n_tokens; /* of each sequence */
 };
 
 static struct program *compile(const char *arch, const char *dtype)
@@ -54,15 +61,15 @@ static struct program *compile(const char *arch, const char *dtype)
 static struct engine_under_test open_on(struct program *program, const char *device,
                                         uint32_t n_threads, serverd_dtype kv)
 {
-    struct engine_under_test e = {.program = program};
+    struct engine_under_test e = {.program = program, .n_tokens = N_TOKENS};
     assert_int_equal(worker_pool_create(n_threads, &e.pool, &err), SERVERD_OK);
     const struct runtime_options options = {.delegates = builtin_delegates,
                                             .n_delegates = n_builtin_delegates,
                                             .device = device,
                                             .pool = e.pool,
                                             .clock = &system_clock,
-                                            .limits = {.max_rows = MAX_SEQS * N_TOKENS,
-                                                       .max_logit_rows = MAX_SEQS * N_TOKENS,
+                                            .limits = {.max_rows = MAX_SEQS * LONG_TOKENS,
+                                                       .max_logit_rows = MAX_SEQS * LONG_TOKENS,
                                                        .max_seqs = MAX_SEQS,
                                                        .max_context = CONTEXT},
                                             .kv_dtype = kv};
@@ -88,8 +95,8 @@ static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_
 static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, const uint32_t *seqs,
                            const uint32_t *begin, const uint32_t *end, float *out)
 {
-    static int32_t token[MAX_SEQS * N_TOKENS], position[MAX_SEQS * N_TOKENS];
-    static uint32_t row_seq[MAX_SEQS * N_TOKENS], rows[MAX_SEQS * N_TOKENS];
+    static int32_t token[MAX_SEQS * LONG_TOKENS], position[MAX_SEQS * LONG_TOKENS];
+    static uint32_t row_seq[MAX_SEQS * LONG_TOKENS], rows[MAX_SEQS * LONG_TOKENS];
     uint32_t pages[MAX_SEQS * MAX_PAGES], n = 0;
     for (uint32_t s = 0; s < n_seqs; s++) {
         for (uint32_t p = 0; p < MAX_PAGES; p++) /* scattered, one set for each sequence */
@@ -117,8 +124,8 @@ static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, c
 /* All logits of sequence `seq`, computed in chunks. */
 static void run_alone(const struct engine_under_test *e, uint32_t seq, uint32_t chunk, float *out)
 {
-    for (uint32_t begin = 0; begin < N_TOKENS; begin += chunk) {
-        uint32_t end = begin + chunk < N_TOKENS ? begin + chunk : N_TOKENS;
+    for (uint32_t begin = 0; begin < e->n_tokens; begin += chunk) {
+        uint32_t end = begin + chunk < e->n_tokens ? begin + chunk : e->n_tokens;
         if (step(e, 1, &seq, &begin, &end, out + (size_t)begin * e->width) != SERVERD_OK)
             fail_msg("%s", err.text);
     }
@@ -137,10 +144,10 @@ static void assert_same_bits(const float *a, const float *b, size_t n, const cha
 
 static void check_chunks(const struct engine_under_test *e, const float *expected, float *out)
 {
-    static const uint32_t chunks[] = {1, 2, 7, 16, 17, 31, N_TOKENS};
+    const uint32_t chunks[] = {1, 2, 7, 16, 17, 31, e->n_tokens};
     for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
         run_alone(e, 0, chunks[i], out);
-        assert_same_bits(expected, out, (size_t)N_TOKENS * e->width, "chunks of", chunks[i]);
+        assert_same_bits(expected, out, (size_t)e->n_tokens * e->width, "chunks of", chunks[i]);
     }
 }
 
@@ -151,11 +158,11 @@ static void check_batches(const struct engine_under_test *e, float *expected[MAX
     for (uint64_t seed = 0; seed < 3; seed++) {
         uint32_t at[MAX_SEQS] = {0};
         uint64_t random = seed;
-        while (at[0] < N_TOKENS || at[1] < N_TOKENS || at[2] < N_TOKENS) {
+        while (at[0] < e->n_tokens || at[1] < e->n_tokens || at[2] < e->n_tokens) {
             uint32_t who[MAX_SEQS], begin[MAX_SEQS], end[MAX_SEQS], n = 0;
             for (uint32_t s = 0; s < MAX_SEQS; s++) {
                 uint32_t take = (uint32_t)(hash_mix(++random + seed * 7919) % 9);
-                take = at[s] + take > N_TOKENS ? N_TOKENS - at[s] : take;
+                take = at[s] + take > e->n_tokens ? e->n_tokens - at[s] : take;
                 if (take == 0)
                     continue;
                 who[n] = seqs[s];
@@ -176,24 +183,33 @@ static void check_batches(const struct engine_under_test *e, float *expected[MAX
     }
 }
 
-static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv)
+static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv, uint32_t n_tokens)
 {
-    static const char *const devices[] = {"cpu:isa=generic", "cpu:isa=avx2", "cpu:isa=avx512"};
+    static const struct {
+        const char *isa, *device;
+        uint32_t n_threads;
+    } runs[] = {{"generic", "cpu:isa=generic", 1},
+                {"generic", "cpu:isa=generic", 4},
+                {"avx2", "cpu:isa=avx2", 2},
+                {"avx512", "cpu:isa=avx512", 1},
+                {"avx512", "cpu:isa=avx512", 3}};
     struct program *program = compile(arch, dtype);
     struct engine_under_test first = open_on(program, "cpu:isa=generic", 1, kv);
-    size_t floats = (size_t)MAX_SEQS * N_TOKENS * first.width;
+    first.n_tokens = n_tokens;
+    size_t floats = (size_t)MAX_SEQS * n_tokens * first.width;
     float *out = malloc(floats * sizeof *out), *expected[MAX_SEQS];
     assert_non_null(out);
     for (uint32_t s = 0; s < MAX_SEQS; s++) {
-        expected[s] = malloc((size_t)N_TOKENS * first.width * sizeof(float));
+        expected[s] = malloc((size_t)n_tokens * first.width * sizeof(float));
         assert_non_null(expected[s]);
-        run_alone(&first, s, N_TOKENS, expected[s]);
+        run_alone(&first, s, n_tokens, expected[s]);
     }
     close_engine(&first);
-    for (size_t d = 0; d < 3; d++) {
-        if (!cpu_kernels_named(strchr(devices[d], '=') + 1))
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        if (!cpu_kernels_named(runs[i].isa))
             continue; /* not on this machine */
-        struct engine_under_test e = open_on(program, devices[d], (uint32_t)d + 1, kv);
+        struct engine_under_test e = open_on(program, runs[i].device, runs[i].n_threads, kv);
+        e.n_tokens = n_tokens;
         check_chunks(&e, expected[0], out);
         check_batches(&e, expected, out);
         close_engine(&e);
@@ -210,9 +226,16 @@ static void a_decoder_gives_the_same_bits_however_it_is_run(void **state)
     static const char *const archs[] = {"llama",  "mistral3", "qwen2", "qwen3",
                                         "gemma2", "gemma3",   "phi3"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
-        check_decoder(archs[i], i % 2 ? "Q8_0" : "F32", i % 3 ? DTYPE_BF16 : DTYPE_F32);
-    check_decoder("llama", "Q4_0", DTYPE_BF16);
-    check_decoder("llama", "F16", DTYPE_F32);
+        check_decoder(archs[i], i % 2 ? "Q8_0" : "F32", i % 3 ? DTYPE_BF16 : DTYPE_F32, N_TOKENS);
+    check_decoder("llama", "Q4_0", DTYPE_BF16, N_TOKENS);
+    check_decoder("llama", "F16", DTYPE_F32, N_TOKENS);
+}
+
+static void segments_of_a_long_context_are_merged_in_one_order(void **state)
+{
+    (void)state;
+    check_decoder("llama", "F32", DTYPE_BF16, LONG_TOKENS);
+    check_decoder("gemma2", "F32", DTYPE_F32, LONG_TOKENS);
 }
 
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
@@ -270,7 +293,7 @@ static void copied_pages_are_as_good(void **state)
     assert_same_bits(expected + (size_t)20 * e.width, out, (size_t)n * e.width, "copy", 0);
 
     /* batches that are none are refused, each by what is wrong with it */
-    position[3] = 99;
+    position[3] = 299;
     assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
     position[3] = 23;
     token[2] = -1;
@@ -298,6 +321,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decoder_gives_the_same_bits_however_it_is_run),
+        cmocka_unit_test(segments_of_a_long_context_are_merged_in_one_order),
         cmocka_unit_test(an_encoder_gives_the_same_bits_alone_and_batched),
         cmocka_unit_test(copied_pages_are_as_good),
     };
