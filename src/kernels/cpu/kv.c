@@ -42,15 +42,13 @@ serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_sp
     return SERVERD_OK;
 }
 
-/* Memory that becomes real when it is first written. */
+/* Memory that becomes real when it is first written. No huge pages: each layer has stores of its
+ * own, and a short context would take two megabytes in each. */
 static void *map_store(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
-    if (p == MAP_FAILED)
-        return NULL;
-    (void)madvise(p, bytes, MADV_HUGEPAGE); /* only faster */
-    return p;
+    return p == MAP_FAILED ? NULL : p;
 }
 
 static void unmap_store(void *p, size_t bytes)
