@@ -34,6 +34,9 @@ extern "C" {
 /* Element type of a tensor or value: ids 0..63 are GGUF's, 64.. are indexes, 128.. our own. */
 typedef uint32_t serverd_dtype;
 
+/* Of serverd_tensor.flags: the matrix of a LINEAR node. */
+enum { SERVERD_TENSOR_OF_LINEAR = 1 };
+
 /* A constant: weights, norms, tables. Row-major, dims outermost first, so a linear layer is
  * [n_out, n_in]. `data` stays valid until the program is closed. */
 typedef struct serverd_tensor {

@@ -426,6 +426,8 @@ uint32_t graph_node(struct graph_builder *builder, serverd_op op, const uint32_t
         builder->n_nodes++;
         output = infer_output(builder, node);
     }
+    if (output != NO_VALUE && op == SERVERD_OP_LINEAR)
+        builder->tensors[builder->values[inputs[1]].tensor].flags |= SERVERD_TENSOR_OF_LINEAR;
     if (output == NO_VALUE) {
         fail_at_node(&builder->err, (uint32_t)(node - builder->nodes), node);
         builder->has_failed = true;
