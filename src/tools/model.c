@@ -108,6 +108,7 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
     serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
     if (status != SERVERD_OK)
         return status;
+    static const serverd_dtype kv_dtypes[] = {DTYPE_F16, DTYPE_BF16, DTYPE_F32}; /* as the option */
     const struct runtime_options runtime_options = {
         .delegates = builtin_delegates,
         .n_delegates = n_builtin_delegates,
@@ -119,7 +120,7 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                    .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
                    .max_seqs = max_running,
                    .max_context = context},
-        .kv_dtype = options->kv_dtype == 0 ? DTYPE_BF16 : DTYPE_F32,
+        .kv_dtype = kv_dtypes[options->kv_dtype],
         .kv_bytes = options->kv_memory,
         .log = forward_log,
         .log_context = setup->log,

@@ -183,18 +183,16 @@ static void check_batches(const struct engine_under_test *e, float *expected[MAX
     }
 }
 
-static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv, uint32_t n_tokens)
+struct run {
+    const char *isa, *device;
+    uint32_t n_threads;
+};
+
+/* All runs against one on one thread of the first one's level. */
+static void check_runs(struct program *program, const struct run *runs, size_t n_runs,
+                       serverd_dtype kv, uint32_t n_tokens)
 {
-    static const struct {
-        const char *isa, *device;
-        uint32_t n_threads;
-    } runs[] = {{"generic", "cpu:isa=generic", 1},
-                {"generic", "cpu:isa=generic", 4},
-                {"avx2", "cpu:isa=avx2", 2},
-                {"avx512", "cpu:isa=avx512", 1},
-                {"avx512", "cpu:isa=avx512", 3}};
-    struct program *program = compile(arch, dtype);
-    struct engine_under_test first = open_on(program, "cpu:isa=generic", 1, kv);
+    struct engine_under_test first = open_on(program, runs[0].device, 1, kv);
     first.n_tokens = n_tokens;
     size_t floats = (size_t)MAX_SEQS * n_tokens * first.width;
     float *out = malloc(floats * sizeof *out), *expected[MAX_SEQS];
@@ -205,7 +203,7 @@ static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv,
         run_alone(&first, s, n_tokens, expected[s]);
     }
     close_engine(&first);
-    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+    for (size_t i = 0; i < n_runs; i++) {
         if (!cpu_kernels_named(runs[i].isa))
             continue; /* not on this machine */
         struct engine_under_test e = open_on(program, runs[i].device, runs[i].n_threads, kv);
@@ -217,6 +215,20 @@ static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv,
     for (uint32_t s = 0; s < MAX_SEQS; s++)
         free(expected[s]);
     free(out);
+}
+
+/* The attention of amx has arithmetic of its own. */
+static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv, uint32_t n_tokens)
+{
+    static const struct run same[] = {
+        {"generic", "cpu:isa=generic", 1}, {"generic", "cpu:isa=generic", 4},
+        {"avx2", "cpu:isa=avx2", 2},       {"avxvnni", "cpu:isa=avxvnni", 2},
+        {"avx512", "cpu:isa=avx512", 1},   {"avx512", "cpu:isa=avx512", 3}};
+    static const struct run tiles[] = {{"amx", "cpu:isa=amx", 1}, {"amx", "cpu:isa=amx", 3}};
+    struct program *program = compile(arch, dtype);
+    check_runs(program, same, sizeof same / sizeof *same, kv, n_tokens);
+    if (cpu_kernels_named("amx"))
+        check_runs(program, tiles, sizeof tiles / sizeof *tiles, kv, n_tokens);
     program_unref(program);
 }
 

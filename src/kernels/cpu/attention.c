@@ -8,17 +8,16 @@
 #include <string.h>
 
 struct attention_job {
-    const struct cpu_op_call *call;
+    const struct cpu_step *step;
     const serverd_attn *attn;
-    const float *q, *k, *v;
+    const float *q;
     float *out;
 };
 
-/* A worker's memory: one segment of keys and values of one KV head, and the running softmax of
- * each (row, query head) of the item. */
+/* A worker's memory: the queries of one chunk, what each sees, and its running softmax. */
 struct attention_scratch {
-    float *keys, *values, *scores, *part;
-    float *max, *sum, *acc;
+    float *queries, *acc, *max, *sum, *kernel;
+    uint32_t *begin, *end;
 };
 
 static size_t group_size(const serverd_attn *a)
@@ -26,25 +25,42 @@ static size_t group_size(const serverd_attn *a)
     return a->n_heads / a->n_kv_heads;
 }
 
-size_t cpu_attention_scratch(const serverd_node *node)
+static size_t value_width_of(const serverd_attn *a)
 {
-    const serverd_attn *a = &node->attributes.attn;
-    size_t n_queries = CPU_ATTENTION_ROWS * group_size(a);
-    return CPU_SEGMENT * ((size_t)a->k_dim + a->v_dim) + CPU_SEGMENT + a->v_dim +
-           n_queries * (2 + (size_t)a->v_dim);
+    return ((size_t)a->v_dim + 15) / 16 * 16;
+}
+
+static size_t align16(size_t n)
+{
+    return (n + 15) / 16 * 16;
+}
+
+static size_t max_queries(const serverd_attn *a)
+{
+    return CPU_ATTENTION_ROWS * group_size(a);
 }
 
 static struct attention_scratch carve(const serverd_attn *a, float *p)
 {
-    size_t n_queries = CPU_ATTENTION_ROWS * group_size(a);
-    struct attention_scratch s = {.keys = p};
-    s.values = s.keys + CPU_SEGMENT * (size_t)a->k_dim;
-    s.scores = s.values + CPU_SEGMENT * (size_t)a->v_dim;
-    s.part = s.scores + CPU_SEGMENT;
-    s.max = s.part + a->v_dim;
-    s.sum = s.max + n_queries;
-    s.acc = s.sum + n_queries;
+    size_t n = max_queries(a);
+    struct attention_scratch s = {.kernel = NULL};
+    s.acc = p;
+    s.queries = s.acc + n * value_width_of(a);
+    s.max = s.queries + align16(n * a->k_dim);
+    s.sum = s.max + n;
+    s.begin = (uint32_t *)(void *)(s.sum + n);
+    s.end = s.begin + n;
+    s.kernel = s.max + align16(4 * n);
     return s;
+}
+
+size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_node *node)
+{
+    const serverd_attn *a = &node->attributes.attn;
+    size_t n = max_queries(a);
+    return (n * value_width_of(a) + align16(n * a->k_dim) + align16(4 * n) +
+            kernels->attention_scratch(n, a->k_dim, a->v_dim)) *
+           sizeof(float);
 }
 
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch)
@@ -63,30 +79,57 @@ void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch)
         if (batch->row_seq[row] != seq)
             handle->seq_begin[seq = batch->row_seq[row]] = row;
     handle->seq_begin[batch->n_seqs] = batch->n_rows;
+    uint32_t page = 0;
+    for (uint32_t s = 0; s < batch->n_seqs && handle->step_kv; s++) {
+        handle->seq_first_page[s] = page;
+        page += (handle->seq_begin[s + 1] - handle->seq_begin[s] + SERVERD_PAGE_TOKENS - 1) /
+                SERVERD_PAGE_TOKENS;
+    }
 }
 
-/* ---- appending to the cache ------------------------------------------------------------------ */
+/* ---- where keys and values are --------------------------------------------------------------- */
 
-static const uint32_t *pages_of(const serverd_batch *batch, uint32_t row)
+/* The layer's store and the pages of a row's sequence. Of the step's own store there is one layer
+ * that all layers of the model use in turn. */
+static const struct cpu_kv_layer *layer_of(const struct cpu_step *step, const serverd_attn *a,
+                                           serverd_dtype *dtype)
 {
-    return batch->page_table + (size_t)batch->row_seq[row] * batch->max_pages;
+    const serverd_kv *kv = a->is_causal ? step->kv : step->handle->step_kv;
+    *dtype = kv->dtype;
+    return &kv->layers[a->is_causal ? a->kv_layer : 0];
 }
 
-static void append_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+static const uint32_t *pages_of(const struct cpu_step *step, const serverd_attn *a, size_t row)
 {
-    (void)worker;
+    const serverd_batch *batch = step->batch;
+    uint32_t seq = batch->row_seq[row];
+    if (a->is_causal)
+        return batch->page_table + (size_t)seq * batch->max_pages;
+    return step->handle->step_pages + step->handle->seq_first_page[seq];
+}
+
+static uint32_t position_of(const struct cpu_step *step, const serverd_attn *a, size_t row)
+{
+    const serverd_batch *batch = step->batch;
+    return a->is_causal ? (uint32_t)batch->position[row]
+                        : (uint32_t)row - step->handle->seq_begin[batch->row_seq[row]];
+}
+
+void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n)
+{
     const serverd_attn *a = &call->node->attributes.attn;
     const struct cpu_step *step = call->step;
     const float *k = cpu_input(call, 1), *v = cpu_input(call, 2);
+    serverd_dtype dtype;
+    const struct cpu_kv_layer *layer = layer_of(step, a, &dtype);
     for (size_t row = first; row < first + n; row++) {
-        const uint32_t *pages = pages_of(step->batch, (uint32_t)row);
-        uint32_t position = (uint32_t)step->batch->position[row];
-        for (uint32_t h = 0; h < a->n_kv_heads; h++) {
-            cpu_kv_write(step->kernels, step->kv, a->kv_layer, false, pages, h, position,
-                         k + (row * a->n_kv_heads + h) * a->k_dim);
-            cpu_kv_write(step->kernels, step->kv, a->kv_layer, true, pages, h, position,
-                         v + (row * a->n_kv_heads + h) * a->v_dim);
-        }
+        uint32_t position = position_of(step, a, row);
+        uint32_t page = pages_of(step, a, row)[position / SERVERD_PAGE_TOKENS];
+        for (uint32_t h = 0; h < a->n_kv_heads; h++)
+            step->kernels->append(dtype, k + (row * a->n_kv_heads + h) * a->k_dim, a->k_dim,
+                                  v + (row * a->n_kv_heads + h) * a->v_dim, a->v_dim,
+                                  cpu_kv_keys(layer, page, h), cpu_kv_values(layer, page, h),
+                                  position % SERVERD_PAGE_TOKENS);
     }
 }
 
@@ -98,9 +141,9 @@ struct visible {
 
 static struct visible visible_from(const struct attention_job *job, uint32_t row)
 {
-    const serverd_batch *batch = job->call->step->batch;
+    const serverd_batch *batch = job->step->batch;
     if (!job->attn->is_causal) {
-        const uint32_t *seq_begin = job->call->step->handle->seq_begin;
+        const uint32_t *seq_begin = job->step->handle->seq_begin;
         uint32_t seq = batch->row_seq[row];
         return (struct visible){0, seq_begin[seq + 1] - seq_begin[seq]};
     }
@@ -108,56 +151,34 @@ static struct visible visible_from(const struct attention_job *job, uint32_t row
     return (struct visible){window && end > window ? end - window : 0, end};
 }
 
-/* Keys and values of positions first .. first+n-1 of one KV head, as floats. */
-static void read_segment(const struct attention_job *job, uint32_t row, uint32_t head,
-                         uint32_t first, uint32_t n, struct attention_scratch *s)
+static void gather_queries(const struct attention_job *job, const struct cpu_attention_item *item,
+                           uint32_t head, struct attention_scratch *s)
 {
     const serverd_attn *a = job->attn;
-    const struct cpu_step *step = job->call->step;
-    if (a->is_causal) {
-        const uint32_t *pages = pages_of(step->batch, row);
-        cpu_kv_read(step->kernels, step->kv, a->kv_layer, false, pages, head, first, n, s->keys);
-        cpu_kv_read(step->kernels, step->kv, a->kv_layer, true, pages, head, first, n, s->values);
-        return;
-    }
-    size_t begin = step->handle->seq_begin[step->batch->row_seq[row]] + first;
+    size_t group = group_size(a), n = item->n_rows * group;
     for (size_t i = 0; i < n; i++) {
-        size_t at = (begin + i) * a->n_kv_heads + head;
-        memcpy(s->keys + i * a->k_dim, job->k + at * a->k_dim, a->k_dim * sizeof(float));
-        memcpy(s->values + i * a->v_dim, job->v + at * a->v_dim, a->v_dim * sizeof(float));
+        size_t row = item->first_row + i / group, q_head = head * group + i % group;
+        memcpy(s->queries + i * a->k_dim, job->q + (row * a->n_heads + q_head) * a->k_dim,
+               a->k_dim * sizeof(float));
+        s->max[i] = -INFINITY;
+        s->sum[i] = 0.0f;
     }
+    memset(s->acc, 0, n * value_width_of(a) * sizeof *s->acc);
 }
 
-/* Adds the part of a segment that one row sees to each of the group's queries. */
-static void attend_segment(const struct attention_job *job, uint32_t row, uint32_t row_in_item,
-                           uint32_t head, uint32_t segment, struct visible read,
-                           struct attention_scratch *s)
+/* What each query sees of the segment, counted from its beginning. */
+static void see_segment(const struct attention_job *job, const struct cpu_attention_item *item,
+                        uint32_t segment, struct attention_scratch *s)
 {
-    const serverd_attn *a = job->attn;
-    const struct cpu_kernels *kernels = job->call->step->kernels;
-    struct visible see = visible_from(job, row);
-    uint32_t begin = (uint32_t)max_size(see.begin, segment);
-    uint32_t end = (uint32_t)min_size(see.end, segment + CPU_SEGMENT);
-    if (begin >= end)
-        return;
-    const float *keys = s->keys + (begin - read.begin) * (size_t)a->k_dim;
-    const float *values = s->values + (begin - read.begin) * (size_t)a->v_dim;
-    size_t group = group_size(a);
-    for (size_t g = 0; g < group; g++) {
-        size_t query = row_in_item * group + g, q_head = head * group + g;
-        const float *q = job->q + (row * (size_t)a->n_heads + q_head) * a->k_dim;
-        float *acc = s->acc + query * a->v_dim, sum;
-        float max =
-            kernels->scores(q, keys, a->k_dim, end - begin, a->scale, a->cap, s->scores, &sum);
-        kernels->weighted_sum(s->scores, values, a->v_dim, end - begin, s->part);
-        float both = max > s->max[query] ? max : s->max[query];
-        if (max != max)
-            both = max; /* NaN goes on to the logits, where it is found */
-        float old = s->max[query] == -INFINITY ? 0.0f : expf(s->max[query] - both);
-        float new = expf(max - both);
-        kernels->blend(acc, old, s->part, new, acc, a->v_dim);
-        s->sum[query] = s->sum[query] * old + sum * new;
-        s->max[query] = both;
+    size_t group = group_size(job->attn);
+    for (uint32_t i = 0; i < item->n_rows; i++) {
+        struct visible see = visible_from(job, item->first_row + i);
+        uint32_t begin = (uint32_t)max_size(see.begin, segment);
+        uint32_t end = (uint32_t)min_size(see.end, segment + CPU_SEGMENT);
+        for (size_t g = 0; g < group; g++) {
+            s->begin[i * group + g] = begin < end ? begin - segment : 0;
+            s->end[i * group + g] = begin < end ? end - segment : 0;
+        }
     }
 }
 
@@ -165,46 +186,66 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct attention_job *job = arg;
     const serverd_attn *a = job->attn;
-    const serverd_handle *handle = job->call->step->handle;
-    const struct cpu_attention_item *item = &handle->items[chunk / a->n_kv_heads];
+    const struct cpu_step *step = job->step;
+    /* the longest contexts stand last in a prompt: they begin first */
+    uint32_t n_items = step->handle->n_items;
+    const struct cpu_attention_item *item =
+        &step->handle->items[n_items - 1 - chunk / a->n_kv_heads];
     uint32_t head = chunk % a->n_kv_heads;
     size_t group = group_size(a), n_queries = item->n_rows * group;
-    struct attention_scratch s = carve(a, cpu_worker_scratch(job->call->step, worker));
-    memset(s.acc, 0, n_queries * a->v_dim * sizeof *s.acc);
-    for (size_t i = 0; i < n_queries; i++) {
-        s.max[i] = -INFINITY;
-        s.sum[i] = 0.0f;
-    }
+    struct attention_scratch s = carve(a, cpu_worker_scratch(step, worker));
+    gather_queries(job, item, head, &s);
+
+    const void *keys[CPU_SEGMENT_PAGES], *values[CPU_SEGMENT_PAGES];
+    struct cpu_attention call = {.keys = keys,
+                                 .values = values,
+                                 .k_dim = a->k_dim,
+                                 .v_dim = a->v_dim,
+                                 .scale = a->scale,
+                                 .cap = a->cap,
+                                 .n_queries = n_queries,
+                                 .queries = s.queries,
+                                 .begin = s.begin,
+                                 .end = s.end,
+                                 .max = s.max,
+                                 .sum = s.sum,
+                                 .acc = s.acc,
+                                 .scratch = s.kernel};
+    const struct cpu_kv_layer *layer = layer_of(step, a, &call.kv);
+    const uint32_t *pages = pages_of(step, a, item->first_row);
     uint32_t last = item->first_row + item->n_rows - 1;
     struct visible all = {visible_from(job, item->first_row).begin, visible_from(job, last).end};
     for (uint32_t segment = all.begin / CPU_SEGMENT * CPU_SEGMENT; segment < all.end;
          segment += CPU_SEGMENT) {
-        struct visible read = {(uint32_t)max_size(segment, all.begin),
-                               (uint32_t)min_size(segment + CPU_SEGMENT, all.end)};
-        read_segment(job, item->first_row, head, read.begin, read.end - read.begin, &s);
-        for (uint32_t i = 0; i < item->n_rows; i++)
-            attend_segment(job, item->first_row + i, i, head, segment, read, &s);
+        for (uint32_t p = 0; p < CPU_SEGMENT_PAGES; p++) {
+            uint32_t at = segment / SERVERD_PAGE_TOKENS + p;
+            if (at * SERVERD_PAGE_TOKENS >= all.end)
+                break;
+            keys[p] = cpu_kv_keys(layer, pages[at], head);
+            values[p] = cpu_kv_values(layer, pages[at], head);
+        }
+        see_segment(job, item, segment, &s);
+        step->kernels->attend(&call);
     }
+    size_t width = value_width_of(a);
     for (size_t i = 0; i < n_queries; i++) {
         size_t row = item->first_row + i / group, q_head = head * group + i % group;
         float *out = job->out + (row * a->n_heads + q_head) * a->v_dim;
+        float inverse = 1.0f / s.sum[i];
         for (size_t d = 0; d < a->v_dim; d++)
-            out[d] = s.acc[i * a->v_dim + d] / s.sum[i];
+            out[d] = s.acc[i * width + d] * inverse;
     }
 }
 
-void cpu_run_attention(const struct cpu_op_call *call)
+void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase)
 {
-    const serverd_attn *a = &call->node->attributes.attn;
-    struct attention_job job = {.call = call,
-                                .attn = a,
-                                .q = cpu_input(call, 0),
-                                .k = cpu_input(call, 1),
-                                .v = cpu_input(call, 2),
-                                .out = cpu_output(call)};
-    if (a->is_causal)
-        cpu_split(call, call->n_rows, 32, append_rows);
-    call->step->host->parallel_for(call->step->host->context,
-                                   call->step->handle->n_items * a->n_kv_heads, attention_chunk,
-                                   &job);
+    const serverd_handle *handle = step->handle;
+    const serverd_node *node = &handle->graph->nodes[handle->actions[phase->first_action].index];
+    struct cpu_op_call call = {.step = step, .node = node};
+    struct attention_job job = {.step = step,
+                                .attn = &node->attributes.attn,
+                                .q = cpu_input(&call, 0),
+                                .out = cpu_output(&call)};
+    step->host->parallel_for(step->host->context, handle->n_items * job.attn->n_kv_heads,
+                             attention_chunk, &job);
 }

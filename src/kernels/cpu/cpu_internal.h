@@ -1,7 +1,13 @@
-/* The CPU back-end's own types: an instance, a loaded graph with its buffers, the KV store.
+/* The CPU back-end's own types: an instance, a loaded graph with its plan and buffers, the KV
+ * store.
  *
- * Weights are used in place, in the block format of the file: `linear` turns a few rows at a
- * time into floats in the worker's scratch memory and multiplies them with all rows of the step.
+ * At load the graph is cut into phases (plan.c). A phase is handed to the threads once: all
+ * linear layers with the same input; the attention of a layer; or a run of everything that works
+ * row by row (norms, residuals, rope, activations, appending to the KV pages, quantising the
+ * input of the next linear layers), which a thread does from first to last for its rows. Few rows
+ * of such a run are done by the caller alone, so that one token of a layer costs five hand-outs:
+ * q/k/v, attention, o, gate/up, down.
+ *
  * Every activation has a place in one block of memory that is planned at load. */
 #ifndef KERNELS_CPU_INTERNAL_H
 #define KERNELS_CPU_INTERNAL_H
@@ -10,8 +16,13 @@
 
 #include <stdbool.h>
 
-/* Consecutive rows of one sequence that one attention chunk takes together. */
-#define CPU_ATTENTION_ROWS 16
+/* Queries of one KV head (rows of one sequence times heads) that one attention chunk takes. */
+#define CPU_ATTENTION_ROWS 32
+
+#define CPU_NOWHERE SIZE_MAX
+
+/* Layouts of serverd_form. */
+enum { CPU_LAYOUT_PACKED = 1 };
 
 struct serverd_instance {
     const serverd_host *host;
@@ -24,9 +35,9 @@ struct serverd_kv {
     size_t element_bytes;
     struct cpu_kv_layer {
         uint32_t n_kv_heads, k_dim, v_dim;
-        /* [n_pages][n_kv_heads][page_tokens][dim] */
-        void *keys, *values;
-        size_t key_bytes, value_bytes; /* of the whole store */
+        /* [n_pages][n_kv_heads] pages of one head, laid out as attention_template.h says */
+        char *keys, *values;
+        size_t key_bytes, value_bytes; /* of one page of one head */
     } * layers;
 };
 
@@ -42,26 +53,57 @@ struct cpu_attention_item {
     uint32_t first_row, n_rows;
 };
 
+enum cpu_phase_kind { PHASE_ROWS = 0, PHASE_LINEAR, PHASE_ATTENTION };
+
+enum cpu_action_kind {
+    ACTION_NODE = 0, /* index: node */
+    ACTION_QUANTISE, /* index: value */
+    ACTION_APPEND    /* index: node (of attention) */
+};
+
+struct cpu_action {
+    uint32_t kind, index;
+};
+
+struct cpu_phase {
+    uint32_t kind;
+    int64_t rows; /* SERVERD_DIM_*: what its rows are */
+    uint32_t first_action, n_actions;
+};
+
 struct serverd_handle {
     serverd_instance *instance;
     const serverd_graph *graph;
+    const void *const *packed;
     serverd_limits limits;
     bool has_kv;
 
-    float *activations; /* one block */
-    size_t *value_at;   /* [n_values] offset of an activation in it, in floats */
+    struct cpu_phase *phases;
+    struct cpu_action *actions;
+    uint32_t n_phases, n_actions;
+
+    float *activations;   /* one block */
+    size_t *value_at;     /* [n_values] offset of an activation in it, in floats */
+    size_t *quantised_at; /* [n_values] of its quantised form, CPU_NOWHERE: has none */
+
     struct cpu_rope_table *ropes;
     uint32_t n_ropes;
     uint32_t *node_rope; /* [n_nodes] index of ropes */
 
-    float *scratch; /* [n_workers][scratch_floats] */
-    size_t scratch_floats;
+    char *scratch; /* [n_workers][scratch_bytes] */
+    size_t scratch_bytes;
 
     uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
 
     uint32_t *seq_begin; /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items;
     uint32_t n_items;
+
+    /* Attention that is not causal sees the rows of this step only: their keys and values are
+     * kept here, sequence after sequence. */
+    serverd_kv *step_kv;
+    uint32_t *step_pages;     /* page numbers in order */
+    uint32_t *seq_first_page; /* [max_seqs] */
 };
 
 /* All that the ops of one step see. */
@@ -79,13 +121,13 @@ struct cpu_op_call {
     const struct cpu_step *step;
     const serverd_node *node;
     uint32_t node_index;
-    size_t n_rows; /* of input 0, or of the step for EMBED */
 };
 
-/* The floats of a value of this step; rows of it. */
+/* The floats of a value of this step; its quantised form; rows of a kind (SERVERD_DIM_*). */
 float *cpu_value(const struct cpu_step *step, uint32_t value);
-size_t cpu_value_rows(const struct cpu_step *step, const serverd_value *value);
-float *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker);
+struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value);
+size_t cpu_rows_of(const struct cpu_step *step, int64_t kind);
+void *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker);
 
 static inline float *cpu_input(const struct cpu_op_call *call, uint32_t i)
 {
@@ -97,25 +139,28 @@ static inline float *cpu_output(const struct cpu_op_call *call)
     return cpu_input(call, call->node->n_inputs);
 }
 
-/* Runs fn(call, first, n) over [0, n) cut into runs of at least `grain`. */
-void cpu_split(const struct cpu_op_call *call, size_t n, size_t grain,
-               void (*fn)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker));
+/* Calls fn(arg, first, n, worker) over [0, n) cut into runs of at least `grain`. */
+typedef void (*cpu_run_fn)(const void *arg, size_t first, size_t n, uint32_t worker);
+void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn fn, const void *arg);
 
+/* plan.c */
+serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c */
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const void *const *packed, const serverd_limits *limits,
                         const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err);
 void cpu_unload(serverd_handle *handle);
 /* linear.c */
-size_t cpu_linear_scratch(const serverd_graph *graph, const serverd_node *node);
-void cpu_run_linear(const struct cpu_op_call *call);
+const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serverd_node *node);
+void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase);
 /* attention.c */
-size_t cpu_attention_scratch(const serverd_node *node);
+size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_node *node);
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch);
-void cpu_run_attention(const struct cpu_op_call *call);
+void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase);
+void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n);
 /* ops.c */
 void cpu_prepare_ropes(const struct cpu_step *step);
-void cpu_run_op(const struct cpu_op_call *call);
+void cpu_run_rows(const struct cpu_step *step, const struct cpu_phase *phase);
 /* kv.c */
 serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
                                  uint64_t *out, serverd_error *err);
@@ -125,11 +170,15 @@ serverd_status cpu_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *e
 serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
                            serverd_error *err);
 void cpu_kv_destroy(serverd_kv *kv);
-/* Floats of n tokens from position `first` on (all in pages of the table) to out [n][dim]. */
-void cpu_kv_read(const struct cpu_kernels *kernels, const serverd_kv *kv, uint32_t layer,
-                 bool is_value, const uint32_t *pages, uint32_t head, uint32_t first, uint32_t n,
-                 float *out);
-void cpu_kv_write(const struct cpu_kernels *kernels, serverd_kv *kv, uint32_t layer, bool is_value,
-                  const uint32_t *pages, uint32_t head, uint32_t position, const float *in);
+
+/* The page of one head. */
+static inline void *cpu_kv_keys(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)
+{
+    return layer->keys + ((size_t)page * layer->n_kv_heads + head) * layer->key_bytes;
+}
+static inline void *cpu_kv_values(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)
+{
+    return layer->values + ((size_t)page * layer->n_kv_heads + head) * layer->value_bytes;
+}
 
 #endif

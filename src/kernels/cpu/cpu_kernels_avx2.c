@@ -1,4 +1,4 @@
-#define LEVEL        avx2
-#define TILE_ROWS    2
-#define TILE_COLUMNS 2
+#define LEVEL avx2
+#include "kernels/cpu/simd_avx2.h"
+
 #include "kernels/cpu/cpu_kernels_template.h"

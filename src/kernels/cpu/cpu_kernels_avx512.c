@@ -1,4 +1,4 @@
-#define LEVEL        avx512
-#define TILE_ROWS    4
-#define TILE_COLUMNS 4
+#define LEVEL avx512
+#include "kernels/cpu/simd_avx512.h"
+
 #include "kernels/cpu/cpu_kernels_template.h"

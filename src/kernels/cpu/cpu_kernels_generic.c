@@ -1,4 +1,4 @@
-#define LEVEL        generic
-#define TILE_ROWS    2
-#define TILE_COLUMNS 2
+#define LEVEL generic
+#include "kernels/cpu/simd_generic.h"
+
 #include "kernels/cpu/cpu_kernels_template.h"

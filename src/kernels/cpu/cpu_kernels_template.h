@@ -1,7 +1,7 @@
-/* Included once by each cpu_kernels_LEVEL.c, which defines LEVEL, TILE_ROWS and TILE_COLUMNS (how
- * many weight rows and activations share their loads in registers). */
+/* Included once by each cpu_kernels_LEVEL.c, which defines LEVEL and includes its simd header. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "program/dtype.h"
 
 #include <math.h>
 #include <string.h>
@@ -88,58 +88,6 @@ static inline lanes tanh_lanes(lanes x)
         magnitude * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * -0.0539682540f)));
     lanes t = choose(magnitude < 0.25f, small, big);
     return choose(x < 0.0f, -t, t);
-}
-
-/* ---- linear -------------------------------------------------------------------------------- */
-
-/* rows * columns dot products; each is the same sum whatever stands beside it. */
-static inline __attribute__((always_inline)) void dot_tile(const float *x, const float *w, size_t k,
-                                                           int columns, int rows, float *sums)
-{
-    lanes acc[TILE_COLUMNS * TILE_ROWS] = {0};
-    size_t i = 0;
-    for (; i + LANES <= k; i += LANES)
-        for (int c = 0; c < columns; c++) {
-            lanes a = load(x + (size_t)c * k + i);
-            for (int r = 0; r < rows; r++)
-                acc[c * TILE_ROWS + r] += a * load(w + (size_t)r * k + i);
-        }
-    if (i < k)
-        for (int c = 0; c < columns; c++)
-            for (int r = 0; r < rows; r++)
-                acc[c * TILE_ROWS + r] += load_part(x + (size_t)c * k + i, k - i) *
-                                          load_part(w + (size_t)r * k + i, k - i);
-    for (int c = 0; c < columns; c++)
-        for (int r = 0; r < rows; r++)
-            sums[c * TILE_ROWS + r] = add_lanes(acc[c * TILE_ROWS + r]);
-}
-
-static void linear(const float *x, size_t n_rows, const float *w, const float *bias, size_t n_out,
-                   size_t k, float *out, size_t out_stride)
-{
-    for (size_t r = 0; r < n_out; r += TILE_ROWS) {
-        int rows = (int)min_size(TILE_ROWS, n_out - r);
-        for (size_t t = 0; t < n_rows; t += TILE_COLUMNS) {
-            int columns = (int)min_size(TILE_COLUMNS, n_rows - t);
-            float sums[TILE_COLUMNS * TILE_ROWS];
-            const float *xt = x + t * k, *wr = w + r * k;
-            if (columns == TILE_COLUMNS && rows == TILE_ROWS)
-                dot_tile(xt, wr, k, TILE_COLUMNS, TILE_ROWS, sums);
-            else if (rows == TILE_ROWS) /* independent sums hide each other's latency */
-                for (int c = 0; c < columns; c++)
-                    dot_tile(xt + (size_t)c * k, wr, k, 1, TILE_ROWS, &sums[c * TILE_ROWS]);
-            else
-                for (int c = 0; c < columns; c++)
-                    for (int i = 0; i < rows; i++)
-                        dot_tile(xt + (size_t)c * k, wr + (size_t)i * k, k, 1, 1,
-                                 &sums[c * TILE_ROWS + i]);
-            for (int c = 0; c < columns; c++)
-                for (int i = 0; i < rows; i++)
-                    out[(t + (size_t)c) * out_stride + r + (size_t)i] =
-                        bias ? sums[c * TILE_ROWS + i] + bias[r + (size_t)i]
-                             : sums[c * TILE_ROWS + i];
-        }
-    }
 }
 
 /* ---- sums and element by element ------------------------------------------------------------- */
@@ -236,69 +184,78 @@ static void softcap(const float *x, float cap, float *out, size_t n)
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------- */
+/* ---- quantising ------------------------------------------------------------------------------ */
 
-static float scores(const float *q, const float *keys, size_t dim, size_t n, float scale, float cap,
-                    float *s, float *total)
+typedef int8_t byte_lanes __attribute__((vector_size(LANES)));
+
+static inline int_lanes max_lanes(int_lanes a, int_lanes b)
 {
-    for (size_t j = 0; j < n; j++) {
-        float dot;
-        dot_tile(q, keys + j * dim, dim, 1, 1, &dot);
-        s[j] = dot * scale;
+    int_lanes mask = a > b;
+    return (mask & a) | (~mask & b);
+}
+
+/* Lanes n, n + 1, ... in front of the first ones. */
+#define TURN(v, n)                                                                                 \
+    __builtin_shuffle(v, (int_lanes){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (n))
+
+static inline int32_t greatest_lane(int_lanes v)
+{
+    v = max_lanes(v, TURN(v, 8));
+    v = max_lanes(v, TURN(v, 4));
+    v = max_lanes(v, TURN(v, 2));
+    return max_lanes(v, TURN(v, 1))[0];
+}
+
+static inline int32_t total_of_lanes(int_lanes v)
+{
+    v += TURN(v, 8);
+    v += TURN(v, 4);
+    v += TURN(v, 2);
+    return v[0] + v[1];
+}
+
+/* The scale of 32 numbers, and in `inverse` what they are multiplied with: 0 where all codes are
+ * to be 0. Magnitudes compare like their bits; NaN is the greatest; below 1e-31 all is zero. */
+static inline float scale_of(lanes a, lanes b, float *inverse)
+{
+    int_lanes magnitudes = max_lanes((int_lanes)a & 0x7fffffff, (int_lanes)b & 0x7fffffff);
+    uint32_t most = (uint32_t)greatest_lane(magnitudes);
+    *inverse = 0.0f;
+    if (most >= 0x7f800000u)
+        return NAN;
+    if (most < 0x0c000000u)
+        return 0.0f;
+    float scale = f32_from_bits(most) / (float)CPU_CODE_MAX;
+    *inverse = 1.0f / scale;
+    return scale;
+}
+
+static void quantise(const float *x, size_t k, int8_t *codes, float *scales, float *scaled_sums,
+                     int32_t *minus_sums)
+{
+    const lanes magic = splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    for (size_t block = 0; block < k / 32; block++) {
+        lanes halves[2] = {load(x + 32 * block), load(x + 32 * block + 16)};
+        float inverse, scale = scale_of(halves[0], halves[1], &inverse);
+        int32_t keep = inverse == 0.0f ? 0 : -1;
+        for (size_t half = 0; half < 2; half++, codes += 32) {
+            int_lanes code = (int_lanes)(halves[half] * inverse + magic) - (int_lanes)magic;
+            code &= keep;
+            int_lanes high = (code + CPU_HIGH_UNIT / 2) >> CPU_HIGH_BITS;
+            byte_lanes high_bytes = __builtin_convertvector(high, byte_lanes);
+            byte_lanes low_bytes = __builtin_convertvector(code - CPU_HIGH_UNIT * high, byte_lanes);
+            memcpy(codes, &high_bytes, sizeof high_bytes);
+            memcpy(codes + 16, &low_bytes, sizeof low_bytes);
+            minus_sums[2 * block + half] = -total_of_lanes(code);
+        }
+        scales[block] = scale;
+        scaled_sums[block] = scale * (float)-(minus_sums[2 * block] + minus_sums[2 * block + 1]);
     }
-    if (cap > 0.0f)
-        softcap(s, cap, s, n);
-    float max = -INFINITY;
-    for (size_t j = 0; j < n; j++)
-        max = s[j] > max ? s[j] : max;
-    size_t padded = (n + LANES - 1) / LANES * LANES;
-    for (size_t j = n; j < padded; j++)
-        s[j] = -INFINITY;
-    lanes acc = {0};
-    for (size_t j = 0; j < padded; j += LANES) {
-        lanes e = exp_lanes(load(s + j) - max);
-        acc += e;
-        store(s + j, e);
-    }
-    *total = add_lanes(acc);
-    return max;
 }
 
-static void weighted_sum(const float *weights, const float *values, size_t dim, size_t n,
-                         float *out)
-{
-    size_t d = 0;
-    for (; d + LANES <= dim; d += LANES) {
-        lanes acc = {0};
-        for (size_t j = 0; j < n; j++)
-            acc += weights[j] * load(values + j * dim + d);
-        store(out + d, acc);
-    }
-    for (; d < dim; d++) {
-        float acc = 0.0f;
-        for (size_t j = 0; j < n; j++)
-            acc += weights[j] * values[j * dim + d];
-        out[d] = acc;
-    }
-}
+#include "kernels/cpu/linear_template.h"
 
-static void blend(const float *a, float fa, const float *b, float fb, float *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = a[i] * fa + b[i] * fb;
-}
-
-static void from_bf16(const uint16_t *in, float *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = bf16_to_f32(in[i]);
-}
-
-static void to_bf16(const float *in, uint16_t *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        out[i] = f32_to_bf16(in[i]);
-}
+#include "kernels/cpu/attention_template.h"
 
 #define LEVEL_NAME_(level) #level
 #define LEVEL_NAME(level)  LEVEL_NAME_(level)
@@ -307,15 +264,14 @@ static void to_bf16(const float *in, uint16_t *out, size_t n)
 
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
-    .tile = TILE_ROWS,
     .linear = linear,
+    .linear_scratch = linear_scratch,
+    .quantise = quantise,
+    .attend = attend,
+    .attention_scratch = attention_scratch,
+    .append = append,
     .sum_of_squares = sum_of_squares,
     .sum = sum,
     .activate = activate,
     .softcap = softcap,
-    .scores = scores,
-    .weighted_sum = weighted_sum,
-    .blend = blend,
-    .from_bf16 = from_bf16,
-    .to_bf16 = to_bf16,
 };

@@ -60,21 +60,31 @@ static serverd_status cpu_match(const serverd_graph *graph, uint32_t node_index,
     return SERVERD_OK;
 }
 
+/* Matrices of linear layers are packed; what else is read is read in place. */
 static serverd_status cpu_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err)
 {
-    (void)err;
     *out = (serverd_form){.struct_bytes = sizeof *out,
                           .layout = SERVERD_LAYOUT_ROWS,
                           .bytes = tensor->bytes,
                           .alignment = 1};
+    if (!(tensor->flags & SERVERD_TENSOR_OF_LINEAR))
+        return SERVERD_OK;
+    size_t bytes;
+    if (!packed_bytes(packed_form(tensor->dtype), tensor->dims[0], tensor->dims[1], &bytes))
+        return fail(err, SERVERD_NOMEM, "cpu: the packed size overflows");
+    out->layout = CPU_LAYOUT_PACKED;
+    out->bytes = bytes;
+    out->alignment = 64;
     return SERVERD_OK;
 }
 
 static serverd_status cpu_pack(const serverd_tensor *tensor, const serverd_form *form,
                                uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
 {
-    (void)form, (void)first_row, (void)n_rows, (void)dst;
-    return fail(err, SERVERD_INTERNAL, "cpu: %s is used in place", tensor->name);
+    if (form->layout != CPU_LAYOUT_PACKED || first_row % PACKED_COLUMNS != 0)
+        return fail(err, SERVERD_INTERNAL, "cpu: %s is used in place", tensor->name);
+    packed_write(tensor, first_row, n_rows, dst);
+    return SERVERD_OK;
 }
 
 static serverd_status cpu_open(const serverd_host *host, const serverd_device *device,
@@ -96,8 +106,8 @@ static serverd_status cpu_set_option(serverd_instance *instance, const char *key
         return fail(err, SERVERD_INVALID, "there is only isa");
     const struct cpu_kernels *kernels = cpu_kernels_named(value);
     if (!kernels)
-        return fail(err, SERVERD_INVALID, "%.20s is not here; there are generic, avx2 and avx512",
-                    value);
+        return fail(err, SERVERD_INVALID,
+                    "%.20s is not here; there are generic, avx2, avxvnni, avx512 and amx", value);
     instance->kernels = kernels;
     return SERVERD_OK;
 }
@@ -109,11 +119,11 @@ static void cpu_close(serverd_instance *instance)
 
 /* ---- a step ---------------------------------------------------------------------------------- */
 
-size_t cpu_value_rows(const struct cpu_step *step, const serverd_value *value)
+size_t cpu_rows_of(const struct cpu_step *step, int64_t kind)
 {
-    if (value->dims[0] == SERVERD_DIM_SEQS)
+    if (kind == SERVERD_DIM_SEQS)
         return step->batch->n_seqs;
-    return value->dims[0] == SERVERD_DIM_SELECTED ? step->batch->n_logit_rows : step->batch->n_rows;
+    return kind == SERVERD_DIM_SELECTED ? step->batch->n_logit_rows : step->batch->n_rows;
 }
 
 float *cpu_value(const struct cpu_step *step, uint32_t value)
@@ -122,14 +132,32 @@ float *cpu_value(const struct cpu_step *step, uint32_t value)
                                         : step->handle->activations + step->handle->value_at[value];
 }
 
-float *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker)
+/* Arrays for as many rows as were promised and the padding behind them. */
+struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value)
 {
-    return step->handle->scratch + worker * step->handle->scratch_floats;
+    const serverd_value *v = &handle->graph->values[value];
+    size_t rows = handle->limits.max_rows, blocks = value_width(v) / 32;
+    if (v->dims[0] == SERVERD_DIM_SEQS)
+        rows = handle->limits.max_seqs;
+    else if (v->dims[0] == SERVERD_DIM_SELECTED)
+        rows = handle->limits.max_logit_rows;
+    rows = max_size(rows, 1) + CPU_ROW_PADDING;
+    float *at = handle->activations + handle->quantised_at[value];
+    struct cpu_rows q = {.codes = (int8_t *)at};
+    q.scales = at + rows * blocks * 16;
+    q.scaled_sums = q.scales + rows * blocks;
+    q.minus_sums = (int32_t *)(void *)(q.scaled_sums + rows * blocks);
+    return q;
+}
+
+void *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker)
+{
+    return step->handle->scratch + worker * step->handle->scratch_bytes;
 }
 
 struct split_job {
-    const struct cpu_op_call *call;
-    void (*fn)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker);
+    cpu_run_fn fn;
+    const void *arg;
     size_t n, run;
 };
 
@@ -137,21 +165,20 @@ static void split_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct split_job *job = arg;
     size_t first = chunk * job->run;
-    job->fn(job->call, first, min_size(job->run, job->n - first), worker);
+    job->fn(job->arg, first, min_size(job->run, job->n - first), worker);
 }
 
-void cpu_split(const struct cpu_op_call *call, size_t n, size_t grain,
-               void (*fn)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker))
+void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn fn, const void *arg)
 {
-    const serverd_host *host = call->step->host;
+    const serverd_host *host = step->host;
     if (n <= grain) {
         if (n > 0)
-            fn(call, 0, n, 0);
+            fn(arg, 0, n, 0);
         return;
     }
     /* four runs for each thread, so that a late thread delays little */
     size_t run = max_size(grain, (n + host->n_workers * 4 - 1) / (host->n_workers * 4));
-    struct split_job job = {.call = call, .fn = fn, .n = n, .run = run};
+    struct split_job job = {.fn = fn, .arg = arg, .n = n, .run = run};
     host->parallel_for(host->context, (uint32_t)((n + run - 1) / run), split_chunk, &job);
 }
 
@@ -233,14 +260,13 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
                             .out = out};
     cpu_plan_attention(handle, batch);
     cpu_prepare_ropes(&step);
-    for (uint32_t i = 0; i < handle->graph->n_nodes; i++) {
-        const serverd_node *node = &handle->graph->nodes[i];
-        struct cpu_op_call call = {.step = &step, .node = node, .node_index = i};
-        const serverd_value *first = node_input(handle->graph, node, 0);
-        call.n_rows =
-            first->kind == SERVERD_VALUE_CONSTANT ? batch->n_rows : cpu_value_rows(&step, first);
-        cpu_run_op(&call);
-    }
+    static void (*const run[])(const struct cpu_step *, const struct cpu_phase *) = {
+        [PHASE_ROWS] = cpu_run_rows,
+        [PHASE_LINEAR] = cpu_run_linears,
+        [PHASE_ATTENTION] = cpu_run_attention,
+    };
+    for (uint32_t i = 0; i < handle->n_phases; i++)
+        run[handle->phases[i].kind](&step, &handle->phases[i]);
     return SERVERD_OK;
 }
 

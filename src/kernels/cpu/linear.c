@@ -1,79 +1,93 @@
-/* y = x W^T + b with W in any block format: each chunk of output columns turns its weight rows
- * into floats once and uses them for all rows of the step. */
+/* Linear layers: all that read the same rows are one hand-out, cut along their columns. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
-#include "program/dtype.h"
 #include "program/op.h"
 
-/* Weight rows that are floats at the same time. */
-#define ROWS_AT_ONCE 8
-
-/* Output columns of one chunk: small enough to balance, large enough to be worth a hand-out. */
-#define CHUNK_COLUMNS 32
+/* Column blocks of one chunk: even, so that kernels take them in pairs; large enough to be worth
+ * a hand-out; small enough that a thread that is held up delays the others little. */
+#define MIN_BLOCKS        2
+#define CHUNKS_PER_WORKER 10
 
 struct linear_job {
-    const struct cpu_op_call *call;
-    const serverd_tensor *weights;
-    const float *x, *bias;
-    float *out;
-    size_t n_out, k, row_bytes;
+    const struct cpu_step *step;
+    const struct cpu_phase *phase;
+    size_t blocks_per_chunk;
 };
 
-static const serverd_tensor *input_tensor(const struct cpu_op_call *call, uint32_t i)
+const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serverd_node *node)
 {
-    const serverd_value *value = node_input(call->step->graph, call->node, i);
-    return &call->step->graph->tensors[value->tensor];
+    return &graph->tensors[node_input(graph, node, 1)->tensor];
 }
 
-/* Biases that are not floats are turned into floats behind the weight rows. */
-static const float *bias_floats(const struct linear_job *job, size_t first, size_t n, float *space)
+static const serverd_node *node_at(const struct linear_job *job, uint32_t i)
 {
-    if (job->call->node->n_inputs < 3)
-        return NULL;
-    const serverd_tensor *bias = input_tensor(job->call, 2);
-    const struct dtype_info *info = dtype_info(bias->dtype);
-    if (info->block_elements == 1) {
-        info->to_f32((const char *)bias->data + first * info->block_bytes, space, n);
-        return space;
-    }
-    return NULL; /* refused by match */
+    const serverd_handle *handle = job->step->handle;
+    return &handle->graph->nodes[handle->actions[job->phase->first_action + i].index];
+}
+
+static size_t column_blocks(const struct linear_job *job, const serverd_node *node)
+{
+    size_t n_out = cpu_linear_weights(job->step->graph, node)->dims[0];
+    return (n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
+}
+
+static size_t chunks_of(const struct linear_job *job, const serverd_node *node)
+{
+    return (column_blocks(job, node) + job->blocks_per_chunk - 1) / job->blocks_per_chunk;
+}
+
+/* Biases are f32 vectors (op.h). */
+static const float *bias_of(const serverd_graph *graph, const serverd_node *node)
+{
+    return node->n_inputs < 3 ? NULL : graph->tensors[node_input(graph, node, 2)->tensor].data;
 }
 
 static void linear_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct linear_job *job = arg;
-    const struct cpu_op_call *call = job->call;
-    const struct dtype_info *info = dtype_info(job->weights->dtype);
-    float *rows = cpu_worker_scratch(call->step, worker), *bias = rows + ROWS_AT_ONCE * job->k;
-    size_t begin = (size_t)chunk * CHUNK_COLUMNS;
-    size_t end = min_size(begin + CHUNK_COLUMNS, job->n_out);
-    for (size_t r = begin; r < end; r += ROWS_AT_ONCE) {
-        size_t n = min_size(ROWS_AT_ONCE, end - r);
-        const char *blocks = (const char *)job->weights->data + r * job->row_bytes;
-        info->to_f32(blocks, rows, n * (job->k / info->block_elements));
-        call->step->kernels->linear(job->x, call->n_rows, rows, bias_floats(job, r, n, bias), n,
-                                    job->k, job->out + r, job->n_out);
+    const struct cpu_step *step = job->step;
+    const serverd_graph *graph = step->graph;
+    uint32_t i = 0;
+    size_t at = chunk;
+    for (; at >= chunks_of(job, node_at(job, i)); i++)
+        at -= chunks_of(job, node_at(job, i));
+    const serverd_node *node = node_at(job, i);
+    const serverd_tensor *weights = cpu_linear_weights(graph, node);
+    uint32_t input = graph->operands[node->first_operand];
+    struct cpu_rows x = {.values = cpu_value(step, input)};
+    if (step->handle->quantised_at[input] != CPU_NOWHERE) {
+        x = cpu_quantised(step->handle, input);
+        x.values = cpu_value(step, input);
     }
+    struct cpu_linear call = {
+        .form = packed_form(weights->dtype),
+        .n_out = weights->dims[0],
+        .k = weights->dims[1],
+        .x = &x,
+        .n_rows = cpu_rows_of(step, job->phase->rows),
+        .bias = bias_of(graph, node),
+        .out = cpu_value(step, graph->operands[node->first_operand + node->n_inputs]),
+        .out_stride = weights->dims[0],
+        .scratch = cpu_worker_scratch(step, worker)};
+    call.column_bytes = packed_column_bytes(call.form, call.k);
+    call.first_block = at * job->blocks_per_chunk;
+    call.n_blocks = min_size(job->blocks_per_chunk, column_blocks(job, node) - call.first_block);
+    call.weights = (const uint8_t *)step->handle->packed[node_input(graph, node, 1)->tensor] +
+                   call.first_block * call.column_bytes;
+    step->kernels->linear(&call);
 }
 
-size_t cpu_linear_scratch(const serverd_graph *graph, const serverd_node *node)
+void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
 {
-    return ROWS_AT_ONCE * ((size_t)node_input(graph, node, 1)->dims[1] + 1);
-}
-
-void cpu_run_linear(const struct cpu_op_call *call)
-{
-    const serverd_tensor *weights = input_tensor(call, 1);
-    uint64_t row_bytes = 0;
-    if (call->n_rows == 0 || !dtype_row_bytes(weights->dtype, weights->dims[1], &row_bytes))
-        return; /* program_check has seen to it */
-    struct linear_job job = {.call = call,
-                             .weights = weights,
-                             .x = cpu_input(call, 0),
-                             .out = cpu_output(call),
-                             .n_out = weights->dims[0],
-                             .k = weights->dims[1],
-                             .row_bytes = row_bytes};
-    uint32_t n_chunks = (uint32_t)((job.n_out + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS);
-    call->step->host->parallel_for(call->step->host->context, n_chunks, linear_chunk, &job);
+    if (cpu_rows_of(step, phase->rows) == 0)
+        return;
+    struct linear_job job = {.step = step, .phase = phase};
+    size_t blocks = 0, n_chunks = 0;
+    for (uint32_t i = 0; i < phase->n_actions; i++)
+        blocks += column_blocks(&job, node_at(&job, i));
+    job.blocks_per_chunk =
+        max_size(MIN_BLOCKS, blocks / (step->host->n_workers * CHUNKS_PER_WORKER) / 2 * 2);
+    for (uint32_t i = 0; i < phase->n_actions; i++)
+        n_chunks += chunks_of(&job, node_at(&job, i));
+    step->host->parallel_for(step->host->context, (uint32_t)n_chunks, linear_chunk, &job);
 }

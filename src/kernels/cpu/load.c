@@ -1,93 +1,12 @@
-/* Preparing to run a graph: where each activation lies, the rope tables, the scratch memory. */
+/* Preparing to run a graph: its plan, the rope tables, the scratch memory. */
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
+#include "program/dtype.h"
 #include "program/op.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define ALIGN_FLOATS 16 /* 64 bytes */
-
-/* ---- places of activations ------------------------------------------------------------------- */
-
-/* A stretch of the block that values use one after the other. */
-struct place {
-    size_t offset, floats;
-    uint32_t free_from; /* node from which on it may be used again */
-};
-
-struct planner {
-    struct place *places;
-    size_t n_places, total;
-};
-
-static size_t max_value_rows(const serverd_limits *limits, const serverd_value *value)
-{
-    if (value->dims[0] == SERVERD_DIM_SEQS)
-        return limits->max_seqs;
-    return value->dims[0] == SERVERD_DIM_SELECTED ? limits->max_logit_rows : limits->max_rows;
-}
-
-static bool value_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
-{
-    return size_mul(value_width(value), max_size(max_value_rows(limits, value), 1), out) &&
-           size_align(*out, ALIGN_FLOATS, out);
-}
-
-/* The last node that reads each value. */
-static void find_last_uses(const serverd_graph *graph, uint32_t *last_use)
-{
-    for (uint32_t n = 0; n < graph->n_nodes; n++)
-        for (uint32_t i = 0; i <= graph->nodes[n].n_inputs; i++)
-            last_use[graph->operands[graph->nodes[n].first_operand + i]] = n;
-}
-
-/* The smallest place that is free and large enough, or a new one behind the others. */
-static bool take_place(struct planner *planner, uint32_t node, uint32_t last_use, size_t floats,
-                       size_t *offset)
-{
-    struct place *best = NULL;
-    for (size_t i = 0; i < planner->n_places; i++) {
-        struct place *place = &planner->places[i];
-        if (place->free_from <= node && place->floats >= floats &&
-            (!best || place->floats < best->floats))
-            best = place;
-    }
-    if (!best) {
-        best = &planner->places[planner->n_places++];
-        *best = (struct place){.offset = planner->total, .floats = floats};
-        if (!size_add(planner->total, floats, &planner->total))
-            return false;
-    }
-    best->free_from = last_use + 1;
-    *offset = best->offset;
-    return true;
-}
-
-static serverd_status place_activations(serverd_handle *handle, serverd_error *err)
-{
-    const serverd_graph *graph = handle->graph;
-    struct planner planner = {.places = calloc(max_size(graph->n_nodes, 1), sizeof(struct place))};
-    uint32_t *last_use = calloc(max_size(graph->n_values, 1), sizeof *last_use);
-    handle->value_at = calloc(max_size(graph->n_values, 1), sizeof *handle->value_at);
-    bool fits = planner.places && last_use && handle->value_at;
-    if (fits)
-        find_last_uses(graph, last_use);
-    for (uint32_t n = 0; n < graph->n_nodes && fits; n++) {
-        uint32_t value = graph->operands[graph->nodes[n].first_operand + graph->nodes[n].n_inputs];
-        size_t floats;
-        if (value != graph->output) /* that one lies at the caller's */
-            fits = value_floats(&handle->limits, &graph->values[value], &floats) &&
-                   take_place(&planner, n, last_use[value], floats, &handle->value_at[value]);
-    }
-    size_t bytes;
-    fits = fits && size_mul(max_size(planner.total, ALIGN_FLOATS), sizeof(float), &bytes) &&
-           (handle->activations = aligned_alloc(64, bytes));
-    free(planner.places);
-    free(last_use);
-    return fits ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu: no memory for activations");
-}
 
 /* ---- rope tables ------------------------------------------------------------------------------
  */
@@ -142,16 +61,17 @@ static serverd_status add_ropes(serverd_handle *handle, serverd_error *err)
 /* ---- scratch ----------------------------------------------------------------------------------
  */
 
-static size_t node_scratch(const serverd_graph *graph, const serverd_node *node)
+static size_t node_scratch(const serverd_handle *handle, const serverd_node *node)
 {
+    const struct cpu_kernels *kernels = handle->instance->kernels;
     switch (node->op) {
     case SERVERD_OP_LINEAR:
-        return cpu_linear_scratch(graph, node);
+        return kernels->linear_scratch(cpu_linear_weights(handle->graph, node)->dims[1]);
     case SERVERD_OP_ATTN:
-        return cpu_attention_scratch(node);
+        return cpu_attention_scratch(kernels, node);
     case SERVERD_OP_RMS_NORM:
     case SERVERD_OP_LAYER_NORM:
-        return 2 * (size_t)node->attributes.norm.width;
+        return 2 * (size_t)node->attributes.norm.width * sizeof(float);
     default:
         return 0;
     }
@@ -160,12 +80,11 @@ static size_t node_scratch(const serverd_graph *graph, const serverd_node *node)
 static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
-    size_t floats = ALIGN_FLOATS, bytes;
+    size_t most = 64, bytes;
     for (uint32_t i = 0; i < graph->n_nodes; i++)
-        floats = max_size(floats, node_scratch(graph, &graph->nodes[i]));
-    if (!size_align(floats, ALIGN_FLOATS, &handle->scratch_floats) ||
-        !size_mul(handle->scratch_floats * sizeof(float), handle->instance->host->n_workers,
-                  &bytes) ||
+        most = max_size(most, node_scratch(handle, &graph->nodes[i]));
+    if (!size_align(most, 64, &handle->scratch_bytes) ||
+        !size_mul(handle->scratch_bytes, handle->instance->host->n_workers, &bytes) ||
         !(handle->scratch = aligned_alloc(64, bytes)))
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u workers",
                     handle->instance->host->n_workers);
@@ -174,6 +93,38 @@ static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
     if (!handle->seq_begin || !handle->items)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u rows", handle->limits.max_rows);
     return SERVERD_OK;
+}
+
+/* Keys and values of attention that is not causal: pages for all rows of a step, in a store of
+ * one layer that is large enough for each. */
+static serverd_status add_step_kv(serverd_handle *handle, serverd_error *err)
+{
+    const serverd_graph *graph = handle->graph;
+    serverd_kv_layer layer = {0};
+    for (uint32_t i = 0; i < graph->n_nodes; i++) {
+        const serverd_attn *a = &graph->nodes[i].attributes.attn;
+        if (graph->nodes[i].op != SERVERD_OP_ATTN || a->is_causal)
+            continue;
+        if (layer.n_kv_heads && (layer.n_kv_heads != a->n_kv_heads || layer.k_dim != a->k_dim ||
+                                 layer.v_dim != a->v_dim))
+            return fail(err, SERVERD_UNSUPPORTED, "cpu: encoder layers with different heads");
+        layer = (serverd_kv_layer){a->n_kv_heads, a->k_dim, a->v_dim, 0};
+    }
+    if (!layer.n_kv_heads)
+        return SERVERD_OK;
+    const serverd_kv_spec spec = {.struct_bytes = sizeof spec,
+                                  .n_layers = 1,
+                                  .dtype = DTYPE_F32,
+                                  .page_tokens = SERVERD_PAGE_TOKENS,
+                                  .layers = &layer};
+    uint32_t n_pages = handle->limits.max_rows / SERVERD_PAGE_TOKENS + handle->limits.max_seqs + 1;
+    handle->step_pages = calloc(n_pages, sizeof *handle->step_pages);
+    handle->seq_first_page = calloc((size_t)handle->limits.max_seqs + 1, sizeof(uint32_t));
+    if (!handle->step_pages || !handle->seq_first_page)
+        return fail(err, SERVERD_NOMEM, "cpu: no memory for %u pages", n_pages);
+    for (uint32_t i = 0; i < n_pages; i++)
+        handle->step_pages[i] = i;
+    return cpu_kv_create(handle->instance, &spec, n_pages, &handle->step_kv, err);
 }
 
 static void find_index_limits(serverd_handle *handle)
@@ -197,19 +148,21 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const void *const *packed, const serverd_limits *limits,
                         const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err)
 {
-    (void)packed; /* weights are used in place */
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "cpu: no memory");
     handle->instance = instance;
     handle->graph = graph;
+    handle->packed = packed;
     handle->limits = *limits;
     handle->has_kv = kv != NULL;
-    serverd_status status = place_activations(handle, err);
+    serverd_status status = cpu_plan(handle, err);
     if (status == SERVERD_OK)
         status = add_ropes(handle, err);
     if (status == SERVERD_OK)
         status = add_scratch(handle, err);
+    if (status == SERVERD_OK)
+        status = add_step_kv(handle, err);
     if (status != SERVERD_OK) {
         cpu_unload(handle);
         return status;
@@ -227,6 +180,13 @@ void cpu_unload(serverd_handle *handle)
     free(handle->node_rope);
     free(handle->activations);
     free(handle->value_at);
+    free(handle->quantised_at);
+    free(handle->phases);
+    free(handle->actions);
+    if (handle->step_kv)
+        cpu_kv_destroy(handle->step_kv);
+    free(handle->step_pages);
+    free(handle->seq_first_page);
     free(handle->scratch);
     free(handle->seq_begin);
     free(handle->items);

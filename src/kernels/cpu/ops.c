@@ -121,23 +121,22 @@ static void fill_rope_row(const struct cpu_rope_table *table, int32_t position, 
     }
 }
 
-static void fill_ropes(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+static void fill_ropes(const void *arg, size_t first, size_t n, uint32_t worker)
 {
     (void)worker;
-    const serverd_handle *handle = call->step->handle;
-    for (uint32_t t = 0; t < handle->n_ropes; t++) {
-        const struct cpu_rope_table *table = &handle->ropes[t];
+    const struct cpu_step *step = arg;
+    for (uint32_t t = 0; t < step->handle->n_ropes; t++) {
+        const struct cpu_rope_table *table = &step->handle->ropes[t];
         for (size_t row = first; row < first + n; row++)
-            fill_rope_row(table, call->step->batch->position[row],
+            fill_rope_row(table, step->batch->position[row],
                           table->cos_sin + row * 2 * table->n_pairs);
     }
 }
 
 void cpu_prepare_ropes(const struct cpu_step *step)
 {
-    struct cpu_op_call call = {.step = step, .n_rows = step->batch->n_rows};
     if (step->handle->n_ropes > 0)
-        cpu_split(&call, call.n_rows, 32, fill_ropes);
+        cpu_split(step, step->batch->n_rows, 32, fill_ropes, step);
 }
 
 static void rope_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
@@ -271,37 +270,91 @@ static void pool_seqs(const struct cpu_op_call *call, size_t first, size_t n, ui
     }
 }
 
-/* Elements that are worth a hand-out to another thread. */
-#define GRAIN 8192
+/* ---- a run of actions ------------------------------------------------------------------------ */
 
-void cpu_run_op(const struct cpu_op_call *call)
+static void quantise_rows(const struct cpu_step *step, uint32_t value, size_t first, size_t n)
 {
-    static const struct {
-        void (*run)(const struct cpu_op_call *call);
-        void (*rows)(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker);
-    } ops[SERVERD_OP_COUNT] = {
-        [SERVERD_OP_LINEAR] = {.run = cpu_run_linear},
-        [SERVERD_OP_ATTN] = {.run = cpu_run_attention},
-        [SERVERD_OP_EMBED] = {.rows = embed_rows},
-        [SERVERD_OP_RMS_NORM] = {.rows = rms_norm_rows},
-        [SERVERD_OP_LAYER_NORM] = {.rows = layer_norm_rows},
-        [SERVERD_OP_ROPE] = {.rows = rope_rows},
-        [SERVERD_OP_POS_SCALE] = {.rows = pos_scale_rows},
-        [SERVERD_OP_ADD] = {.rows = add_rows},
-        [SERVERD_OP_SCALE] = {.rows = scale_rows},
-        [SERVERD_OP_SOFTCAP] = {.rows = softcap_rows},
-        [SERVERD_OP_ACT] = {.rows = activate_rows},
-        [SERVERD_OP_GLU] = {.rows = activate_rows},
-        [SERVERD_OP_SLICE] = {.rows = slice_rows},
-        [SERVERD_OP_SELECT] = {.rows = select_rows},
-        [SERVERD_OP_POOL] = {.rows = pool_seqs},
-        [SERVERD_OP_L2] = {.rows = l2_rows},
+    struct cpu_rows q = cpu_quantised(step->handle, value);
+    size_t k = value_width(&step->graph->values[value]), blocks = k / 32;
+    for (size_t row = first; row < first + n; row++)
+        step->kernels->quantise(cpu_value(step, value) + row * k, k, q.codes + row * k * 2,
+                                q.scales + row * blocks, q.scaled_sums + row * blocks,
+                                q.minus_sums + row * 2 * blocks);
+}
+
+static void run_node(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
+{
+    static void (*const ops[SERVERD_OP_COUNT])(const struct cpu_op_call *call, size_t first,
+                                               size_t n, uint32_t worker) = {
+        [SERVERD_OP_EMBED] = embed_rows,
+        [SERVERD_OP_RMS_NORM] = rms_norm_rows,
+        [SERVERD_OP_LAYER_NORM] = layer_norm_rows,
+        [SERVERD_OP_ROPE] = rope_rows,
+        [SERVERD_OP_POS_SCALE] = pos_scale_rows,
+        [SERVERD_OP_ADD] = add_rows,
+        [SERVERD_OP_SCALE] = scale_rows,
+        [SERVERD_OP_SOFTCAP] = softcap_rows,
+        [SERVERD_OP_ACT] = activate_rows,
+        [SERVERD_OP_GLU] = activate_rows,
+        [SERVERD_OP_SLICE] = slice_rows,
+        [SERVERD_OP_SELECT] = select_rows,
+        [SERVERD_OP_POOL] = pool_seqs,
+        [SERVERD_OP_L2] = l2_rows,
     };
-    if (ops[call->node->op].run) {
-        ops[call->node->op].run(call);
-        return;
+    ops[call->node->op](call, first, n, worker);
+}
+
+struct rows_job {
+    const struct cpu_step *step;
+    const struct cpu_phase *phase;
+};
+
+/* Rows that a thread takes through all actions before the next ones, so that they stay in its
+ * cache. */
+#define ROWS_AT_ONCE 8
+
+static void run_actions(const void *arg, size_t first, size_t n, uint32_t worker)
+{
+    const struct rows_job *job = arg;
+    const serverd_handle *handle = job->step->handle;
+    const struct cpu_action *actions = handle->actions + job->phase->first_action;
+    for (size_t row = first; row < first + n; row += ROWS_AT_ONCE) {
+        size_t count = min_size(ROWS_AT_ONCE, first + n - row);
+        for (uint32_t i = 0; i < job->phase->n_actions; i++) {
+            if (actions[i].kind == ACTION_QUANTISE) {
+                quantise_rows(job->step, actions[i].index, row, count);
+                continue;
+            }
+            const struct cpu_op_call call = {.step = job->step,
+                                             .node = &handle->graph->nodes[actions[i].index],
+                                             .node_index = actions[i].index};
+            if (actions[i].kind == ACTION_APPEND)
+                cpu_append_rows(&call, row, count);
+            else
+                run_node(&call, row, count, worker);
+        }
     }
-    const serverd_value *out = node_output(call->step->graph, call->node);
-    size_t n = cpu_value_rows(call->step, out);
-    cpu_split(call, n, max_size(1, GRAIN / value_width(out)), ops[call->node->op].rows);
+}
+
+/* Elements of all actions that are worth a hand-out to another thread. */
+#define GRAIN 16384
+
+static size_t elements_of(const struct cpu_step *step, const struct cpu_phase *phase)
+{
+    const serverd_graph *graph = step->graph;
+    size_t n = 1;
+    for (uint32_t i = 0; i < phase->n_actions; i++) {
+        const struct cpu_action *action = &step->handle->actions[phase->first_action + i];
+        n += action->kind == ACTION_QUANTISE
+                 ? value_width(&graph->values[action->index])
+                 : value_width(node_output(graph, &graph->nodes[action->index]));
+    }
+    return n;
+}
+
+void cpu_run_rows(const struct cpu_step *step, const struct cpu_phase *phase)
+{
+    struct rows_job job = {.step = step, .phase = phase};
+    cpu_split(step, cpu_rows_of(step, phase->rows), max_size(1, GRAIN / elements_of(step, phase)),
+              run_actions, &job);
 }

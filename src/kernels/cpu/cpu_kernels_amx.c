@@ -1,0 +1,5 @@
+#define LEVEL amx
+#define LEVEL_HAS_AMX
+#include "kernels/cpu/simd_avx512.h"
+
+#include "kernels/cpu/cpu_kernels_template.h"

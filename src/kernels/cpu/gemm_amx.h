@@ -1,0 +1,135 @@
+/* Many rows with the tile unit: 16 (or 8) rows x 16 columns x one group of k a tile operation, and
+ * the scales in vector registers. */
+
+/* Tiles 0..3: sums; 4, 5: rows; 6, 7: columns. */
+struct tile_shape {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+INLINE int tile_rows(size_t n_rows)
+{
+    return n_rows <= 8 ? 8 : 16;
+}
+
+INLINE void gemm_begin(struct form_constants f, size_t n_rows)
+{
+    struct tile_shape shape = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        shape.rows[t] = (uint8_t)(t < 6 ? tile_rows(n_rows) : f.group / 2);
+        shape.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? 2 * f.group : 64);
+    }
+    _tile_loadconfig(&shape);
+}
+
+INLINE void gemm_end(void)
+{
+    _tile_release();
+}
+
+/* Weights are unsigned where there is a minimum, signed elsewhere. */
+#define TILE_MULTIPLY(sum, row_tile, column_tile)                                                  \
+    do {                                                                                           \
+        if (f.has_min)                                                                             \
+            _tile_dpbsud(sum, row_tile, column_tile);                                              \
+        else                                                                                       \
+            _tile_dpbssd(sum, row_tile, column_tile);                                              \
+    } while (0)
+
+/* The dot products of group g in tile `sum`; those of the high bytes of 8-bit codes go to memory
+ * at once. */
+#define TILE_STEP(sum, row_tile, column_tile, g)                                                   \
+    do {                                                                                           \
+        const uint8_t *tile = panel->codes + (g) * ((size_t)f.group * panel_block_bytes(f) / 32);  \
+        _tile_loadd(row_tile, a + (g) * (size_t)f.group * 2, n_blocks * 64);                       \
+        _tile_loadd(column_tile, tile, 64);                                                        \
+        _tile_zero(sum);                                                                           \
+        TILE_MULTIPLY(sum, row_tile, column_tile);                                                 \
+        if (f.zero == 128) {                                                                       \
+            _tile_stored(sum, dots[sum][1], 64);                                                   \
+            _tile_zero(sum);                                                                       \
+        }                                                                                          \
+        if (has_second_tile(f)) {                                                                  \
+            _tile_loadd(column_tile, tile + 32 * (size_t)f.group, 64);                             \
+            TILE_MULTIPLY(sum, row_tile, column_tile);                                             \
+        }                                                                                          \
+    } while (0)
+
+INLINE void add_group(const struct gemm_block *gemm, struct form_constants f,
+                      const struct panel *panel, int rows, size_t row, size_t group,
+                      const int32_t (*dots)[16][16], fvec *acc)
+{
+    const struct cpu_rows *x = gemm->call->x;
+    size_t n_blocks = gemm->call->k / PACKED_BLOCK, groups = 32 / (size_t)f.group;
+    fvec scales = f_load(panel->scales + group * PACKED_COLUMNS), minima = scales;
+    if (f.has_min)
+        minima = f_load(panel->minima + group * PACKED_COLUMNS);
+    group += gemm->first_block * groups;
+    const float *row_scales = x->scales + row * n_blocks + group / groups;
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        ivec dot = b_load(dots[0][r]);
+        if (f.zero == 128)
+            dot = i_add(i_shift_left(b_load(dots[1][r]), CPU_HIGH_BITS), dot);
+        acc[r] =
+            f_fma(f_of_i(dot), f_mul(scales, f_splat(row_scales[(size_t)r * n_blocks])), acc[r]);
+        if (f.has_min)
+            acc[r] =
+                f_fma(minima, f_splat(scaled_sum(f, x, row + (size_t)r, n_blocks, group)), acc[r]);
+    }
+}
+
+/* The tile unit works two groups ahead of the vector registers. Tile numbers are literals. */
+#define GEMM_STEP(step, next_sum, stored_sum, row_tile, column_tile)                               \
+    do {                                                                                           \
+        if (g + (step) + 2 < n_groups)                                                             \
+            TILE_STEP(next_sum, row_tile, column_tile, g + (step) + 2);                            \
+        if (g + (step) + 1 < n_groups)                                                             \
+            _tile_stored(stored_sum, dots[stored_sum][0], 64);                                     \
+        if (g + (step) < n_groups)                                                                 \
+            add_group(gemm, f, panel, rows, row, g + (step), dots[step], acc);                     \
+    } while (0)
+
+/* Rows past the last one are computed from what lies in the padding. */
+INLINE void gemm_tile(const struct gemm_block *gemm, struct form_constants f,
+                      const struct panel *panel, int rows, size_t row, float *sums)
+{
+    _Alignas(64) int32_t dots[4][2][16][16];
+    size_t n_blocks = gemm->call->k / PACKED_BLOCK;
+    size_t n_groups = gemm->n_blocks * 32 / (size_t)f.group;
+    const int8_t *a = gemm->call->x->codes + (row * n_blocks + gemm->first_block) * 64;
+    fvec acc[16];
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        acc[r] = gemm->first_block == 0 ? f_splat(0.0f)
+                                        : f_load(sums + r * (int)(GEMM_PANELS * PACKED_COLUMNS));
+    TILE_STEP(0, 4, 6, 0);
+    if (n_groups > 1)
+        TILE_STEP(1, 5, 7, 1);
+    _tile_stored(0, dots[0][0], 64);
+    for (size_t g = 0; g < n_groups; g += 4) {
+        GEMM_STEP(0, 2, 1, 4, 6);
+        GEMM_STEP(1, 3, 2, 5, 7);
+        GEMM_STEP(2, 0, 3, 4, 6);
+        GEMM_STEP(3, 1, 0, 5, 7);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        f_store(sums + r * (int)(GEMM_PANELS * PACKED_COLUMNS), acc[r]);
+}
+
+/* All rows over the panels of `columns` column blocks. */
+INLINE void gemm_rows(const struct gemm_block *gemm, struct form_constants f, size_t columns,
+                      size_t first_row, size_t n_rows, struct gemm_scratch *s)
+{
+    if (gemm->call->n_rows <= 8) {
+        for (size_t c = 0; c < columns; c++)
+            gemm_tile(gemm, f, &s->panels[c], 8, first_row, &s->sums[0][c * PACKED_COLUMNS]);
+        return;
+    }
+    for (size_t row = 0; row < n_rows; row += 16)
+        for (size_t c = 0; c < columns; c++)
+            gemm_tile(gemm, f, &s->panels[c], 16, first_row + row,
+                      &s->sums[row][c * PACKED_COLUMNS]);
+}

@@ -1,0 +1,345 @@
+/* Cutting a graph into phases, and giving every activation a place that it keeps from the phase
+ * that writes it to the last one that reads it. */
+#include "base/error.h"
+#include "base/numeric.h"
+#include "kernels/cpu/cpu_internal.h"
+#include "program/op.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIGN_FLOATS 16 /* 64 bytes */
+
+struct planner {
+    serverd_handle *handle;
+    const serverd_graph *graph;
+    bool *is_done;     /* [n_nodes] */
+    uint32_t *made_in; /* [n_values] phase; UINT32_MAX: not yet */
+    bool *is_appended; /* [n_nodes] of attention: keys and values are in their pages */
+};
+
+static uint32_t kind_of(const serverd_node *node)
+{
+    if (node->op == SERVERD_OP_LINEAR)
+        return PHASE_LINEAR;
+    return node->op == SERVERD_OP_ATTN ? PHASE_ATTENTION : PHASE_ROWS;
+}
+
+static uint32_t output_of(const serverd_graph *graph, const serverd_node *node)
+{
+    return graph->operands[node->first_operand + node->n_inputs];
+}
+
+static int64_t rows_kind(const serverd_graph *graph, const serverd_node *node)
+{
+    return graph->values[output_of(graph, node)].dims[0];
+}
+
+/* SELECT and POOL read other rows than their own, so what they read must be of an earlier phase. */
+static bool reads_other_rows(const serverd_node *node)
+{
+    return node->op == SERVERD_OP_SELECT || node->op == SERVERD_OP_POOL;
+}
+
+static bool is_made(const struct planner *planner, uint32_t operand, bool in_earlier_phase)
+{
+    uint32_t value = planner->graph->operands[operand];
+    if (planner->graph->values[value].kind == SERVERD_VALUE_CONSTANT)
+        return true;
+    uint32_t phase = planner->made_in[value];
+    return phase != UINT32_MAX && !(in_earlier_phase && phase == planner->handle->n_phases);
+}
+
+static bool is_ready(const struct planner *planner, uint32_t n)
+{
+    const serverd_node *node = &planner->graph->nodes[n];
+    if (planner->is_done[n])
+        return false;
+    for (uint32_t i = 0; i < node->n_inputs; i++)
+        if (!is_made(planner, node->first_operand + i, reads_other_rows(node)))
+            return false;
+    return node->op != SERVERD_OP_ATTN || planner->is_appended[n];
+}
+
+/* Keys and values are appended as soon as they are there. */
+static bool can_append(const struct planner *planner, uint32_t n)
+{
+    const serverd_node *node = &planner->graph->nodes[n];
+    return node->op == SERVERD_OP_ATTN && !planner->is_appended[n] &&
+           is_made(planner, node->first_operand + 1, false) &&
+           is_made(planner, node->first_operand + 2, false);
+}
+
+static void add_action(struct planner *planner, struct cpu_phase *phase, uint32_t kind,
+                       uint32_t index)
+{
+    serverd_handle *handle = planner->handle;
+    handle->actions[handle->n_actions++] = (struct cpu_action){kind, index};
+    phase->n_actions++;
+}
+
+static bool wants_quantising(const struct planner *planner, uint32_t value)
+{
+    return planner->handle->quantised_at[value] != CPU_NOWHERE;
+}
+
+static void add_node(struct planner *planner, struct cpu_phase *phase, uint32_t n)
+{
+    uint32_t value = output_of(planner->graph, &planner->graph->nodes[n]);
+    add_action(planner, phase, ACTION_NODE, n);
+    planner->is_done[n] = true;
+    planner->made_in[value] = planner->handle->n_phases;
+    if (phase->kind == PHASE_ROWS && wants_quantising(planner, value))
+        add_action(planner, phase, ACTION_QUANTISE, value);
+}
+
+/* All that works row by row and can be done now, of one kind of rows. True: there was some. */
+static bool add_row_phase(struct planner *planner, const struct cpu_phase *last)
+{
+    serverd_handle *handle = planner->handle;
+    const serverd_graph *graph = planner->graph;
+    struct cpu_phase *phase = &handle->phases[handle->n_phases];
+    *phase = (struct cpu_phase){.kind = PHASE_ROWS, .first_action = handle->n_actions};
+    /* what linear layers and attention made and a linear layer reads next */
+    if (last && last->kind != PHASE_ROWS)
+        for (uint32_t i = 0; i < last->n_actions; i++) {
+            const serverd_node *node = &graph->nodes[handle->actions[last->first_action + i].index];
+            uint32_t value = output_of(graph, node);
+            if (!wants_quantising(planner, value) ||
+                (phase->rows && phase->rows != rows_kind(graph, node)))
+                continue;
+            phase->rows = rows_kind(graph, node);
+            add_action(planner, phase, ACTION_QUANTISE, value);
+        }
+    bool is_growing = true;
+    while (is_growing) {
+        is_growing = false;
+        for (uint32_t n = 0; n < graph->n_nodes; n++) {
+            const serverd_node *node = &graph->nodes[n];
+            if (can_append(planner, n) && (!phase->rows || phase->rows == SERVERD_DIM_ROWS)) {
+                phase->rows = SERVERD_DIM_ROWS;
+                add_action(planner, phase, ACTION_APPEND, n);
+                planner->is_appended[n] = true;
+                is_growing = true;
+            }
+            if (kind_of(node) != PHASE_ROWS || !is_ready(planner, n) ||
+                (phase->rows && phase->rows != rows_kind(graph, node)))
+                continue;
+            phase->rows = rows_kind(graph, node);
+            add_node(planner, phase, n);
+            is_growing = true;
+        }
+    }
+    return phase->n_actions > 0;
+}
+
+/* The first ready linear layer and all others with its input; or one attention. */
+static bool add_mixing_phase(struct planner *planner)
+{
+    serverd_handle *handle = planner->handle;
+    const serverd_graph *graph = planner->graph;
+    struct cpu_phase *phase = &handle->phases[handle->n_phases];
+    *phase = (struct cpu_phase){.kind = PHASE_LINEAR, .first_action = handle->n_actions};
+    uint32_t input = UINT32_MAX;
+    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        const serverd_node *node = &graph->nodes[n];
+        if (node->op != SERVERD_OP_LINEAR || !is_ready(planner, n))
+            continue;
+        if (input == UINT32_MAX)
+            input = graph->operands[node->first_operand];
+        if (graph->operands[node->first_operand] == input) {
+            phase->rows = rows_kind(graph, node);
+            add_node(planner, phase, n);
+        }
+    }
+    for (uint32_t n = 0; n < graph->n_nodes && phase->n_actions == 0; n++)
+        if (graph->nodes[n].op == SERVERD_OP_ATTN && is_ready(planner, n)) {
+            phase->kind = PHASE_ATTENTION;
+            phase->rows = SERVERD_DIM_ROWS;
+            add_node(planner, phase, n);
+        }
+    return phase->n_actions > 0;
+}
+
+static bool cut_into_phases(struct planner *planner)
+{
+    serverd_handle *handle = planner->handle;
+    const struct cpu_phase *last = NULL;
+    for (;;) {
+        bool has_rows = add_row_phase(planner, last);
+        if (has_rows)
+            last = &handle->phases[handle->n_phases++];
+        bool has_mixing = add_mixing_phase(planner);
+        if (has_mixing)
+            last = &handle->phases[handle->n_phases++];
+        if (!has_rows && !has_mixing)
+            break;
+    }
+    for (uint32_t n = 0; n < planner->graph->n_nodes; n++)
+        if (!planner->is_done[n])
+            return false;
+    return true;
+}
+
+/* ---- places of activations ------------------------------------------------------------------- */
+
+/* A stretch of the block that values use one after the other. */
+struct place {
+    size_t offset, floats;
+    uint32_t free_from; /* phase from which on it may be used again */
+};
+
+struct placing {
+    struct place *places;
+    size_t n_places, total;
+};
+
+static size_t max_rows(const serverd_limits *limits, const serverd_value *value)
+{
+    size_t n = limits->max_rows;
+    if (value->dims[0] == SERVERD_DIM_SEQS)
+        n = limits->max_seqs;
+    else if (value->dims[0] == SERVERD_DIM_SELECTED)
+        n = limits->max_logit_rows;
+    return max_size(n, 1) + CPU_ROW_PADDING;
+}
+
+/* Codes, scales, scaled sums, sums: 20 floats for each 32 elements. */
+static bool quantised_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
+{
+    return size_mul(value_width(value) / 32 * 20, max_rows(limits, value), out) &&
+           size_align(*out, ALIGN_FLOATS, out);
+}
+
+static bool value_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
+{
+    return size_mul(value_width(value), max_rows(limits, value), out) &&
+           size_align(*out, ALIGN_FLOATS, out);
+}
+
+/* The smallest place that is free and large enough, or a new one behind the others. */
+static bool take_place(struct placing *placing, uint32_t phase, uint32_t last_use, size_t floats,
+                       size_t *offset)
+{
+    struct place *best = NULL;
+    for (size_t i = 0; i < placing->n_places; i++) {
+        struct place *place = &placing->places[i];
+        if (place->free_from <= phase && place->floats >= floats &&
+            (!best || place->floats < best->floats))
+            best = place;
+    }
+    if (!best) {
+        best = &placing->places[placing->n_places++];
+        *best = (struct place){.offset = placing->total, .floats = floats};
+        if (!size_add(placing->total, floats, &placing->total))
+            return false;
+    }
+    best->free_from = last_use + 1;
+    *offset = best->offset;
+    return true;
+}
+
+/* The last phase that reads each value. An attention's keys and values are read where they are
+ * appended, which is before it. */
+static void find_last_uses(const serverd_handle *handle, uint32_t *last_use)
+{
+    const serverd_graph *graph = handle->graph;
+    for (uint32_t p = 0; p < handle->n_phases; p++)
+        for (uint32_t a = 0; a < handle->phases[p].n_actions; a++) {
+            const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
+            if (action->kind == ACTION_QUANTISE) {
+                last_use[action->index] = p;
+                continue;
+            }
+            const serverd_node *node = &graph->nodes[action->index];
+            for (uint32_t i = 0; i <= node->n_inputs; i++)
+                last_use[graph->operands[node->first_operand + i]] = p;
+        }
+}
+
+static bool place_value(serverd_handle *handle, struct placing *placing, uint32_t phase,
+                        uint32_t value, uint32_t last_use)
+{
+    const serverd_value *v = &handle->graph->values[value];
+    size_t floats;
+    if (value != handle->graph->output && /* that one lies at the caller's */
+        !(value_floats(&handle->limits, v, &floats) &&
+          take_place(placing, phase, last_use, floats, &handle->value_at[value])))
+        return false;
+    if (handle->quantised_at[value] == CPU_NOWHERE)
+        return true;
+    /* the phase behind may still have to quantise it */
+    return quantised_floats(&handle->limits, v, &floats) &&
+           take_place(placing, phase, last_use, floats, &handle->quantised_at[value]);
+}
+
+static serverd_status place_activations(serverd_handle *handle, serverd_error *err)
+{
+    const serverd_graph *graph = handle->graph;
+    struct placing placing = {
+        .places = calloc((size_t)max_size(graph->n_nodes, 1) * 2, sizeof(struct place))};
+    uint32_t *last_use = calloc(max_size(graph->n_values, 1), sizeof *last_use);
+    bool fits = placing.places && last_use;
+    if (fits)
+        find_last_uses(handle, last_use);
+    for (uint32_t p = 0; p < handle->n_phases && fits; p++)
+        for (uint32_t a = 0; a < handle->phases[p].n_actions && fits; a++) {
+            const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
+            if (action->kind != ACTION_NODE)
+                continue;
+            uint32_t value = output_of(graph, &graph->nodes[action->index]);
+            fits = place_value(handle, &placing, p, value, last_use[value]);
+        }
+    size_t bytes;
+    fits = fits && size_mul(max_size(placing.total, ALIGN_FLOATS), sizeof(float), &bytes) &&
+           (handle->activations = aligned_alloc(64, bytes));
+    free(placing.places);
+    free(last_use);
+    return fits ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu: no memory for activations");
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+/* Which values linear layers read as codes. */
+static void mark_quantised(serverd_handle *handle)
+{
+    const serverd_graph *graph = handle->graph;
+    for (uint32_t v = 0; v < graph->n_values; v++)
+        handle->quantised_at[v] = CPU_NOWHERE;
+    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        const serverd_node *node = &graph->nodes[n];
+        if (node->op == SERVERD_OP_LINEAR &&
+            !packed_is_float(packed_form(cpu_linear_weights(graph, node)->dtype)))
+            handle->quantised_at[graph->operands[node->first_operand]] = 0;
+    }
+}
+
+serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
+{
+    const serverd_graph *graph = handle->graph;
+    size_t nodes = max_size(graph->n_nodes, 1), values = max_size(graph->n_values, 1);
+    struct planner planner = {.handle = handle,
+                              .graph = graph,
+                              .is_done = calloc(nodes, sizeof(bool)),
+                              .is_appended = calloc(nodes, sizeof(bool)),
+                              .made_in = malloc(values * sizeof(uint32_t))};
+    /* a node, its quantising, its appending */
+    handle->actions = calloc(nodes * 3, sizeof *handle->actions);
+    handle->phases = calloc(nodes * 2 + 2, sizeof *handle->phases);
+    handle->value_at = calloc(values, sizeof *handle->value_at);
+    handle->quantised_at = calloc(values, sizeof *handle->quantised_at);
+    serverd_status status = SERVERD_OK;
+    if (!planner.is_done || !planner.is_appended || !planner.made_in || !handle->actions ||
+        !handle->phases || !handle->value_at || !handle->quantised_at) {
+        status = fail(err, SERVERD_NOMEM, "cpu: no memory for a plan of %u nodes", graph->n_nodes);
+    } else {
+        memset(planner.made_in, 0xff, values * sizeof(uint32_t));
+        mark_quantised(handle);
+        if (!cut_into_phases(&planner))
+            status = fail(err, SERVERD_INTERNAL, "cpu: the graph has nodes that never get ready");
+    }
+    free(planner.is_done);
+    free(planner.is_appended);
+    free(planner.made_in);
+    return status == SERVERD_OK ? place_activations(handle, err) : status;
+}
