@@ -7,9 +7,11 @@ import math
 import sys
 import urllib.request
 
+TOP = 20
+
 
 def score(url, ids, timeout=1200):
-    body = {"prompt": ids, "max_tokens": 0, "echo": True, "logprobs": 20, "return_tokens_as_token_ids": True,
+    body = {"prompt": ids, "max_tokens": 0, "echo": True, "logprobs": TOP, "return_tokens_as_token_ids": True,
             "temperature": 0}
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
@@ -30,7 +32,9 @@ def compare(url, reference):
     kl = same = 0.0
     for i in range(n):
         mine = tops[i + 1]
-        floor = min(mine.values())  # for a token outside our own top: it is at most this likely
+        # A token outside our own top is at most this likely. (The chosen token is listed even when
+        # it is less likely than the top.)
+        floor = sorted(mine.values())[-TOP]
         for token, lp in zip(reference["top_ids"][i], reference["top_logprobs"][i]):
             kl += math.exp(lp) * (lp - mine.get(token, floor))
         same += max(mine, key=lambda t: (mine[t], -t)) == reference["top_ids"][i][0]

@@ -19,7 +19,12 @@ def random_ids(oracle, n=40):
     return [int(i) for i in np.random.default_rng(5).integers(0, n_vocab, n)]
 
 
-def check_decoder(path, url):
+# Mean error of a log probability: attention with half numbers; that and activations in codes of 11
+# bits. (Random weights amplify both.)
+LIMITS = {"F32": 3e-3, "Q8_0": 4e-3}
+
+
+def check_decoder(path, url, limit):
     oracle = Oracle(path)
     ids = random_ids(oracle)
     expected = log_softmax(oracle.logits(ids))
@@ -29,14 +34,14 @@ def check_decoder(path, url):
         for token, lp in tops[i].items():
             assert lp == pytest.approx(expected[i - 1, token], abs=2e-2)
     error = np.mean([abs(chosen[i] - expected[i - 1, ids[i]]) for i in range(1, len(ids))])
-    assert error < 3e-3
+    assert error < limit
 
 
 @pytest.mark.parametrize("dtype", ["F32", "Q8_0"])
 @pytest.mark.parametrize("arch", DECODERS)
 def test_decoder_equals_the_oracle(start, tiny_model, arch, dtype):
     path = tiny_model(arch, dtype)
-    check_decoder(path, start(path).url)
+    check_decoder(path, start(path).url, LIMITS[dtype])
 
 
 @pytest.mark.parametrize("arch", DECODERS)
