@@ -4,9 +4,6 @@
 
 #include "tools/bench/options.h"
 
-extern const struct bench_command bench_model;
-
-/* Where the default model lies if --model-path is not given; false: it is not there. */
-bool bench_default_model(char *out, size_t n);
+extern const struct bench_command bench_model, bench_serve;
 
 #endif

@@ -10,7 +10,7 @@
 
 enum { EXIT_BENCH_GOOD = 0, EXIT_BENCH_FAILED = 1, EXIT_BENCH_USAGE = 2 };
 
-static const struct bench_command *const commands[] = {&bench_model};
+static const struct bench_command *const commands[] = {&bench_model, &bench_serve};
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -87,18 +87,4 @@ int main(int argc, char **argv)
         return puts("serverd-bench " PROJECT_VERSION) < 0 ? EXIT_BENCH_FAILED : EXIT_BENCH_GOOD;
     const struct bench_command *command = find_command(argv[1]);
     return command ? run_command(command, argc - 2, argv + 2) : EXIT_BENCH_USAGE;
-}
-
-bool bench_default_model(char *out, size_t n)
-{
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    const char *name = "serverd/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    if (cache && *cache)
-        (void)snprintf(out, n, "%s/%s", cache, name);
-    else
-        (void)snprintf(out, n, "%s/.cache/%s", home ? home : "/root", name);
-    FILE *file = fopen(out, "re");
-    if (file)
-        (void)fclose(file);
-    return file != NULL;
 }

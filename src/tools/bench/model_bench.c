@@ -10,7 +10,7 @@
 #include "tools/bench/model_driver.h"
 #include "tools/bench/report.h"
 
-#include <string.h>
+#include <stdlib.h>
 
 #define CALIBRATION_BYTES (512 * MIB)
 #define MAX_TESTS         (BENCH_LIST_MAX * BENCH_LIST_MAX * 2 + BENCH_LIST_MAX)
@@ -366,13 +366,28 @@ static serverd_status run_tests(struct run *run, const struct test *tests, uint3
     return status;
 }
 
+/* The model that serverd.sh fetches; false: it is not there. */
+static bool default_model(char *out, size_t n)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *name = "serverd/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    if (cache && *cache)
+        (void)snprintf(out, n, "%s/%s", cache, name);
+    else
+        (void)snprintf(out, n, "%s/.cache/%s", home ? home : "/root", name);
+    FILE *file = fopen(out, "re");
+    if (file)
+        (void)fclose(file);
+    return file != NULL;
+}
+
 static serverd_status bench_model_run(const void *values, serverd_error *err)
 {
     const struct model_options *options = values;
     struct run run = {.options = options};
     struct test tests[MAX_TESTS];
     char path[LIMIT_OPTION_BYTES];
-    if (!options->model_path && !bench_default_model(path, sizeof path))
+    if (!options->model_path && !default_model(path, sizeof path))
         return fail(err, SERVERD_INVALID, "--model-path: names the model, a GGUF file");
     uint32_t n_tests = list_tests(options, false, tests);
     if (n_tests == 0)

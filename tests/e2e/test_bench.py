@@ -1,0 +1,114 @@
+"""serverd-bench against the real binary: short runs, and what they write."""
+import json
+import subprocess
+
+import pytest
+
+from conftest import BUILD, clean_environment
+
+BENCH = BUILD / "src" / "tools" / "bench" / "serverd-bench"
+
+
+def run(*arguments, code=0):
+    done = subprocess.run([str(BENCH), *map(str, arguments)], capture_output=True, text=True, timeout=120,
+                          env=clean_environment())
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def null_server(tiny_model):
+    from conftest import Server
+    s = Server(tiny_model("llama"), "--device", "null", "--ctx-size", "4096")
+    yield s
+    assert s.stop() == 0, s.log
+
+
+@pytest.mark.parametrize("scenario, options, n", [
+    ("closed", ["-n", 5, "-c", 2], 5),
+    ("poisson", ["-n", 5, "--rate", 200], 5),
+    ("shared", ["-n", 4, "-c", 2], 4),
+    ("multiturn", ["-c", 2, "--turns", 2], 4),
+    ("fewshot", ["-c", 2, "--preambles", 2, "--questions", 2], 4),
+    ("closed", ["-n", 3, "--endpoint", "completions", "--max-tokens-max", 9], 3),
+])
+def test_serve_reports_every_request_and_a_summary(null_server, tmp_path, scenario, options, n):
+    jsonl, html = tmp_path / "out.jsonl", tmp_path / "out.html"
+    done = run("serve", scenario, "--url", null_server.url, "--prompt-words", 20, "--max-tokens", 6, "-o", jsonl,
+               "--html", html, *options)
+    lines = read_lines(jsonl)
+    requests, summary = lines[:-1], lines[-1]
+    assert [r["kind"] for r in requests] == ["request"] * n
+    assert sorted(r["index"] for r in requests) == list(range(n))
+    for r in requests:
+        assert r["error"] == "" and r["http_status"] == 200
+        assert 6 <= r["output_tokens"] <= 9 and r["prompt_tokens"] > 20 and r["finish"] == "length"
+        assert 0 < r["ttft_ms"] <= r["e2e_ms"]
+    assert summary["kind"] == "serve" and summary["scenario"] == scenario
+    assert summary["n"] == n and summary["errors"] == 0
+    assert summary["output_tokens"] == sum(r["output_tokens"] for r in requests)
+    assert summary["prompt_tokens"] == sum(r["prompt_tokens"] for r in requests)
+    assert summary["output_tok_s"] == pytest.approx(summary["output_tokens"] / summary["wall_s"], rel=1e-6)
+    for name in ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms"):
+        p = summary[name]
+        assert p["p50"] <= p["p90"] <= p["p99"] <= p["max"], name
+    assert "TTFT" in done.stdout and "goodput" in done.stdout
+    page = html.read_text()
+    assert page.startswith("<!doctype html>") and page.count("<svg") >= 3 and "http://www" not in page
+
+
+def test_the_same_seed_sends_the_same_prompts(null_server, tmp_path):
+    counts = []
+    for name in ("a", "b"):
+        run("serve", "--url", null_server.url, "-n", 4, "--prompt-words-max", 150, "--seed", 7, "-o", tmp_path / name)
+        counts.append([r["prompt_tokens"] for r in read_lines(tmp_path / name)[:-1]])
+    assert counts[0] == counts[1] and len(set(counts[0])) > 1
+
+
+def test_errors_are_counted_and_all_of_them_are_a_failure(null_server, tmp_path):
+    done = run("serve", "--url", null_server.url, "-n", 2, "--warmup", 0, "--prompt-words", 9000, "-o",
+               tmp_path / "out", code=1)
+    assert "every request failed" in done.stderr
+    lines = read_lines(tmp_path / "out")
+    assert lines[-1]["errors"] == 2 and lines[0]["http_status"] == 400 and "HTTP 400" in lines[0]["error"]
+
+
+def test_keys_are_sent_and_not_shown(tiny_model, start, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("# a comment\nsecret-key-1\n")
+    server = start(tiny_model("llama"), "--device", "null", "--api-key-file", keys, wait_ready=False)
+    server.wait_ready()
+    done = run("serve", "--url", server.url, "-n", 1, "--api-key-file", keys, "-o", tmp_path / "out", "--html",
+               tmp_path / "page")
+    for text in (done.stdout, (tmp_path / "out").read_text(), (tmp_path / "page").read_text()):
+        assert "secret" not in text
+    assert "401" in run("serve", "--url", server.url, "-n", 1, code=1).stderr
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["serve", "--ulr", "x"], "did you mean --url"),
+    (["serve", "-s", "closd"], "did you mean closed"),
+    (["model", "-p", "many"], "--prompt"),
+    (["serv"], "did you mean serve"),
+    ([], "Usage"),
+])
+def test_bad_usage_ends_with_2(arguments, words):
+    assert words in run(*arguments, code=2).stderr
+
+
+def test_model_measures_and_names_its_limits(tiny_model, tmp_path):
+    done = run("model", tiny_model("llama"), "-p", 32, "-n", 4, "-d", "0,16", "-b", 2, "--batch-prompt", 16,
+               "--batch-gen", 2, "-r", 2, "-t", 1, "-o", tmp_path / "out")
+    lines = read_lines(tmp_path / "out")
+    assert [line["test"] for line in lines] == ["pp32", "tg4", "pp32 @ d16", "tg4 @ d16", "pp16 x 2", "tg2 x 2",
+                                                "pp16+tg2 x 2"]
+    for line in lines:
+        assert line["kind"] == "model" and line["threads"] == 1 and line["architecture"] == "llama"
+        assert 0 < line["tok_s"]["min"] <= line["tok_s"]["mean"] <= line["tok_s"]["max"] and line["tok_s"]["n"] == 2
+        assert line["limits_before"]["read_gbps"] > 0 and line["read_share"] > 0
+        assert line["body_macs"] == 61440
+    assert "limits, 1 threads" in done.stdout
