@@ -1,10 +1,11 @@
 """serverd-bench against the real binary: short runs, and what they write."""
 import json
+import socket
 import subprocess
 
 import pytest
 
-from conftest import BUILD, clean_environment
+from conftest import BINARY, BUILD, clean_environment
 
 BENCH = BUILD / "src" / "tools" / "bench" / "serverd-bench"
 
@@ -112,3 +113,33 @@ def test_model_measures_and_names_its_limits(tiny_model, tmp_path):
         assert line["limits_before"]["read_gbps"] > 0 and line["read_share"] > 0
         assert line["body_macs"] == 61440
     assert "limits, 1 threads" in done.stdout
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_compare_starts_both_servers_in_turn(tiny_model, tmp_path):
+    port = free_port()
+    command = f"{BINARY} -m '{tiny_model('llama')}' --device null --port {port} --max-running "
+    done = run("compare", "-a", command + "2", "-b", command + "4", "--url", f"http://127.0.0.1:{port}", "-R", 2, "-n", 4,
+               "-c", 2, "--max-tokens", 4, "-o", tmp_path / "out", "--logs", tmp_path / "log")
+    lines = read_lines(tmp_path / "out")
+    sides = [(line["round"], line["side"]) for line in lines if line["kind"] == "serve"]
+    assert sides == [(0, "a"), (0, "b"), (1, "b"), (1, "a")]
+    ratios = {line["metric"]: line for line in lines if line["kind"] == "compare"}
+    assert ratios["output tok/s"]["min"] <= ratios["output tok/s"]["ratio"] <= ratios["output tok/s"]["max"]
+    assert "2 rounds" in done.stdout
+    for side in "ab":
+        assert (tmp_path / f"log.{side}.log").read_text().count("ready") >= 2
+    with socket.socket() as s:  # both are gone
+        assert s.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_compare_says_that_a_server_does_not_start(tiny_model):
+    port = free_port()
+    done = run("compare", "-a", f"{BINARY} -m /no/such.gguf --port {port}", "-b", "true", "--url",
+               f"http://127.0.0.1:{port}", code=1)
+    assert "server a" in done.stderr and "ended before it was ready" in done.stderr

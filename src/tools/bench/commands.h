@@ -4,6 +4,6 @@
 
 #include "tools/bench/options.h"
 
-extern const struct bench_command bench_model, bench_serve;
+extern const struct bench_command bench_model, bench_serve, bench_compare;
 
 #endif
