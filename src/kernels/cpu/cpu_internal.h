@@ -143,7 +143,10 @@ static inline float *cpu_output(const struct cpu_op_call *call)
 typedef void (*cpu_run_fn)(const void *arg, size_t first, size_t n, uint32_t worker);
 void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn fn, const void *arg);
 
-/* plan.c */
+/* plan.c: the places for rows of a value, what lies behind the last one included; that its
+ * quantised form is fine (cpu_kernels.h) */
+size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value);
+bool cpu_is_fine(const serverd_value *value);
 serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c */
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,

@@ -8,6 +8,15 @@
 
 #define LANES 16
 
+/* Where a coarse code of a row stands (cpu_kernels.h), and from 16 codes to the next 16. */
+#ifdef LEVEL_HAS_AMX
+#define CPU_COARSE_AT   16
+#define CPU_COARSE_STEP 32
+#else
+#define CPU_COARSE_AT   0
+#define CPU_COARSE_STEP 16
+#endif
+
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t int_lanes __attribute__((vector_size(4 * LANES)));
 
@@ -194,9 +203,10 @@ static inline int_lanes max_lanes(int_lanes a, int_lanes b)
     return (mask & a) | (~mask & b);
 }
 
-/* Lanes n, n + 1, ... in front of the first ones. */
+/* The lanes from `n` on in front of the first ones. */
 #define TURN(v, n)                                                                                 \
-    __builtin_shuffle(v, (int_lanes){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + (n))
+    __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, \
+                            n + 10, n + 11, n + 12, n + 13, n + 14, n + 15)
 
 static inline int32_t greatest_lane(int_lanes v)
 {
@@ -214,46 +224,117 @@ static inline int32_t total_of_lanes(int_lanes v)
     return v[0] + v[1];
 }
 
-/* The scale of 32 numbers, and in `inverse` what they are multiplied with: 0 where all codes are
- * to be 0. Magnitudes compare like their bits; NaN is the greatest; below 1e-31 all is zero. */
-static inline float scale_of(lanes a, lanes b, float *inverse)
+/* The bits of the greatest magnitude of 32 numbers: magnitudes compare like their bits, and NaN is
+ * the greatest. */
+static inline uint32_t greatest_magnitude(const float *x)
 {
-    int_lanes magnitudes = max_lanes((int_lanes)a & 0x7fffffff, (int_lanes)b & 0x7fffffff);
-    uint32_t most = (uint32_t)greatest_lane(magnitudes);
+    int_lanes a = (int_lanes)load(x) & 0x7fffffff, b = (int_lanes)load(x + 16) & 0x7fffffff;
+    return (uint32_t)greatest_lane(max_lanes(a, b));
+}
+
+#define INFINITE_BITS 0x7f800000u
+
+/* Takes the greatest number of `n_blocks` blocks of 32 out of them; `most` has the greatest
+ * magnitude of each. */
+static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_t *most)
+{
+    size_t best = 0;
+    for (size_t block = 1; block < n_blocks; block++)
+        if (most[block] < INFINITE_BITS && (most[block] > most[best] || most[best] >= INFINITE_BITS))
+            best = block;
+    struct cpu_outlier outlier = {.index = (uint32_t)best * 32};
+    if (most[best] >= INFINITE_BITS)
+        return outlier;
+    float *block = x + best * 32;
+    uint32_t i = 0;
+    while ((f32_bits(block[i]) & 0x7fffffffu) != most[best])
+        i++;
+    outlier.index += i;
+    outlier.value = block[i];
+    block[i] = 0.0f;
+    most[best] = greatest_magnitude(block);
+    return outlier;
+}
+
+/* The scale of a block, and in `inverse` what its numbers are multiplied with: 0 where all codes
+ * are to be 0. Below 1e-31 all is zero. */
+static inline float scale_of(uint32_t most, int code_max, float *inverse)
+{
     *inverse = 0.0f;
-    if (most >= 0x7f800000u)
+    if (most >= INFINITE_BITS)
         return NAN;
     if (most < 0x0c000000u)
         return 0.0f;
-    float scale = f32_from_bits(most) / (float)CPU_CODE_MAX;
+    float scale = f32_from_bits(most) / (float)code_max;
     *inverse = 1.0f / scale;
     return scale;
 }
 
-static void quantise(const float *x, size_t k, int8_t *codes, float *scales, float *scaled_sums,
-                     int32_t *minus_sums)
+/* 16 codes; returns minus their sum. */
+static inline int32_t put_codes(const float *x, float inverse, bool is_fine, int8_t *to)
 {
     const lanes magic = splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
-    for (size_t block = 0; block < k / 32; block++) {
-        lanes halves[2] = {load(x + 32 * block), load(x + 32 * block + 16)};
-        float inverse, scale = scale_of(halves[0], halves[1], &inverse);
-        int32_t keep = inverse == 0.0f ? 0 : -1;
-        for (size_t half = 0; half < 2; half++, codes += 32) {
-            int_lanes code = (int_lanes)(halves[half] * inverse + magic) - (int_lanes)magic;
-            code &= keep;
-            int_lanes high = (code + CPU_HIGH_UNIT / 2) >> CPU_HIGH_BITS;
-            byte_lanes high_bytes = __builtin_convertvector(high, byte_lanes);
-            byte_lanes low_bytes = __builtin_convertvector(code - CPU_HIGH_UNIT * high, byte_lanes);
-            memcpy(codes, &high_bytes, sizeof high_bytes);
-            memcpy(codes + 16, &low_bytes, sizeof low_bytes);
-            minus_sums[2 * block + half] = -total_of_lanes(code);
+    int_lanes code = (int_lanes)(load(x) * inverse + magic) - (int_lanes)magic;
+    if (inverse == 0.0f)
+        code = (int_lanes){0};
+    int_lanes high = {0}, low = code;
+    if (is_fine) {
+        high = (code + CPU_HIGH_UNIT / 2) >> CPU_HIGH_BITS;
+        low = code - CPU_HIGH_UNIT * high;
+    }
+    byte_lanes low_bytes = __builtin_convertvector(low, byte_lanes);
+    if (is_fine || CPU_COARSE_STEP == 32) {
+        byte_lanes high_bytes = __builtin_convertvector(high, byte_lanes);
+        memcpy(to, &high_bytes, sizeof high_bytes);
+        memcpy(to + 16, &low_bytes, sizeof low_bytes);
+    } else {
+        memcpy(to, &low_bytes, sizeof low_bytes);
+    }
+    return -total_of_lanes(code);
+}
+
+/* `n` elements at x, which are changed. */
+static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_span *out)
+{
+    uint32_t most[CPU_SPAN_BLOCKS];
+    for (size_t block = 0; block < n / 32; block++)
+        most[block] = greatest_magnitude(x + 32 * block);
+    for (size_t o = 0; o * CPU_OUTLIER_SPAN < n && !is_fine; o++) {
+        size_t first = o * CPU_OUTLIER_SPAN, left = n - first;
+        struct cpu_outlier outlier =
+            take_outlier(x + first, (left < CPU_OUTLIER_SPAN ? left : CPU_OUTLIER_SPAN) / 32,
+                         most + first / 32);
+        outlier.index += (uint32_t)first;
+        out->outliers[o] = outlier;
+    }
+    int8_t *codes = out->codes;
+    for (size_t block = 0; block < n / 32; block++) {
+        float inverse;
+        out->scales[block] = scale_of(
+            most[block], is_fine ? CPU_FINE_CODE_MAX : CPU_COARSE_CODE_MAX, &inverse);
+        for (size_t half = 2 * block; half < 2 * block + 2; half++) {
+            out->minus_half_sums[half] = put_codes(x + 16 * half, inverse, is_fine, codes);
+            codes += is_fine ? 32 : CPU_COARSE_STEP;
         }
-        scales[block] = scale;
-        scaled_sums[block] = scale * (float)-(minus_sums[2 * block] + minus_sums[2 * block + 1]);
+        int32_t minus_sum = out->minus_half_sums[2 * block] + out->minus_half_sums[2 * block + 1];
+        out->minus_sums[block] = minus_sum;
+        out->scaled_sums[block] = out->scales[block] * (float)-minus_sum;
     }
 }
 
 #include "kernels/cpu/linear_template.h"
+
+static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_t row)
+{
+    const struct row_layout layout = row_layout(out->is_fine);
+    for (size_t s = 0; s < cpu_n_spans(k); s++) {
+        float part[CPU_SPAN];
+        size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
+        memcpy(part, x + s * CPU_SPAN, n * sizeof *part);
+        char *to = out->spans + (s * out->n_max + row) * layout.bytes;
+        quantise_span(part, n, out->is_fine, (struct cpu_span *)(void *)to);
+    }
+}
 
 #include "kernels/cpu/attention_template.h"
 
@@ -266,6 +347,7 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
     .linear = linear,
     .linear_scratch = linear_scratch,
+    .span_bytes = span_bytes,
     .quantise = quantise,
     .attend = attend,
     .attention_scratch = attention_scratch,

@@ -132,22 +132,12 @@ float *cpu_value(const struct cpu_step *step, uint32_t value)
                                         : step->handle->activations + step->handle->value_at[value];
 }
 
-/* Arrays for as many rows as were promised and the padding behind them. */
 struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value)
 {
     const serverd_value *v = &handle->graph->values[value];
-    size_t rows = handle->limits.max_rows, blocks = value_width(v) / 32;
-    if (v->dims[0] == SERVERD_DIM_SEQS)
-        rows = handle->limits.max_seqs;
-    else if (v->dims[0] == SERVERD_DIM_SELECTED)
-        rows = handle->limits.max_logit_rows;
-    rows = max_size(rows, 1) + CPU_ROW_PADDING;
-    float *at = handle->activations + handle->quantised_at[value];
-    struct cpu_rows q = {.codes = (int8_t *)at};
-    q.scales = at + rows * blocks * 16;
-    q.scaled_sums = q.scales + rows * blocks;
-    q.minus_sums = (int32_t *)(void *)(q.scaled_sums + rows * blocks);
-    return q;
+    return (struct cpu_rows){.spans = (char *)(handle->activations + handle->quantised_at[value]),
+                             .n_max = cpu_max_rows(&handle->limits, v),
+                             .is_fine = cpu_is_fine(v)};
 }
 
 void *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker)

@@ -1,9 +1,11 @@
 /* y = x W^T + b over packed weights (packed.h). Included once by each cpu_kernels_LEVEL.c behind
  * the level's simd header.
  *
- * An output is one lane: over ascending groups of k, with the group's integer dot product i,
+ * An output is one lane. For each span of 256 k, over its groups in ascending order with the
+ * group's integer dot product i, and then over its outliers,
  *
  *   acc = fma(i, weight scale * row scale, acc);  acc = fma(minimum, row scale * row sum, acc)
+ *   acc = fma(outlier, weight, acc)
  *
  * whatever the number of rows, the tile or the level, so all paths give the same bits. Few rows
  * take the codes apart in registers; many rows share a *panel*: the codes of a column block as
@@ -57,6 +59,29 @@ INLINE void load_quads(struct form_constants f, const int8_t *table, const uint8
         quads[q] = b_or(quads[q], b_shift_and(b_load(block + 256 + q / 4 * 64), q % 4 * 2 - 4, 48));
 }
 
+/* The bits from `shift` on of each 32-bit word at p. */
+INLINE ivec field(const uint8_t *p, int shift, int mask)
+{
+    return i_and(i_shift_right(i_load(p), shift), mask);
+}
+
+/* The codes of element i of a block, unsigned. */
+INLINE ivec element_codes(struct form_constants f, const int8_t *table, const uint8_t *block, int i)
+{
+    int q = i / 4, j = i % 4;
+    if (f.codes == CODES_8BIT)
+        return field(block + 64 * q, 8 * j, 255);
+    ivec code = field(block + 64 * (q % 4), 8 * j + q / 4 * 4, 15);
+    if (f.codes == CODES_TABLE)
+        return i_add(i_lookup(table, code), i_splat(f.zero));
+    if (f.codes == CODES_5BIT)
+        return i_add(code, i_shift_left(field(block + 256, 8 * j + q, 1), 4));
+    if (f.codes == CODES_6BIT)
+        return i_add(
+            code, i_shift_left(field(block + 256 + q / 4 * 64, 8 * j + 2 * (q % 4), 3), 4));
+    return code;
+}
+
 /* Scales, or minima, of group g of a unit. */
 INLINE fvec group_scales(struct form_constants f, const uint8_t *unit, int g, int minima)
 {
@@ -70,87 +95,166 @@ INLINE fvec group_scales(struct form_constants f, const uint8_t *unit, int g, in
     return f_mul(f_load_f16(d), f_load_i8(sub));
 }
 
-/* Where the high bytes of quad q of a row are; the low ones stand 16 further. */
-INLINE const int8_t *quad_codes(const int8_t *row, size_t q)
+/* What is added to code * scale: the minimum, or minus the zero point. */
+INLINE fvec offset_of(int has_min, int zero, fvec scales, fvec minima)
 {
-    return row + q / 4 * 32 + q % 4 * 4;
+    return has_min ? minima : f_mul(scales, f_splat((float)-zero));
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+/* Rows of codes in one or two bytes (cpu_kernels.h). */
+struct row_layout {
+    size_t bytes; /* of a span */
+    int n_passes; /* bytes of a code that are multiplied */
+    int first;    /* where the first of them is */
+    int step;     /* from 16 codes to the next 16 */
+};
+
+INLINE struct row_layout row_layout(int is_fine)
+{
+    if (is_fine)
+        return (struct row_layout){CPU_SPAN_BYTES(2), 2, 0, 32};
+    return (struct row_layout){CPU_SPAN_BYTES(CPU_COARSE_STEP / 16), 1, CPU_COARSE_AT,
+                               CPU_COARSE_STEP};
+}
+
+static size_t span_bytes(bool is_fine)
+{
+    return row_layout(is_fine).bytes;
+}
+
+INLINE const struct cpu_span *row_span(const char *spans, struct row_layout layout, int r)
+{
+    return (const struct cpu_span *)(const void *)(spans + (size_t)r * layout.bytes);
+}
+
+/* The spans of rows from `row` on. */
+INLINE const char *spans_at(const struct cpu_rows *x, struct row_layout layout, size_t span,
+                            size_t row)
+{
+    return x->spans + (span * x->n_max + row) * layout.bytes;
+}
+
+/* Where quad q of a span is; its second byte stands 16 further. */
+INLINE const int8_t *quad_codes(struct row_layout layout, const struct cpu_span *span, size_t q)
+{
+    return span->codes + layout.first + q / 4 * (size_t)layout.step + q % 4 * 4;
 }
 
 /* The sum of a group's codes with its sign turned. */
-INLINE int32_t minus_sum(struct form_constants f, const struct cpu_rows *x, size_t row,
-                         size_t n_blocks, size_t group)
+INLINE const int32_t *minus_sum(int group_k, const struct cpu_span *span, size_t group)
 {
-    const int32_t *sums = x->minus_sums + row * 2 * n_blocks;
-    return f.group == 32 ? sums[2 * group] + sums[2 * group + 1] : sums[group];
-}
-
-/* Where a dot product begins: minus the zero point times the sum of the codes, divided by the
- * unit of the high bytes, which come first. */
-INLINE ivec first_dot(struct form_constants f, const struct cpu_rows *x, size_t row,
-                      size_t n_blocks, size_t group)
-{
-    if (f.zero == 0)
-        return i_splat(0);
-    ivec sum = i_splat(minus_sum(f, x, row, n_blocks, group));
-    return f.zero == CPU_HIGH_UNIT ? sum : i_shift_left(sum, __builtin_ctz(f.zero) - CPU_HIGH_BITS);
+    return group_k == 32 ? &span->minus_sums[group] : &span->minus_half_sums[group];
 }
 
 /* Row scale * sum of a group's codes. */
-INLINE float scaled_sum(struct form_constants f, const struct cpu_rows *x, size_t row,
-                        size_t n_blocks, size_t group)
+INLINE float scaled_sum(int group_k, const struct cpu_span *span, size_t group)
 {
-    if (f.group == 32)
-        return x->scaled_sums[row * n_blocks + group];
-    return x->scales[row * n_blocks + group / 2] *
-           (float)-x->minus_sums[row * 2 * n_blocks + group];
+    if (group_k == 32)
+        return span->scaled_sums[group];
+    return span->scales[group / 2] * (float)-span->minus_half_sums[group];
 }
 
 /* ---- few rows -------------------------------------------------------------------------------- */
 
-/* `m` rows times one column block. */
-INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int m, size_t row,
+/* Adds the outliers of a span. */
+INLINE void add_few_outliers(const struct cpu_linear *call, struct form_constants f, int m,
+                             const uint8_t *unit, size_t n_blocks, const char *spans,
+                             struct row_layout layout, fvec *acc)
+{
+    const struct packed_form *form = call->form;
+    size_t n = (n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
+    for (size_t o = 0; o < n; o++)
+        UNROLL
+    for (int r = 0; r < m; r++) {
+        struct cpu_outlier outlier = row_span(spans, layout, r)->outliers[o];
+        size_t block = outlier.index / PACKED_BLOCK;
+        int i = (int)(outlier.index % PACKED_BLOCK), g = i / f.group;
+        const uint8_t *scales_at = unit, *codes = unit + form->header_bytes;
+        if (f.scales == SCALES_SUPER) {
+            codes += block * form->block_bytes;
+            g += (int)block * (32 / f.group);
+        } else {
+            scales_at += block * form->unit_bytes;
+            codes += block * form->unit_bytes;
+        }
+        fvec scales = group_scales(f, scales_at, g, 0), minima = scales;
+        if (f.has_min)
+            minima = group_scales(f, scales_at, g, 1);
+        fvec w = f_fma(f_of_i(element_codes(f, form->table, codes, i)), scales,
+                       offset_of(f.has_min, f.zero, scales, minima));
+        acc[r] = f_fma(f_splat(outlier.value), w, acc[r]);
+    }
+}
+
+/* One block of k of the first `m` rows. */
+INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants f, int m,
+                           const uint8_t *unit, int i, size_t block, const char *spans,
+                           struct row_layout layout, fvec *acc)
+{
+    const struct packed_form *form = call->form;
+    const int groups = 32 / f.group;
+    const uint8_t *codes = unit + form->header_bytes + (size_t)i * form->block_bytes;
+    for (size_t at = 0; at < form->block_bytes + 63; at += 64)
+        __builtin_prefetch(codes + PREFETCH_BYTES + at, 0, 3);
+    bvec quads[8];
+    load_quads(f, form->table, codes, quads);
+    UNROLL
+    for (int g = 0; g < groups; g++) {
+        fvec scales = group_scales(f, unit, i * groups + g, 0), minima = {0};
+        if (f.has_min)
+            minima = group_scales(f, unit, i * groups + g, 1);
+        size_t group = block * (size_t)groups + (size_t)g;
+        UNROLL
+        for (int r = 0; r < m; r++) {
+            const struct cpu_span *span = row_span(spans, layout, r);
+            ivec dot = i_splat(0);
+            int low = 0;
+            if (layout.n_passes == 2) {
+                UNROLL
+                for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
+                    dot = i_dot(dot, quads[q], quad_codes(layout, span, block * 8 + (size_t)q),
+                                f.zero == 128);
+                dot = i_shift_left(dot, CPU_HIGH_BITS);
+                low = 16;
+            }
+            if (f.zero)
+                dot = i_add(dot, i_splat(f.zero * *minus_sum(f.group, span, group)));
+            UNROLL
+            for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
+                dot = i_dot(dot, quads[q], quad_codes(layout, span, block * 8 + (size_t)q) + low,
+                            f.zero == 128);
+            acc[r] = f_fma(f_of_i(dot), f_mul(scales, f_splat(span->scales[block])), acc[r]);
+            if (f.has_min)
+                acc[r] = f_fma(minima, f_splat(scaled_sum(f.group, span, group)), acc[r]);
+        }
+    }
+}
+
+/* The first `m` rows times one column block. */
+INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int m,
                      const uint8_t *unit, fvec *acc)
 {
     const struct packed_form *form = call->form;
-    const struct cpu_rows *x = call->x;
-    size_t n_blocks = call->k / PACKED_BLOCK, blocks_per_unit = form->unit_k / PACKED_BLOCK;
-    int groups = 32 / f.group;
+    const struct row_layout layout = row_layout(call->x->is_fine);
     UNROLL
     for (int r = 0; r < m; r++)
         acc[r] = f_splat(0.0f);
-    for (size_t block = 0; block < n_blocks; unit += form->unit_bytes)
-        for (size_t i = 0; i < blocks_per_unit; i++, block++) {
-            const uint8_t *codes = unit + form->header_bytes + i * form->block_bytes;
-            for (size_t at = 0; at < form->block_bytes + 63; at += 64)
-                __builtin_prefetch(codes + PREFETCH_BYTES + at, 0, 3);
-            bvec quads[8];
-            load_quads(f, form->table, codes, quads);
-            UNROLL
-            for (int g = 0; g < groups; g++) {
-                fvec scales = group_scales(f, unit, (int)i * groups + g, 0), minima = {0};
-                if (f.has_min)
-                    minima = group_scales(f, unit, (int)i * groups + g, 1);
-                UNROLL
-                for (int r = 0; r < m; r++) {
-                    const int8_t *a = x->codes + ((row + (size_t)r) * call->k + block * 32) * 2;
-                    size_t at = (row + (size_t)r) * n_blocks + block;
-                    size_t group = block * (size_t)groups + (size_t)g;
-                    ivec dot = first_dot(f, x, row + (size_t)r, n_blocks, group);
-                    UNROLL
-                    for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
-                        dot = i_dot(dot, quads[q], quad_codes(a, (size_t)q), f.zero == 128);
-                    dot = i_shift_left(dot, CPU_HIGH_BITS);
-                    UNROLL
-                    for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
-                        dot = i_dot(dot, quads[q], quad_codes(a, (size_t)q) + 16, f.zero == 128);
-                    acc[r] = f_fma(f_of_i(dot), f_mul(scales, f_splat(x->scales[at])), acc[r]);
-                    if (f.has_min)
-                        acc[r] = f_fma(minima,
-                                       f_splat(scaled_sum(f, x, row + (size_t)r, n_blocks, group)),
-                                       acc[r]);
-                }
-            }
+    for (size_t s = 0; s < cpu_n_spans(call->k); s++) {
+        const char *spans = spans_at(call->x, layout, s, 0);
+        size_t n = min_size(CPU_SPAN_BLOCKS, call->k / PACKED_BLOCK - s * CPU_SPAN_BLOCKS);
+        for (size_t block = 0; block < n; block++) {
+            if (f.scales == SCALES_SUPER)
+                few_rows_block(call, f, m, unit, (int)block, block, spans, layout, acc);
+            else
+                few_rows_block(call, f, m, unit + block * form->unit_bytes, 0, block, spans, layout,
+                               acc);
         }
+        if (layout.n_passes == 1)
+            add_few_outliers(call, f, m, unit, n, spans, layout, acc);
+        unit += f.scales == SCALES_SUPER ? form->unit_bytes : n * form->unit_bytes;
+    }
 }
 
 /* Adds the bias and writes the columns that exist. */
@@ -176,13 +280,13 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
         const uint8_t *unit = call->weights + b * call->column_bytes;
         fvec acc[FEW_ROWS];
         if (FEW_ROWS == 1 || call->n_rows == 1)
-            few_rows(call, f, 1, 0, unit, acc);
+            few_rows(call, f, 1, unit, acc);
         else if (call->n_rows == 2)
-            few_rows(call, f, 2, 0, unit, acc);
+            few_rows(call, f, 2, unit, acc);
         else if (call->n_rows == 3)
-            few_rows(call, f, 3, 0, unit, acc);
+            few_rows(call, f, 3, unit, acc);
         else
-            few_rows(call, f, FEW_ROWS, 0, unit, acc);
+            few_rows(call, f, FEW_ROWS, unit, acc);
         for (size_t r = 0; r < call->n_rows; r++)
             put_row(call, r, (call->first_block + b) * PACKED_COLUMNS, acc[r]);
     }
@@ -190,8 +294,9 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
 
 /* ---- many rows -------------------------------------------------------------------------------
  *
- * A panel is taken apart for some column blocks and GEMM_BLOCKS blocks of k, and all rows run over
- * it, their sums resting in scratch memory from one panel to the next. */
+ * A panel is taken apart for some column blocks and one span of k, and all rows run over it, their
+ * sums resting in scratch memory from one panel to the next. What runs over panels knows only the
+ * kind of their groups, not the form that they came from. */
 
 #ifdef LEVEL_HAS_AMX
 #include "kernels/cpu/panel_amx.h"
@@ -213,14 +318,13 @@ INLINE void put_panel_block(struct form_constants f, const bvec *quads, uint8_t 
 }
 #endif
 
-#define GEMM_BLOCKS 8   /* one unit of 256, or eight of 32 */
 #define GEMM_PANELS 4   /* column blocks */
 #define GEMM_ROWS   256 /* whose sums are kept */
 
 struct panel {
-    _Alignas(64) uint8_t codes[GEMM_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
-    float scales[GEMM_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
-    float minima[GEMM_BLOCKS * 2 * PACKED_COLUMNS];
+    _Alignas(64) uint8_t codes[CPU_SPAN_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
+    float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
+    float minima[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];
 };
 
 struct gemm_scratch {
@@ -234,13 +338,13 @@ static size_t linear_scratch(size_t k)
     return sizeof(struct gemm_scratch);
 }
 
-/* `units` begins with block `first` of the column. */
+/* `units` begins with the span's first block. */
 INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, const uint8_t *unit,
                        size_t n_blocks, struct panel *panel)
 {
     const struct packed_form *form = call->form;
     size_t blocks_per_unit = form->unit_k / PACKED_BLOCK;
-    size_t ahead = GEMM_BLOCKS / blocks_per_unit * form->unit_bytes; /* the next panel */
+    size_t ahead = CPU_SPAN_BLOCKS / blocks_per_unit * form->unit_bytes; /* the next panel */
     int groups = 32 / f.group;
     for (size_t block = 0; block < n_blocks; unit += form->unit_bytes)
         for (size_t i = 0; i < blocks_per_unit; i++, block++) {
@@ -260,43 +364,87 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, c
         }
 }
 
-/* What the tiles of one panel share. */
-struct gemm_block {
+/* One span of k for some rows and column blocks. */
+struct gemm_span {
     const struct cpu_linear *call;
     size_t first_block, n_blocks; /* of k */
+};
+
+/* What a tile knows when it is compiled. */
+struct tile_kind {
+    int group, has_min, zero, is_fine;
 };
 
 #ifdef LEVEL_HAS_AMX
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-/* rows x columns sums, sums_stride apart. */
-INLINE void gemm_tile(const struct gemm_block *gemm, struct form_constants f,
-                      const struct panel *panels, int rows, int columns, size_t row, float *sums)
+INLINE ivec element_of_panel(const struct panel *panel, size_t block, size_t i)
 {
-    const struct cpu_linear *call = gemm->call;
-    const struct cpu_rows *x = call->x;
-    size_t n_blocks = call->k / PACKED_BLOCK;
-    int groups = 32 / f.group, quads = 8 / groups;
+    return field(panel->codes + block * PANEL_BLOCK_BYTES + i / 4 * 64, (int)(i % 4) * 8, 255);
+}
+
+INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
+                         const struct panel *panels, int rows, int columns, const char *x, fvec *acc)
+{
+    const struct row_layout layout = row_layout(0);
+    size_t n = (span->n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
+    for (size_t o = 0; o < n; o++)
+        UNROLL
+    for (int r = 0; r < rows; r++) {
+        struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
+        size_t i = outlier.index, at = i / (size_t)t.group * PACKED_COLUMNS;
+        UNROLL
+        for (int c = 0; c < columns; c++) {
+            fvec scales = f_load(panels[c].scales + at);
+            fvec offset = offset_of(t.has_min, t.zero, scales, f_load(panels[c].minima + at));
+            fvec w = f_fma(f_of_i(element_of_panel(&panels[c], i / 32, i % 32)), scales, offset);
+            fvec *sum = &acc[r * columns + c];
+            *sum = f_fma(f_splat(outlier.value), w, *sum);
+        }
+    }
+}
+
+/* Where the dot product of a group begins: minus the zero point times the sum of the codes, divided
+ * by the unit of the high bytes where those come first. */
+INLINE ivec first_dot(struct tile_kind t, const struct cpu_span *span, size_t group)
+{
+    if (t.zero == 0)
+        return i_splat(0);
+    ivec sum = i_splat(*minus_sum(t.group, span, group));
+    int shift = __builtin_ctz((unsigned)t.zero) - (t.is_fine ? CPU_HIGH_BITS : 0);
+    return shift ? i_shift_left(sum, shift) : sum;
+}
+
+/* rows x columns sums of the rows at x. */
+INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const struct panel *panels,
+                      int rows, int columns, const char *x, float *sums)
+{
+    const struct row_layout layout = row_layout(t.is_fine);
+    const int groups = 32 / t.group, quads = 8 / groups;
     fvec acc[TILE_ROWS * TILE_COLUMNS];
     UNROLL
     for (int r = 0; r < rows; r++)
         UNROLL
     for (int c = 0; c < columns; c++)
-        acc[r * columns + c] = gemm->first_block == 0
+        acc[r * columns + c] = span->first_block == 0
                                    ? f_splat(0.0f)
                                    : f_load(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS);
-    const int8_t *a = x->codes + (row * n_blocks + gemm->first_block) * 64;
-    size_t first_group = gemm->first_block * (size_t)groups;
-    for (size_t group = 0; group < gemm->n_blocks * (size_t)groups; group++) {
+    for (size_t group = 0; group < span->n_blocks * (size_t)groups; group++) {
         ivec dot[TILE_ROWS * TILE_COLUMNS];
         UNROLL
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows; r++) {
+            ivec first = first_dot(t, row_span(x, layout, r), group);
             UNROLL
-        for (int c = 0; c < columns; c++)
-            dot[r * columns + c] = first_dot(f, x, row + (size_t)r, n_blocks, first_group + group);
+            for (int c = 0; c < columns; c++)
+                dot[r * columns + c] = first;
+        }
         UNROLL
-        for (int low = 0; low < 2; low++) {
+        for (int pass = 0; pass < layout.n_passes; pass++) {
+            if (pass)
+                UNROLL
+            for (int i = 0; i < rows * columns; i++)
+                dot[i] = i_shift_left(dot[i], CPU_HIGH_BITS);
             UNROLL
             for (int q = 0; q < quads; q++) {
                 size_t quad = group * (size_t)quads + (size_t)q;
@@ -304,34 +452,29 @@ INLINE void gemm_tile(const struct gemm_block *gemm, struct form_constants f,
                 for (int r = 0; r < rows; r++)
                     UNROLL
                 for (int c = 0; c < columns; c++)
-                    dot[r * columns + c] = i_dot(
-                        dot[r * columns + c], b_load(panels[c].codes + quad * 64),
-                        quad_codes(a + (size_t)r * n_blocks * 64, quad) + 16 * low, f.zero == 128);
+                    dot[r * columns + c] =
+                        i_dot(dot[r * columns + c], b_load(panels[c].codes + quad * 64),
+                              quad_codes(layout, row_span(x, layout, r), quad) + 16 * pass,
+                              t.zero == 128);
             }
-            if (low)
-                break;
-            UNROLL
-            for (int i = 0; i < rows * columns; i++)
-                dot[i] = i_shift_left(dot[i], CPU_HIGH_BITS);
         }
         UNROLL
         for (int c = 0; c < columns; c++) {
             fvec scales = f_load(panels[c].scales + group * PACKED_COLUMNS);
             UNROLL
             for (int r = 0; r < rows; r++) {
-                size_t block =
-                    (row + (size_t)r) * n_blocks + (first_group + group) / (size_t)groups;
+                const struct cpu_span *row = row_span(x, layout, r);
+                float scale = row->scales[group / (size_t)groups];
                 fvec *sum = &acc[r * columns + c];
-                *sum = f_fma(f_of_i(dot[r * columns + c]), f_mul(scales, f_splat(x->scales[block])),
-                             *sum);
-                if (f.has_min)
-                    *sum = f_fma(
-                        f_load(panels[c].minima + group * PACKED_COLUMNS),
-                        f_splat(scaled_sum(f, x, row + (size_t)r, n_blocks, first_group + group)),
-                        *sum);
+                *sum = f_fma(f_of_i(dot[r * columns + c]), f_mul(scales, f_splat(scale)), *sum);
+                if (t.has_min)
+                    *sum = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS),
+                                 f_splat(scaled_sum(t.group, row, group)), *sum);
             }
         }
     }
+    if (!t.is_fine)
+        add_outliers(span, t, panels, rows, columns, x, acc);
     UNROLL
     for (int r = 0; r < rows; r++)
         UNROLL
@@ -340,31 +483,41 @@ INLINE void gemm_tile(const struct gemm_block *gemm, struct form_constants f,
 }
 
 /* All rows over the panels of `columns` column blocks. */
-INLINE void gemm_rows(const struct gemm_block *gemm, struct form_constants f, size_t columns,
+INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t columns,
                       size_t first_row, size_t n_rows, struct gemm_scratch *s)
 {
+    const struct row_layout layout = row_layout(t.is_fine);
+    const char *spans =
+        spans_at(span->call->x, layout, span->first_block / CPU_SPAN_BLOCKS, first_row);
     for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
         const struct panel *panels = &s->panels[c];
         bool is_wide = c + TILE_COLUMNS <= columns;
         for (size_t row = 0; row < n_rows;) {
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
-            bool is_high = row + TILE_ROWS <= n_rows;
-            if (is_high && is_wide)
-                gemm_tile(gemm, f, panels, TILE_ROWS, TILE_COLUMNS, first_row + row, sums);
-            else if (is_high)
-                gemm_tile(gemm, f, panels, TILE_ROWS, 1, first_row + row, sums);
-            else if (is_wide)
-                gemm_tile(gemm, f, panels, 1, TILE_COLUMNS, first_row + row, sums);
+            const char *x = spans + row * layout.bytes;
+            size_t left = n_rows - row;
+#define TILE(rows)                                                                                 \
+    do {                                                                                           \
+        if (is_wide)                                                                               \
+            gemm_tile(span, t, panels, rows, TILE_COLUMNS, x, sums);                               \
+        else                                                                                       \
+            gemm_tile(span, t, panels, rows, 1, x, sums);                                          \
+        row += (rows);                                                                             \
+    } while (0)
+            if (left >= TILE_ROWS)
+                TILE(TILE_ROWS);
+            else if (left >= TILE_ROWS_SOME)
+                TILE(TILE_ROWS_SOME);
             else
-                gemm_tile(gemm, f, panels, 1, 1, first_row + row, sums);
-            row += is_high ? TILE_ROWS : 1;
+                TILE(1);
+#undef TILE
         }
     }
 }
 
-INLINE void gemm_begin(struct form_constants f, size_t n_rows)
+INLINE void gemm_begin(int group, size_t n_rows)
 {
-    (void)f;
+    (void)group;
     (void)n_rows;
 }
 
@@ -373,22 +526,59 @@ INLINE void gemm_end(void)
 }
 #endif
 
+/* One for each kind, so that tiles are compiled once for all forms of the kind. */
+typedef void (*gemm_rows_fn)(const struct gemm_span *span, size_t columns, size_t first_row,
+                             size_t n_rows, struct gemm_scratch *s);
+
+#define TILES(name, ...)                                                                           \
+    static void rows_##name(const struct gemm_span *span, size_t columns, size_t first_row,        \
+                            size_t n_rows, struct gemm_scratch *s)                                 \
+    {                                                                                              \
+        gemm_rows(span, (struct tile_kind){__VA_ARGS__, 0}, columns, first_row, n_rows, s);        \
+    }                                                                                              \
+    static void rows_fine_##name(const struct gemm_span *span, size_t columns, size_t first_row,   \
+                                 size_t n_rows, struct gemm_scratch *s)                            \
+    {                                                                                              \
+        gemm_rows(span, (struct tile_kind){__VA_ARGS__, 1}, columns, first_row, n_rows, s);        \
+    }
+
+/* group, has_min, zero */
+TILES(min, 32, 1, 0)
+TILES(zero_8, 32, 0, 8)
+TILES(zero_16, 32, 0, 16)
+TILES(zero_128, 32, 0, 128)
+TILES(halves_min, 16, 1, 0)
+TILES(halves_zero_8, 16, 0, 8)
+TILES(halves_zero_32, 16, 0, 32)
+
+#define KIND(name) (is_fine ? rows_fine_##name : rows_##name)
+
+INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
+{
+    if (f.group == 16)
+        return f.has_min ? KIND(halves_min) : f.zero == 8 ? KIND(halves_zero_8) : KIND(halves_zero_32);
+    if (f.has_min)
+        return KIND(min);
+    return f.zero == 8 ? KIND(zero_8) : f.zero == 16 ? KIND(zero_16) : KIND(zero_128);
+}
+
 INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constants f)
 {
     struct gemm_scratch *s = call->scratch;
+    gemm_rows_fn run_rows = tiles_of(f, call->x->is_fine);
+    gemm_begin(f.group, call->n_rows);
     size_t k_blocks = call->k / PACKED_BLOCK;
-    gemm_begin(f, call->n_rows);
     for (size_t row = 0; row < call->n_rows; row += GEMM_ROWS) {
         size_t rows = min_size(GEMM_ROWS, call->n_rows - row);
         for (size_t b = 0; b < call->n_blocks; b += GEMM_PANELS) {
             size_t columns = min_size(GEMM_PANELS, call->n_blocks - b);
-            for (size_t k = 0; k < k_blocks; k += GEMM_BLOCKS) {
-                struct gemm_block gemm = {call, k, min_size(GEMM_BLOCKS, k_blocks - k)};
+            for (size_t k = 0; k < k_blocks; k += CPU_SPAN_BLOCKS) {
+                struct gemm_span span = {call, k, min_size(CPU_SPAN_BLOCKS, k_blocks - k)};
                 size_t at = k * PACKED_BLOCK / call->form->unit_k * call->form->unit_bytes;
                 for (size_t c = 0; c < columns; c++)
                     fill_panel(call, f, call->weights + (b + c) * call->column_bytes + at,
-                               gemm.n_blocks, &s->panels[c]);
-                gemm_rows(&gemm, f, columns, row, rows, s);
+                               span.n_blocks, &s->panels[c]);
+                run_rows(&span, columns, row, rows, s);
             }
             for (size_t r = 0; r < rows; r++)
                 for (size_t c = 0; c < columns; c++)

@@ -275,11 +275,9 @@ static void pool_seqs(const struct cpu_op_call *call, size_t first, size_t n, ui
 static void quantise_rows(const struct cpu_step *step, uint32_t value, size_t first, size_t n)
 {
     struct cpu_rows q = cpu_quantised(step->handle, value);
-    size_t k = value_width(&step->graph->values[value]), blocks = k / 32;
+    size_t k = value_width(&step->graph->values[value]);
     for (size_t row = first; row < first + n; row++)
-        step->kernels->quantise(cpu_value(step, value) + row * k, k, q.codes + row * k * 2,
-                                q.scales + row * blocks, q.scaled_sums + row * blocks,
-                                q.minus_sums + row * 2 * blocks);
+        step->kernels->quantise(cpu_value(step, value) + row * k, k, &q, row);
 }
 
 static void run_node(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)

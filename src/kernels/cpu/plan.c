@@ -194,7 +194,7 @@ struct placing {
     size_t n_places, total;
 };
 
-static size_t max_rows(const serverd_limits *limits, const serverd_value *value)
+size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value)
 {
     size_t n = limits->max_rows;
     if (value->dims[0] == SERVERD_DIM_SEQS)
@@ -204,16 +204,24 @@ static size_t max_rows(const serverd_limits *limits, const serverd_value *value)
     return max_size(n, 1) + CPU_ROW_PADDING;
 }
 
-/* Codes, scales, scaled sums, sums: 20 floats for each 32 elements. */
-static bool quantised_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
+/* Rows of selected logits are few in a prefill, and decode waits for memory: they are worth fine
+ * codes. */
+bool cpu_is_fine(const serverd_value *value)
 {
-    return size_mul(value_width(value) / 32 * 20, max_rows(limits, value), out) &&
+    return value->dims[0] == SERVERD_DIM_SELECTED;
+}
+
+static bool quantised_floats(const serverd_handle *handle, const serverd_value *value, size_t *out)
+{
+    size_t bytes = cpu_n_spans(value_width(value)) *
+                   handle->instance->kernels->span_bytes(cpu_is_fine(value));
+    return size_mul(bytes / sizeof(float), cpu_max_rows(&handle->limits, value), out) &&
            size_align(*out, ALIGN_FLOATS, out);
 }
 
 static bool value_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
 {
-    return size_mul(value_width(value), max_rows(limits, value), out) &&
+    return size_mul(value_width(value), cpu_max_rows(limits, value), out) &&
            size_align(*out, ALIGN_FLOATS, out);
 }
 
@@ -269,7 +277,7 @@ static bool place_value(serverd_handle *handle, struct placing *placing, uint32_
     if (handle->quantised_at[value] == CPU_NOWHERE)
         return true;
     /* the phase behind may still have to quantise it */
-    return quantised_floats(&handle->limits, v, &floats) &&
+    return quantised_floats(handle, v, &floats) &&
            take_place(placing, phase, last_use, floats, &handle->quantised_at[value]);
 }
 

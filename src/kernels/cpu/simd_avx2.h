@@ -56,6 +56,29 @@ SIMD bvec b_lookup(const int8_t *table, int zero, bvec v)
     return (bvec){_mm256_shuffle_epi8(t, v.a), _mm256_shuffle_epi8(t, v.b)};
 }
 
+SIMD ivec i_load(const void *p)
+{
+    return b_load(p);
+}
+SIMD ivec i_and(ivec v, int mask)
+{
+    __m256i m = _mm256_set1_epi32(mask);
+    return (ivec){_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
+}
+SIMD ivec i_shift_right(ivec v, int by)
+{
+    __m128i n = _mm_cvtsi32_si128(by);
+    return (ivec){_mm256_srl_epi32(v.a, n), _mm256_srl_epi32(v.b, n)};
+}
+/* table[v] of 16 bytes */
+SIMD ivec i_lookup(const int8_t *table, ivec v)
+{
+    int32_t index[16];
+    b_store(index, v);
+    for (int i = 0; i < 16; i++)
+        index[i] = table[index[i]];
+    return b_load(index);
+}
 SIMD ivec i_splat(int32_t x)
 {
     return (ivec){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -209,4 +232,5 @@ SIMD fvec f_load_i8(const void *p)
 #define VALUE_ROWS    2
 #define VALUE_VECTORS 2
 #define TILE_ROWS     2 /* rows x column blocks that fit into the registers */
+#define TILE_ROWS_SOME 1
 #define TILE_COLUMNS  1

@@ -56,6 +56,24 @@ SIMD bvec b_lookup(const int8_t *table, int zero, bvec v)
     return _mm512_shuffle_epi8(_mm512_add_epi8(t, _mm512_set1_epi8((char)zero)), v);
 }
 
+SIMD ivec i_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+SIMD ivec i_and(ivec v, int mask)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi32(mask));
+}
+SIMD ivec i_shift_right(ivec v, int by)
+{
+    return _mm512_srl_epi32(v, _mm_cvtsi32_si128(by));
+}
+/* table[v] of 16 bytes */
+SIMD ivec i_lookup(const int8_t *table, ivec v)
+{
+    ivec t = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)table));
+    return _mm512_permutexvar_epi32(v, t);
+}
 SIMD ivec i_splat(int32_t x)
 {
     return _mm512_set1_epi32(x);
@@ -162,4 +180,5 @@ SIMD fvec f_load_i8(const void *p)
 #define VALUE_ROWS    6
 #define VALUE_VECTORS 4
 #define TILE_ROWS     6 /* rows x column blocks that fit into the registers */
+#define TILE_ROWS_SOME 2
 #define TILE_COLUMNS  2

@@ -53,6 +53,25 @@ SIMD bvec b_lookup(const int8_t *table, int zero, bvec v)
 {
     EACH(bvec, 64, (uint8_t)(table[v.at[i]] + zero));
 }
+SIMD ivec i_load(const void *p)
+{
+    ivec v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+SIMD ivec i_and(ivec v, int mask)
+{
+    EACH(ivec, 16, v.at[i] & mask);
+}
+SIMD ivec i_shift_right(ivec v, int by)
+{
+    EACH(ivec, 16, (int32_t)((uint32_t)v.at[i] >> by));
+}
+/* table[v] of 16 bytes */
+SIMD ivec i_lookup(const int8_t *table, ivec v)
+{
+    EACH(ivec, 16, table[v.at[i]]);
+}
 SIMD ivec i_splat(int32_t x)
 {
     EACH(ivec, 16, x);
@@ -162,4 +181,5 @@ SIMD fvec f_load_i8(const void *p)
 #define VALUE_ROWS    2
 #define VALUE_VECTORS 2
 #define TILE_ROWS     1
+#define TILE_ROWS_SOME 1
 #define TILE_COLUMNS  1
