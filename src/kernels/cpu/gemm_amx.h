@@ -74,7 +74,7 @@ INLINE void add_group(struct tile_kind f, const struct panel *panel, int rows, c
     const size_t groups = 32 / (size_t)f.group;
     fvec scales = f_load(panel->scales + group * PACKED_COLUMNS), minima = scales;
     if (f.has_min)
-        minima = f_load(panel->minima + group * PACKED_COLUMNS);
+        minima = f_load(panel->offsets + group * PACKED_COLUMNS);
     UNROLL
     for (int r = 0; r < rows; r++) {
         const struct cpu_span *row = row_span(x, layout, r);
@@ -109,8 +109,7 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind f,
     for (int r = 0; r < rows; r++) {
         struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
         size_t i = outlier.index, at = i / (size_t)f.group * PACKED_COLUMNS;
-        fvec scales = f_load(panel->scales + at);
-        fvec offset = offset_of(f.has_min, f.zero, scales, f_load(panel->minima + at));
+        fvec scales = f_load(panel->scales + at), offset = f_load(panel->offsets + at);
         ivec code = signed_element(panel, f, i / 32, i % 32);
         if (!f.has_min)
             code = i_add(code, i_splat(f.zero));

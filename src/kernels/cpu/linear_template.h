@@ -319,12 +319,12 @@ INLINE void put_panel_block(struct form_constants f, const bvec *quads, uint8_t 
 #endif
 
 #define GEMM_PANELS 4   /* column blocks */
-#define GEMM_ROWS   256 /* whose sums are kept */
+#define GEMM_ROWS   512 /* whose sums are kept */
 
 struct panel {
     _Alignas(64) uint8_t codes[CPU_SPAN_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
     float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
-    float minima[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];
+    float offsets[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];         /* offset_of */
 };
 
 struct gemm_scratch {
@@ -357,9 +357,11 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, c
             UNROLL
             for (int g = 0; g < groups; g++) {
                 size_t at = (block * (size_t)groups + (size_t)g) * PACKED_COLUMNS;
-                f_store(panel->scales + at, group_scales(f, unit, (int)i * groups + g, 0));
+                fvec scales = group_scales(f, unit, (int)i * groups + g, 0), minima = scales;
                 if (f.has_min)
-                    f_store(panel->minima + at, group_scales(f, unit, (int)i * groups + g, 1));
+                    minima = group_scales(f, unit, (int)i * groups + g, 1);
+                f_store(panel->scales + at, scales);
+                f_store(panel->offsets + at, offset_of(f.has_min, f.zero, scales, minima));
             }
         }
 }
@@ -396,9 +398,8 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
         size_t i = outlier.index, at = i / (size_t)t.group * PACKED_COLUMNS;
         UNROLL
         for (int c = 0; c < columns; c++) {
-            fvec scales = f_load(panels[c].scales + at);
-            fvec offset = offset_of(t.has_min, t.zero, scales, f_load(panels[c].minima + at));
-            fvec w = f_fma(f_of_i(element_of_panel(&panels[c], i / 32, i % 32)), scales, offset);
+            fvec w = f_fma(f_of_i(element_of_panel(&panels[c], i / 32, i % 32)),
+                           f_load(panels[c].scales + at), f_load(panels[c].offsets + at));
             fvec *sum = &acc[r * columns + c];
             *sum = f_fma(f_splat(outlier.value), w, *sum);
         }
@@ -468,7 +469,7 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
                 fvec *sum = &acc[r * columns + c];
                 *sum = f_fma(f_of_i(dot[r * columns + c]), f_mul(scales, f_splat(scale)), *sum);
                 if (t.has_min)
-                    *sum = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS),
+                    *sum = f_fma(f_load(panels[c].offsets + group * PACKED_COLUMNS),
                                  f_splat(scaled_sum(t.group, row, group)), *sum);
             }
         }
