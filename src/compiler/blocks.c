@@ -292,6 +292,15 @@ static uint32_t attend(struct arch *arch, struct qkv x, bool is_local)
     return node(arch, SERVERD_OP_ATTN, x.q, x.k, x.v, &attributes);
 }
 
+/* Behind the attention of the last layer only the rows whose logits are wanted go on. */
+static uint32_t keep_needed_rows(struct arch *arch, uint32_t x)
+{
+    bool is_last = arch->layer + 1 == arch->params.n_layers;
+    if (arch->row->is_encoder || !is_last)
+        return x;
+    return node(arch, SERVERD_OP_SELECT, x, NO_VALUE, NO_VALUE, NULL);
+}
+
 uint32_t attention(struct arch *arch, uint32_t x, enum head_norms norms)
 {
     const struct arch_params *p = &arch->params;
@@ -305,7 +314,7 @@ uint32_t attention(struct arch *arch, uint32_t x, enum head_norms norms)
         heads.q = scale_by_position(arch, rope(arch, heads.q, is_local));
         heads.k = rope(arch, heads.k, is_local);
     }
-    uint32_t mixed = attend(arch, heads, is_local);
+    uint32_t mixed = keep_needed_rows(arch, attend(arch, heads, is_local));
     return linear(arch, mixed, "attn_output", p->n_heads[arch->layer] * p->v_dim, p->n_embd);
 }
 
@@ -333,7 +342,6 @@ uint32_t gated_mlp(struct arch *arch, uint32_t x, serverd_activation activation)
 uint32_t decoder_head(struct arch *arch, uint32_t x)
 {
     const struct arch_params *p = &arch->params;
-    x = node(arch, SERVERD_OP_SELECT, x, NO_VALUE, NO_VALUE, NULL);
     x = rms_norm(arch, x, "output_norm");
     if (has_weight(arch, "output"))
         x = linear(arch, x, "output", p->n_embd, p->n_vocab);
@@ -357,7 +365,8 @@ uint32_t pre_norm_decoder(struct arch *arch, enum head_norms norms)
     uint32_t x = embed_tokens(arch, 1.0f);
     for (uint32_t layer = 0; layer < arch->params.n_layers; layer++) {
         begin_layer(arch, layer);
-        x = add(arch, x, attention(arch, rms_norm(arch, x, "attn_norm"), norms));
+        uint32_t a = attention(arch, rms_norm(arch, x, "attn_norm"), norms);
+        x = add(arch, keep_needed_rows(arch, x), a);
         x = add(arch, x, gated_mlp(arch, rms_norm(arch, x, "ffn_norm"), SERVERD_ACT_SILU));
     }
     end_layers(arch);
@@ -370,7 +379,7 @@ uint32_t sandwich_decoder(struct arch *arch, enum head_norms norms)
     for (uint32_t layer = 0; layer < arch->params.n_layers; layer++) {
         begin_layer(arch, layer);
         uint32_t a = attention(arch, rms_norm(arch, x, "attn_norm"), norms);
-        x = add(arch, x, rms_norm(arch, a, "post_attention_norm"));
+        x = add(arch, keep_needed_rows(arch, x), rms_norm(arch, a, "post_attention_norm"));
         uint32_t f = gated_mlp(arch, rms_norm(arch, x, "ffn_norm"), SERVERD_ACT_GELU_TANH);
         x = add(arch, x, rms_norm(arch, f, "post_ffw_norm"));
     }

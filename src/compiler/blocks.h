@@ -27,14 +27,15 @@ uint32_t add(struct arch *arch, uint32_t a, uint32_t b);
 uint32_t activate(struct arch *arch, uint32_t x, serverd_activation activation);
 
 /* attn_q, attn_k, attn_v or attn_qkv -> head norms where the architecture has them -> rope ->
- * attention -> attn_output. Encoders: no rope, no mask. */
+ * attention -> attn_output. Encoders: no rope, no mask. In a decoder's last layer the result has
+ * the selected rows only (SERVERD_OP_SELECT). */
 enum head_norms { HEAD_NORMS_NONE, HEAD_NORMS_RMS };
 uint32_t attention(struct arch *arch, uint32_t x, enum head_norms norms);
 
 /* ffn_down(act(ffn_gate x) * ffn_up x); without ffn_gate, ffn_up holds gate and up. */
 uint32_t gated_mlp(struct arch *arch, uint32_t x, serverd_activation activation);
 
-/* Selected rows -> output_norm -> output, or token_embd if tied -> softcap. */
+/* Of selected rows: output_norm -> output, or token_embd if tied -> softcap. */
 uint32_t decoder_head(struct arch *arch, uint32_t x);
 
 /* One row per sequence, of length 1. */

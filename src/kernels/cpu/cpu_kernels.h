@@ -142,8 +142,14 @@ struct cpu_kernels {
                    void *key_page, void *value_page, uint32_t slot);
 
     float (*sum_of_squares)(const float *x, size_t n);
+    void (*scale)(const float *x, float factor, const float *or_null_w, float *out, size_t n);
+    void (*add)(const float *a, const float *b, float *out, size_t n);
+    /* One head: pairs (i, i + n_pairs), or (2i, 2i + 1), turned by [n_pairs][cos, sin]. */
+    void (*rope)(const float *x, const float *cos_sin, size_t n_pairs, bool is_neox, float *out);
     float (*sum)(const float *x, size_t n);
-    void (*activate)(uint32_t activation, const float *x, float *out, size_t n);
+    /* act(x), times b if there is one. */
+    void (*activate)(uint32_t activation, const float *x, const float *or_null_b, float *out,
+                     size_t n);
     void (*softcap)(const float *x, float cap, float *out, size_t n);
 };
 

@@ -171,15 +171,57 @@ static inline lanes activate_lanes(uint32_t activation, lanes x)
     }
 }
 
-static void activate(uint32_t activation, const float *x, float *out, size_t n)
+static inline lanes activated(uint32_t activation, lanes x, const float *b)
+{
+    lanes v = activate_lanes(activation, x);
+    return b ? v * load(b) : v;
+}
+
+static void activate(uint32_t activation, const float *x, const float *b, float *out, size_t n)
 {
     size_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        store(out + i, activate_lanes(activation, load(x + i)));
+        store(out + i, activated(activation, load(x + i), b ? b + i : NULL));
     if (i < n) {
-        lanes v = activate_lanes(activation, load_part(x + i, n - i));
+        float rest[LANES] = {0};
+        if (b)
+            memcpy(rest, b + i, (n - i) * sizeof *b);
+        lanes v = activated(activation, load_part(x + i, n - i), b ? rest : NULL);
         memcpy(out + i, &v, (n - i) * sizeof *out);
     }
+}
+
+static void scale(const float *x, float factor, const float *w, float *out, size_t n)
+{
+    if (w)
+        for (size_t i = 0; i < n; i++)
+            out[i] = x[i] * factor * w[i];
+    else
+        for (size_t i = 0; i < n; i++)
+            out[i] = x[i] * factor;
+}
+
+static void add(const float *a, const float *b, float *out, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = a[i] + b[i];
+}
+
+static void rope(const float *restrict x, const float *restrict cos_sin, size_t n_pairs,
+                 bool is_neox, float *restrict out)
+{
+    if (is_neox)
+        for (size_t i = 0; i < n_pairs; i++) {
+            float a = x[i], b = x[i + n_pairs], c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+            out[i] = a * c - b * s;
+            out[i + n_pairs] = a * s + b * c;
+        }
+    else
+        for (size_t i = 0; i < n_pairs; i++) {
+            float a = x[2 * i], b = x[2 * i + 1], c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+            out[2 * i] = a * c - b * s;
+            out[2 * i + 1] = a * s + b * c;
+        }
 }
 
 static void softcap(const float *x, float cap, float *out, size_t n)
@@ -195,47 +237,10 @@ static void softcap(const float *x, float cap, float *out, size_t n)
 
 /* ---- quantising ------------------------------------------------------------------------------ */
 
-typedef int8_t byte_lanes __attribute__((vector_size(LANES)));
-
-static inline int_lanes max_lanes(int_lanes a, int_lanes b)
-{
-    int_lanes mask = a > b;
-    return (mask & a) | (~mask & b);
-}
-
-/* The lanes from `n` on in front of the first ones. */
-#define TURN(v, n)                                                                                 \
-    __builtin_shufflevector(v, v, n, n + 1, n + 2, n + 3, n + 4, n + 5, n + 6, n + 7, n + 8, n + 9, \
-                            n + 10, n + 11, n + 12, n + 13, n + 14, n + 15)
-
-static inline int32_t greatest_lane(int_lanes v)
-{
-    v = max_lanes(v, TURN(v, 8));
-    v = max_lanes(v, TURN(v, 4));
-    v = max_lanes(v, TURN(v, 2));
-    return max_lanes(v, TURN(v, 1))[0];
-}
-
-static inline int32_t total_of_lanes(int_lanes v)
-{
-    v += TURN(v, 8);
-    v += TURN(v, 4);
-    v += TURN(v, 2);
-    return v[0] + v[1];
-}
-
-/* The bits of the greatest magnitude of 32 numbers: magnitudes compare like their bits, and NaN is
- * the greatest. */
-static inline uint32_t greatest_magnitude(const float *x)
-{
-    int_lanes a = (int_lanes)load(x) & 0x7fffffff, b = (int_lanes)load(x + 16) & 0x7fffffff;
-    return (uint32_t)greatest_lane(max_lanes(a, b));
-}
-
 #define INFINITE_BITS 0x7f800000u
 
 /* Takes the greatest number of `n_blocks` blocks of 32 out of them; `most` has the greatest
- * magnitude of each. */
+ * magnitude of each, as bits: magnitudes compare like their bits, and NaN is the greatest. */
 static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_t *most)
 {
     size_t best = 0;
@@ -246,59 +251,35 @@ static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_
     if (most[best] >= INFINITE_BITS)
         return outlier;
     float *block = x + best * 32;
-    uint32_t i = 0;
-    while ((f32_bits(block[i]) & 0x7fffffffu) != most[best])
-        i++;
+    uint32_t i = q_find_magnitude(block, most[best]);
     outlier.index += i;
     outlier.value = block[i];
     block[i] = 0.0f;
-    most[best] = greatest_magnitude(block);
+    most[best] = q_greatest_magnitude(block);
     return outlier;
 }
 
 /* The scale of a block, and in `inverse` what its numbers are multiplied with: 0 where all codes
  * are to be 0. Below 1e-31 all is zero. */
-static inline float scale_of(uint32_t most, int code_max, float *inverse)
+static inline float scale_of(uint32_t most, float code_max, float *inverse)
 {
-    *inverse = 0.0f;
-    if (most >= INFINITE_BITS)
-        return NAN;
-    if (most < 0x0c000000u)
-        return 0.0f;
-    float scale = f32_from_bits(most) / (float)code_max;
-    *inverse = 1.0f / scale;
-    return scale;
-}
-
-/* 16 codes; returns minus their sum. */
-static inline int32_t put_codes(const float *x, float inverse, bool is_fine, int8_t *to)
-{
-    const lanes magic = splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
-    int_lanes code = (int_lanes)(load(x) * inverse + magic) - (int_lanes)magic;
-    if (inverse == 0.0f)
-        code = (int_lanes){0};
-    int_lanes high = {0}, low = code;
-    if (is_fine) {
-        high = (code + CPU_HIGH_UNIT / 2) >> CPU_HIGH_BITS;
-        low = code - CPU_HIGH_UNIT * high;
-    }
-    byte_lanes low_bytes = __builtin_convertvector(low, byte_lanes);
-    if (is_fine || CPU_COARSE_STEP == 32) {
-        byte_lanes high_bytes = __builtin_convertvector(high, byte_lanes);
-        memcpy(to, &high_bytes, sizeof high_bytes);
-        memcpy(to + 16, &low_bytes, sizeof low_bytes);
-    } else {
-        memcpy(to, &low_bytes, sizeof low_bytes);
-    }
-    return -total_of_lanes(code);
+    bool is_zero = most < 0x0c000000u, is_nan = most >= INFINITE_BITS;
+    float scale = f32_from_bits(is_zero || is_nan ? 0x3f800000u : most) / code_max;
+    *inverse = is_zero || is_nan ? 0.0f : 1.0f / scale;
+    return is_nan ? NAN : is_zero ? 0.0f : scale;
 }
 
 /* `n` elements at x, which are changed. */
 static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_span *out)
 {
     uint32_t most[CPU_SPAN_BLOCKS];
-    for (size_t block = 0; block < n / 32; block++)
-        most[block] = greatest_magnitude(x + 32 * block);
+    float inverse[CPU_SPAN_BLOCKS];
+    const float code_max = is_fine ? CPU_FINE_CODE_MAX : CPU_COARSE_CODE_MAX;
+    const size_t n_blocks = n / 32;
+    for (size_t block = 0; block < n_blocks; block++)
+        most[block] = q_greatest_magnitude(x + 32 * block);
+    for (size_t block = n_blocks; block < CPU_SPAN_BLOCKS; block++)
+        most[block] = 0;
     for (size_t o = 0; o * CPU_OUTLIER_SPAN < n && !is_fine; o++) {
         size_t first = o * CPU_OUTLIER_SPAN, left = n - first;
         struct cpu_outlier outlier =
@@ -307,15 +288,21 @@ static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_sp
         outlier.index += (uint32_t)first;
         out->outliers[o] = outlier;
     }
+    for (size_t block = 0; block < CPU_SPAN_BLOCKS; block++)
+        out->scales[block] = scale_of(most[block], code_max, &inverse[block]);
     int8_t *codes = out->codes;
-    for (size_t block = 0; block < n / 32; block++) {
-        float inverse;
-        out->scales[block] = scale_of(
-            most[block], is_fine ? CPU_FINE_CODE_MAX : CPU_COARSE_CODE_MAX, &inverse);
-        for (size_t half = 2 * block; half < 2 * block + 2; half++) {
-            out->minus_half_sums[half] = put_codes(x + 16 * half, inverse, is_fine, codes);
-            codes += is_fine ? 32 : CPU_COARSE_STEP;
+    for (size_t half = 0; half < 2 * n_blocks; half++)
+        if (is_fine) {
+            out->minus_half_sums[half] =
+                -q_put_fine_codes(x + 16 * half, inverse[half / 2], codes + 32 * half);
+        } else {
+            int8_t *to = codes + CPU_COARSE_STEP * half;
+            if (CPU_COARSE_STEP == 32)
+                memset(to, 0, 16);
+            out->minus_half_sums[half] =
+                -q_put_codes(x + 16 * half, inverse[half / 2], to + CPU_COARSE_AT);
         }
+    for (size_t block = 0; block < n_blocks; block++) {
         int32_t minus_sum = out->minus_half_sums[2 * block] + out->minus_half_sums[2 * block + 1];
         out->minus_sums[block] = minus_sum;
         out->scaled_sums[block] = out->scales[block] * (float)-minus_sum;
@@ -330,7 +317,8 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
     for (size_t s = 0; s < cpu_n_spans(k); s++) {
         float part[CPU_SPAN];
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
-        memcpy(part, x + s * CPU_SPAN, n * sizeof *part);
+        for (size_t i = 0; i < n; i += LANES)
+            store(part + i, load(x + s * CPU_SPAN + i));
         char *to = out->spans + (s * out->n_max + row) * layout.bytes;
         quantise_span(part, n, out->is_fine, (struct cpu_span *)(void *)to);
     }
@@ -354,6 +342,9 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .merge = merge,
     .append = append,
     .sum_of_squares = sum_of_squares,
+    .scale = scale,
+    .add = add,
+    .rope = rope,
     .sum = sum,
     .activate = activate,
     .softcap = softcap,

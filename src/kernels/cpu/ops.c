@@ -71,8 +71,7 @@ static void rms_norm_rows(const struct cpu_op_call *call, size_t first, size_t n
     for (size_t g = 0; g < n * groups; g++, x += width, out += width) {
         float mean = call->step->kernels->sum_of_squares(x, width) / (float)width;
         float inverse = 1.0f / sqrtf(mean + norm->eps);
-        for (size_t i = 0; i < width; i++)
-            out[i] = x[i] * inverse * w[i];
+        call->step->kernels->scale(x, inverse, w, out, width);
     }
 }
 
@@ -146,17 +145,12 @@ static void rope_rows(const struct cpu_op_call *call, size_t first, size_t n, ui
     const serverd_handle *handle = call->step->handle;
     const struct cpu_rope_table *table = &handle->ropes[handle->node_rope[call->node_index]];
     size_t width = input_width(call), n_pairs = rope->n_rot / 2;
-    size_t step = rope->is_neox ? 1 : 2, apart = rope->is_neox ? n_pairs : 1;
     for (size_t row = first; row < first + n; row++) {
         const float *cos_sin = table->cos_sin + row * 2 * n_pairs;
         for (size_t at = row * width; at < (row + 1) * width; at += rope->head_dim) {
             const float *x = cpu_input(call, 0) + at;
             float *out = cpu_output(call) + at;
-            for (size_t i = 0; i < n_pairs; i++) {
-                float a = x[i * step], b = x[i * step + apart];
-                out[i * step] = a * cos_sin[2 * i] - b * cos_sin[2 * i + 1];
-                out[i * step + apart] = a * cos_sin[2 * i + 1] + b * cos_sin[2 * i];
-            }
+            call->step->kernels->rope(x, cos_sin, n_pairs, rope->is_neox, out);
             memmove(out + rope->n_rot, x + rope->n_rot,
                     (rope->head_dim - rope->n_rot) * sizeof *out);
         }
@@ -184,20 +178,16 @@ static void add_rows(const struct cpu_op_call *call, size_t first, size_t n, uin
 {
     (void)worker;
     size_t width = input_width(call);
-    const float *a = cpu_input(call, 0), *b = cpu_input(call, 1);
-    float *out = cpu_output(call);
-    for (size_t i = first * width; i < (first + n) * width; i++)
-        out[i] = a[i] + b[i];
+    call->step->kernels->add(cpu_input(call, 0) + first * width, cpu_input(call, 1) + first * width,
+                             cpu_output(call) + first * width, n * width);
 }
 
 static void scale_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
 {
     (void)worker;
     size_t width = input_width(call);
-    const float *x = cpu_input(call, 0);
-    float *out = cpu_output(call);
-    for (size_t i = first * width; i < (first + n) * width; i++)
-        out[i] = x[i] * call->node->attributes.factor;
+    call->step->kernels->scale(cpu_input(call, 0) + first * width, call->node->attributes.factor,
+                               NULL, cpu_output(call) + first * width, n * width);
 }
 
 static void softcap_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
@@ -214,14 +204,11 @@ static void activate_rows(const struct cpu_op_call *call, size_t first, size_t n
     (void)worker;
     size_t width = input_width(call);
     for (size_t row = first; row < first + n; row++) {
-        float *out = cpu_output(call) + row * width;
+        const float *b =
+            call->node->op == SERVERD_OP_GLU ? cpu_input(call, 1) + row * width : NULL;
         call->step->kernels->activate(call->node->attributes.activation,
-                                      cpu_input(call, 0) + row * width, out, width);
-        if (call->node->op != SERVERD_OP_GLU)
-            continue;
-        const float *b = cpu_input(call, 1) + row * width;
-        for (size_t i = 0; i < width; i++)
-            out[i] *= b[i];
+                                      cpu_input(call, 0) + row * width, b,
+                                      cpu_output(call) + row * width, width);
     }
 }
 

@@ -258,6 +258,8 @@ SIMD fvec f_hide(fvec v, int from, int to)
     return f_load(all);
 }
 
+#include "kernels/cpu/quantise_plain.h"
+
 #define FEW_ROWS      4 /* that take codes apart in registers */
 #define SCORE_ROWS    4
 #define VALUE_ROWS    2

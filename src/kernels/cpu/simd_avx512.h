@@ -1,5 +1,6 @@
 /* Sixteen lanes in one 512-bit register; needs AVX-512 F, BW, DQ, VL and VNNI. */
 #include <immintrin.h>
+#include <stdint.h>
 
 typedef __m512 fvec;  /* 16 x f32 */
 typedef __m512i ivec; /* 16 x i32 */
@@ -201,6 +202,45 @@ SIMD fvec f_hide(fvec v, int from, int to)
 {
     __mmask16 keep = (__mmask16)(((1u << to) - 1u) & ~((1u << from) - 1u));
     return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), keep, v);
+}
+
+/* Quantising; what these do is said in quantise_plain.h. */
+SIMD __m512i q_magnitudes(const float *x)
+{
+    return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+SIMD uint32_t q_greatest_magnitude(const float *x)
+{
+    return _mm512_reduce_max_epu32(_mm512_max_epu32(q_magnitudes(x), q_magnitudes(x + 16)));
+}
+SIMD uint32_t q_find_magnitude(const float *x, uint32_t bits)
+{
+    __m512i wanted = _mm512_set1_epi32((int)bits);
+    uint32_t low = _mm512_cmpeq_epi32_mask(q_magnitudes(x), wanted);
+    uint32_t high = _mm512_cmpeq_epi32_mask(q_magnitudes(x + 16), wanted);
+    return (uint32_t)__builtin_ctz(low | high << 16);
+}
+SIMD __m512i q_codes(const float *x, float inverse)
+{
+    __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
+    return _mm512_maskz_mov_epi32(inverse == 0.0f ? 0 : 0xffff, codes);
+}
+SIMD int32_t q_put_codes(const float *x, float inverse, int8_t *to)
+{
+    __m128i bytes = _mm512_cvtepi32_epi8(q_codes(x, inverse));
+    _mm_storeu_si128((__m128i *)(void *)to, bytes);
+    __m128i sums = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
+    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1)));
+}
+SIMD int32_t q_put_fine_codes(const float *x, float inverse, int8_t *to)
+{
+    __m512i codes = q_codes(x, inverse);
+    __m512i high = _mm512_srai_epi32(_mm512_add_epi32(codes, _mm512_set1_epi32(4)), 3);
+    __m512i low = _mm512_sub_epi32(codes, _mm512_slli_epi32(high, 3));
+    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128((__m128i *)(void *)(to + 16), _mm512_cvtepi32_epi8(low));
+    return _mm512_reduce_add_epi32(codes);
 }
 
 #define FEW_ROWS      4 /* that take codes apart in registers */

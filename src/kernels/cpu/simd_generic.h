@@ -197,6 +197,8 @@ SIMD fvec f_hide(fvec v, int from, int to)
     EACH(fvec, 16, i < from || i >= to ? -INFINITY : v.at[i]);
 }
 
+#include "kernels/cpu/quantise_plain.h"
+
 #define FEW_ROWS      1 /* that take codes apart in registers */
 #define SCORE_ROWS    4
 #define VALUE_ROWS    2
