@@ -10,7 +10,8 @@
 
 enum { EXIT_BENCH_GOOD = 0, EXIT_BENCH_FAILED = 1, EXIT_BENCH_USAGE = 2 };
 
-static const struct bench_command *const commands[] = {&bench_model, &bench_serve, &bench_compare};
+static const struct bench_command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
+                                                       &bench_compare};
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
