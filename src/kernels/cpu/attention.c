@@ -59,7 +59,7 @@ size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_no
     const serverd_attn *a = &node->attributes.attn;
     size_t n = max_queries(a);
     return (n * value_width_of(a) + align16(n * a->k_dim) + align16(4 * n) +
-            kernels->attention_scratch(n, a->k_dim, a->v_dim)) *
+            kernels->attention_scratch(a->k_dim)) *
            sizeof(float);
 }
 

@@ -1,27 +1,60 @@
 /* Softmax attention over one segment of paged keys and values. Included once by each
  * cpu_kernels_LEVEL.c behind linear_template.h.
  *
- * A page of one head: keys [k_dim][16 tokens], values [16 tokens][v_dim rounded up to 16]. A lane
- * is a token while scores are computed (so a score is a sum over ascending dimensions) and a
+ * A lane is a token while scores are computed (so a score is a sum over ascending dimensions) and a
  * dimension while values are added (a sum over ascending tokens): the order never depends on how
- * many queries are taken together. */
+ * many queries are taken together. Pages of one head (vw: v_dim rounded up to 16):
+ *
+ *   f32, f16   keys [k_dim][16 tokens], values [16 tokens][vw]
+ *   bf16       keys [k_dim / 2][16 tokens][2], values [8 pairs of tokens][vw][2]
+ *   int8       scales f32[16] of the tokens; then keys [k_dim / 4][16 tokens][4],
+ *              values [4 quads of tokens][vw][4]
+ *
+ * so that a 32-bit lane has what one multiplication of pairs or quads takes. */
 
 #define PAGE SERVERD_PAGE_TOKENS
+
+/* Queries whose scores are kept at a time: they stay in the first cache. */
+#define QUERY_BLOCK 16
 
 INLINE size_t pad16(size_t n)
 {
     return (n + 15) / 16 * 16;
 }
 
-/* 16 elements of a page from `at` on. */
-INLINE fvec load_row(serverd_dtype kv, const void *page, size_t at)
+/* One dimension of the 16 tokens of a page. */
+INLINE fvec key_row(serverd_dtype kv, const void *page, size_t d)
 {
+    const char *p = page;
     if (kv == DTYPE_BF16)
-        return f_load_bf16((const uint16_t *)page + at);
-    if (kv == DTYPE_F16)
-        return f_load_f16((const uint16_t *)page + at);
-    return f_load((const float *)page + at);
+        return f_of_bf16_pairs(p + d / 2 * 64, (int)d % 2);
+    if (kv == DTYPE_I8)
+        return f_of_i8_quads(p + 64 + d / 4 * 64, (int)d % 4);
+    return kv == DTYPE_F16 ? f_load_f16(p + d * 32) : f_load((const float *)(const void *)p + d * 16);
 }
+
+/* Dimensions d .. d + 15 of token t. */
+INLINE fvec value_row(serverd_dtype kv, const void *page, size_t t, size_t width, size_t d)
+{
+    const char *p = page;
+    if (kv == DTYPE_BF16)
+        return f_of_bf16_pairs(p + (t / 2 * width + d) * 4, (int)t % 2);
+    if (kv == DTYPE_I8)
+        return f_of_i8_quads(p + 64 + (t / 4 * width + d) * 4, (int)t % 4);
+    size_t at = t * width + d;
+    return kv == DTYPE_F16 ? f_load_f16(p + at * 2) : f_load((const float *)(const void *)p + at);
+}
+
+/* What one block of queries works with. */
+struct attention_block {
+    const struct cpu_attention *call;
+    serverd_dtype kv;
+    size_t first, n;             /* queries */
+    size_t first_page, end_page; /* that any of them sees */
+    float *scores;               /* [n][CPU_SEGMENT]: scores, then probabilities */
+    uint16_t *halves;            /* [n][CPU_SEGMENT]: probabilities in bf16 */
+    uint16_t *query_pairs;       /* [n][k_dim rounded up to 2] in bf16 */
+};
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
@@ -33,29 +66,30 @@ INLINE void score_page(serverd_dtype kv, const void *keys, const float *q, size_
     for (int r = 0; r < rows; r++)
         acc[r] = f_splat(0.0f);
     for (size_t d = 0; d < k_dim; d++) {
-        fvec k = load_row(kv, keys, d * PAGE);
+        fvec k = key_row(kv, keys, d);
         for (int r = 0; r < rows; r++)
             acc[r] = f_fma(f_splat(q[(size_t)r * k_dim + d]), k, acc[r]);
     }
     for (int r = 0; r < rows; r++)
-        f_store(scores + (size_t)r * CPU_SEGMENT, acc[r]);
+        f_store(scores + (size_t)r * CPU_SEGMENT,
+                kv == DTYPE_I8 ? f_mul(acc[r], f_load(keys)) : acc[r]);
 }
 
-INLINE void score_pages(const struct cpu_attention *call, serverd_dtype kv, size_t first_page,
-                        size_t n_pages, float *scores)
+INLINE void score_pages(const struct attention_block *b)
 {
-    for (size_t page = first_page; page < n_pages; page++)
-        for (size_t i = 0; i < call->n_queries;) {
-            const float *q = call->queries + i * call->k_dim;
-            float *to = scores + i * CPU_SEGMENT + page * PAGE;
-            size_t left = call->n_queries - i;
+    const struct cpu_attention *call = b->call;
+    for (size_t page = b->first_page; page < b->end_page; page++)
+        for (size_t i = 0; i < b->n;) {
+            const float *q = call->queries + (b->first + i) * call->k_dim;
+            float *to = b->scores + i * CPU_SEGMENT + page * PAGE;
+            size_t left = b->n - i;
             int rows = left >= SCORE_ROWS ? SCORE_ROWS : left >= 2 ? 2 : 1;
             if (rows == SCORE_ROWS)
-                score_page(kv, call->keys[page], q, call->k_dim, SCORE_ROWS, to);
+                score_page(b->kv, call->keys[page], q, call->k_dim, SCORE_ROWS, to);
             else if (rows == 2)
-                score_page(kv, call->keys[page], q, call->k_dim, 2, to);
+                score_page(b->kv, call->keys[page], q, call->k_dim, 2, to);
             else
-                score_page(kv, call->keys[page], q, call->k_dim, 1, to);
+                score_page(b->kv, call->keys[page], q, call->k_dim, 1, to);
             i += (size_t)rows;
         }
 }
@@ -67,199 +101,241 @@ struct merge {
     float old_factor, new_factor;
 };
 
-/* exp(x) for x <= 0: 2^n * p(f), f in [-ln2/2, ln2/2], p of degree 6 (Taylor's coefficients; the
- * error is below 3 units in the last place). 0 below -87; NaN stays. */
-INLINE fvec exp_of_negative(fvec x)
+/* 2^x for x <= 0: 2^n * p(f), f in [-1/2, 1/2], p a minimax polynomial of degree 5 (relative error
+ * below 2e-7). 0 below -126; NaN stays. */
+INLINE fvec exp2_of_negative(fvec x)
 {
     const fvec magic = f_splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
-    fvec clamped = f_max(f_splat(-87.0f), x);
-    fvec shifted = f_fma(clamped, f_splat(1.44269504f), magic);
-    fvec n = f_add(shifted, f_splat(-12582912.0f));
-    fvec f = f_fma(n, f_splat(-0.693145752f), clamped);
-    f = f_fma(n, f_splat(-1.42860677e-6f), f);
-    fvec p = f_fma(f_splat(1.38888889e-3f), f, f_splat(8.33333333e-3f));
-    p = f_fma(p, f, f_splat(4.16666667e-2f));
-    p = f_fma(p, f, f_splat(1.66666667e-1f));
-    p = f_fma(p, f, f_splat(0.5f));
+    fvec clamped = f_max(f_splat(-126.0f), x);
+    fvec shifted = f_add(clamped, magic);
+    fvec f = f_add(clamped, f_sub(magic, shifted));
+    fvec p = f_fma(f_splat(0.00132647273f), f, f_splat(0.00967151299f));
+    p = f_fma(p, f, f_splat(0.0555073358f));
+    p = f_fma(p, f, f_splat(0.240222424f));
+    p = f_fma(p, f, f_splat(0.693147004f));
     p = f_fma(p, f, f_splat(1.0f));
-    p = f_fma(p, f, f_splat(1.0f));
-    return f_zero_below(x, -87.0f, f_times_power(p, shifted));
+    return f_zero_below(x, -126.0f, f_times_power(p, shifted));
 }
 
-INLINE fvec hide(fvec s, size_t first, uint32_t begin, uint32_t end)
+/* The greatest lane; not NaN. */
+INLINE float greatest_of(fvec v)
 {
     float all[LANES];
-    f_store(all, s);
-    for (size_t i = 0; i < LANES; i++)
-        if (first + i < begin || first + i >= end)
-            all[i] = -INFINITY;
-    return f_load(all);
-}
-
-/* The greatest of n scores, a multiple of 16; not NaN. */
-INLINE float greatest(const float *s, size_t n)
-{
-    fvec most = f_splat(-INFINITY);
-    for (size_t i = 0; i < n; i += LANES)
-        most = f_max(f_load(s + i), most);
-    float all[LANES];
-    f_store(all, most);
+    f_store(all, v);
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             all[i] = all[i] > all[i + half] ? all[i] : all[i + half];
     return all[0];
 }
 
-/* Turns the scores of one query into exponentials, 0 where the query does not see. What they sum
- * up to is then added with add_to_sum. */
-INLINE struct merge soften(const struct cpu_attention *call, size_t query, size_t first,
-                           size_t end_page, float *s)
+INLINE float sum_of(fvec v)
 {
-    uint32_t begin = call->begin[query], end = call->end[query];
-    size_t last = end_page * PAGE;
-    if (begin >= end) {
-        memset(s + first * PAGE, 0, (last - first * PAGE) * sizeof *s);
-        return (struct merge){1.0f, 0.0f};
-    }
-    for (size_t i = first * PAGE; i < last; i += LANES) {
-        fvec v = f_mul(f_load(s + i), f_splat(call->scale));
-        if (call->cap > 0.0f) {
-            f_store(s + i, v);
-            store(s + i, call->cap * tanh_lanes(load(s + i) / call->cap));
-            v = f_load(s + i);
-        }
-        if (i < begin || i + LANES > end)
-            v = hide(v, i, begin, end);
-        f_store(s + i, v);
-    }
-    float max = greatest(s + first * PAGE, last - first * PAGE);
-    for (size_t i = first * PAGE; i < last; i += LANES)
-        f_store(s + i, exp_of_negative(f_add(f_load(s + i), f_splat(-max))));
-    float old_max = call->max[query], both = max > old_max ? max : old_max;
-    float factors[LANES] = {max - both, old_max == -INFINITY ? -INFINITY : old_max - both};
-    f_store(factors, exp_of_negative(f_load(factors)));
+    float all[LANES];
+    f_store(all, v);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            all[i] += all[i + half];
+    return all[0];
+}
+
+#define LOG2_E 1.44269504f
+
+/* Merges a softmax part with its greatest score (a power of two's exponent) and sum into a running
+ * one. */
+INLINE struct merge merge_parts(float *max, float *sum, float part_max, float part_sum)
+{
+    float old_max = *max, both = part_max > old_max ? part_max : old_max;
+    float factors[LANES] = {part_max - both, old_max == -INFINITY ? -INFINITY : old_max - both};
+    f_store(factors, exp2_of_negative(f_load(factors)));
     struct merge merge = {.new_factor = factors[0], .old_factor = factors[1]};
-    call->max[query] = both;
+    *max = both;
+    *sum = *sum * merge.old_factor + part_sum * merge.new_factor;
     return merge;
 }
 
-INLINE void add_to_sum(const struct cpu_attention *call, size_t query, struct merge merge,
-                       float sum)
+/* Turns the scores of query i of the block into probabilities (but for their sum), 0 where it does
+ * not see; with `is_halved` they go into b->halves. */
+INLINE struct merge soften(const struct attention_block *b, size_t i, int is_halved)
 {
-    call->sum[query] = call->sum[query] * merge.old_factor + sum * merge.new_factor;
+    const struct cpu_attention *call = b->call;
+    size_t query = b->first + i, from = b->first_page * PAGE, to = b->end_page * PAGE;
+    uint32_t begin = call->begin[query], end = call->end[query];
+    float *s = b->scores + i * CPU_SEGMENT;
+    uint16_t *halves = b->halves + i * CPU_SEGMENT;
+    if (begin >= end) {
+        if (is_halved)
+            memset(halves + from, 0, (to - from) * sizeof *halves);
+        else
+            memset(s + from, 0, (to - from) * sizeof *s);
+        return (struct merge){1.0f, 0.0f};
+    }
+    fvec most = f_splat(-INFINITY), total = f_splat(0.0f);
+    const fvec factor = f_splat(call->cap > 0.0f ? call->scale : call->scale * LOG2_E);
+    for (size_t t = from; t < to; t += LANES) {
+        fvec v = f_mul(f_load(s + t), factor);
+        if (call->cap > 0.0f) {
+            f_store(s + t, v);
+            store(s + t, call->cap * tanh_lanes(load(s + t) / call->cap));
+            v = f_mul(f_load(s + t), f_splat(LOG2_E));
+        }
+        if (t < begin || t + LANES > end)
+            v = f_hide(v, begin > t ? (int)min_size(begin - t, LANES) : 0,
+                       end > t ? (int)min_size(end - t, LANES) : 0);
+        f_store(s + t, v);
+        most = f_max(v, most);
+    }
+    const float max = greatest_of(most);
+    for (size_t t = from; t < to; t += LANES) {
+        fvec p = exp2_of_negative(f_sub(f_load(s + t), f_splat(max)));
+        total = f_add(total, p);
+        if (b->kv == DTYPE_I8)
+            p = f_mul(p, f_load(call->values[t / PAGE]));
+        if (is_halved)
+            f_store_bf16(halves + t, p);
+        else
+            f_store(s + t, p);
+    }
+    return merge_parts(&call->max[query], &call->sum[query], max, sum_of(total));
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-/* Dimensions d .. d + 16 * vectors - 1 of `rows` queries. */
-INLINE void add_values(const struct cpu_attention *call, serverd_dtype kv, int rows, int vectors,
-                       size_t query, size_t d, size_t first_page, size_t n_pages,
-                       const float *scores, const struct merge *merges)
+/* Adds the parts of `rows` queries, dimensions d .. d + 16 * vectors - 1, to what was before. */
+INLINE void put_values(const struct attention_block *b, int rows, int vectors, size_t query,
+                       size_t d, const fvec *part, const struct merge *merges)
 {
-    size_t width = pad16(call->v_dim);
-    fvec part[VALUE_ROWS * VALUE_VECTORS];
-    for (int i = 0; i < rows * vectors; i++)
-        part[i] = f_splat(0.0f);
-    for (size_t page = first_page; page < n_pages; page++)
-        for (size_t t = 0; t < PAGE; t++)
-            for (int v = 0; v < vectors; v++) {
-                fvec value = load_row(kv, call->values[page], t * width + d + 16 * (size_t)v);
-                for (int r = 0; r < rows; r++) {
-                    const float *p = scores + (query + (size_t)r) * CPU_SEGMENT + page * PAGE + t;
-                    fvec *sum = &part[r * vectors + v];
-                    *sum = f_fma(f_splat(*p), value, *sum);
-                }
-            }
+    size_t width = pad16(b->call->v_dim);
+    UNROLL
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vectors; v++) {
-            float *acc = call->acc + (query + (size_t)r) * width + d + 16 * (size_t)v;
-            fvec old = f_mul(f_load(acc), f_splat(merges[query + (size_t)r].old_factor));
-            f_store(acc, f_fma(part[r * vectors + v], f_splat(merges[query + (size_t)r].new_factor),
-                               old));
-        }
+        UNROLL
+    for (int v = 0; v < vectors; v++) {
+        const struct merge *merge = &merges[query + (size_t)r];
+        float *acc = b->call->acc + (b->first + query + (size_t)r) * width + d + 16 * (size_t)v;
+        fvec old = f_mul(f_load(acc), f_splat(merge->old_factor));
+        f_store(acc, f_fma(part[r * vectors + v], f_splat(merge->new_factor), old));
+    }
 }
 
-INLINE void add_all_values(const struct cpu_attention *call, serverd_dtype kv, size_t first_page,
-                           size_t n_pages, const float *scores, const struct merge *merges)
+INLINE void add_values(const struct attention_block *b, int rows, int vectors, size_t query,
+                       size_t d, const struct merge *merges)
 {
-    size_t width = pad16(call->v_dim);
+    size_t width = pad16(b->call->v_dim);
+    fvec part[VALUE_ROWS * VALUE_VECTORS];
+    UNROLL
+    for (int i = 0; i < rows * vectors; i++)
+        part[i] = f_splat(0.0f);
+    for (size_t page = b->first_page; page < b->end_page; page++)
+        for (size_t t = 0; t < PAGE; t++)
+            UNROLL
+    for (int v = 0; v < vectors; v++) {
+        fvec value = value_row(b->kv, b->call->values[page], t, width, d + 16 * (size_t)v);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const float *p = b->scores + (query + (size_t)r) * CPU_SEGMENT + page * PAGE + t;
+            part[r * vectors + v] = f_fma(f_splat(*p), value, part[r * vectors + v]);
+        }
+    }
+    put_values(b, rows, vectors, query, d, part, merges);
+}
+
+INLINE void add_all_values(const struct attention_block *b, const struct merge *merges)
+{
+    size_t width = pad16(b->call->v_dim);
     for (size_t d = 0; d < width;) {
         int vectors = width - d >= 16 * VALUE_VECTORS ? VALUE_VECTORS : 1;
-        for (size_t i = 0; i < call->n_queries;) {
-            int rows = call->n_queries - i >= VALUE_ROWS ? VALUE_ROWS : 1;
+        for (size_t i = 0; i < b->n;) {
+            int rows = b->n - i >= VALUE_ROWS ? VALUE_ROWS : 1;
             if (vectors == VALUE_VECTORS && rows == VALUE_ROWS)
-                add_values(call, kv, VALUE_ROWS, VALUE_VECTORS, i, d, first_page, n_pages, scores,
-                           merges);
+                add_values(b, VALUE_ROWS, VALUE_VECTORS, i, d, merges);
             else if (vectors == VALUE_VECTORS)
-                add_values(call, kv, 1, VALUE_VECTORS, i, d, first_page, n_pages, scores, merges);
+                add_values(b, 1, VALUE_VECTORS, i, d, merges);
             else
                 for (int r = 0; r < rows; r++)
-                    add_values(call, kv, 1, 1, i + (size_t)r, d, first_page, n_pages, scores,
-                               merges);
+                    add_values(b, 1, 1, i + (size_t)r, d, merges);
             i += (size_t)rows;
         }
         d += 16 * (size_t)vectors;
     }
 }
 
-#ifdef LEVEL_HAS_AMX
-#include "kernels/cpu/attention_amx.h"
+/* ---- all ------------------------------------------------------------------------------------- */
+
+#ifdef LEVEL_HAS_BF16
+#include "kernels/cpu/attention_bf16.h"
 #endif
 
-INLINE void attend_vectors(const struct cpu_attention *call, serverd_dtype kv, size_t first_page,
-                           size_t n_pages)
+INLINE void attend_block(const struct attention_block *b)
 {
-    float *scores = call->scratch;
-    struct merge *merges = (struct merge *)(void *)(scores + call->n_queries * CPU_SEGMENT);
-    score_pages(call, kv, first_page, n_pages, scores);
-    for (size_t i = 0; i < call->n_queries; i++) {
-        float *s = scores + i * CPU_SEGMENT;
-        merges[i] = soften(call, i, first_page, n_pages, s);
-        add_to_sum(call, i, merges[i], sum(s + first_page * PAGE, (n_pages - first_page) * PAGE));
+    struct merge merges[QUERY_BLOCK];
+#ifdef LEVEL_HAS_BF16
+    if (b->kv == DTYPE_BF16) {
+        score_pairs(b);
+        for (size_t i = 0; i < b->n; i++)
+            merges[i] = soften(b, i, 1);
+        add_all_value_pairs(b, merges);
+        return;
     }
-    add_all_values(call, kv, first_page, n_pages, scores, merges);
+#endif
+    score_pages(b);
+    for (size_t i = 0; i < b->n; i++)
+        merges[i] = soften(b, i, 0);
+    add_all_values(b, merges);
 }
 
-INLINE void attend_halves(const struct cpu_attention *call, serverd_dtype kv, size_t first_page,
-                          size_t n_pages)
+INLINE void attend_kind(const struct cpu_attention *call, serverd_dtype kv)
 {
-#ifdef LEVEL_HAS_AMX
-    attend_tiles(call, kv, first_page, n_pages);
-#else
-    attend_vectors(call, kv, first_page, n_pages);
-#endif
+    float *scratch = call->scratch;
+    struct attention_block b = {.call = call, .kv = kv, .scores = scratch};
+    scratch += QUERY_BLOCK * CPU_SEGMENT;
+    b.halves = (uint16_t *)(void *)scratch;
+    b.query_pairs = b.halves + QUERY_BLOCK * CPU_SEGMENT;
+    for (b.first = 0; b.first < call->n_queries; b.first += b.n) {
+        b.n = min_size(QUERY_BLOCK, call->n_queries - b.first);
+        uint32_t begin = CPU_SEGMENT, end = 0;
+        for (size_t i = b.first; i < b.first + b.n; i++)
+            if (call->begin[i] < call->end[i]) {
+                begin = call->begin[i] < begin ? call->begin[i] : begin;
+                end = call->end[i] > end ? call->end[i] : end;
+            }
+        if (begin >= end)
+            continue;
+        b.first_page = begin / PAGE;
+        b.end_page = (end + PAGE - 1) / PAGE;
+        attend_block(&b);
+    }
 }
 
 static void attend(const struct cpu_attention *call)
 {
-    uint32_t begin = CPU_SEGMENT, end = 0;
-    for (size_t i = 0; i < call->n_queries; i++)
-        if (call->begin[i] < call->end[i]) {
-            begin = call->begin[i] < begin ? call->begin[i] : begin;
-            end = call->end[i] > end ? call->end[i] : end;
-        }
-    if (begin >= end)
-        return;
-    size_t first_page = begin / PAGE, n_pages = (end + PAGE - 1) / PAGE;
     if (call->kv == DTYPE_BF16)
-        attend_halves(call, DTYPE_BF16, first_page, n_pages);
+        attend_kind(call, DTYPE_BF16);
     else if (call->kv == DTYPE_F16)
-        attend_halves(call, DTYPE_F16, first_page, n_pages);
+        attend_kind(call, DTYPE_F16);
+    else if (call->kv == DTYPE_I8)
+        attend_kind(call, DTYPE_I8);
     else
-        attend_vectors(call, DTYPE_F32, first_page, n_pages);
+        attend_kind(call, DTYPE_F32);
 }
 
-static size_t attention_scratch(size_t n_queries, size_t k_dim, size_t v_dim)
+static size_t attention_scratch(size_t k_dim)
 {
-    size_t floats = n_queries * (CPU_SEGMENT + 2);
-#ifdef LEVEL_HAS_AMX
-    size_t tiles = carve_tiles(NULL, n_queries, k_dim, v_dim).bytes / sizeof(float) + 1;
-    return tiles > floats ? tiles : floats;
-#else
-    (void)k_dim;
-    (void)v_dim;
-    return floats;
-#endif
+    return QUERY_BLOCK * (CPU_SEGMENT + CPU_SEGMENT / 2 + (k_dim + 1) / 2);
+}
+
+static void merge(const struct cpu_softmax *part, size_t n, size_t v_dim,
+                  const struct cpu_softmax *into)
+{
+    size_t width = pad16(v_dim);
+    for (size_t i = 0; i < n; i++) {
+        if (part->sum[i] == 0.0f)
+            continue;
+        struct merge m = merge_parts(&into->max[i], &into->sum[i], part->max[i], part->sum[i]);
+        for (size_t d = 0; d < width; d += LANES) {
+            float *acc = into->acc + i * width + d;
+            fvec old = f_mul(f_load(acc), f_splat(m.old_factor));
+            f_store(acc, f_fma(f_load(part->acc + i * width + d), f_splat(m.new_factor), old));
+        }
+    }
 }
 
 /* ---- appending ------------------------------------------------------------------------------- */
@@ -273,8 +349,9 @@ INLINE void to_halves(serverd_dtype kv, fvec x, uint16_t *to)
         f_store_f16(to, f_min(f_splat(65504.0f), f_max(f_splat(-65504.0f), x)));
 }
 
-/* Halves of n numbers, `stride` apart. */
-INLINE void put_halves(serverd_dtype kv, const float *x, size_t n, uint16_t *to, size_t stride)
+/* Halves of n numbers; number i goes to (i / run) * run_apart + i % run * apart. */
+INLINE void put_halves(serverd_dtype kv, const float *x, size_t n, uint16_t *to, size_t run,
+                       size_t run_apart, size_t apart)
 {
     for (size_t i = 0; i < n; i += LANES) {
         float part[LANES] = {0};
@@ -283,28 +360,50 @@ INLINE void put_halves(serverd_dtype kv, const float *x, size_t n, uint16_t *to,
         memcpy(part, x + i, count * sizeof *x);
         to_halves(kv, f_load(part), halves);
         for (size_t j = 0; j < count; j++)
-            to[(i + j) * stride] = halves[j];
+            to[(i + j) / run * run_apart + (i + j) % run * apart] = halves[j];
     }
 }
 
-INLINE void append_halves(serverd_dtype kv, const float *k, size_t k_dim, const float *v,
-                          size_t v_dim, uint16_t *keys, uint16_t *values, uint32_t slot)
+/* Codes of n numbers, placed like halves; returns their scale. */
+INLINE float put_bytes(const float *x, size_t n, int8_t *to, size_t run, size_t run_apart,
+                       size_t apart)
 {
-    put_halves(kv, k, k_dim, keys + slot, PAGE);
-    put_halves(kv, v, v_dim, values + slot * pad16(v_dim), 1);
+    float most = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = fabsf(x[i]);
+        most = magnitude > most || !(magnitude <= 3e38f) ? magnitude : most;
+    }
+    if (!(most <= 3e38f))
+        return NAN;
+    float inverse = most < 1e-31f ? 0.0f : 127.0f / most;
+    for (size_t i = 0; i < n; i++) {
+        float shifted = x[i] * inverse + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+        to[i / run * run_apart + i % run * apart] =
+            (int8_t)(int32_t)(f32_bits(shifted) - f32_bits(12582912.0f));
+    }
+    return most / 127.0f;
 }
 
 static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *v, size_t v_dim,
                    void *key_page, void *value_page, uint32_t slot)
 {
+    size_t width = pad16(v_dim);
     if (kv == DTYPE_BF16) {
-        append_halves(DTYPE_BF16, k, k_dim, v, v_dim, key_page, value_page, slot);
+        put_halves(DTYPE_BF16, k, k_dim, (uint16_t *)key_page + 2 * slot, 2, 2 * PAGE, 1);
+        put_halves(DTYPE_BF16, v, v_dim, (uint16_t *)value_page + slot / 2 * width * 2 + slot % 2,
+                   1, 2, 0);
     } else if (kv == DTYPE_F16) {
-        append_halves(DTYPE_F16, k, k_dim, v, v_dim, key_page, value_page, slot);
+        put_halves(DTYPE_F16, k, k_dim, (uint16_t *)key_page + slot, 1, PAGE, 0);
+        put_halves(DTYPE_F16, v, v_dim, (uint16_t *)value_page + slot * width, 1, 1, 0);
+    } else if (kv == DTYPE_I8) {
+        ((float *)key_page)[slot] =
+            put_bytes(k, k_dim, (int8_t *)key_page + 64 + 4 * slot, 4, 4 * PAGE, 1);
+        ((float *)value_page)[slot] =
+            put_bytes(v, v_dim, (int8_t *)value_page + 64 + slot / 4 * width * 4 + slot % 4, 1, 4, 0);
     } else {
         float *keys = key_page, *values = value_page;
         for (size_t d = 0; d < k_dim; d++)
             keys[d * PAGE + slot] = k[d];
-        memcpy(values + slot * pad16(v_dim), v, v_dim * sizeof *v);
+        memcpy(values + slot * width, v, v_dim * sizeof *v);
     }
 }

@@ -32,7 +32,6 @@ struct serverd_instance {
 struct serverd_kv {
     uint32_t n_layers, n_pages;
     serverd_dtype dtype;
-    size_t element_bytes;
     struct cpu_kv_layer {
         uint32_t n_kv_heads, k_dim, v_dim;
         /* [n_pages][n_kv_heads] pages of one head, laid out as attention_template.h says */

@@ -19,7 +19,7 @@ static bool always(void)
 /* __builtin_cpu_supports looks at what the operating system saves, too; for what it does not know
  * these bits of leaf 7 are read behind it. */
 enum { LEAF7_0_EDX_AMX_TILE = 1 << 24, LEAF7_0_EDX_AMX_INT8 = 1 << 25 };
-enum { LEAF7_0_EDX_AMX_BF16 = 1 << 22, LEAF7_1_EAX_AVX_VNNI = 1 << 4 };
+enum { LEAF7_1_EAX_AVX_VNNI = 1 << 4 };
 
 static unsigned leaf7_edx(void)
 {
@@ -46,12 +46,17 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vnni");
 }
 
+static bool has_avx512bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
 /* The tile registers must be asked for, once for the whole process. */
 static bool has_amx(void)
 {
-    const unsigned wanted = LEAF7_0_EDX_AMX_TILE | LEAF7_0_EDX_AMX_INT8 | LEAF7_0_EDX_AMX_BF16;
+    const unsigned wanted = LEAF7_0_EDX_AMX_TILE | LEAF7_0_EDX_AMX_INT8;
     const long ask_permission = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
-    return has_avx512() && (leaf7_edx() & wanted) == wanted &&
+    return has_avx512bf16() && (leaf7_edx() & wanted) == wanted &&
            syscall(SYS_arch_prctl, ask_permission, tile_data) == 0;
 }
 #endif
@@ -62,7 +67,8 @@ static const struct {
     bool (*is_here)(void);
 } levels[] = {
 #if defined(__x86_64__)
-    {&cpu_kernels_amx, has_amx},         {&cpu_kernels_avx512, has_avx512},
+    {&cpu_kernels_amx, has_amx},         {&cpu_kernels_avx512bf16, has_avx512bf16},
+    {&cpu_kernels_avx512, has_avx512},
     {&cpu_kernels_avxvnni, has_avxvnni}, {&cpu_kernels_avx2, has_avx2},
 #endif
     {&cpu_kernels_generic, always},

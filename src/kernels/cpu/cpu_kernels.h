@@ -1,13 +1,15 @@
 /* The arithmetic of the CPU back-end, once per instruction-set level. The levels are one source
  * (cpu_kernels_template.h, linear_template.h, attention_template.h) compiled with different flags
  * over a small set of vector primitives (simd_*.h): sums run over 16 lanes in one order, so every
- * level gives the same bits but for the attention of `amx`, which multiplies in bf16.
+ * level gives the same bits, but for attention over bf16 pages where a level has its own
+ * instructions for that.
  *
  * All arrays are f32 unless said. None of these allocates or keeps state; any thread. */
 #ifndef KERNELS_CPU_KERNELS_H
 #define KERNELS_CPU_KERNELS_H
 
 #include "kernels/cpu/packed.h"
+#include "program/dtype.h"
 #include "serverd/delegate.h"
 
 #include <stdbool.h>
@@ -86,20 +88,41 @@ struct cpu_linear {
     void *scratch; /* linear_scratch(k) bytes, aligned to 64 */
 };
 
+/* The running softmax of some queries; at first -INFINITY, 0, 0. */
+struct cpu_softmax {
+    float *max, *sum; /* [n]; max is the exponent of a power of two */
+    float *acc;       /* [n][v_dim rounded up to 16] */
+};
+
 /* Queries of one KV head against one segment of its keys and values, of which each query sees
  * some consecutive tokens; merges the segment into the queries' running softmax. */
 struct cpu_attention {
-    serverd_dtype kv;
-    const void *const *keys, *const *values; /* [CPU_SEGMENT_PAGES] pages, see kv.c */
+    serverd_dtype kv;                        /* F32, F16, BF16, I8 */
+    const void *const *keys, *const *values; /* [CPU_SEGMENT_PAGES] pages, attention_template.h */
     size_t k_dim, v_dim;
     float scale, cap; /* cap 0: none */
     size_t n_queries;
     const float *queries;        /* [n_queries][k_dim] */
     const uint32_t *begin, *end; /* [n_queries] visible tokens of the segment; none if equal */
-    float *max, *sum;            /* [n_queries]; at first -INFINITY and 0 */
-    float *acc;                  /* [n_queries][v_dim rounded up to 16]; at first 0 */
+    float *max, *sum, *acc;      /* as cpu_softmax has them */
     float *scratch;              /* attention_scratch floats, aligned to 64 */
 };
+
+/* Bytes of one page of one head. */
+static inline size_t cpu_key_page_bytes(serverd_dtype kv, size_t k_dim)
+{
+    if (kv == DTYPE_I8)
+        return 64 + (k_dim + 3) / 4 * 64;
+    if (kv == DTYPE_BF16)
+        return (k_dim + 1) / 2 * 64;
+    return k_dim * SERVERD_PAGE_TOKENS * (kv == DTYPE_F16 ? 2 : 4);
+}
+
+static inline size_t cpu_value_page_bytes(serverd_dtype kv, size_t v_dim)
+{
+    size_t elements = (v_dim + 15) / 16 * 16 * SERVERD_PAGE_TOKENS;
+    return kv == DTYPE_I8 ? 64 + elements : elements * (kv == DTYPE_F32 ? 4 : 2);
+}
 
 struct cpu_kernels {
     const char *name; /* "avx512" */
@@ -111,7 +134,10 @@ struct cpu_kernels {
     void (*quantise)(const float *x, size_t k, const struct cpu_rows *out, size_t row);
 
     void (*attend)(const struct cpu_attention *call);
-    size_t (*attention_scratch)(size_t n_queries, size_t k_dim, size_t v_dim);
+    size_t (*attention_scratch)(size_t k_dim);
+    /* Merges a part into a running softmax, as attend does with its segment. */
+    void (*merge)(const struct cpu_softmax *part, size_t n, size_t v_dim,
+                  const struct cpu_softmax *into);
     void (*append)(serverd_dtype kv, const float *k, size_t k_dim, const float *v, size_t v_dim,
                    void *key_page, void *value_page, uint32_t slot);
 
@@ -122,7 +148,7 @@ struct cpu_kernels {
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avxvnni,
-    cpu_kernels_avx512, cpu_kernels_amx;
+    cpu_kernels_avx512, cpu_kernels_avx512bf16, cpu_kernels_amx;
 
 /* The best level of this machine, or the one of that name; NULL: not here. */
 const struct cpu_kernels *cpu_kernels_best(void);

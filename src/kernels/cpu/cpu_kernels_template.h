@@ -351,6 +351,7 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .quantise = quantise,
     .attend = attend,
     .attention_scratch = attention_scratch,
+    .merge = merge,
     .append = append,
     .sum_of_squares = sum_of_squares,
     .sum = sum,

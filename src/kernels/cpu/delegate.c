@@ -107,7 +107,8 @@ static serverd_status cpu_set_option(serverd_instance *instance, const char *key
     const struct cpu_kernels *kernels = cpu_kernels_named(value);
     if (!kernels)
         return fail(err, SERVERD_INVALID,
-                    "%.20s is not here; there are generic, avx2, avxvnni, avx512 and amx", value);
+                    "%.20s is not here; there are generic, avx2, avxvnni, avx512, avx512bf16 "
+                    "and amx", value);
     instance->kernels = kernels;
     return SERVERD_OK;
 }

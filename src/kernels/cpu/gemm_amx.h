@@ -74,7 +74,7 @@ INLINE void add_group(struct tile_kind f, const struct panel *panel, int rows, c
     const size_t groups = 32 / (size_t)f.group;
     fvec scales = f_load(panel->scales + group * PACKED_COLUMNS), minima = scales;
     if (f.has_min)
-        minima = f_load(panel->minima + group * PACKED_COLUMNS);
+        minima = f_load(panel->offsets + group * PACKED_COLUMNS);
     UNROLL
     for (int r = 0; r < rows; r++) {
         const struct cpu_span *row = row_span(x, layout, r);
@@ -109,8 +109,7 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind f,
     for (int r = 0; r < rows; r++) {
         struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
         size_t i = outlier.index, at = i / (size_t)f.group * PACKED_COLUMNS;
-        fvec scales = f_load(panel->scales + at);
-        fvec offset = offset_of(f.has_min, f.zero, scales, f_load(panel->minima + at));
+        fvec scales = f_load(panel->scales + at), offset = f_load(panel->offsets + at);
         ivec code = signed_element(panel, f, i / 32, i % 32);
         if (!f.has_min)
             code = i_add(code, i_splat(f.zero));
@@ -131,7 +130,7 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind f,
 
 /* Rows past the last one are computed from what lies in the padding. */
 INLINE void gemm_tile(const struct gemm_span *gemm, struct tile_kind f, const struct panel *panel,
-                      int rows, const char *x, float *sums)
+                      int rows, const char *x, float *sums, size_t row, size_t column)
 {
     _Alignas(64) int32_t dots[4][2][16][16];
     const struct row_layout layout = row_layout(f.is_fine);
@@ -156,7 +155,10 @@ INLINE void gemm_tile(const struct gemm_span *gemm, struct tile_kind f, const st
         add_outliers(gemm, f, panel, rows, x, acc);
     UNROLL
     for (int r = 0; r < rows; r++)
-        f_store(sums + r * (int)(GEMM_PANELS * PACKED_COLUMNS), acc[r]);
+        if (!gemm->is_last)
+            f_store(sums + r * (int)(GEMM_PANELS * PACKED_COLUMNS), acc[r]);
+        else if (row + (size_t)r < gemm->call->n_rows)
+            put_row(gemm->call, row + (size_t)r, column, acc[r]);
 }
 
 /* All rows over the panels of `columns` column blocks. */
@@ -168,11 +170,13 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind f, size_t c
         spans_at(span->call->x, layout, span->first_block / CPU_SPAN_BLOCKS, first_row);
     if (span->call->n_rows <= 8) {
         for (size_t c = 0; c < columns; c++)
-            gemm_tile(span, f, &s->panels[c], 8, spans, &s->sums[0][c * PACKED_COLUMNS]);
+            gemm_tile(span, f, &s->panels[c], 8, spans, &s->sums[0][c * PACKED_COLUMNS], first_row,
+                      span->first_column + c * PACKED_COLUMNS);
         return;
     }
     for (size_t row = 0; row < n_rows; row += 16)
         for (size_t c = 0; c < columns; c++)
             gemm_tile(span, f, &s->panels[c], 16, spans + row * layout.bytes,
-                      &s->sums[row][c * PACKED_COLUMNS]);
+                      &s->sums[row][c * PACKED_COLUMNS], first_row + row,
+                      span->first_column + c * PACKED_COLUMNS);
 }

@@ -7,41 +7,30 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static serverd_status element_bytes(const serverd_kv_spec *spec, size_t *out, serverd_error *err)
+static serverd_status check_spec(const serverd_kv_spec *spec, serverd_error *err)
 {
-    if (spec->dtype != DTYPE_F32 && spec->dtype != DTYPE_BF16 && spec->dtype != DTYPE_F16)
-        return fail(err, SERVERD_UNSUPPORTED, "cpu: KV of type %u; there are F32, F16 and BF16",
-                    spec->dtype);
+    if (spec->dtype != DTYPE_F32 && spec->dtype != DTYPE_BF16 && spec->dtype != DTYPE_F16 &&
+        spec->dtype != DTYPE_I8)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "cpu: KV of type %u; there are F32, F16, BF16 and I8", spec->dtype);
     if (spec->page_tokens != SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_UNSUPPORTED, "cpu: KV pages of %u tokens; there are %u",
                     spec->page_tokens, SERVERD_PAGE_TOKENS);
-    *out = spec->dtype == DTYPE_F32 ? 4 : 2;
     return SERVERD_OK;
-}
-
-/* Bytes of one page of one head. Dimensions are bounded (program_check). */
-static size_t key_bytes(const serverd_kv_layer *layer, size_t element)
-{
-    return (size_t)layer->k_dim * SERVERD_PAGE_TOKENS * element;
-}
-
-static size_t value_bytes(const serverd_kv_layer *layer, size_t element)
-{
-    return ((size_t)layer->v_dim + 15) / 16 * 16 * SERVERD_PAGE_TOKENS * element;
 }
 
 serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
                                  uint64_t *out, serverd_error *err)
 {
     (void)instance;
-    size_t element = 0;
-    serverd_status status = element_bytes(spec, &element, err);
+    serverd_status status = check_spec(spec, err);
     if (status != SERVERD_OK)
         return status;
     *out = 0;
     for (uint32_t i = 0; i < spec->n_layers; i++) {
         const serverd_kv_layer *layer = &spec->layers[i];
-        *out += layer->n_kv_heads * (key_bytes(layer, element) + value_bytes(layer, element));
+        *out += layer->n_kv_heads * (cpu_key_page_bytes(spec->dtype, layer->k_dim) +
+                                     cpu_value_page_bytes(spec->dtype, layer->v_dim));
     }
     return SERVERD_OK;
 }
@@ -66,8 +55,7 @@ serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *
                              uint32_t n_pages, serverd_kv **out, serverd_error *err)
 {
     (void)instance;
-    size_t element = 0;
-    serverd_status status = element_bytes(spec, &element, err);
+    serverd_status status = check_spec(spec, err);
     if (status != SERVERD_OK)
         return status;
     serverd_kv *kv = calloc(1, sizeof *kv);
@@ -76,7 +64,6 @@ serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *
     *kv = (serverd_kv){.n_layers = spec->n_layers,
                        .n_pages = n_pages,
                        .dtype = spec->dtype,
-                       .element_bytes = element,
                        .layers = calloc(max_size(spec->n_layers, 1), sizeof *kv->layers)};
     bool is_made = kv->layers != NULL;
     for (uint32_t i = 0; i < spec->n_layers && is_made; i++) {
@@ -85,8 +72,8 @@ serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *
         *layer = (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
                                        .k_dim = from->k_dim,
                                        .v_dim = from->v_dim,
-                                       .key_bytes = key_bytes(from, element),
-                                       .value_bytes = value_bytes(from, element)};
+                                       .key_bytes = cpu_key_page_bytes(spec->dtype, from->k_dim),
+                                       .value_bytes = cpu_value_page_bytes(spec->dtype, from->v_dim)};
         size_t bytes;
         is_made = store_bytes(kv, layer, layer->key_bytes, &bytes) &&
                   (layer->keys = map_store(bytes)) &&
@@ -136,17 +123,13 @@ serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t 
     if (from >= kv->n_pages || to >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_INTERNAL, "cpu: cannot copy %u tokens of KV page %u to %u",
                     n_tokens, from, to);
-    size_t key_row = SERVERD_PAGE_TOKENS * kv->element_bytes; /* one dimension of all tokens */
+    /* tokens lie side by side: whole pages, of which nobody reads what lies behind n_tokens */
     for (uint32_t l = 0; l < kv->n_layers && from != to; l++) {
         const struct cpu_kv_layer *layer = &kv->layers[l];
-        for (uint32_t h = 0; h < layer->n_kv_heads; h++) {
-            const char *keys = cpu_kv_keys(layer, from, h);
-            char *to_keys = cpu_kv_keys(layer, to, h);
-            for (size_t at = 0; at < layer->key_bytes; at += key_row)
-                memcpy(to_keys + at, keys + at, n_tokens * kv->element_bytes);
-            memcpy(cpu_kv_values(layer, to, h), cpu_kv_values(layer, from, h),
-                   layer->value_bytes / SERVERD_PAGE_TOKENS * n_tokens);
-        }
+        memcpy(cpu_kv_keys(layer, to, 0), cpu_kv_keys(layer, from, 0),
+               layer->n_kv_heads * layer->key_bytes);
+        memcpy(cpu_kv_values(layer, to, 0), cpu_kv_values(layer, from, 0),
+               layer->n_kv_heads * layer->value_bytes);
     }
     return SERVERD_OK;
 }

@@ -319,12 +319,12 @@ INLINE void put_panel_block(struct form_constants f, const bvec *quads, uint8_t 
 #endif
 
 #define GEMM_PANELS 4   /* column blocks */
-#define GEMM_ROWS   256 /* whose sums are kept */
+#define GEMM_ROWS   512 /* whose sums are kept */
 
 struct panel {
     _Alignas(64) uint8_t codes[CPU_SPAN_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
     float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
-    float minima[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];
+    float offsets[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];         /* offset_of */
 };
 
 struct gemm_scratch {
@@ -357,9 +357,11 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, c
             UNROLL
             for (int g = 0; g < groups; g++) {
                 size_t at = (block * (size_t)groups + (size_t)g) * PACKED_COLUMNS;
-                f_store(panel->scales + at, group_scales(f, unit, (int)i * groups + g, 0));
+                fvec scales = group_scales(f, unit, (int)i * groups + g, 0), minima = scales;
                 if (f.has_min)
-                    f_store(panel->minima + at, group_scales(f, unit, (int)i * groups + g, 1));
+                    minima = group_scales(f, unit, (int)i * groups + g, 1);
+                f_store(panel->scales + at, scales);
+                f_store(panel->offsets + at, offset_of(f.has_min, f.zero, scales, minima));
             }
         }
 }
@@ -368,6 +370,8 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, c
 struct gemm_span {
     const struct cpu_linear *call;
     size_t first_block, n_blocks; /* of k */
+    size_t first_column;          /* of the first panel, in the whole matrix */
+    bool is_last;                 /* of k: the sums are the result */
 };
 
 /* What a tile knows when it is compiled. */
@@ -379,9 +383,18 @@ struct tile_kind {
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-INLINE ivec element_of_panel(const struct panel *panel, size_t block, size_t i)
+/* Element i of the span: the lowest bytes of the 32-bit words from there on. */
+INLINE ivec element_of_panel(const struct panel *panel, size_t i)
 {
-    return field(panel->codes + block * PANEL_BLOCK_BYTES + i / 4 * 64, (int)(i % 4) * 8, 255);
+    return i_and(i_load(panel->codes + i / 4 * 64 + i % 4), 255);
+}
+
+/* The weights of element i of the span. */
+INLINE fvec weights_of_panel(struct tile_kind t, const struct panel *panel, size_t i)
+{
+    size_t at = i / (size_t)t.group * PACKED_COLUMNS;
+    return f_fma(f_of_i(element_of_panel(panel, i)), f_load(panel->scales + at),
+                 f_load(panel->offsets + at));
 }
 
 INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
@@ -389,18 +402,26 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
 {
     const struct row_layout layout = row_layout(0);
     size_t n = (span->n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
-    for (size_t o = 0; o < n; o++)
+    for (size_t o = 0; o < n; o++) {
+        /* many models have elements that stand out in every row */
+        uint32_t first = row_span(x, layout, 0)->outliers[o].index, others = 0;
         UNROLL
-    for (int r = 0; r < rows; r++) {
-        struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
-        size_t i = outlier.index, at = i / (size_t)t.group * PACKED_COLUMNS;
+        for (int r = 1; r < rows; r++)
+            others |= row_span(x, layout, r)->outliers[o].index ^ first;
+        fvec w[TILE_COLUMNS];
+        if (!others)
+            UNROLL
+        for (int c = 0; c < columns; c++)
+            w[c] = weights_of_panel(t, &panels[c], first);
         UNROLL
-        for (int c = 0; c < columns; c++) {
-            fvec scales = f_load(panels[c].scales + at);
-            fvec offset = offset_of(t.has_min, t.zero, scales, f_load(panels[c].minima + at));
-            fvec w = f_fma(f_of_i(element_of_panel(&panels[c], i / 32, i % 32)), scales, offset);
-            fvec *sum = &acc[r * columns + c];
-            *sum = f_fma(f_splat(outlier.value), w, *sum);
+        for (int r = 0; r < rows; r++) {
+            struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
+            UNROLL
+            for (int c = 0; c < columns; c++) {
+                if (others)
+                    w[c] = weights_of_panel(t, &panels[c], outlier.index);
+                acc[r * columns + c] = f_fma(f_splat(outlier.value), w[c], acc[r * columns + c]);
+            }
         }
     }
 }
@@ -416,10 +437,18 @@ INLINE ivec first_dot(struct tile_kind t, const struct cpu_span *span, size_t gr
     return shift ? i_shift_left(sum, shift) : sum;
 }
 
-/* rows x columns sums of the rows at x. */
+/* Adds a span to the sums of rows x columns: the rows from `row` on, which lie at x; the columns
+ * from `column` on. */
 INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const struct panel *panels,
-                      int rows, int columns, const char *x, float *sums)
+                      int rows, int columns, const char *x, float *sums, size_t row, size_t column)
 {
+    if (span->is_last) /* the lines are fetched for writing while the tile is computed */
+        UNROLL
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++)
+            __builtin_prefetch(span->call->out + (row + (size_t)r) * span->call->out_stride +
+                                   column + PACKED_COLUMNS * (size_t)c,
+                               1, 3);
     const struct row_layout layout = row_layout(t.is_fine);
     const int groups = 32 / t.group, quads = 8 / groups;
     fvec acc[TILE_ROWS * TILE_COLUMNS];
@@ -463,13 +492,13 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
             fvec scales = f_load(panels[c].scales + group * PACKED_COLUMNS);
             UNROLL
             for (int r = 0; r < rows; r++) {
-                const struct cpu_span *row = row_span(x, layout, r);
-                float scale = row->scales[group / (size_t)groups];
+                const struct cpu_span *codes = row_span(x, layout, r);
+                float scale = codes->scales[group / (size_t)groups];
                 fvec *sum = &acc[r * columns + c];
                 *sum = f_fma(f_of_i(dot[r * columns + c]), f_mul(scales, f_splat(scale)), *sum);
                 if (t.has_min)
-                    *sum = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS),
-                                 f_splat(scaled_sum(t.group, row, group)), *sum);
+                    *sum = f_fma(f_load(panels[c].offsets + group * PACKED_COLUMNS),
+                                 f_splat(scaled_sum(t.group, codes, group)), *sum);
             }
         }
     }
@@ -479,7 +508,11 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
     for (int r = 0; r < rows; r++)
         UNROLL
     for (int c = 0; c < columns; c++)
-        f_store(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS, acc[r * columns + c]);
+        if (span->is_last)
+            put_row(span->call, row + (size_t)r, column + PACKED_COLUMNS * (size_t)c,
+                    acc[r * columns + c]);
+        else
+            f_store(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS, acc[r * columns + c]);
 }
 
 /* All rows over the panels of `columns` column blocks. */
@@ -489,29 +522,31 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
     const struct row_layout layout = row_layout(t.is_fine);
     const char *spans =
         spans_at(span->call->x, layout, span->first_block / CPU_SPAN_BLOCKS, first_row);
-    for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
-        const struct panel *panels = &s->panels[c];
-        bool is_wide = c + TILE_COLUMNS <= columns;
-        for (size_t row = 0; row < n_rows;) {
+    for (size_t row = 0; row < n_rows;) {
+        const char *x = spans + row * layout.bytes;
+        size_t left = n_rows - row;
+        int rows = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
+        for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
+            const struct panel *panels = &s->panels[c];
+            bool is_wide = c + TILE_COLUMNS <= columns;
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
-            const char *x = spans + row * layout.bytes;
-            size_t left = n_rows - row;
+            size_t column = span->first_column + c * PACKED_COLUMNS;
 #define TILE(rows)                                                                                 \
     do {                                                                                           \
         if (is_wide)                                                                               \
-            gemm_tile(span, t, panels, rows, TILE_COLUMNS, x, sums);                               \
+            gemm_tile(span, t, panels, rows, TILE_COLUMNS, x, sums, first_row + row, column);      \
         else                                                                                       \
-            gemm_tile(span, t, panels, rows, 1, x, sums);                                          \
-        row += (rows);                                                                             \
+            gemm_tile(span, t, panels, rows, 1, x, sums, first_row + row, column);                 \
     } while (0)
-            if (left >= TILE_ROWS)
+            if (rows == TILE_ROWS)
                 TILE(TILE_ROWS);
-            else if (left >= TILE_ROWS_SOME)
+            else if (rows == TILE_ROWS_SOME)
                 TILE(TILE_ROWS_SOME);
             else
                 TILE(1);
 #undef TILE
         }
+        row += (size_t)rows;
     }
 }
 
@@ -573,17 +608,17 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
         for (size_t b = 0; b < call->n_blocks; b += GEMM_PANELS) {
             size_t columns = min_size(GEMM_PANELS, call->n_blocks - b);
             for (size_t k = 0; k < k_blocks; k += CPU_SPAN_BLOCKS) {
-                struct gemm_span span = {call, k, min_size(CPU_SPAN_BLOCKS, k_blocks - k)};
+                struct gemm_span span = {.call = call,
+                                         .first_block = k,
+                                         .n_blocks = min_size(CPU_SPAN_BLOCKS, k_blocks - k),
+                                         .first_column = (call->first_block + b) * PACKED_COLUMNS,
+                                         .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
                 size_t at = k * PACKED_BLOCK / call->form->unit_k * call->form->unit_bytes;
                 for (size_t c = 0; c < columns; c++)
                     fill_panel(call, f, call->weights + (b + c) * call->column_bytes + at,
                                span.n_blocks, &s->panels[c]);
                 run_rows(&span, columns, row, rows, s);
             }
-            for (size_t r = 0; r < rows; r++)
-                for (size_t c = 0; c < columns; c++)
-                    put_row(call, row + r, (call->first_block + b + c) * PACKED_COLUMNS,
-                            f_load(&s->sums[r][c * PACKED_COLUMNS]));
         }
     }
     gemm_end();

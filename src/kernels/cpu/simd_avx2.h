@@ -150,6 +150,10 @@ SIMD fvec f_add(fvec x, fvec y)
 {
     return (fvec){_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
 }
+SIMD fvec f_sub(fvec x, fvec y)
+{
+    return (fvec){_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)};
+}
 SIMD fvec f_mul(fvec x, fvec y)
 {
     return (fvec){_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)};
@@ -225,6 +229,33 @@ SIMD fvec f_load_i8(const void *p)
     __m128i v = _mm_loadu_si128(p);
     return (fvec){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
+}
+
+/* Halves of the 32-bit words at p, or bytes of them. */
+SIMD fvec f_of_bf16_pairs(const void *p, int is_second)
+{
+    ivec v = b_load(p), h;
+    h = is_second ? i_and(v, (int)0xffff0000u) : i_shift_left(v, 16);
+    return (fvec){_mm256_castsi256_ps(h.a), _mm256_castsi256_ps(h.b)};
+}
+SIMD fvec f_of_i8_quads(const void *p, int i)
+{
+    __m128i n = _mm_cvtsi32_si128(24 - 8 * i);
+    ivec v = b_load(p);
+    return (fvec){
+        _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sll_epi32(v.a, n), 24)),
+        _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sll_epi32(v.b, n), 24)),
+    };
+}
+/* -infinity but in lanes from .. to - 1 */
+SIMD fvec f_hide(fvec v, int from, int to)
+{
+    float all[16];
+    f_store(all, v);
+    for (int i = 0; i < 16; i++)
+        if (i < from || i >= to)
+            all[i] = -__builtin_inff();
+    return f_load(all);
 }
 
 #define FEW_ROWS      4 /* that take codes apart in registers */

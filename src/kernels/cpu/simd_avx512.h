@@ -120,6 +120,10 @@ SIMD fvec f_add(fvec a, fvec b)
 {
     return _mm512_add_ps(a, b);
 }
+SIMD fvec f_sub(fvec a, fvec b)
+{
+    return _mm512_sub_ps(a, b);
+}
 SIMD fvec f_mul(fvec a, fvec b)
 {
     return _mm512_mul_ps(a, b);
@@ -144,12 +148,16 @@ SIMD void f_store_f16(void *p, fvec v)
 /* Rounded to the nearest, to even in the middle; NaN stays. */
 SIMD void f_store_bf16(void *p, fvec v)
 {
+#ifdef __AVX512BF16__
+    _mm256_storeu_si256(p, (__m256i)_mm512_cvtneps_pbh(v));
+#else
     __m512i bits = _mm512_castps_si512(v);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     rounded = _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc00000));
     _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+#endif
 }
 /* v, but 0 where x < limit */
 SIMD fvec f_zero_below(fvec x, float limit, fvec v)
@@ -173,6 +181,26 @@ SIMD fvec f_load_bf16(const void *p)
 SIMD fvec f_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+
+/* Halves of the 32-bit words at p, or bytes of them. */
+SIMD fvec f_of_bf16_pairs(const void *p, int is_second)
+{
+    __m512i v = _mm512_loadu_si512(p);
+    return _mm512_castsi512_ps(is_second ? _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000u))
+                                         : _mm512_slli_epi32(v, 16));
+}
+SIMD fvec f_of_i8_quads(const void *p, int i)
+{
+    __m512i v = _mm512_loadu_si512(p);
+    return _mm512_cvtepi32_ps(
+        _mm512_srai_epi32(_mm512_sll_epi32(v, _mm_cvtsi32_si128(24 - 8 * i)), 24));
+}
+/* -infinity but in lanes from .. to - 1 */
+SIMD fvec f_hide(fvec v, int from, int to)
+{
+    __mmask16 keep = (__mmask16)(((1u << to) - 1u) & ~((1u << from) - 1u));
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), keep, v);
 }
 
 #define FEW_ROWS      4 /* that take codes apart in registers */

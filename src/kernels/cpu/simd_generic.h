@@ -116,6 +116,10 @@ SIMD fvec f_add(fvec a, fvec b)
 {
     EACH(fvec, 16, a.at[i] + b.at[i]);
 }
+SIMD fvec f_sub(fvec a, fvec b)
+{
+    EACH(fvec, 16, a.at[i] - b.at[i]);
+}
 SIMD fvec f_mul(fvec a, fvec b)
 {
     EACH(fvec, 16, a.at[i] * b.at[i]);
@@ -174,6 +178,23 @@ SIMD fvec f_load_bf16(const void *p)
 SIMD fvec f_load_i8(const void *p)
 {
     EACH(fvec, 16, (float)((const int8_t *)p)[i]);
+}
+
+/* Halves of the 32-bit words at p, or bytes of them. */
+SIMD fvec f_of_bf16_pairs(const void *p, int is_second)
+{
+    ivec v = i_load(p);
+    EACH(fvec, 16, f32_from_bits(is_second ? (uint32_t)v.at[i] & 0xffff0000u : (uint32_t)v.at[i] << 16));
+}
+SIMD fvec f_of_i8_quads(const void *p, int byte)
+{
+    const int8_t *b = p;
+    EACH(fvec, 16, (float)b[4 * i + byte]);
+}
+/* -infinity but in lanes from .. to - 1 */
+SIMD fvec f_hide(fvec v, int from, int to)
+{
+    EACH(fvec, 16, i < from || i >= to ? -INFINITY : v.at[i]);
 }
 
 #define FEW_ROWS      1 /* that take codes apart in registers */

@@ -323,7 +323,8 @@ static serverd_status measure_attention(struct bench *bench, serverd_dtype kv, s
                                         uint32_t n_levels, struct figures *figures,
                                         serverd_error *err)
 {
-    size_t head_bytes = context * HEAD_DIM * 2 * (kv == DTYPE_F32 ? 4 : 2);
+    size_t element = kv == DTYPE_F32 ? 4 : kv == DTYPE_I8 ? 1 : 2;
+    size_t head_bytes = context * HEAD_DIM * 2 * element;
     const struct kernel_attention_options attention_options = {
         .pool = bench->pool,
         .kv = kv,
@@ -360,7 +361,7 @@ static serverd_status measure_attentions(struct bench *bench, const char *const 
                                          uint32_t n_levels, struct figures *figures,
                                          serverd_error *err)
 {
-    static const serverd_dtype kvs[] = {DTYPE_F16, DTYPE_BF16, DTYPE_F32};
+    static const serverd_dtype kvs[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
     serverd_status status = SERVERD_OK;
     for (size_t v = 0; v < sizeof kvs / sizeof *kvs && status == SERVERD_OK; v++) {
         for (uint32_t c = 0; c < bench->options->context.n && status == SERVERD_OK; c++) {

@@ -18,7 +18,8 @@
 
 uint32_t kernel_levels(const char *names[KERNEL_MAX_LEVELS])
 {
-    static const char *const known[] = {"generic", "avx2", "avxvnni", "avx512", "amx"};
+    static const char *const known[] = {"generic", "avx2",       "avxvnni",
+                                        "avx512",  "avx512bf16", "amx"};
     uint32_t n = 0;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (cpu_kernels_named(known[i]))
@@ -243,8 +244,8 @@ void kernel_linear_run(struct kernel_linear *linear, size_t n_columns)
 struct kernel_attention {
     struct kernel_attention_options options;
     const struct cpu_kernels *kernels;
-    uint8_t *keys, *values; /* [n_heads][context / page][bytes of a page] */
-    size_t page_bytes, n_items_per_head;
+    uint8_t *keys, *values; /* [n_heads][context / page] pages */
+    size_t key_bytes, value_bytes, n_items_per_head;
     float *queries; /* of one item: [ATTENTION_ROWS * group][head_dim] */
     float **memory; /* [workers] the running softmax, what is seen, scratch */
     size_t scratch_floats;
@@ -261,24 +262,23 @@ static bool take_attention(struct kernel_attention *attention)
     const struct kernel_attention_options *o = &attention->options;
     const char *names[KERNEL_MAX_LEVELS];
     uint32_t n_levels = kernel_levels(names);
-    size_t element = o->kv == DTYPE_F32 ? 4 : 2, n = item_queries(attention), floats = 0;
-    size_t n_pages = o->context / SERVERD_PAGE_TOKENS;
-    attention->page_bytes = SERVERD_PAGE_TOKENS * o->head_dim * element;
+    size_t n = item_queries(attention), floats = 0;
+    size_t n_pages = o->n_heads * (o->context / SERVERD_PAGE_TOKENS);
+    attention->key_bytes = cpu_key_page_bytes(o->kv, o->head_dim);
+    attention->value_bytes = cpu_value_page_bytes(o->kv, o->head_dim);
     attention->n_items_per_head = (o->n_rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
-    size_t bytes = o->n_heads * n_pages * attention->page_bytes;
-    attention->keys = take(bytes);
-    attention->values = take(bytes);
+    attention->keys = take(n_pages * attention->key_bytes);
+    attention->values = take(n_pages * attention->value_bytes);
     attention->queries = take(n * o->head_dim * sizeof(float));
     attention->memory = calloc(n_workers(o->pool), sizeof *attention->memory);
     if (!attention->keys || !attention->values || !attention->queries || !attention->memory)
         return false;
-    fill(attention->keys, bytes);
-    fill(attention->values, bytes);
+    fill(attention->keys, n_pages * attention->key_bytes);
+    fill(attention->values, n_pages * attention->value_bytes);
     for (size_t i = 0; i < n * o->head_dim; i++)
         attention->queries[i] = (float)(hash_mix(i) >> 40) * 0x1p-23f - 1.0f;
     for (uint32_t i = 0; i < n_levels; i++)
-        floats = max_size(
-            floats, cpu_kernels_named(names[i])->attention_scratch(n, o->head_dim, o->head_dim));
+        floats = max_size(floats, cpu_kernels_named(names[i])->attention_scratch(o->head_dim));
     attention->scratch_floats = (floats + 15) / 16 * 16;
     for (size_t i = 0; i < n_workers(o->pool); i++)
         if (!(attention->memory[i] =
@@ -355,8 +355,8 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
         size_t n_valid = min_size(CPU_SEGMENT_PAGES, n_pages - segment / SERVERD_PAGE_TOKENS);
         for (size_t p = 0; p < n_valid; p++) {
             size_t at = head * n_pages + segment / SERVERD_PAGE_TOKENS + p;
-            keys[p] = attention->keys + at * attention->page_bytes;
-            values[p] = attention->values + at * attention->page_bytes;
+            keys[p] = attention->keys + at * attention->key_bytes;
+            values[p] = attention->values + at * attention->value_bytes;
         }
         for (size_t i = 0; i < n; i++) {
             size_t sees = first_sees + i / o->group;
@@ -385,6 +385,6 @@ double kernel_attention_macs(const struct kernel_attention *attention)
 double kernel_attention_bytes(const struct kernel_attention *attention)
 {
     const struct kernel_attention_options *o = &attention->options;
-    return 2.0 * (double)o->n_heads * (double)(o->context / SERVERD_PAGE_TOKENS) *
-           (double)attention->page_bytes;
+    return (double)o->n_heads * (double)(o->context / SERVERD_PAGE_TOKENS) *
+           (double)(attention->key_bytes + attention->value_bytes);
 }

@@ -111,11 +111,6 @@ struct line {
     double attention_macs;
 };
 
-static uint32_t kv_element_bytes(const struct run *run)
-{
-    return run->options->kv_dtype == 2 ? 4 : 2; /* f16, bf16, f32 */
-}
-
 static void add_prefill_cost(const struct run *run, const struct test *test, struct line *line)
 {
     const struct model_cost *cost = &run->cost;
@@ -138,7 +133,8 @@ static void add_decode_cost(const struct run *run, const struct test *test, stru
     double repeats = run->options->repeat, n_seqs = test->n_seqs;
     for (uint32_t i = 0; i < test->n_gen; i++) {
         double context = test->depth + test->n_prompt + i + 1;
-        double kv = model_kv_bytes(&driver->program->kv, kv_element_bytes(run), context);
+        double kv =
+            model_kv_bytes(&driver->program->kv, runtime_page_bytes(driver->runtime), context);
         line->macs += repeats * n_seqs * (cost->body_macs + cost->head_macs);
         line->attention_macs +=
             repeats * n_seqs * model_attention_macs(&driver->program->graph, context);
@@ -305,7 +301,7 @@ static serverd_status open_run(struct run *run, const char *path, const struct t
                                uint32_t n_tests, serverd_error *err)
 {
     const struct model_options *options = run->options;
-    static const serverd_dtype kv_dtypes[] = {DTYPE_F16, DTYPE_BF16, DTYPE_F32};
+    static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
     struct driver_options driver_options = {.path = path,
                                             .device = options->device,
                                             .threads = options->threads,
@@ -427,7 +423,7 @@ static const struct bench_option rows[] = {
      "Tokens that each sequence of a batch generates"},
     {"chunk", 0, BENCH_COUNT, AT(chunk), "N", "512", 16, 8192,
      "Rows of one step of prefill, as the daemon's --prefill-chunk"},
-    {"kv-dtype", 0, BENCH_CHOICE, AT(kv_dtype), "f16|bf16|f32", "f16", 0, 0,
+    {"kv-dtype", 0, BENCH_CHOICE, AT(kv_dtype), "bf16|f16|int8|f32", "bf16", 0, 0,
      "Type of cached keys and values"},
     {"repeat", 'r', BENCH_COUNT, AT(repeat), "N", "5", 1, 1000, "Repeats of each test"},
     {"jsonl", 'o', BENCH_STRING, AT(jsonl), "FILE", NULL, 0, 0,

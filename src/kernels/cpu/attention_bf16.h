@@ -1,0 +1,135 @@
+/* Attention with the processor's bf16 dot product: queries, keys, probabilities and values are bf16,
+ * sums f32. A 32-bit lane holds a pair: of dimensions in keys, of tokens in values. */
+
+INLINE __m512 dot_pairs(__m512 acc, const uint16_t *pair, __m512i v)
+{
+    int32_t bits;
+    __builtin_memcpy(&bits, pair, sizeof bits);
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32(bits), (__m512bh)v);
+}
+
+/* ---- scores ---------------------------------------------------------------------------------- */
+
+INLINE void score_tile(const struct attention_block *b, int rows, int pages, size_t query,
+                       size_t page)
+{
+    size_t n_pairs = (b->call->k_dim + 1) / 2;
+    const uint16_t *q = b->query_pairs + query * 2 * n_pairs;
+    const char *keys[8];
+    __m512 acc[16];
+    UNROLL
+    for (int p = 0; p < pages; p++)
+        keys[p] = b->call->keys[page + (size_t)p];
+    UNROLL
+    for (int i = 0; i < rows * pages; i++)
+        acc[i] = _mm512_setzero_ps();
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        __m512i k[8];
+        UNROLL
+        for (int p = 0; p < pages; p++)
+            k[p] = _mm512_loadu_si512(keys[p] + pair * 64);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
+        for (int p = 0; p < pages; p++)
+            acc[r * pages + p] =
+                dot_pairs(acc[r * pages + p], q + ((size_t)r * n_pairs + pair) * 2, k[p]);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int p = 0; p < pages; p++)
+        f_store(b->scores + (query + (size_t)r) * CPU_SEGMENT + (page + (size_t)p) * PAGE,
+                acc[r * pages + p]);
+}
+
+INLINE void score_rows(const struct attention_block *b, int rows, int pages, size_t query)
+{
+    size_t page = b->first_page;
+    for (; page + (size_t)pages <= b->end_page; page += (size_t)pages)
+        score_tile(b, rows, pages, query, page);
+    for (; page < b->end_page; page++)
+        score_tile(b, rows, 1, query, page);
+}
+
+INLINE void score_pairs(const struct attention_block *b)
+{
+    const struct cpu_attention *call = b->call;
+    size_t width = (call->k_dim + 1) / 2 * 2;
+    for (size_t i = 0; i < b->n; i++)
+        for (size_t d = 0; d < width; d += LANES) {
+            float part[LANES] = {0};
+            uint16_t halves[LANES];
+            size_t n = min_size(LANES, call->k_dim - d);
+            memcpy(part, call->queries + (b->first + i) * call->k_dim + d, n * sizeof *part);
+            f_store_bf16(halves, f_load(part));
+            memcpy(b->query_pairs + i * width + d, halves,
+                   min_size(LANES, width - d) * sizeof *halves);
+        }
+    size_t i = 0;
+    for (; i + 8 <= b->n; i += 8)
+        score_rows(b, 8, 2, i);
+    for (; i + 4 <= b->n; i += 4)
+        score_rows(b, 4, 4, i);
+    if (b->n - i == 3)
+        score_rows(b, 3, 4, i);
+    else if (b->n - i == 2)
+        score_rows(b, 2, 4, i);
+    else if (b->n - i == 1)
+        score_rows(b, 1, 8, i);
+}
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+INLINE void add_value_pairs(const struct attention_block *b, int rows, int vectors, size_t query,
+                            size_t d, const struct merge *merges)
+{
+    size_t width = pad16(b->call->v_dim);
+    const uint16_t *p = b->halves + query * CPU_SEGMENT;
+    fvec part[16];
+    UNROLL
+    for (int i = 0; i < rows * vectors; i++)
+        part[i] = f_splat(0.0f);
+    for (size_t page = b->first_page; page < b->end_page; page++) {
+        const char *values = (const char *)b->call->values[page] + d * 4;
+        for (size_t t = 0; t < PAGE; t += 2, values += width * 4) {
+            __m512i v[4];
+            UNROLL
+            for (int i = 0; i < vectors; i++)
+                v[i] = _mm512_loadu_si512(values + 64 * i);
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                UNROLL
+            for (int i = 0; i < vectors; i++)
+                part[r * vectors + i] = dot_pairs(
+                    part[r * vectors + i], p + (size_t)r * CPU_SEGMENT + page * PAGE + t, v[i]);
+        }
+    }
+    put_values(b, rows, vectors, query, d, part, merges);
+}
+
+INLINE void add_value_columns(const struct attention_block *b, int vectors, size_t d,
+                              const struct merge *merges)
+{
+    size_t i = 0;
+    if (vectors <= 2)
+        for (; i + 8 <= b->n; i += 8)
+            add_value_pairs(b, 8, vectors, i, d, merges);
+    for (; i + 4 <= b->n; i += 4)
+        add_value_pairs(b, 4, vectors, i, d, merges);
+    if (b->n - i == 3)
+        add_value_pairs(b, 3, vectors, i, d, merges);
+    else if (b->n - i == 2)
+        add_value_pairs(b, 2, vectors, i, d, merges);
+    else if (b->n - i == 1)
+        add_value_pairs(b, 1, vectors, i, d, merges);
+}
+
+INLINE void add_all_value_pairs(const struct attention_block *b, const struct merge *merges)
+{
+    size_t width = pad16(b->call->v_dim), d = 0;
+    for (; d + 64 <= width; d += 64)
+        add_value_columns(b, 4, d, merges);
+    for (; d < width; d += 16)
+        add_value_columns(b, 1, d, merges);
+}

@@ -1,0 +1,5 @@
+#define LEVEL avx512bf16
+#define LEVEL_HAS_BF16
+#include "kernels/cpu/simd_avx512.h"
+
+#include "kernels/cpu/cpu_kernels_template.h"
