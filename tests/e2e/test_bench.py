@@ -115,6 +115,21 @@ def test_model_measures_and_names_its_limits(tiny_model, tmp_path):
     assert "limits, 1 threads" in done.stdout
 
 
+def test_kernels_have_a_row_for_each_level_and_number_of_rows(tmp_path):
+    done = run("kernels", "--type", "q8_0,F16", "-M", "1,16", "--seconds", 0.001, "--context", 256, "-t", 1, "--n-out", 64,
+               "--k", 256, "--weight-mib", 1, "-o", tmp_path / "out")
+    lines = read_lines(tmp_path / "out")
+    levels = {line["isa"] for line in lines}
+    assert levels and len({(line["what"], line["isa"], line["form"], line["work"]) for line in lines}) == len(lines)
+    for level in levels:
+        rows = [(line["what"], line["work"]) for line in lines if line["isa"] == level]
+        assert {("linear Q8_0", "M 1"), ("linear Q8_0", "M 16"), ("linear F16", "M 1"), ("linear F16", "M 16")} <= set(rows)
+        assert {"quantise", "attention, prefill", "attention, decode"} <= {what for what, _ in rows}
+    assert all(line["seconds"] > 0 and line["limit"] in ("read", "int8", "bf16", "fp32") for line in lines)
+    assert "no type is called" in run("kernels", "--type", "Q9_9", code=1).stderr
+    assert "limits at the end" in done.stdout
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -80,6 +80,7 @@ static bool is_assignment(const char *word)
 static void become(char **words, int output, pid_t parent)
 {
     (void)prctl(PR_SET_PDEATHSIG, SIGTERM); /* a convenience */
+    (void)signal(SIGPIPE, SIG_DFL);         /* which this tool ignores */
     if (getppid() != parent)
         _exit(127);
     int input = open("/dev/null", O_RDONLY | O_CLOEXEC);

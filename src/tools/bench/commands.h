@@ -4,6 +4,6 @@
 
 #include "tools/bench/options.h"
 
-extern const struct bench_command bench_model, bench_serve, bench_compare;
+extern const struct bench_command bench_model, bench_serve, bench_compare, bench_kernels;
 
 #endif

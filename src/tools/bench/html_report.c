@@ -191,9 +191,9 @@ static void append_time_line(struct buffer *out, const struct serve_result *resu
                       r->index, record_ttft(r) * 1e3, (r->end_s - r->start_s) * 1e3, r->n_output);
         append_escaped(out, r->error);
         buffer_append_str(out, "</title>");
-        append_bar(out, "w", x0, x1, y, thick);
+        append_bar(out, r->is_long ? "o" : "w", x0, x1, y, thick);
         if (x2 > x1 || !record_is_good(r))
-            append_bar(out, !record_is_good(r) ? "e" : r->is_long ? "o" : "d", x1, x2, y, thick);
+            append_bar(out, record_is_good(r) ? "d" : "e", x1, x2, y, thick);
         buffer_append_str(out, "</g>");
     }
     buffer_append_str(out, "</svg>\n");
@@ -259,7 +259,9 @@ serverd_status html_report_write(const struct serve_options *options, struct ser
     append_cdf(&out, "whole request, % of requests", &s->e2e);
     buffer_append_str(&out, "<h2>Over time</h2>\n");
     append_rate(&out, result);
-    buffer_append_str(&out, "<p>Each request: waiting for its first token, then its stream.</p>\n");
+    buffer_append_str(&out, "<p>Each request: waiting for its first token, then its stream; long "
+                            "prompts and failures have "
+                            "colours of their own.</p>\n");
     append_time_line(&out, result);
     buffer_append_str(&out, "</body></html>\n");
     serverd_status status = out.is_failed

@@ -4,13 +4,16 @@
 #include "base/error.h"
 #include "base/hint.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { EXIT_BENCH_GOOD = 0, EXIT_BENCH_FAILED = 1, EXIT_BENCH_USAGE = 2 };
 
-static const struct bench_command *const commands[] = {&bench_model, &bench_serve, &bench_compare};
+/* One row for each sub-command. */
+static const struct bench_command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
+                                                       &bench_compare};
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
@@ -79,6 +82,7 @@ static int run_command(const struct bench_command *command, int argc, char *cons
 
 int main(int argc, char **argv)
 {
+    (void)signal(SIGPIPE, SIG_IGN); /* a server that leaves is an error of its request */
     if (argc < 2)
         return print_usage(stderr);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)

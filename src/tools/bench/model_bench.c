@@ -111,12 +111,6 @@ struct line {
     double attention_macs;
 };
 
-static uint32_t kv_element_bytes(const struct run *run)
-{
-    static const uint32_t bytes[] = {2, 2, 1, 4}; /* bf16, f16, int8, f32 */
-    return bytes[run->options->kv_dtype];
-}
-
 static void add_prefill_cost(const struct run *run, const struct test *test, struct line *line)
 {
     const struct model_cost *cost = &run->cost;
@@ -139,7 +133,8 @@ static void add_decode_cost(const struct run *run, const struct test *test, stru
     double repeats = run->options->repeat, n_seqs = test->n_seqs;
     for (uint32_t i = 0; i < test->n_gen; i++) {
         double context = test->depth + test->n_prompt + i + 1;
-        double kv = model_kv_bytes(&driver->program->kv, kv_element_bytes(run), context);
+        double kv =
+            model_kv_bytes(&driver->program->kv, runtime_page_bytes(driver->runtime), context);
         line->macs += repeats * n_seqs * (cost->body_macs + cost->head_macs);
         line->attention_macs +=
             repeats * n_seqs * model_attention_macs(&driver->program->graph, context);

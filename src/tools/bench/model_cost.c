@@ -40,15 +40,16 @@ serverd_status model_cost(const serverd_graph *graph, const serverd_delegate *de
     return SERVERD_OK;
 }
 
-double model_kv_bytes(const serverd_kv_spec *kv, uint32_t element_bytes, double n_tokens)
+double model_kv_bytes(const serverd_kv_spec *kv, uint64_t page_bytes, double n_tokens)
 {
-    double sum = 0;
+    double seen = 0, of_a_token = 0; /* numbers */
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         const serverd_kv_layer *layer = &kv->layers[i];
-        double seen = layer->window && n_tokens > layer->window ? layer->window : n_tokens;
-        sum += seen * layer->n_kv_heads * (layer->k_dim + layer->v_dim) * element_bytes;
+        double numbers = layer->n_kv_heads * (layer->k_dim + layer->v_dim);
+        of_a_token += numbers;
+        seen += numbers * (layer->window && n_tokens > layer->window ? layer->window : n_tokens);
     }
-    return sum;
+    return of_a_token > 0 ? (double)page_bytes / SERVERD_PAGE_TOKENS * seen / of_a_token : 0;
 }
 
 double model_attention_macs(const serverd_graph *graph, double n_tokens)

@@ -15,8 +15,9 @@ struct model_cost {
 serverd_status model_cost(const serverd_graph *graph, const serverd_delegate *delegate,
                           struct model_cost *out, serverd_error *err);
 
-/* Bytes of keys and values of `n_tokens` tokens, as far as windows let them be seen. */
-double model_kv_bytes(const serverd_kv_spec *kv, uint32_t element_bytes, double n_tokens);
+/* Bytes of keys and values of `n_tokens` tokens, as far as windows let them be seen, where a page
+ * of all layers has page_bytes. */
+double model_kv_bytes(const serverd_kv_spec *kv, uint64_t page_bytes, double n_tokens);
 
 /* Multiply-adds of attention for one row that sees n_tokens. */
 double model_attention_macs(const serverd_graph *graph, double n_tokens);

@@ -104,16 +104,15 @@ static void read_usage(struct record *record, const json_t *usage)
 static void read_choice(struct record *record, const json_t *choice, double now_s)
 {
     const json_t *delta = json_object_get(choice, "delta");
-    const char *texts[] = {json_string_value(json_object_get(delta, "content")),
-                           json_string_value(json_object_get(delta, "reasoning_content")),
-                           json_string_value(json_object_get(choice, "text"))};
+    const json_t *texts[] = {json_object_get(delta, "content"),
+                             json_object_get(delta, "reasoning_content"),
+                             json_object_get(choice, "text")};
     bool has_content = false;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        if (!texts[i] || !*texts[i])
-            continue;
-        has_content = true;
-        if (record->keeps_text)
-            buffer_append_str(&record->text, texts[i]);
+        size_t n = json_string_length(texts[i]); /* a NUL may be in it */
+        has_content = has_content || n > 0;
+        if (n > 0 && record->keeps_text)
+            buffer_append(&record->text, json_string_value(texts[i]), n);
     }
     if (has_content)
         add_chunk(record, now_s);
@@ -131,9 +130,10 @@ void record_event(struct record *record, const char *data, size_t n, double now_
         return;
     }
     json_error_t where;
-    json_t *root = json_loadb(data, n, 0, &where);
+    json_t *root = json_loadb(data, n, JSON_ALLOW_NUL, &where);
     if (!json_is_object(root)) {
-        record_fail(record, "event that is no JSON object: %.*s", (int)(n < 100 ? n : 100), data);
+        record_fail(record, "event that is no JSON object: %s at byte %d: %.*s", where.text,
+                    where.position, (int)(n < 100 ? n : 100), data);
         json_decref(root);
         return;
     }

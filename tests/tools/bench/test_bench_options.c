@@ -155,7 +155,8 @@ static void help_names_every_option(void **state)
 static void the_real_tables_are_sound(void **state)
 {
     (void)state;
-    const struct bench_command *const commands[] = {&bench_model, &bench_serve, &bench_compare};
+    const struct bench_command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
+                                                    &bench_compare};
     for (size_t c = 0; c < sizeof commands / sizeof *commands; c++) {
         const struct bench_command *each = commands[c];
         void *memory = calloc(1, each->values_bytes);

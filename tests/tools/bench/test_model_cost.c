@@ -32,7 +32,7 @@ static void open_driver(struct driver *driver, const char *arch, const char *dev
                                            .max_rows = 32,
                                            .max_seqs = 3,
                                            .max_context = 80,
-                                           .kv_dtype = DTYPE_F16};
+                                           .kv_dtype = DTYPE_BF16};
     if (driver_open(driver, &options, &err) != SERVERD_OK)
         fail_msg("%s on %s: %s", arch, device, err.text);
     buffer_deinit(&bytes);
@@ -56,7 +56,8 @@ static void a_llama_costs_what_its_matrices_say(void **state)
     assert_true(cost.body_bytes == 4 * body);
     assert_true(cost.head_bytes == 4 * 64 * ceil(vocab / 16) * 16); /* 16 columns in a block */
     assert_true(cost.embed_bytes >= 4 * 64 && cost.embed_bytes < 5 * 64);
-    assert_true(model_kv_bytes(&program->kv, 2, 10) == 10 * 2 * 2 * (16 + 16) * 2);
+    assert_true(model_kv_bytes(&program->kv, runtime_page_bytes(driver.runtime), 10) ==
+                10 * 2 * 2 * (16 + 16) * 2);
     assert_true(model_attention_macs(&program->graph, 10) == 10 * 2 * 4 * (16 + 16));
     driver_close(&driver);
 }
@@ -67,15 +68,18 @@ static void windows_bound_what_is_read(void **state)
     struct driver driver;
     open_driver(&driver, "gemma2", "null");
     const serverd_kv_spec *kv = &driver.program->kv;
-    double little = model_kv_bytes(kv, 2, 1), all = 0;
+    double little = model_kv_bytes(kv, SERVERD_PAGE_TOKENS, 1), all = 0, token = 0;
     bool has_window = false;
     for (uint32_t i = 0; i < kv->n_layers; i++) {
         double seen = kv->layers[i].window ? kv->layers[i].window : 100000;
         has_window = has_window || kv->layers[i].window;
-        all += seen * kv->layers[i].n_kv_heads * (kv->layers[i].k_dim + kv->layers[i].v_dim) * 2;
+        double numbers = kv->layers[i].n_kv_heads * (kv->layers[i].k_dim + kv->layers[i].v_dim);
+        all += seen * numbers;
+        token += numbers;
     }
     assert_true(has_window);
-    assert_true(model_kv_bytes(kv, 2, 100000) == all && all < 100000 * little);
+    double found = model_kv_bytes(kv, SERVERD_PAGE_TOKENS, 100000);
+    assert_true(fabs(found - all / token) < 1e-6 * found && found < 100000 * little);
     driver_close(&driver);
 }
 
