@@ -329,9 +329,10 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
         if (n == CPU_SPAN && !out->is_fine && quantise_whole_span(x + s * CPU_SPAN, to))
             continue;
-        float part[CPU_SPAN] = {0};
-        for (size_t i = 0; i < n; i += LANES)
-            f_store(part + i, f_load(x + s * CPU_SPAN + i));
+        float part[CPU_SPAN];
+        UNROLL
+        for (size_t i = 0; i < CPU_SPAN; i += LANES)
+            f_store(part + i, i < n ? f_load(x + s * CPU_SPAN + i) : f_splat(0.0f));
         if (n < CPU_SPAN && !out->is_fine && quantise_whole_span(part, to))
             continue;
         quantise_span(part, n, out->is_fine, to);
