@@ -18,7 +18,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* Bytes ahead of the weights' stream that are asked for. */
-#define PREFETCH_BYTES 1536
+#define PREFETCH_BYTES 4096
 
 /* What a kernel knows of its form when it is compiled. */
 struct form_constants {
