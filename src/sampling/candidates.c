@@ -15,6 +15,8 @@ enum {
     MAX_PASSES = 4      /* over the row, to narrow a bracket */
 };
 
+#define ROUNDING 1e-5 /* of sums of float weights, generously */
+
 /* ---- selection from a list --------------------------------------------------------------- */
 
 /* Ascending keys are descending logits, then ascending places in the list, so no two are equal. */
@@ -96,9 +98,30 @@ static void close_list(struct sampling_scratch *s, uint32_t n)
     memcpy(s->z + n, s->nothing, (n_blocks(n) * BLOCK - n) * sizeof *s->z);
 }
 
-/* Lists what is not below `floor` (finite), but of those equal to it only the first max_equal.
- * False, and no list, if these are more than max_n. */
-static bool list_from(struct sampling_scratch *s, float floor, uint32_t max_equal, uint32_t max_n)
+/* Lists what is not below `floor` (finite). False, and no list, if these are more than max_n. */
+static bool list_from(struct sampling_scratch *s, float floor, uint32_t max_n)
+{
+    int32_t *id = s->id;
+    float *z = s->z;
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < s->n_blocks; b++) {
+        if (s->block_max[b] < floor)
+            continue;
+        const float *x = s->block[b];
+        for (uint32_t i = 0; i < BLOCK; i++) { /* written first and kept or not: no branch */
+            id[n] = (int32_t)(b * BLOCK + i);
+            z[n] = x[i];
+            n += x[i] >= floor;
+        }
+        if (n > max_n)
+            return false;
+    }
+    close_list(s, n);
+    return true;
+}
+
+/* The same, but of those equal to `floor` only the first max_equal. */
+static void list_from_first(struct sampling_scratch *s, float floor, uint32_t max_equal)
 {
     int32_t *id = s->id;
     float *z = s->z;
@@ -106,20 +129,15 @@ static bool list_from(struct sampling_scratch *s, float floor, uint32_t max_equa
     for (uint32_t b = 0; b < s->n_blocks; b++) {
         if (s->block_max[b] < floor)
             continue;
-        if (n > max_n)
-            return false;
         const float *x = s->block[b];
-        for (uint32_t i = 0; i < BLOCK; i++) { /* written first and kept or not: no branch */
+        for (uint32_t i = 0; i < BLOCK; i++) {
             id[n] = (int32_t)(b * BLOCK + i);
             z[n] = x[i];
             n_equal += x[i] == floor;
             n += (x[i] > floor) | ((x[i] == floor) & (n_equal <= max_equal));
         }
     }
-    if (n > max_n)
-        return false;
     close_list(s, n);
-    return true;
 }
 
 static double weigh_list(struct sampling_scratch *s, float max, float scale)
@@ -172,9 +190,9 @@ void candidates_list_first(struct sampling_scratch *s, uint32_t k)
 {
     float floor = guess_floor(s, k);
     if (floor > -FLT_MAX)
-        (void)list_from(s, floor, k, UINT32_MAX);
+        list_from_first(s, floor, k);
     if (!(floor > -FLT_MAX) || s->n < k)
-        (void)list_from(s, -FLT_MAX, k, UINT32_MAX);
+        list_from_first(s, -FLT_MAX, k);
 }
 
 static void keep_top_k(struct sampling_scratch *s, uint32_t k)
@@ -261,7 +279,7 @@ static struct bracket narrow(const struct sampling_scratch *s, struct bracket br
                 bracket.high = floor[f];
                 weight_high = sum[f];
             }
-            if (sum[f] >= target) {
+            if (sum[f] >= target * (1 + ROUNDING)) { /* so that a list from there weighs enough */
                 bracket.low = floor[f] > bracket.low ? floor[f] : bracket.low;
                 weight_low = sum[f];
                 break;
@@ -292,7 +310,7 @@ static void keep_top_p_of_row(struct sampling_scratch *s, float top_p, float max
     double left_out = (1.0 - (double)top_p) * total / s->n_vocab;
     struct bracket bracket = {logit_of_weight(left_out, max, scale), INFINITY};
     float guess = guess_floor(s, N_FIRST_GUESS);
-    if (guess > bracket.low && list_from(s, guess, UINT32_MAX, MAX_FIRST_GUESS)) {
+    if (guess > bracket.low && list_from(s, guess, MAX_FIRST_GUESS)) {
         if (weigh_list(s, max, scale) >= target) {
             cut_at(s, target, INFINITY);
             return;
@@ -301,13 +319,13 @@ static void keep_top_p_of_row(struct sampling_scratch *s, float top_p, float max
     }
     if (s->n_vocab > N_BRACKETED)
         bracket = narrow(s, bracket, max, scale, target);
-    (void)list_from(s, bracket.low, UINT32_MAX, UINT32_MAX);
+    (void)list_from(s, bracket.low, UINT32_MAX);
     if (weigh_list(s, max, scale) >= target) {
         cut_at(s, target, bracket.high);
         return;
     }
     /* rounding at the border: nothing is left out */
-    (void)list_from(s, -FLT_MAX, UINT32_MAX, UINT32_MAX);
+    (void)list_from(s, -FLT_MAX, UINT32_MAX);
     (void)weigh_list(s, max, scale);
 }
 
@@ -348,7 +366,7 @@ void candidates_choose(struct sampling_scratch *s, const struct sampling_params 
     } else if (p->top_p < 1.0f) {
         keep_top_p_of_row(s, p->top_p, max, scale);
     } else {
-        (void)list_from(s, logit_of_weight((double)p->min_p, max, scale), UINT32_MAX, UINT32_MAX);
+        (void)list_from(s, logit_of_weight((double)p->min_p, max, scale), UINT32_MAX);
         (void)weigh_list(s, max, scale);
     }
     if (p->min_p > 0.0f)

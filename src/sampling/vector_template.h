@@ -126,20 +126,24 @@ static double row_weigh(const float *const *block, uint32_t n, float max, float 
     return total;
 }
 
+/* Lanes run over several blocks: adding them up would take longer than the rest. */
 static void row_weigh_above(const float *const *block, uint32_t n, float max, float scale,
                             const float *floor, double *sum)
 {
+    enum { N_TOGETHER = 8 };
     for (int f = 0; f < N_FLOORS; f++)
         sum[f] = 0;
-    for (uint32_t b = 0; b < n; b++) {
-        const float *x = block[b];
+    for (uint32_t b = 0; b < n;) {
+        uint32_t end = n - b < N_TOGETHER ? n : b + N_TOGETHER;
         vec_f32 part[N_FLOORS][N_VECTORS] = {{{0}}};
-        for (int i = 0; i < BLOCK; i += LANES)
-            for (int j = 0; j < N_VECTORS; j++) {
-                vec_f32 z = load(x + i + j * WIDTH), w = exponential((z - max) * scale);
-                for (int f = 0; f < N_FLOORS; f++)
-                    part[f][j] += masked(w, z >= floor[f]);
-            }
+        for (; b < end; b++)
+            for (int i = 0; i < BLOCK; i += LANES)
+                for (int j = 0; j < N_VECTORS; j++) {
+                    vec_f32 z = load(block[b] + i + j * WIDTH);
+                    vec_f32 w = exponential((z - max) * scale);
+                    for (int f = 0; f < N_FLOORS; f++)
+                        part[f][j] += masked(w, z >= floor[f]);
+                }
         for (int f = 0; f < N_FLOORS; f++)
             sum[f] += (double)sum_lanes(part[f]);
     }
