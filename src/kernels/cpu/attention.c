@@ -12,6 +12,8 @@ struct attention_job {
     const serverd_attn *attn;
     const float *q;
     float *out;
+    const struct cpu_attention_item *items;
+    uint32_t n_items;
 };
 
 /* A worker's memory: the queries of one chunk, what each sees, and its running softmax. */
@@ -63,17 +65,24 @@ size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_no
            sizeof(float);
 }
 
+/* Items of rows first .. first + n - 1. */
+static uint32_t cut_items(const serverd_batch *batch, uint32_t first, uint32_t n,
+                          struct cpu_attention_item *items)
+{
+    uint32_t n_items = 0, end = first + n;
+    for (uint32_t row = first; row < end;) {
+        uint32_t count = 1;
+        while (count < CPU_ATTENTION_ROWS && row + count < end &&
+               batch->row_seq[row + count] == batch->row_seq[row])
+            count++;
+        items[n_items++] = (struct cpu_attention_item){row, count};
+        row += count;
+    }
+    return n_items;
+}
+
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch)
 {
-    handle->n_items = 0;
-    for (uint32_t row = 0; row < batch->n_rows;) {
-        uint32_t n = 1;
-        while (n < CPU_ATTENTION_ROWS && row + n < batch->n_rows &&
-               batch->row_seq[row + n] == batch->row_seq[row])
-            n++;
-        handle->items[handle->n_items++] = (struct cpu_attention_item){row, n};
-        row += n;
-    }
     uint32_t seq = UINT32_MAX;
     for (uint32_t row = 0; row < batch->n_rows; row++)
         if (batch->row_seq[row] != seq)
@@ -182,16 +191,11 @@ static void see_segment(const struct attention_job *job, const struct cpu_attent
     }
 }
 
-static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
+static void attend_item(const struct attention_job *job, const struct cpu_attention_item *item,
+                        uint32_t head, uint32_t worker)
 {
-    const struct attention_job *job = arg;
     const serverd_attn *a = job->attn;
     const struct cpu_step *step = job->step;
-    /* the longest contexts stand last in a prompt: they begin first */
-    uint32_t n_items = step->handle->n_items;
-    const struct cpu_attention_item *item =
-        &step->handle->items[n_items - 1 - chunk / a->n_kv_heads];
-    uint32_t head = chunk % a->n_kv_heads;
     size_t group = group_size(a), n_queries = item->n_rows * group;
     struct attention_scratch s = carve(a, cpu_worker_scratch(step, worker));
     gather_queries(job, item, head, &s);
@@ -237,15 +241,43 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
     }
 }
 
-void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase)
+static struct attention_job attention_job(const struct cpu_step *step,
+                                          const struct cpu_phase *phase)
 {
     const serverd_handle *handle = step->handle;
     const serverd_node *node = &handle->graph->nodes[handle->actions[phase->first_action].index];
     struct cpu_op_call call = {.step = step, .node = node};
-    struct attention_job job = {.step = step,
-                                .attn = &node->attributes.attn,
-                                .q = cpu_input(&call, 0),
-                                .out = cpu_output(&call)};
-    step->host->parallel_for(step->host->context, handle->n_items * job.attn->n_kv_heads,
+    return (struct attention_job){.step = step,
+                                  .attn = &node->attributes.attn,
+                                  .q = cpu_input(&call, 0),
+                                  .out = cpu_output(&call)};
+}
+
+static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct attention_job *job = arg;
+    /* the longest contexts stand last in a prompt: they begin first */
+    uint32_t n_heads = job->attn->n_kv_heads;
+    attend_item(job, &job->items[job->n_items - 1 - chunk / n_heads], chunk % n_heads, worker);
+}
+
+void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase)
+{
+    struct attention_job job = attention_job(step, phase);
+    job.items = step->handle->items;
+    job.n_items = cut_items(step->batch, 0, step->batch->n_rows, step->handle->items);
+    step->host->parallel_for(step->host->context, job.n_items * job.attn->n_kv_heads,
                              attention_chunk, &job);
+}
+
+void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
+                     size_t n, uint32_t worker)
+{
+    const struct attention_job job = attention_job(step, phase);
+    /* each row has its own place, so that workers do not meet */
+    struct cpu_attention_item *items = step->handle->items + first;
+    uint32_t n_items = cut_items(step->batch, (uint32_t)first, (uint32_t)n, items);
+    for (uint32_t i = 0; i < n_items; i++)
+        for (uint32_t head = 0; head < job.attn->n_kv_heads; head++)
+            attend_item(&job, &items[i], head, worker);
 }

@@ -56,8 +56,12 @@ INLINE void score_pairs(const struct attention_block *b)
 {
     const struct cpu_attention *call = b->call;
     size_t width = (call->k_dim + 1) / 2 * 2;
-    for (size_t i = 0; i < b->n; i++)
-        for (size_t d = 0; d < width; d += LANES) {
+    for (size_t i = 0; i < b->n; i++) {
+        size_t whole = call->k_dim / LANES * LANES;
+        for (size_t d = 0; d < whole; d += LANES)
+            f_store_bf16(b->query_pairs + i * width + d,
+                         f_load(call->queries + (b->first + i) * call->k_dim + d));
+        for (size_t d = whole; d < width; d += LANES) {
             float part[LANES] = {0};
             uint16_t halves[LANES];
             size_t n = min_size(LANES, call->k_dim - d);
@@ -66,6 +70,7 @@ INLINE void score_pairs(const struct attention_block *b)
             memcpy(b->query_pairs + i * width + d, halves,
                    min_size(LANES, width - d) * sizeof *halves);
         }
+    }
     size_t i = 0;
     for (; i + 8 <= b->n; i += 8)
         score_rows(b, 8, 2, i);

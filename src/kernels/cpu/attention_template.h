@@ -353,15 +353,20 @@ INLINE void to_halves(serverd_dtype kv, fvec x, uint16_t *to)
 INLINE void put_halves(serverd_dtype kv, const float *x, size_t n, uint16_t *to, size_t run,
                        size_t run_apart, size_t apart)
 {
-    for (size_t i = 0; i < n; i += LANES) {
-        float part[LANES] = {0};
-        uint16_t halves[LANES];
-        size_t count = n - i < LANES ? n - i : LANES;
-        memcpy(part, x + i, count * sizeof *x);
-        to_halves(kv, f_load(part), halves);
-        for (size_t j = 0; j < count; j++)
+    size_t i = 0;
+    uint16_t halves[LANES];
+    for (; i + LANES <= n; i += LANES) {
+        to_halves(kv, f_load(x + i), halves);
+        for (size_t j = 0; j < LANES; j++)
             to[(i + j) / run * run_apart + (i + j) % run * apart] = halves[j];
     }
+    if (i == n)
+        return;
+    float rest[LANES] = {0};
+    memcpy(rest, x + i, (n - i) * sizeof *x);
+    to_halves(kv, f_load(rest), halves);
+    for (size_t j = 0; i + j < n; j++)
+        to[(i + j) / run * run_apart + (i + j) % run * apart] = halves[j];
 }
 
 /* Codes of n numbers, placed like halves; returns their scale. */

@@ -64,8 +64,10 @@ struct cpu_action {
     uint32_t kind, index;
 };
 
+/* Phases of a stage can be run for some rows from first to last, whatever other rows do: a stage
+ * begins where a phase reads what other rows have written (attention, selecting). */
 struct cpu_phase {
-    uint32_t kind;
+    uint32_t kind, stage;
     int64_t rows; /* SERVERD_DIM_*: what its rows are */
     uint32_t first_action, n_actions;
 };
@@ -95,8 +97,7 @@ struct serverd_handle {
     uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
 
     uint32_t *seq_begin; /* [max_seqs + 1] first row of each sequence of the step */
-    struct cpu_attention_item *items;
-    uint32_t n_items;
+    struct cpu_attention_item *items; /* [max_rows] */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are
      * kept here, sequence after sequence. */
@@ -154,14 +155,31 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
 void cpu_unload(serverd_handle *handle);
 /* linear.c */
 const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serverd_node *node);
+/* Rows first_row .. first_row + n_rows - 1 and all columns of a linear layer. */
+struct cpu_linear_call {
+    struct cpu_rows x;
+    struct cpu_linear linear;
+};
+void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size_t first_row,
+                     size_t n_rows, uint32_t worker, struct cpu_linear_call *out);
+/* Its column blocks from `first` on. */
+void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, size_t first,
+                    size_t n);
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase);
+/* row_blocks.c: the phases of a stage, for blocks of rows; false: there are too few rows for it,
+ * the phases are to be run one by one */
+bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n_phases);
 /* attention.c */
 size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_node *node);
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch);
+void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
+                     size_t n, uint32_t worker);
 void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase);
 void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n);
 /* ops.c */
 void cpu_prepare_ropes(const struct cpu_step *step);
+void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
+                     size_t n, uint32_t worker);
 void cpu_run_rows(const struct cpu_step *step, const struct cpu_phase *phase);
 /* kv.c */
 serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,

@@ -61,29 +61,26 @@ static inline lanes choose(int_lanes mask, lanes a, lanes b)
     return (lanes)((mask & (int_lanes)a) | (~mask & (int_lanes)b));
 }
 
-/* exp(x): 2^n * p(f), f in [-ln2/2, ln2/2], p of degree 7 (Taylor's coefficients; the error is
- * below 2 units in the last place). Below -87 the result is 0, above 88 infinity; NaN stays. */
+/* exp(x): 2^n * p(f), f in [-ln2/2, ln2/2], p of degree 6 (Taylor's coefficients; the error is
+ * below 3 units in the last place). 0 below -87, exp(88) above 88; NaN stays. */
 static inline lanes exp_lanes(lanes x)
 {
-    const lanes magic = splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
-    lanes clamped = choose(x > -87.0f, x, splat(-87.0f));
-    clamped = choose(clamped < 88.0f, clamped, splat(88.0f));
-    lanes shifted = clamped * 1.44269504f + magic;
-    lanes n = shifted - magic;
-    lanes f = clamped - n * 0.693145752f;
-    f = f - n * 1.42860677e-6f;
-    lanes p = splat(1.98412698e-4f);
-    p = p * f + 1.38888889e-3f;
-    p = p * f + 8.33333333e-3f;
-    p = p * f + 4.16666667e-2f;
-    p = p * f + 1.66666667e-1f;
-    p = p * f + 0.5f;
-    p = p * f * f + f + 1.0f;
-    int_lanes bits = ((int_lanes)shifted - (int_lanes)magic + 127) << 23;
-    lanes result = p * (lanes)bits;
-    result = choose(x < -87.0f, splat(0.0f), result);
-    result = choose(x > 88.0f, splat(INFINITY), result);
-    return choose(x != x, x, result);
+    float all[LANES];
+    store(all, x);
+    const fvec magic = f_splat(12582912.0f); /* 1.5 * 2^23: rounds to an integer */
+    fvec v = f_load(all), clamped = f_min(f_splat(88.0f), f_max(f_splat(-87.0f), v));
+    fvec shifted = f_fma(clamped, f_splat(1.44269504f), magic);
+    fvec n = f_sub(shifted, magic);
+    fvec f = f_fma(n, f_splat(-0.693145752f), clamped);
+    f = f_fma(n, f_splat(-1.42860677e-6f), f);
+    fvec p = f_fma(f_splat(1.38888889e-3f), f, f_splat(8.33333333e-3f));
+    p = f_fma(p, f, f_splat(4.16666667e-2f));
+    p = f_fma(p, f, f_splat(1.66666667e-1f));
+    p = f_fma(p, f, f_splat(0.5f));
+    p = f_fma(p, f, f_splat(1.0f));
+    p = f_fma(p, f, f_splat(1.0f));
+    f_store(all, f_zero_below(v, -87.0f, f_times_power(p, shifted)));
+    return load(all);
 }
 
 static inline lanes tanh_lanes(lanes x)
@@ -256,6 +253,7 @@ static void softcap(const float *x, float cap, float *out, size_t n)
 /* ---- quantising ------------------------------------------------------------------------------ */
 
 #define INFINITE_BITS 0x7f800000u
+#define NOTHING_BITS  0x0c000000u /* 1e-31: numbers below are taken for 0 */
 
 /* Takes the greatest number of `n_blocks` blocks of 32 out of them; `most` has the greatest
  * magnitude of each, as bits: magnitudes compare like their bits, and NaN is the greatest. */
@@ -278,10 +276,10 @@ static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_
 }
 
 /* The scale of a block, and in `inverse` what its numbers are multiplied with: 0 where all codes
- * are to be 0. Below 1e-31 all is zero. */
+ * are to be 0. */
 static inline float scale_of(uint32_t most, float code_max, float *inverse)
 {
-    bool is_zero = most < 0x0c000000u, is_nan = most >= INFINITE_BITS;
+    bool is_zero = most < NOTHING_BITS, is_nan = most >= INFINITE_BITS;
     float scale = f32_from_bits(is_zero || is_nan ? 0x3f800000u : most) / code_max;
     *inverse = is_zero || is_nan ? 0.0f : 1.0f / scale;
     return is_nan ? NAN : is_zero ? 0.0f : scale;
@@ -329,16 +327,29 @@ static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_sp
 
 #include "kernels/cpu/linear_template.h"
 
+#if defined(__AVX512VNNI__) && !defined(LEVEL_HAS_AMX)
+#include "kernels/cpu/quantise_avx512.h"
+#else
+INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
+{
+    (void)x;
+    (void)out;
+    return false;
+}
+#endif
+
 static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_t row)
 {
     const struct row_layout layout = row_layout(out->is_fine);
     for (size_t s = 0; s < cpu_n_spans(k); s++) {
-        float part[CPU_SPAN];
+        struct cpu_span *to =
+            (struct cpu_span *)(void *)(out->spans + (s * out->n_max + row) * layout.bytes);
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
-        for (size_t i = 0; i < n; i += LANES)
-            store(part + i, load(x + s * CPU_SPAN + i));
-        char *to = out->spans + (s * out->n_max + row) * layout.bytes;
-        quantise_span(part, n, out->is_fine, (struct cpu_span *)(void *)to);
+        if (n == CPU_SPAN && !out->is_fine && quantise_whole_span(x + s * CPU_SPAN, to))
+            continue;
+        float part[CPU_SPAN];
+        memcpy(part, x + s * CPU_SPAN, n * sizeof *part);
+        quantise_span(part, n, out->is_fine, to);
     }
 }
 

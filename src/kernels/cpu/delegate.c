@@ -256,8 +256,16 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
         [PHASE_LINEAR] = cpu_run_linears,
         [PHASE_ATTENTION] = cpu_run_attention,
     };
-    for (uint32_t i = 0; i < handle->n_phases; i++)
-        run[handle->phases[i].kind](&step, &handle->phases[i]);
+    for (uint32_t first = 0, n; first < handle->n_phases; first += n) {
+        n = 1;
+        while (first + n < handle->n_phases &&
+               handle->phases[first + n].stage == handle->phases[first].stage)
+            n++;
+        if (cpu_run_stage(&step, first, n))
+            continue;
+        for (uint32_t i = first; i < first + n; i++)
+            run[handle->phases[i].kind](&step, &handle->phases[i]);
+    }
     return SERVERD_OK;
 }
 

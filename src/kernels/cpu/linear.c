@@ -42,39 +42,58 @@ static const float *bias_of(const serverd_graph *graph, const serverd_node *node
     return node->n_inputs < 3 ? NULL : graph->tensors[node_input(graph, node, 2)->tensor].data;
 }
 
+void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size_t first_row,
+                     size_t n_rows, uint32_t worker, struct cpu_linear_call *out)
+{
+    const serverd_graph *graph = step->graph;
+    const serverd_tensor *weights = cpu_linear_weights(graph, node);
+    uint32_t input = graph->operands[node->first_operand];
+    *out = (struct cpu_linear_call){.x = {.values = NULL}};
+    if (step->handle->quantised_at[input] != CPU_NOWHERE) {
+        out->x = cpu_quantised(step->handle, input);
+        out->x.spans += first_row * step->kernels->span_bytes(out->x.is_fine);
+    }
+    size_t n_out = weights->dims[0], k = weights->dims[1];
+    out->x.values = cpu_value(step, input) + first_row * k;
+    out->linear = (struct cpu_linear){
+        .form = packed_form(weights->dtype),
+        .weights = step->handle->packed[node_input(graph, node, 1)->tensor],
+        .n_out = n_out,
+        .k = k,
+        .x = &out->x,
+        .n_rows = n_rows,
+        .bias = bias_of(graph, node),
+        .out = cpu_value(step, graph->operands[node->first_operand + node->n_inputs]) +
+               first_row * n_out,
+        .out_stride = n_out,
+        .scratch = cpu_worker_scratch(step, worker)};
+    out->linear.column_bytes = packed_column_bytes(out->linear.form, k);
+}
+
+void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, size_t first,
+                    size_t n)
+{
+    struct cpu_linear linear = call->linear;
+    linear.x = &call->x;
+    linear.first_block = first;
+    linear.n_blocks = n;
+    linear.weights += first * linear.column_bytes;
+    step->kernels->linear(&linear);
+}
+
 static void linear_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct linear_job *job = arg;
-    const struct cpu_step *step = job->step;
-    const serverd_graph *graph = step->graph;
     uint32_t i = 0;
     size_t at = chunk;
     for (; at >= chunks_of(job, node_at(job, i)); i++)
         at -= chunks_of(job, node_at(job, i));
     const serverd_node *node = node_at(job, i);
-    const serverd_tensor *weights = cpu_linear_weights(graph, node);
-    uint32_t input = graph->operands[node->first_operand];
-    struct cpu_rows x = {.values = cpu_value(step, input)};
-    if (step->handle->quantised_at[input] != CPU_NOWHERE) {
-        x = cpu_quantised(step->handle, input);
-        x.values = cpu_value(step, input);
-    }
-    struct cpu_linear call = {
-        .form = packed_form(weights->dtype),
-        .n_out = weights->dims[0],
-        .k = weights->dims[1],
-        .x = &x,
-        .n_rows = cpu_rows_of(step, job->phase->rows),
-        .bias = bias_of(graph, node),
-        .out = cpu_value(step, graph->operands[node->first_operand + node->n_inputs]),
-        .out_stride = weights->dims[0],
-        .scratch = cpu_worker_scratch(step, worker)};
-    call.column_bytes = packed_column_bytes(call.form, call.k);
-    call.first_block = at * job->blocks_per_chunk;
-    call.n_blocks = min_size(job->blocks_per_chunk, column_blocks(job, node) - call.first_block);
-    call.weights = (const uint8_t *)step->handle->packed[node_input(graph, node, 1)->tensor] +
-                   call.first_block * call.column_bytes;
-    step->kernels->linear(&call);
+    struct cpu_linear_call call;
+    cpu_bind_linear(job->step, node, 0, cpu_rows_of(job->step, job->phase->rows), worker, &call);
+    size_t first = at * job->blocks_per_chunk;
+    cpu_run_linear(job->step, &call, first,
+                   min_size(job->blocks_per_chunk, column_blocks(job, node) - first));
 }
 
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)

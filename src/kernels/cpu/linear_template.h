@@ -338,13 +338,12 @@ static size_t linear_scratch(size_t k)
     return sizeof(struct gemm_scratch);
 }
 
-/* `units` begins with the span's first block. */
+/* `unit` begins with the span's first block; what lies `ahead` of it is wanted next. */
 INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, const uint8_t *unit,
-                       size_t n_blocks, struct panel *panel)
+                       size_t n_blocks, size_t ahead, struct panel *panel)
 {
     const struct packed_form *form = call->form;
     size_t blocks_per_unit = form->unit_k / PACKED_BLOCK;
-    size_t ahead = CPU_SPAN_BLOCKS / blocks_per_unit * form->unit_bytes; /* the next panel */
     int groups = 32 / f.group;
     for (size_t block = 0; block < n_blocks; unit += form->unit_bytes)
         for (size_t i = 0; i < blocks_per_unit; i++, block++) {
@@ -614,9 +613,12 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
                                          .first_column = (call->first_block + b) * PACKED_COLUMNS,
                                          .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
                 size_t at = k * PACKED_BLOCK / call->form->unit_k * call->form->unit_bytes;
+                size_t span_bytes = CPU_SPAN / call->form->unit_k * call->form->unit_bytes;
+                size_t ahead =
+                    span.is_last ? GEMM_PANELS * call->column_bytes - at : span_bytes;
                 for (size_t c = 0; c < columns; c++)
                     fill_panel(call, f, call->weights + (b + c) * call->column_bytes + at,
-                               span.n_blocks, &s->panels[c]);
+                               span.n_blocks, ahead, &s->panels[c]);
                 run_rows(&span, columns, row, rows, s);
             }
         }

@@ -289,28 +289,23 @@ static void run_node(const struct cpu_op_call *call, size_t first, size_t n, uin
     ops[call->node->op](call, first, n, worker);
 }
 
-struct rows_job {
-    const struct cpu_step *step;
-    const struct cpu_phase *phase;
-};
-
 /* Rows that a thread takes through all actions before the next ones, so that they stay in its
  * cache. */
 #define ROWS_AT_ONCE 8
 
-static void run_actions(const void *arg, size_t first, size_t n, uint32_t worker)
+void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
+                     size_t n, uint32_t worker)
 {
-    const struct rows_job *job = arg;
-    const serverd_handle *handle = job->step->handle;
-    const struct cpu_action *actions = handle->actions + job->phase->first_action;
+    const serverd_handle *handle = step->handle;
+    const struct cpu_action *actions = handle->actions + phase->first_action;
     for (size_t row = first; row < first + n; row += ROWS_AT_ONCE) {
         size_t count = min_size(ROWS_AT_ONCE, first + n - row);
-        for (uint32_t i = 0; i < job->phase->n_actions; i++) {
+        for (uint32_t i = 0; i < phase->n_actions; i++) {
             if (actions[i].kind == ACTION_QUANTISE) {
-                quantise_rows(job->step, actions[i].index, row, count);
+                quantise_rows(step, actions[i].index, row, count);
                 continue;
             }
-            const struct cpu_op_call call = {.step = job->step,
+            const struct cpu_op_call call = {.step = step,
                                              .node = &handle->graph->nodes[actions[i].index],
                                              .node_index = actions[i].index};
             if (actions[i].kind == ACTION_APPEND)
@@ -319,6 +314,17 @@ static void run_actions(const void *arg, size_t first, size_t n, uint32_t worker
                 run_node(&call, row, count, worker);
         }
     }
+}
+
+struct rows_job {
+    const struct cpu_step *step;
+    const struct cpu_phase *phase;
+};
+
+static void run_job(const void *arg, size_t first, size_t n, uint32_t worker)
+{
+    const struct rows_job *job = arg;
+    cpu_run_actions(job->step, job->phase, first, n, worker);
 }
 
 /* Elements of all actions that are worth a hand-out to another thread. */
@@ -341,5 +347,5 @@ void cpu_run_rows(const struct cpu_step *step, const struct cpu_phase *phase)
 {
     struct rows_job job = {.step = step, .phase = phase};
     cpu_split(step, cpu_rows_of(step, phase->rows), max_size(1, GRAIN / elements_of(step, phase)),
-              run_actions, &job);
+              run_job, &job);
 }

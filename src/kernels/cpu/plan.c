@@ -175,6 +175,13 @@ static bool cut_into_phases(struct planner *planner)
         if (!has_rows && !has_mixing)
             break;
     }
+    for (uint32_t p = 1; p < handle->n_phases; p++) {
+        const struct cpu_phase *before = &handle->phases[p - 1];
+        struct cpu_phase *phase = &handle->phases[p];
+        bool goes_on = phase->kind != PHASE_ATTENTION && phase->rows == SERVERD_DIM_ROWS &&
+                       before->rows == SERVERD_DIM_ROWS;
+        phase->stage = before->stage + (goes_on ? 0 : 1);
+    }
     for (uint32_t n = 0; n < planner->graph->n_nodes; n++)
         if (!planner->is_done[n])
             return false;
@@ -183,10 +190,12 @@ static bool cut_into_phases(struct planner *planner)
 
 /* ---- places of activations ------------------------------------------------------------------- */
 
-/* A stretch of the block that values use one after the other. */
+/* A stretch of the block that values use one after the other. Within a stage some rows may be
+ * phases ahead of others: there it may only go on to a value whose rows lie in it alike. */
 struct place {
     size_t offset, floats;
-    uint32_t free_from; /* phase from which on it may be used again */
+    bool is_quantised;
+    uint32_t last_use; /* phase */
 };
 
 struct placing {
@@ -225,14 +234,23 @@ static bool value_floats(const serverd_limits *limits, const serverd_value *valu
            size_align(*out, ALIGN_FLOATS, out);
 }
 
+static bool is_free(const serverd_handle *handle, const struct place *place, uint32_t phase,
+                    size_t floats, bool is_quantised)
+{
+    if (place->last_use >= phase || place->floats < floats)
+        return false;
+    return handle->phases[place->last_use].stage != handle->phases[phase].stage ||
+           (place->floats == floats && place->is_quantised == is_quantised);
+}
+
 /* The smallest place that is free and large enough, or a new one behind the others. */
-static bool take_place(struct placing *placing, uint32_t phase, uint32_t last_use, size_t floats,
-                       size_t *offset)
+static bool take_place(const serverd_handle *handle, struct placing *placing, uint32_t phase,
+                       uint32_t last_use, size_t floats, bool is_quantised, size_t *offset)
 {
     struct place *best = NULL;
     for (size_t i = 0; i < placing->n_places; i++) {
         struct place *place = &placing->places[i];
-        if (place->free_from <= phase && place->floats >= floats &&
+        if (is_free(handle, place, phase, floats, is_quantised) &&
             (!best || place->floats < best->floats))
             best = place;
     }
@@ -242,7 +260,8 @@ static bool take_place(struct placing *placing, uint32_t phase, uint32_t last_us
         if (!size_add(placing->total, floats, &placing->total))
             return false;
     }
-    best->free_from = last_use + 1;
+    best->is_quantised = is_quantised;
+    best->last_use = last_use;
     *offset = best->offset;
     return true;
 }
@@ -272,13 +291,15 @@ static bool place_value(serverd_handle *handle, struct placing *placing, uint32_
     size_t floats;
     if (value != handle->graph->output && /* that one lies at the caller's */
         !(value_floats(&handle->limits, v, &floats) &&
-          take_place(placing, phase, last_use, floats, &handle->value_at[value])))
+          take_place(handle, placing, phase, last_use, floats, false,
+                      &handle->value_at[value])))
         return false;
     if (handle->quantised_at[value] == CPU_NOWHERE)
         return true;
     /* the phase behind may still have to quantise it */
     return quantised_floats(handle, v, &floats) &&
-           take_place(placing, phase, last_use, floats, &handle->quantised_at[value]);
+           take_place(handle, placing, phase, last_use, floats, true,
+                      &handle->quantised_at[value]);
 }
 
 static serverd_status place_activations(serverd_handle *handle, serverd_error *err)
