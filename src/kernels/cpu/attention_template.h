@@ -140,22 +140,41 @@ INLINE float sum_of(fvec v)
 
 #define LOG2_E 1.44269504f
 
-/* Merges a softmax part with its greatest score (a power of two's exponent) and sum into a running
- * one. */
-INLINE struct merge merge_parts(float *max, float *sum, float part_max, float part_sum)
+/* Merges up to LANES softmax parts, each with its greatest score (a power of two's exponent) and
+ * sum, into running ones. A part without tokens has -INFINITY and 0. */
+INLINE void merge_parts(size_t n, float *max, float *sum, const float *part_max,
+                        const float *part_sum, struct merge *merges)
 {
-    float old_max = *max, both = part_max > old_max ? part_max : old_max;
-    float factors[LANES] = {part_max - both, old_max == -INFINITY ? -INFINITY : old_max - both};
-    f_store(factors, exp2_of_negative(f_load(factors)));
-    struct merge merge = {.new_factor = factors[0], .old_factor = factors[1]};
-    *max = both;
-    *sum = *sum * merge.old_factor + part_sum * merge.new_factor;
-    return merge;
+    float lanes_of[4][LANES] = {{0}}, old[LANES], new[LANES];
+    memcpy(lanes_of[0], max, n * sizeof *max);
+    memcpy(lanes_of[1], sum, n * sizeof *sum);
+    memcpy(lanes_of[2], part_max, n * sizeof *max);
+    memcpy(lanes_of[3], part_sum, n * sizeof *sum);
+    /* the least number in place of -INFINITY: no NaN from their difference, and 2^ of it is 0 */
+    const fvec least = f_splat(-3e38f);
+    fvec old_max = f_max(least, f_load(lanes_of[0])), new_max = f_max(least, f_load(lanes_of[2]));
+    fvec both = f_max(old_max, new_max);
+    fvec old_factor = exp2_of_negative(f_sub(old_max, both));
+    fvec new_factor = exp2_of_negative(f_sub(new_max, both));
+    f_store(lanes_of[0], both);
+    f_store(lanes_of[1], f_fma(f_load(lanes_of[3]), new_factor,
+                               f_mul(f_load(lanes_of[1]), old_factor)));
+    f_store(old, old_factor);
+    f_store(new, new_factor);
+    for (size_t i = 0; i < n; i++) {
+        bool is_empty = part_sum[i] == 0.0f;
+        merges[i] = is_empty ? (struct merge){1.0f, 0.0f} : (struct merge){old[i], new[i]};
+        if (is_empty)
+            continue;
+        max[i] = lanes_of[0][i];
+        sum[i] = lanes_of[1][i];
+    }
 }
 
 /* Turns the scores of query i of the block into probabilities (but for their sum), 0 where it does
  * not see; with `is_halved` they go into b->halves. */
-INLINE struct merge soften(const struct attention_block *b, size_t i, int is_halved)
+INLINE void soften(const struct attention_block *b, size_t i, int is_halved, float *part_max,
+                   float *part_sum)
 {
     const struct cpu_attention *call = b->call;
     size_t query = b->first + i, from = b->first_page * PAGE, to = b->end_page * PAGE;
@@ -167,7 +186,9 @@ INLINE struct merge soften(const struct attention_block *b, size_t i, int is_hal
             memset(halves + from, 0, (to - from) * sizeof *halves);
         else
             memset(s + from, 0, (to - from) * sizeof *s);
-        return (struct merge){1.0f, 0.0f};
+        *part_max = -INFINITY;
+        *part_sum = 0.0f;
+        return;
     }
     fvec most = f_splat(-INFINITY), total = f_splat(0.0f);
     const fvec factor = f_splat(call->cap > 0.0f ? call->scale : call->scale * LOG2_E);
@@ -195,7 +216,8 @@ INLINE struct merge soften(const struct attention_block *b, size_t i, int is_hal
         else
             f_store(s + t, p);
     }
-    return merge_parts(&call->max[query], &call->sum[query], max, sum_of(total));
+    *part_max = max;
+    *part_sum = sum_of(total);
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -262,24 +284,38 @@ INLINE void add_all_values(const struct attention_block *b, const struct merge *
 
 #ifdef LEVEL_HAS_BF16
 #include "kernels/cpu/attention_bf16.h"
+#else
+INLINE void score_pairs(const struct attention_block *b)
+{
+    (void)b;
+}
+
+INLINE void add_all_value_pairs(const struct attention_block *b, const struct merge *merges)
+{
+    (void)b;
+    (void)merges;
+}
 #endif
 
 INLINE void attend_block(const struct attention_block *b)
 {
+    float max[QUERY_BLOCK], sum[QUERY_BLOCK];
     struct merge merges[QUERY_BLOCK];
+    bool has_pairs = false;
 #ifdef LEVEL_HAS_BF16
-    if (b->kv == DTYPE_BF16) {
-        score_pairs(b);
-        for (size_t i = 0; i < b->n; i++)
-            merges[i] = soften(b, i, 1);
-        add_all_value_pairs(b, merges);
-        return;
-    }
+    has_pairs = b->kv == DTYPE_BF16;
 #endif
-    score_pages(b);
+    if (has_pairs)
+        score_pairs(b);
+    else
+        score_pages(b);
     for (size_t i = 0; i < b->n; i++)
-        merges[i] = soften(b, i, 0);
-    add_all_values(b, merges);
+        soften(b, i, has_pairs, &max[i], &sum[i]);
+    merge_parts(b->n, b->call->max + b->first, b->call->sum + b->first, max, sum, merges);
+    if (has_pairs)
+        add_all_value_pairs(b, merges);
+    else
+        add_all_values(b, merges);
 }
 
 INLINE void attend_kind(const struct cpu_attention *call, serverd_dtype kv)
@@ -326,15 +362,18 @@ static void merge(const struct cpu_softmax *part, size_t n, size_t v_dim,
                   const struct cpu_softmax *into)
 {
     size_t width = pad16(v_dim);
-    for (size_t i = 0; i < n; i++) {
-        if (part->sum[i] == 0.0f)
-            continue;
-        struct merge m = merge_parts(&into->max[i], &into->sum[i], part->max[i], part->sum[i]);
-        for (size_t d = 0; d < width; d += LANES) {
-            float *acc = into->acc + i * width + d;
-            fvec old = f_mul(f_load(acc), f_splat(m.old_factor));
-            f_store(acc, f_fma(f_load(part->acc + i * width + d), f_splat(m.new_factor), old));
-        }
+    for (size_t first = 0, count; first < n; first += count) {
+        struct merge merges[LANES];
+        count = min_size(LANES, n - first);
+        merge_parts(count, into->max + first, into->sum + first, part->max + first,
+                    part->sum + first, merges);
+        for (size_t i = first; i < first + count; i++)
+            for (size_t d = 0; d < width && part->sum[i] != 0.0f; d += LANES) {
+                float *acc = into->acc + i * width + d;
+                fvec old = f_mul(f_load(acc), f_splat(merges[i - first].old_factor));
+                f_store(acc, f_fma(f_load(part->acc + i * width + d),
+                                   f_splat(merges[i - first].new_factor), old));
+            }
     }
 }
 

@@ -130,6 +130,7 @@ struct cpu_kernels {
     void (*linear)(const struct cpu_linear *call);
     size_t (*linear_scratch)(size_t k);
     size_t (*span_bytes)(bool is_fine);
+    size_t tile_rows; /* many rows are taken so many at a time */
     /* Writes row `row` of `out`; k is a multiple of 32. */
     void (*quantise)(const float *x, size_t k, const struct cpu_rows *out, size_t row);
 

@@ -348,7 +348,11 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
         if (n == CPU_SPAN && !out->is_fine && quantise_whole_span(x + s * CPU_SPAN, to))
             continue;
         float part[CPU_SPAN];
-        memcpy(part, x + s * CPU_SPAN, n * sizeof *part);
+        UNROLL
+        for (size_t i = 0; i < CPU_SPAN; i += LANES)
+            f_store(part + i, i < n ? f_load(x + s * CPU_SPAN + i) : f_splat(0.0f));
+        if (n < CPU_SPAN && !out->is_fine && quantise_whole_span(part, to))
+            continue;
         quantise_span(part, n, out->is_fine, to);
     }
 }
@@ -365,6 +369,7 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .linear = linear,
     .linear_scratch = linear_scratch,
     .span_bytes = span_bytes,
+    .tile_rows = TILE_ROWS,
     .quantise = quantise,
     .attend = attend,
     .attention_scratch = attention_scratch,

@@ -349,7 +349,7 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, c
         for (size_t i = 0; i < blocks_per_unit; i++, block++) {
             const uint8_t *codes = unit + form->header_bytes + i * form->block_bytes;
             for (size_t at = 0; at < form->block_bytes + 63; at += 64)
-                __builtin_prefetch(codes + ahead + at, 0, 3);
+                __builtin_prefetch(codes + ahead + at, 0, 2);
             bvec quads[8];
             load_quads(f, form->table, codes, quads);
             put_panel_block(f, quads, panel->codes + block * panel_block_bytes(f));

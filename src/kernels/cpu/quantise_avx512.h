@@ -46,6 +46,7 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
     __m512i magnitudes[CPU_SPAN_BLOCKS];
     __mmask16 keep[2 * CPU_SPAN_BLOCKS];
     float inverse[CPU_SPAN_BLOCKS];
+    __m128i blocks[4];
     UNROLL
     for (int b = 0; b < CPU_SPAN_BLOCKS; b++)
         magnitudes[b] = _mm512_max_epu32(q_magnitudes(x + 32 * b), q_magnitudes(x + 32 * b + 16));
@@ -80,10 +81,11 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
         halves = _mm_sub_epi32(_mm_setzero_si128(), halves);
         _mm_storeu_si128((__m128i *)(void *)(out->minus_half_sums + 4 * i), halves);
         halves = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, _MM_PERM_CDAB));
-        halves = _mm_shuffle_epi32(halves, _MM_PERM_CACA);
-        _mm_storel_epi64((__m128i *)(void *)(out->minus_sums + 2 * i), halves);
+        blocks[i] = _mm_shuffle_epi32(halves, _MM_PERM_CACA);
     }
-    __m256i minus_sums = _mm256_loadu_si256((const __m256i *)(const void *)out->minus_sums);
+    __m256i minus_sums = _mm256_set_m128i(_mm_unpacklo_epi64(blocks[2], blocks[3]),
+                                          _mm_unpacklo_epi64(blocks[0], blocks[1]));
+    _mm256_storeu_si256((__m256i *)(void *)out->minus_sums, minus_sums);
     minus_sums = _mm256_sub_epi32(_mm256_setzero_si256(), minus_sums);
     _mm256_storeu_ps(out->scaled_sums, _mm256_mul_ps(scales, _mm256_cvtepi32_ps(minus_sums)));
     return true;

@@ -122,11 +122,13 @@ bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n
     if (phase->rows != SERVERD_DIM_ROWS || step->handle->step_kv || n_rows < n_workers * MIN_ROWS)
         return false;
     size_t rounds = (n_rows + n_workers * MAX_ROWS - 1) / (n_workers * MAX_ROWS);
+    size_t rows = (n_rows + rounds * n_workers - 1) / (rounds * n_workers);
+    size_t tile = step->kernels->tile_rows;
     struct stage_job job = {.step = step,
                             .first_phase = first_phase,
                             .n_phases = n_phases,
                             .n_rows = n_rows,
-                            .rows_per_block = (n_rows + rounds * n_workers - 1) / (rounds * n_workers)};
+                            .rows_per_block = (rows + tile - 1) / tile * tile};
     job.n_blocks = (uint32_t)((n_rows + job.rows_per_block - 1) / job.rows_per_block);
     step->host->parallel_for(step->host->context, job.n_blocks, run_block, &job);
     return true;
