@@ -26,7 +26,8 @@ enum {
     LONG_TOKENS = 270, /* past the first attention segment */
     CONTEXT = 288,
     MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
-    MAX_SEQS = 3
+    MAX_SEQS = 3,
+    SHARED_TOKENS = 2 * SERVERD_PAGE_TOKENS
 };
 
 static serverd_error err;
@@ -35,8 +36,10 @@ struct engine_under_test {
     struct program *program;
     struct worker_pool *pool;
     struct runtime *runtime;
-    uint32_t width;    /* of an output row */
-    uint32_t n_tokens; /* of each sequence */
+    uint32_t width;         /* of an output row */
+    uint32_t n_tokens;      /* of each sequence */
+    bool has_shared_tokens; /* sequences begin with the SHARED_TOKENS of sequence 0 */
+    bool has_shared_pages;  /* and keep them in its pages */
 };
 
 static struct program *compile(const char *arch, const char *dtype)
@@ -88,7 +91,17 @@ static void close_engine(struct engine_under_test *e)
 /* Tokens of sequence `seq`; other sequences have other tokens. */
 static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_t position)
 {
+    if (e->has_shared_tokens && position < SHARED_TOKENS)
+        seq = 0;
     return (int32_t)(hash_mix(seq * 1000u + position) % e->program->vocabulary.n_tokens);
+}
+
+/* Scattered, one set for each sequence. */
+static uint32_t page_of(const struct engine_under_test *e, uint32_t seq, uint32_t page)
+{
+    if (e->has_shared_pages && page < SHARED_TOKENS / SERVERD_PAGE_TOKENS)
+        seq = 0;
+    return page * MAX_SEQS + (seq + page) % MAX_SEQS;
 }
 
 /* One step: tokens begin[s]..end[s]-1 of each sequence, all logits wanted. out [rows][width]. */
@@ -99,8 +112,8 @@ static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, c
     static uint32_t row_seq[MAX_SEQS * LONG_TOKENS], rows[MAX_SEQS * LONG_TOKENS];
     uint32_t pages[MAX_SEQS * MAX_PAGES], n = 0;
     for (uint32_t s = 0; s < n_seqs; s++) {
-        for (uint32_t p = 0; p < MAX_PAGES; p++) /* scattered, one set for each sequence */
-            pages[s * MAX_PAGES + p] = p * MAX_SEQS + (seqs[s] + p) % MAX_SEQS;
+        for (uint32_t p = 0; p < MAX_PAGES; p++)
+            pages[s * MAX_PAGES + p] = page_of(e, seqs[s], p);
         for (uint32_t i = begin[s]; i < end[s]; i++, n++) {
             token[n] = token_of(e, seqs[s], i);
             position[n] = (int32_t)i;
@@ -151,12 +164,13 @@ static void check_chunks(const struct engine_under_test *e, const float *expecte
     }
 }
 
-/* Three sequences at different positions, decode rows and chunks mixed. */
-static void check_batches(const struct engine_under_test *e, float *expected[MAX_SEQS], float *out)
+/* Three sequences at different positions from `first` on, decode rows and chunks mixed. */
+static void check_batches(const struct engine_under_test *e, uint32_t first,
+                          float *expected[MAX_SEQS], float *out)
 {
     static const uint32_t seqs[MAX_SEQS] = {0, 1, 2};
     for (uint64_t seed = 0; seed < 3; seed++) {
-        uint32_t at[MAX_SEQS] = {0};
+        uint32_t at[MAX_SEQS] = {first, first, first};
         uint64_t random = seed;
         while (at[0] < e->n_tokens || at[1] < e->n_tokens || at[2] < e->n_tokens) {
             uint32_t who[MAX_SEQS], begin[MAX_SEQS], end[MAX_SEQS], n = 0;
@@ -209,7 +223,7 @@ static void check_runs(struct program *program, const struct run *runs, size_t n
         struct engine_under_test e = open_on(program, runs[i].device, runs[i].n_threads, kv);
         e.n_tokens = n_tokens;
         check_chunks(&e, expected[0], out);
-        check_batches(&e, expected, out);
+        check_batches(&e, 0, expected, out);
         close_engine(&e);
     }
     for (uint32_t s = 0; s < MAX_SEQS; s++)
@@ -217,18 +231,24 @@ static void check_runs(struct program *program, const struct run *runs, size_t n
     free(out);
 }
 
-/* The attention of amx has arithmetic of its own. */
+/* Where pages are bf16, levels that multiply bf16 have attention of their own. */
 static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv, uint32_t n_tokens)
 {
-    static const struct run same[] = {
-        {"generic", "cpu:isa=generic", 1}, {"generic", "cpu:isa=generic", 4},
-        {"avx2", "cpu:isa=avx2", 2},       {"avxvnni", "cpu:isa=avxvnni", 2},
-        {"avx512", "cpu:isa=avx512", 1},   {"avx512", "cpu:isa=avx512", 3}};
-    static const struct run tiles[] = {{"amx", "cpu:isa=amx", 1}, {"amx", "cpu:isa=amx", 3}};
+    static const struct run runs[] = {{"generic", "cpu:isa=generic", 1},
+                                      {"generic", "cpu:isa=generic", 4},
+                                      {"avx2", "cpu:isa=avx2", 2},
+                                      {"avxvnni", "cpu:isa=avxvnni", 2},
+                                      {"avx512", "cpu:isa=avx512", 3},
+                                      {"avx512bf16", "cpu:isa=avx512bf16", 1},
+                                      {"avx512bf16", "cpu:isa=avx512bf16", 3},
+                                      {"amx", "cpu:isa=amx", 1},
+                                      {"amx", "cpu:isa=amx", 3}};
+    const size_t n_runs = sizeof runs / sizeof *runs, first_bf16 = 5;
     struct program *program = compile(arch, dtype);
-    check_runs(program, same, sizeof same / sizeof *same, kv, n_tokens);
-    if (cpu_kernels_named("amx"))
-        check_runs(program, tiles, sizeof tiles / sizeof *tiles, kv, n_tokens);
+    bool is_apart = kv == DTYPE_BF16;
+    check_runs(program, runs, is_apart ? first_bf16 : n_runs, kv, n_tokens);
+    if (is_apart && cpu_kernels_named(runs[first_bf16].isa))
+        check_runs(program, runs + first_bf16, n_runs - first_bf16, kv, n_tokens);
     program_unref(program);
 }
 
@@ -237,17 +257,49 @@ static void a_decoder_gives_the_same_bits_however_it_is_run(void **state)
     (void)state;
     static const char *const archs[] = {"llama",  "mistral3", "qwen2", "qwen3",
                                         "gemma2", "gemma3",   "phi3"};
+    static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
-        check_decoder(archs[i], i % 2 ? "Q8_0" : "F32", i % 3 ? DTYPE_BF16 : DTYPE_F32, N_TOKENS);
+        check_decoder(archs[i], i == 2 ? "F32" : "Q8_0", kinds[i % 4], N_TOKENS);
     check_decoder("llama", "Q4_0", DTYPE_BF16, N_TOKENS);
-    check_decoder("llama", "F16", DTYPE_F32, N_TOKENS);
+    check_decoder("llama", "F16", DTYPE_I8, N_TOKENS);
 }
 
 static void segments_of_a_long_context_are_merged_in_one_order(void **state)
 {
     (void)state;
-    check_decoder("llama", "F32", DTYPE_BF16, LONG_TOKENS);
-    check_decoder("gemma2", "F32", DTYPE_F32, LONG_TOKENS);
+    check_decoder("llama", "Q8_0", DTYPE_BF16, LONG_TOKENS);
+    check_decoder("gemma2", "Q4_0", DTYPE_I8, LONG_TOKENS);
+}
+
+/* Sequences with the same beginning read it in the pages of one of them. */
+static void check_shared_pages(const char *arch, serverd_dtype kv)
+{
+    struct program *program = compile(arch, "Q8_0");
+    struct engine_under_test e = open_on(program, "cpu", 2, kv);
+    size_t floats = (size_t)N_TOKENS * e.width;
+    float *out = malloc(MAX_SEQS * floats * sizeof *out), *expected[MAX_SEQS];
+    assert_non_null(out);
+    e.has_shared_tokens = true;
+    for (uint32_t s = 0; s < MAX_SEQS; s++) {
+        expected[s] = malloc(floats * sizeof(float));
+        assert_non_null(expected[s]);
+        run_alone(&e, s, N_TOKENS, expected[s]);
+    }
+    e.has_shared_pages = true;
+    check_batches(&e, SHARED_TOKENS, expected, out);
+    for (uint32_t s = 0; s < MAX_SEQS; s++)
+        free(expected[s]);
+    free(out);
+    close_engine(&e);
+    program_unref(program);
+}
+
+static void sequences_share_the_pages_of_a_common_beginning(void **state)
+{
+    (void)state;
+    check_shared_pages("llama", DTYPE_BF16);
+    check_shared_pages("gemma3", DTYPE_I8);
+    check_shared_pages("qwen3", DTYPE_F16);
 }
 
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
@@ -334,6 +386,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decoder_gives_the_same_bits_however_it_is_run),
         cmocka_unit_test(segments_of_a_long_context_are_merged_in_one_order),
+        cmocka_unit_test(sequences_share_the_pages_of_a_common_beginning),
         cmocka_unit_test(an_encoder_gives_the_same_bits_alone_and_batched),
         cmocka_unit_test(copied_pages_are_as_good),
     };

@@ -204,21 +204,39 @@ static void add(const float *a, const float *b, float *out, size_t n)
         out[i] = a[i] + b[i];
 }
 
+/* Eight pairs of neighbours: x * cos, and the other one of the pair times -sin and sin. Not written
+ * as a loop over pairs: the compiler would make it of multiplications that subtract and add in turn
+ * and fuse them, whatever it was told about contracting. */
+static inline lanes turn_neighbours(lanes x, lanes cos_sin)
+{
+    const int_lanes sign = {INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0,
+                            INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0, INT32_MIN, 0};
+    lanes cos = __builtin_shufflevector(cos_sin, cos_sin, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12,
+                                        12, 14, 14);
+    lanes sin = __builtin_shufflevector(cos_sin, cos_sin, 1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13,
+                                        13, 15, 15);
+    lanes other = __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    return x * cos + other * (lanes)((int_lanes)sin ^ sign);
+}
+
 static void rope(const float *restrict x, const float *restrict cos_sin, size_t n_pairs,
                  bool is_neox, float *restrict out)
 {
-    if (is_neox)
+    if (is_neox) {
         for (size_t i = 0; i < n_pairs; i++) {
             float a = x[i], b = x[i + n_pairs], c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
             out[i] = a * c - b * s;
             out[i + n_pairs] = a * s + b * c;
         }
-    else
-        for (size_t i = 0; i < n_pairs; i++) {
-            float a = x[2 * i], b = x[2 * i + 1], c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
-            out[2 * i] = a * c - b * s;
-            out[2 * i + 1] = a * s + b * c;
-        }
+        return;
+    }
+    size_t i = 0, n = 2 * n_pairs;
+    for (; i + LANES <= n; i += LANES)
+        store(out + i, turn_neighbours(load(x + i), load(cos_sin + i)));
+    if (i < n) {
+        lanes v = turn_neighbours(load_part(x + i, n - i), load_part(cos_sin + i, n - i));
+        memcpy(out + i, &v, (n - i) * sizeof *out);
+    }
 }
 
 static void softcap(const float *x, float cap, float *out, size_t n)

@@ -108,7 +108,8 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind f,
         UNROLL
     for (int r = 0; r < rows; r++) {
         struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
-        size_t i = outlier.index, at = i / (size_t)f.group * PACKED_COLUMNS;
+        size_t i = outlier.index % CPU_SPAN; /* rows of the padding have any index */
+        size_t at = i / (size_t)f.group * PACKED_COLUMNS;
         fvec scales = f_load(panel->scales + at), offset = f_load(panel->offsets + at);
         ivec code = signed_element(panel, f, i / 32, i % 32);
         if (!f.has_min)

@@ -1,0 +1,558 @@
+/* Quantised rows and linear layers of every level: against plain double precision, and the levels
+ * against each other, bit for bit. */
+#include "levels.h"
+
+#include "base/hash.h"
+#include "base/numeric.h"
+#include "program/dtype.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* ---- quantising ------------------------------------------------------------------------------ */
+
+enum { MAX_K = 1056, MAX_ROWS = 530 };
+
+/* Rows of every kind in turn. */
+static void fill_row(float *x, size_t k, size_t kind, uint64_t seed)
+{
+    fill(x, k, seed, 1.0f);
+    switch (kind % 8) {
+    case 1: /* one that stands out in each seventh block */
+        for (size_t i = 5; i < k; i += 224)
+            x[i] = i % 2 ? 3000.0f : -3000.0f;
+        break;
+    case 2:
+        memset(x, 0, k * sizeof *x);
+        break;
+    case 3: /* too small for a scale, and just large enough */
+        for (size_t i = 0; i < k; i++)
+            x[i] *= i / 32 % 2 ? 1e-33f : 1e-28f;
+        break;
+    case 4: /* all of the same magnitude */
+        for (size_t i = 0; i < k; i++)
+            x[i] = i % 2 ? -1.0f : 1.0f;
+        break;
+    case 5:
+        for (size_t i = 0; i < k; i++)
+            x[i] *= 1e30f;
+        break;
+    case 6: /* some stand out at places that all rows share */
+        for (size_t i = 77; i < k; i += 128)
+            x[i] = 40.0f + random_float(seed + i, 10.0f);
+        break;
+    default:
+        break;
+    }
+}
+
+struct quantised {
+    const struct cpu_kernels *kernels;
+    struct cpu_rows rows;
+    size_t n, k;
+};
+
+/* Memory that nobody has written yet is full of NaN and of indexes that are far too large. */
+static struct quantised quantise(const struct cpu_kernels *kernels, const float *x, size_t n,
+                                 size_t k, bool is_fine)
+{
+    size_t n_max = n + CPU_ROW_PADDING;
+    struct quantised q = {.kernels = kernels, .n = n, .k = k};
+    q.rows = (struct cpu_rows){
+        .values = x,
+        .is_fine = is_fine,
+        .spans = take_filled(cpu_n_spans(k) * n_max * kernels->span_bytes(is_fine), 0xff),
+        .n_max = n_max};
+    for (size_t row = 0; row < n; row++)
+        kernels->quantise(x + row * k, k, &q.rows, row);
+    return q;
+}
+
+static const struct cpu_span *span_of(const struct quantised *q, size_t row, size_t i)
+{
+    const char *spans = q->rows.spans + (i / CPU_SPAN * q->rows.n_max + row) *
+                                            q->kernels->span_bytes(q->rows.is_fine);
+    return (const struct cpu_span *)(const void *)spans;
+}
+
+/* The two bytes of a code; the high one of coarse codes is 0. */
+static void code_bytes(const struct quantised *q, size_t row, size_t i, int *high, int *low)
+{
+    const int8_t *codes = span_of(q, row, i)->codes;
+    size_t at = i % CPU_SPAN;
+    bool is_two = q->kernels->span_bytes(q->rows.is_fine) == CPU_SPAN_BYTES(2);
+    *high = is_two ? codes[at / 16 * 32 + at % 16] : 0;
+    *low = is_two ? codes[at / 16 * 32 + at % 16 + 16] : codes[at];
+}
+
+static int code_at(const struct quantised *q, size_t row, size_t i)
+{
+    int high, low;
+    code_bytes(q, row, i, &high, &low);
+    return CPU_HIGH_UNIT * high + low;
+}
+
+static bool is_outlier(const struct quantised *q, size_t row, size_t i)
+{
+    return !q->rows.is_fine &&
+           span_of(q, row, i)->outliers[i % CPU_SPAN / CPU_OUTLIER_SPAN].index == i % CPU_SPAN;
+}
+
+/* What element i of a row stands for. */
+static double value_of(const struct quantised *q, size_t row, size_t i)
+{
+    const struct cpu_span *span = span_of(q, row, i);
+    if (is_outlier(q, row, i))
+        return (double)span->outliers[i % CPU_SPAN / CPU_OUTLIER_SPAN].value;
+    return (double)span->scales[i % CPU_SPAN / 32] * code_at(q, row, i);
+}
+
+static void assert_same_rows(const struct quantised *a, const struct quantised *b)
+{
+    for (size_t row = 0; row < a->n; row++)
+        for (size_t i = 0; i < a->k; i++) {
+            const struct cpu_span *s = span_of(a, row, i), *t = span_of(b, row, i);
+            size_t block = i % CPU_SPAN / 32, half = i % CPU_SPAN / 16, o = block / 4;
+            bool is_same = code_at(a, row, i) == code_at(b, row, i) &&
+                           f32_bits(s->scales[block]) == f32_bits(t->scales[block]) &&
+                           f32_bits(s->scaled_sums[block]) == f32_bits(t->scaled_sums[block]) &&
+                           s->minus_sums[block] == t->minus_sums[block] &&
+                           s->minus_half_sums[half] == t->minus_half_sums[half];
+            if (!a->rows.is_fine)
+                is_same &= s->outliers[o].index == t->outliers[o].index &&
+                           f32_bits(s->outliers[o].value) == f32_bits(t->outliers[o].value);
+            if (!is_same)
+                fail_msg("%s: element %zu of row %zu of %zu differs", b->kernels->name, i, row,
+                         a->k);
+        }
+}
+
+/* The first of the greatest finite magnitudes among the 128 that element i is one of, not counting
+ * blocks that hold NaN or infinity. */
+static size_t greatest_of(const float *x, size_t k, size_t i)
+{
+    size_t first = i / CPU_OUTLIER_SPAN * CPU_OUTLIER_SPAN, best = SIZE_MAX;
+    for (size_t block = first; block < min_size(first + CPU_OUTLIER_SPAN, k); block += 32) {
+        size_t j = block;
+        while (j < block + 32 && isfinite(x[j]))
+            j++;
+        for (size_t n = block; n < block + 32 && j == block + 32; n++)
+            if (best == SIZE_MAX || fabsf(x[n]) > fabsf(x[best]))
+                best = n;
+    }
+    return best;
+}
+
+static void check_block(const float *x, const struct quantised *q, size_t row, size_t first)
+{
+    const struct cpu_span *span = span_of(q, row, first);
+    size_t block = first % CPU_SPAN / 32;
+    int max = q->rows.is_fine ? CPU_FINE_CODE_MAX : CPU_COARSE_CODE_MAX;
+    int sum = 0, half_sum = 0;
+    float most = 0.0f;
+    bool is_nan = false;
+    for (size_t i = first; i < first + 32; i++) {
+        is_nan = is_nan || !isfinite(x[i]);
+        if (!is_outlier(q, row, i))
+            most = fmaxf(most, fabsf(x[i]));
+    }
+    float scale = most < f32_from_bits(0x0c000000u) ? 0.0f : most / (float)max;
+    assert_true(is_nan ? isnan(span->scales[block]) : span->scales[block] == scale);
+    for (size_t i = first; i < first + 32; i++) {
+        int high, low, code = code_at(q, row, i);
+        code_bytes(q, row, i, &high, &low);
+        assert_true(high >= -127 && low >= -127);
+        if (q->rows.is_fine)
+            assert_true(low >= -CPU_HIGH_UNIT / 2 && low < CPU_HIGH_UNIT / 2);
+        assert_true(abs(code) <= max);
+        if (is_nan || is_outlier(q, row, i))
+            assert_int_equal(code, 0);
+        else
+            assert_true(fabs((double)x[i] - (double)scale * code) <= (double)scale * 0.501 + 1e-31);
+        half_sum += code;
+        if (i % 16 == 15) {
+            assert_int_equal(-half_sum, span->minus_half_sums[i % CPU_SPAN / 16]);
+            sum += half_sum;
+            half_sum = 0;
+        }
+    }
+    assert_int_equal(-sum, span->minus_sums[block]);
+    if (is_nan)
+        assert_true(isnan(span->scaled_sums[block]));
+    else
+        assert_true(span->scaled_sums[block] == scale * (float)sum);
+}
+
+/* Every level, coarse and fine, against the rules of cpu_kernels.h. */
+static void check_rows(const float *x, size_t n, size_t k)
+{
+    for (int is_fine = 0; is_fine < 2; is_fine++) {
+        struct quantised first = quantise(levels[0], x, n, k, is_fine);
+        for (size_t level = 1; level < n_levels; level++) {
+            struct quantised q = quantise(levels[level], x, n, k, is_fine);
+            assert_same_rows(&first, &q);
+            free(q.rows.spans);
+        }
+        for (size_t row = 0; row < n; row++) {
+            const float *values = x + row * k;
+            for (size_t i = 0; i < k && !is_fine; i += CPU_OUTLIER_SPAN) {
+                const struct cpu_outlier *outlier =
+                    &span_of(&first, row, i)->outliers[i % CPU_SPAN / CPU_OUTLIER_SPAN];
+                size_t best = greatest_of(values, k, i);
+                if (best == SIZE_MAX) {
+                    assert_true(outlier->value == 0.0f && outlier->index / CPU_OUTLIER_SPAN ==
+                                                              i % CPU_SPAN / CPU_OUTLIER_SPAN);
+                } else {
+                    assert_int_equal(outlier->index, best % CPU_SPAN);
+                    assert_int_equal(f32_bits(outlier->value), f32_bits(values[best]));
+                }
+            }
+            for (size_t i = 0; i < k; i += 32)
+                check_block(values, &first, row, i);
+        }
+        free(first.rows.spans);
+    }
+}
+
+static void codes_are_the_nearest_and_their_sums_are_right(void **state)
+{
+    (void)state;
+    enum { ROWS = 16 };
+    static float x[ROWS * MAX_K];
+    for (size_t k = 32; k <= 544; k += 32) {
+        for (size_t row = 0; row < ROWS; row++)
+            fill_row(x + row * k, k, row, row + k);
+        check_rows(x, ROWS, k);
+    }
+}
+
+static void the_greatest_of_128_is_set_aside_wherever_it_stands(void **state)
+{
+    (void)state;
+    enum { K = 352 };
+    static float x[K];
+    for (size_t i = 0; i < K; i++) {
+        fill(x, K, i, 1.0f);
+        x[i] = i % 2 ? -7.5f : 1e20f;
+        check_rows(x, 1, K);
+    }
+}
+
+/* A block with NaN or infinity spoils its scale and nothing else. */
+static void not_a_number_stays_in_its_block(void **state)
+{
+    (void)state;
+    enum { K = 288, ROWS = 6 };
+    static float x[ROWS * K];
+    fill(x, ROWS * K, 1, 1.0f);
+    x[5] = NAN;
+    x[K + 200] = INFINITY;
+    x[2 * K + 31] = -INFINITY;
+    x[3 * K + 287] = NAN;
+    for (size_t i = 0; i < 256; i += 32)
+        x[4 * K + i] = -NAN; /* in every block of the span */
+    for (size_t i = 0; i < K; i++)
+        x[5 * K + i] = i % 32 == 3 ? 3.4e38f : -3.4e38f;
+    check_rows(x, ROWS, K);
+}
+
+/* ---- linear layers --------------------------------------------------------------------------- */
+
+/* Where a block keeps f16 scales; -1: none. */
+static const struct {
+    serverd_dtype dtype;
+    int scale, second;
+} types[] = {
+    {DTYPE_Q4_0, 0, -1},   {DTYPE_Q4_1, 0, 2},    {DTYPE_Q5_0, 0, -1},   {DTYPE_Q5_1, 0, 2},
+    {DTYPE_Q8_0, 0, -1},   {DTYPE_IQ4_NL, 0, -1}, {DTYPE_MXFP4, -1, -1}, {DTYPE_IQ4_XS, 0, -1},
+    {DTYPE_Q4_K, 0, 2},    {DTYPE_Q5_K, 0, 2},    {DTYPE_Q6_K, 208, -1}, {DTYPE_Q2_K, 80, 82},
+    {DTYPE_Q3_K, 108, -1}, {DTYPE_F32, -1, -1},   {DTYPE_F16, -1, -1},   {DTYPE_BF16, -1, -1},
+};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+/* Random bytes with scales of every kind: usual, 0, denormal, the largest, negative. */
+static void fill_blocks(size_t type, uint8_t *blocks, size_t n_blocks, uint64_t seed)
+{
+    static const uint16_t scales[] = {0x2e66, 0x1234, 0x0000, 0x0001,
+                                      0x03ff, 0x7bff, 0xae66, 0x3c00};
+    const struct dtype_info *info = dtype_info(types[type].dtype);
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint8_t *block = blocks + b * info->block_bytes;
+        for (size_t i = 0; i < info->block_bytes; i++)
+            block[i] = (uint8_t)(hash_mix(seed * 7919 + b * 997 + i) >> 30);
+        uint64_t kind = hash_mix(seed + b);
+        /* the largest scales would hide the others of their row */
+        size_t n_kinds = seed % 3 == 0 ? 8 : 5;
+        if (types[type].scale >= 0)
+            memcpy(block + types[type].scale, &scales[kind % n_kinds], 2);
+        if (types[type].second >= 0)
+            memcpy(block + types[type].second, &scales[kind / 8 % n_kinds], 2);
+        if (types[type].dtype == DTYPE_MXFP4)
+            block[0] = seed % 3 == 0 ? (uint8_t)(kind % 250) : (uint8_t)(110 + kind % 16);
+        float x = random_float(seed + b, 1.0f);
+        uint16_t half = types[type].dtype == DTYPE_F16 ? f32_to_f16(x) : f32_to_bf16(x);
+        if (types[type].dtype == DTYPE_F32)
+            memcpy(block, &x, sizeof x);
+        else if (info->block_elements == 1)
+            memcpy(block, &half, sizeof half);
+    }
+}
+
+struct shape {
+    size_t n_out, k, rows;
+};
+
+struct matrix {
+    serverd_tensor tensor;
+    const struct packed_form *form;
+    uint8_t *blocks, *packed;
+    float *values; /* [n_out][k] */
+};
+
+static struct matrix take_matrix(size_t type, size_t n_out, size_t k, uint64_t seed)
+{
+    const struct dtype_info *info = dtype_info(types[type].dtype);
+    struct matrix m = {.form = packed_form(types[type].dtype)};
+    size_t n_blocks = n_out * k / info->block_elements, bytes;
+    m.blocks = take(n_blocks * info->block_bytes);
+    m.values = take(n_out * k * sizeof(float));
+    fill_blocks(type, m.blocks, n_blocks, seed);
+    info->to_f32(m.blocks, m.values, n_blocks);
+    m.tensor = (serverd_tensor){.dtype = types[type].dtype, .rank = 2, .data = m.blocks};
+    m.tensor.dims[0] = (uint32_t)n_out;
+    m.tensor.dims[1] = (uint32_t)k;
+    assert_true(packed_bytes(m.form, n_out, k, &bytes));
+    m.packed = take(bytes);
+    packed_write(&m.tensor, 0, n_out, m.packed);
+    return m;
+}
+
+static void free_matrix(struct matrix *m)
+{
+    free(m->blocks);
+    free(m->packed);
+    free(m->values);
+}
+
+/* All column blocks, `chunk` at a time. */
+static void multiply(const struct cpu_kernels *kernels, const struct matrix *m, struct shape shape,
+                     const struct cpu_rows *x, const float *bias, size_t chunk, float *out)
+{
+    size_t n_blocks = (shape.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
+    struct cpu_linear call = {.form = m->form,
+                              .column_bytes = packed_column_bytes(m->form, shape.k),
+                              .n_out = shape.n_out,
+                              .k = shape.k,
+                              .x = x,
+                              .n_rows = shape.rows,
+                              .bias = bias,
+                              .out = out,
+                              .out_stride = shape.n_out,
+                              .scratch = take_filled(kernels->linear_scratch(shape.k), 0xff)};
+    for (size_t b = 0; b < n_blocks; b += chunk) {
+        call.first_block = b;
+        call.n_blocks = min_size(chunk, n_blocks - b);
+        call.weights = m->packed + b * call.column_bytes;
+        kernels->linear(&call);
+    }
+    free(call.scratch);
+}
+
+/* Every output against the float64 dot product of the dequantised weights and the codes. */
+static void check_product(const struct matrix *m, struct shape shape, const struct quantised *q,
+                          const float *bias, const float *out)
+{
+    double *x = take(shape.k * sizeof *x);
+    for (size_t r = 0; r < shape.rows; r++) {
+        for (size_t i = 0; i < shape.k; i++)
+            x[i] = packed_is_float(m->form) ? (double)q->rows.values[r * shape.k + i]
+                                            : value_of(q, r, i);
+        for (size_t c = 0; c < shape.n_out; c++) {
+            double sum = (double)bias[c], size = fabs(sum);
+            for (size_t i = 0; i < shape.k; i++) {
+                double product = x[i] * (double)m->values[c * shape.k + i];
+                sum += product;
+                size += fabs(product);
+            }
+            double got = (double)out[r * shape.n_out + c];
+            if (!(fabs(sum - got) <= 3e-6 * size + 1e-30) && size < 1e38)
+                fail_msg("%s: row %zu of %zu, column %zu, k %zu, fine %d: %g, expected %g of %g",
+                         m->form->name, r, shape.rows, c, shape.k, q->rows.is_fine, got, sum, size);
+        }
+    }
+    free(x);
+}
+
+static void check_shape(size_t type, struct shape shape, bool is_fine, uint64_t seed)
+{
+    struct matrix m = take_matrix(type, shape.n_out, shape.k, seed);
+    float *x = take(shape.rows * shape.k * sizeof *x), *bias = take(shape.n_out * sizeof *bias);
+    size_t out_bytes = shape.rows * shape.n_out * sizeof(float);
+    float *first = take(out_bytes), *out = take(out_bytes);
+    for (size_t r = 0; r < shape.rows; r++)
+        fill_row(x + r * shape.k, shape.k, seed % 3 == 0 ? 6 * (r % 2) : r, seed + r);
+    fill(bias, shape.n_out, seed, 1.0f);
+    for (size_t level = 0; level < n_levels; level++) {
+        struct quantised q = quantise(levels[level], x, shape.rows, shape.k, is_fine);
+        multiply(levels[level], &m, shape, &q.rows, bias, 1 + seed % 6, level == 0 ? first : out);
+        if (level == 0)
+            check_product(&m, shape, &q, bias, first);
+        else if (memcmp(first, out, out_bytes) != 0)
+            fail_msg("%s: %s differs for %zu rows, %zu columns, k %zu, fine %d", m.form->name,
+                     levels[level]->name, shape.rows, shape.n_out, shape.k, is_fine);
+        free(q.rows.spans);
+    }
+    free_matrix(&m);
+    free(x);
+    free(bias);
+    free(first);
+    free(out);
+}
+
+static bool is_super(size_t type)
+{
+    return dtype_info(types[type].dtype)->block_elements == 256;
+}
+
+static void linear_layers_are_right_for_every_type_and_tail(void **state)
+{
+    (void)state;
+    static const size_t rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 33, 64};
+    static const size_t outs[] = {16, 1, 33, 64, 87}, blocks[] = {1, 2, 7, 9, 33};
+    uint64_t seed = 1;
+    for (size_t type = 0; type < N_TYPES; type++)
+        for (size_t r = 0; r < sizeof rows / sizeof *rows; r++, seed++) {
+            size_t k = is_super(type) ? 256 * (1 + seed % 4) : 32 * blocks[seed % 5];
+            struct shape shape = {outs[(seed + r) % 5], k, rows[r]};
+            check_shape(type, shape, false, seed);
+            if (!packed_is_float(packed_form(types[type].dtype)))
+                check_shape(type, shape, true, seed);
+        }
+}
+
+static void sums_are_right_past_the_rows_that_are_kept_at_a_time(void **state)
+{
+    (void)state;
+    check_shape(1, (struct shape){70, 320, MAX_ROWS}, false, 4);
+    check_shape(10, (struct shape){20, 512, MAX_ROWS}, false, 5);
+    check_shape(4, (struct shape){20, 288, MAX_ROWS}, true, 7);
+}
+
+/* A row that stands out anywhere finds the weights of its column. */
+static void every_element_can_be_the_one_that_stands_out(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, OUT = 19 };
+    static float x[ROWS * 512], first[ROWS * OUT], out[ROWS * OUT], bias[OUT];
+    for (size_t type = 0; type < N_TYPES; type++) {
+        size_t k = is_super(type) ? 512 : 288;
+        struct shape few = {OUT, k, 1}, many = {OUT, k, ROWS};
+        struct matrix m = take_matrix(type, OUT, k, 1);
+        for (size_t i = 0; i < k && !packed_is_float(m.form); i++) {
+            fill(x, ROWS * k, i, 0.01f);
+            for (size_t r = 0; r < ROWS; r++)
+                x[r * k + (i + (i % 2 ? r : 0)) % k] = 50.0f;
+            for (size_t level = 0; level < n_levels; level++) {
+                struct quantised q = quantise(levels[level], x, ROWS, k, false);
+                float *to = level == 0 ? first : out;
+                multiply(levels[level], &m, many, &q.rows, bias, 2, to);
+                if (level == 0)
+                    check_product(&m, many, &q, bias, first);
+                assert_memory_equal(first, to, sizeof first);
+                multiply(levels[level], &m, few, &q.rows, bias, 2, out);
+                assert_memory_equal(first, out, OUT * sizeof *out);
+                free(q.rows.spans);
+            }
+        }
+        free_matrix(&m);
+    }
+}
+
+/* Rows `from` .. `from + n - 1` as rows of their own. */
+static struct cpu_rows some_rows(const struct quantised *q, size_t from)
+{
+    struct cpu_rows rows = q->rows;
+    rows.values += from * q->k;
+    rows.spans += from * q->kernels->span_bytes(rows.is_fine);
+    return rows;
+}
+
+/* The sums of a row are the same alone and with any others, and in any chunks of columns. */
+static void check_company(const struct quantised *q, const struct matrix *m, size_t n_out)
+{
+    static const size_t sizes[] = {1, 2, 3, 4, 5, 6, 7, 8, 11};
+    float *all = take(q->n * n_out * sizeof *all), *some = take(q->n * n_out * sizeof *some);
+    multiply(q->kernels, m, (struct shape){n_out, q->k, q->n}, &q->rows, NULL, 5, all);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (size_t row = 0; row + sizes[s] <= q->n; row += sizes[s]) {
+            struct cpu_rows rows = some_rows(q, row);
+            multiply(q->kernels, m, (struct shape){n_out, q->k, sizes[s]}, &rows, NULL, 1 + s % 3,
+                     some);
+            if (memcmp(some, all + row * n_out, sizes[s] * n_out * sizeof *some) != 0)
+                fail_msg("%s: %s differs for rows %zu..%zu, fine %d", m->form->name,
+                         q->kernels->name, row, row + sizes[s] - 1, rows.is_fine);
+        }
+    free(all);
+    free(some);
+}
+
+static void a_row_has_the_same_bits_in_any_company(void **state)
+{
+    (void)state;
+    enum { K = 768, OUT = 72, ROWS = 20 };
+    static float x[ROWS * K];
+    for (size_t r = 0; r < ROWS; r++)
+        fill_row(x + r * K, K, r, r);
+    for (size_t type = 0; type < N_TYPES; type++) {
+        struct matrix m = take_matrix(type, OUT, K, 2);
+        for (size_t level = 0; level < n_levels; level++)
+            for (int is_fine = 0; is_fine < 2; is_fine++) {
+                struct quantised q = quantise(levels[level], x, ROWS, K, is_fine);
+                check_company(&q, &m, OUT);
+                free(q.rows.spans);
+            }
+        free_matrix(&m);
+    }
+}
+
+static void not_a_number_stays_in_its_row(void **state)
+{
+    (void)state;
+    enum { K = 256, OUT = 20, ROWS = 9 };
+    static float x[ROWS * K], out[ROWS * OUT];
+    fill(x, ROWS * K, 3, 1.0f);
+    x[3 * K + 70] = NAN;
+    x[6 * K + 200] = INFINITY;
+    for (size_t type = 0; type < N_TYPES; type++) {
+        struct matrix m = take_matrix(type, OUT, K, 1);
+        for (size_t level = 0; level < n_levels; level++)
+            for (int is_fine = 0; is_fine < 2; is_fine++) {
+                struct quantised q = quantise(levels[level], x, ROWS, K, is_fine);
+                multiply(levels[level], &m, (struct shape){OUT, K, ROWS}, &q.rows, NULL, 2, out);
+                for (size_t i = 0; i < ROWS * OUT; i++)
+                    assert_int_equal(isfinite(out[i]) != 0, i / OUT != 3 && i / OUT != 6);
+                free(q.rows.spans);
+            }
+        free_matrix(&m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(codes_are_the_nearest_and_their_sums_are_right),
+        cmocka_unit_test(the_greatest_of_128_is_set_aside_wherever_it_stands),
+        cmocka_unit_test(not_a_number_stays_in_its_block),
+        cmocka_unit_test(linear_layers_are_right_for_every_type_and_tail),
+        cmocka_unit_test(sums_are_right_past_the_rows_that_are_kept_at_a_time),
+        cmocka_unit_test(every_element_can_be_the_one_that_stands_out),
+        cmocka_unit_test(a_row_has_the_same_bits_in_any_company),
+        cmocka_unit_test(not_a_number_stays_in_its_row),
+    };
+    return cmocka_run_group_tests(tests, find_levels, NULL);
+}
