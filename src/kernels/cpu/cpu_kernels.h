@@ -37,7 +37,7 @@
  * all that it needs from one pointer. NaN or infinity makes its scale NaN. */
 #define CPU_SPAN            256
 #define CPU_SPAN_BLOCKS     (CPU_SPAN / 32)
-#define CPU_OUTLIER_SPAN    128
+#define CPU_OUTLIER_SPAN    64
 #define CPU_SPAN_OUTLIERS   (CPU_SPAN / CPU_OUTLIER_SPAN)
 #define CPU_HIGH_BITS       3
 #define CPU_HIGH_UNIT       (1 << CPU_HIGH_BITS)

@@ -21,15 +21,15 @@ INLINE __m256i greatest_of_eight(const __m512i *m)
     return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, pairs));
 }
 
-/* `most` with what is left of one of blocks first .. first + 3 when its greatest number is taken
- * out, which `keep` then leaves out. */
+/* `most` with what is left of one of the blocks of an outlier's elements, from block `first` on, when
+ * its greatest number is taken out, which `keep` then leaves out. */
 INLINE __m256i take_vector_outlier(const float *x, size_t first, __m256i most, __mmask16 *keep,
                                    struct cpu_outlier *out)
 {
     uint32_t all[CPU_SPAN_BLOCKS];
     _mm256_storeu_si256((__m256i *)(void *)all, most);
     size_t best = first;
-    for (size_t block = first + 1; block < first + 4; block++)
+    for (size_t block = first + 1; block < first + CPU_OUTLIER_SPAN / 32; block++)
         best = all[block] > all[best] ? block : best;
     uint32_t i = q_find_magnitude(x + 32 * best, all[best]);
     keep[2 * best + i / 16] = (__mmask16) ~(1u << i % 16);
@@ -54,8 +54,9 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
     if (_mm256_cmpge_epu32_mask(most, _mm256_set1_epi32((int)INFINITE_BITS)))
         return false;
     memset(keep, 0xff, sizeof keep);
-    most = take_vector_outlier(x, 0, most, keep, &out->outliers[0]);
-    most = take_vector_outlier(x, 4, most, keep, &out->outliers[1]);
+    UNROLL
+    for (size_t o = 0; o < CPU_SPAN_OUTLIERS; o++)
+        most = take_vector_outlier(x, o * (CPU_OUTLIER_SPAN / 32), most, keep, &out->outliers[o]);
     __mmask8 is_some = _mm256_cmpge_epu32_mask(most, _mm256_set1_epi32((int)NOTHING_BITS));
     __m256 scales = _mm256_maskz_div_ps(is_some, _mm256_castsi256_ps(most),
                                         _mm256_set1_ps(CPU_COARSE_CODE_MAX));
