@@ -146,6 +146,16 @@ void buffer_append_json(struct buffer *b, const char *bytes, size_t n)
 
 /* ---- numbers ---- */
 
+void buffer_append_u64(struct buffer *b, uint64_t x)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + x % 10);
+    while ((x /= 10) > 0);
+    buffer_append(b, digits + at, sizeof digits - at);
+}
+
 /* A decimal: 0.DIGITS * 10^exponent. */
 struct decimal {
     char digits[20]; /* no trailing zeros but for "0" */

@@ -28,6 +28,8 @@ void buffer_printf(struct buffer *b, const char *format, ...) __attribute__((for
  * kept as it is, invalid bytes replaced by U+FFFD. */
 void buffer_append_json(struct buffer *b, const char *bytes, size_t n);
 
+void buffer_append_u64(struct buffer *b, uint64_t x);
+
 /* Shortest decimal that reads back to the same float / double; never NaN or infinity (0). */
 void buffer_append_f32(struct buffer *b, float x);
 void buffer_append_f64(struct buffer *b, double x);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define PACK_ROWS 1024 /* rows of one packing chunk; a multiple of 64, as pack() asks */
 
@@ -28,7 +29,8 @@ struct runtime {
     serverd_instance *instance;
     serverd_handle *handle;
     serverd_kv *kv;
-    void **packed; /* [graph.n_tensors], NULL where used in place */
+    char *packed_block;
+    void **packed; /* [graph.n_tensors] in packed_block, NULL where used in place */
     uint32_t n_pages;
     uint64_t page_bytes;
     char device_text[160];
@@ -170,6 +172,21 @@ static serverd_status open_delegate(struct runtime *runtime, const struct runtim
 
 /* ---- packing ------------------------------------------------------------------------------- */
 
+/* One block for all packed weights, in pages of two megabytes where the kernel has them: a decode
+ * step reads it from end to end. */
+#define HUGE_PAGE      (2 * MIB)
+#define PACK_ALIGNMENT 4096
+
+static serverd_status take_packed_block(struct runtime *runtime, size_t bytes, serverd_error *err)
+{
+    size_t rounded;
+    if (!size_align(bytes, HUGE_PAGE, &rounded) ||
+        !(runtime->packed_block = aligned_alloc(HUGE_PAGE, rounded)))
+        return fail(err, SERVERD_NOMEM, "no memory for %zu bytes of packed weights", bytes);
+    (void)madvise(runtime->packed_block, rounded, MADV_HUGEPAGE); /* a hint */
+    return SERVERD_OK;
+}
+
 struct pack_job {
     const struct runtime *runtime;
     const serverd_tensor *tensor;
@@ -194,22 +211,35 @@ static void pack_chunk(void *arg, uint32_t chunk, uint32_t worker)
         job->error = error;
 }
 
-static serverd_status pack_tensor(struct runtime *runtime, uint32_t index, serverd_error *err)
+/* Forms of all tensors, and the places of those that are packed in one block of memory. */
+static serverd_status plan_packing(struct runtime *runtime, serverd_form *forms, size_t *places,
+                                   serverd_error *err)
+{
+    const serverd_graph *graph = &runtime->program->graph;
+    size_t total = 0;
+    for (uint32_t i = 0; i < graph->n_tensors; i++) {
+        forms[i].struct_bytes = sizeof forms[i];
+        serverd_status status = runtime->delegate->form(&graph->tensors[i], &forms[i], err);
+        if (status != SERVERD_OK)
+            return error_context(err, "tensor %s", graph->tensors[i].name);
+        if (forms[i].layout == SERVERD_LAYOUT_ROWS)
+            continue;
+        if (forms[i].alignment > HUGE_PAGE || !size_align(total, PACK_ALIGNMENT, &total))
+            return fail(err, SERVERD_NOMEM, "the packed weights overflow");
+        places[i] = total;
+        if (!size_add(total, forms[i].bytes, &total))
+            return fail(err, SERVERD_NOMEM, "the packed weights overflow");
+    }
+    return total == 0 ? SERVERD_OK : take_packed_block(runtime, total, err);
+}
+
+static serverd_status pack_tensor(struct runtime *runtime, uint32_t index, const serverd_form *form,
+                                  serverd_error *err)
 {
     const serverd_tensor *tensor = &runtime->program->graph.tensors[index];
-    serverd_form form = {.struct_bytes = sizeof form};
-    serverd_status status = runtime->delegate->form(tensor, &form, err);
-    if (status != SERVERD_OK || form.layout == SERVERD_LAYOUT_ROWS)
-        return status;
-    size_t alignment = max_size(form.alignment, 64), bytes;
-    if (!size_align(max_size(form.bytes, 1), alignment, &bytes))
-        return fail(err, SERVERD_NOMEM, "packed size overflows");
-    runtime->packed[index] = aligned_alloc(alignment, bytes);
-    if (!runtime->packed[index])
-        return fail(err, SERVERD_NOMEM, "no memory for %zu packed bytes", bytes);
     struct pack_job job = {.runtime = runtime,
                            .tensor = tensor,
-                           .form = &form,
+                           .form = form,
                            .dst = runtime->packed[index],
                            .n_rows = 1};
     for (uint32_t d = 0; d + 1 < tensor->rank; d++)
@@ -224,25 +254,43 @@ static serverd_status pack_tensor(struct runtime *runtime, uint32_t index, serve
     return err->code;
 }
 
-static serverd_status pack_weights(struct runtime *runtime, const struct runtime_options *options,
-                                   serverd_error *err)
+static serverd_status pack_all(struct runtime *runtime, const struct runtime_options *options,
+                               serverd_form *forms, size_t *places, serverd_error *err)
 {
     const serverd_graph *graph = &runtime->program->graph;
-    runtime->packed = calloc(max_size(graph->n_tensors, 1), sizeof *runtime->packed);
-    if (!runtime->packed)
-        return fail(err, SERVERD_NOMEM, "no memory for %u tensors", graph->n_tensors);
+    serverd_status status = plan_packing(runtime, forms, places, err);
     uint64_t total = 1, done = 0;
     for (uint32_t i = 0; i < graph->n_tensors; i++)
         total += graph->tensors[i].bytes;
-    for (uint32_t i = 0; i < graph->n_tensors; i++) {
-        serverd_status status = pack_tensor(runtime, i, err);
-        if (status != SERVERD_OK)
-            return error_context(err, "tensor %s", graph->tensors[i].name);
+    for (uint32_t i = 0; i < graph->n_tensors && status == SERVERD_OK; i++) {
+        if (forms[i].layout != SERVERD_LAYOUT_ROWS) {
+            runtime->packed[i] = runtime->packed_block + places[i];
+            status = pack_tensor(runtime, i, &forms[i], err);
+            if (status != SERVERD_OK)
+                return error_context(err, "tensor %s", graph->tensors[i].name);
+        }
         done += graph->tensors[i].bytes;
         if (options->progress)
             options->progress(options->progress_context, (double)done / (double)total);
     }
-    return SERVERD_OK;
+    return status;
+}
+
+static serverd_status pack_weights(struct runtime *runtime, const struct runtime_options *options,
+                                   serverd_error *err)
+{
+    size_t n = max_size(runtime->program->graph.n_tensors, 1);
+    serverd_form *forms = calloc(n, sizeof *forms);
+    size_t *places = calloc(n, sizeof *places);
+    runtime->packed = calloc(n, sizeof *runtime->packed);
+    serverd_status status = SERVERD_OK;
+    if (!forms || !places || !runtime->packed)
+        status = fail(err, SERVERD_NOMEM, "no memory for %zu tensors", n);
+    if (status == SERVERD_OK)
+        status = pack_all(runtime, options, forms, places, err);
+    free(forms);
+    free(places);
+    return status;
 }
 
 /* ---- KV pages ------------------------------------------------------------------------------ */
@@ -353,9 +401,8 @@ void runtime_close(struct runtime *runtime)
         delegate->kv_destroy(runtime->kv);
     if (runtime->instance)
         delegate->close(runtime->instance);
-    for (uint32_t i = 0; runtime->packed && i < runtime->program->graph.n_tensors; i++)
-        free(runtime->packed[i]);
     free(runtime->packed);
+    free(runtime->packed_block);
     program_unref(runtime->program);
     free(runtime);
 }

@@ -21,9 +21,10 @@ struct logprobs {
     struct token_logprob top[LIMIT_TOP_LOGPROBS];
 };
 
-/* logits [n_vocab]; chosen in 0..n_vocab-1; n_top <= LIMIT_TOP_LOGPROBS. False if a logit is NaN
- * or +infinity, or all are -infinity: then *out is not written. */
-bool logprobs_compute(const float *logits, uint32_t n_vocab, int32_t chosen, uint32_t n_top,
-                      struct logprobs *out);
+/* logits [n_vocab of the scratch]; chosen in 0..n_vocab-1; n_top <= LIMIT_TOP_LOGPROBS. False if a
+ * logit is NaN or +infinity, or all are -infinity: then *out is not written. */
+struct sampling_scratch;
+bool logprobs_compute(struct sampling_scratch *scratch, const float *logits, int32_t chosen,
+                      uint32_t n_top, struct logprobs *out);
 
 #endif

@@ -12,7 +12,7 @@
 
 struct sampler;
 
-/* Working memory shared by all samplers of an engine: taken once, n_vocab wide. */
+/* Working memory of a draw, taken once and shared by the samplers of a thread: n_vocab wide. */
 struct sampling_scratch;
 struct sampling_scratch *sampling_scratch_create(uint32_t n_vocab);
 void sampling_scratch_destroy(struct sampling_scratch *scratch);

@@ -124,7 +124,7 @@ static struct logprobs *make_logprobs(struct engine *engine, struct job *job, co
         no_memory(engine, job, "log probabilities");
         return NULL;
     }
-    if (logprobs_compute(logits, engine->width, token, job->request->n_top_logprobs, logprobs))
+    if (logprobs_compute(engine->scratch, logits, token, job->request->n_top_logprobs, logprobs))
         return logprobs;
     serverd_error err;
     (void)fail(&err, SERVERD_NUMERIC, "log probability of token %d: NaN or infinity", token);

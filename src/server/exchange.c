@@ -47,7 +47,7 @@ bool event_queue_push(struct event_queue *queue, const struct event *event)
     return true;
 }
 
-static void event_queue_deinit(struct event_queue *queue)
+void event_queue_deinit(struct event_queue *queue)
 {
     while (queue->first < queue->n)
         event_free(&queue->items[queue->first++]);
@@ -273,7 +273,7 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
     free(requests);
 }
 
-/* ---- events: loop thread ------------------------------------------------------------------------
+/* ---- events: their way in -----------------------------------------------------------------------
  */
 
 void exchange_wake(struct exchange *x)
@@ -290,6 +290,8 @@ void exchange_abort(struct exchange *x)
     x->is_aborted = true;
     exchange_wake(x);
     (void)pthread_mutex_unlock(&x->lock);
+    if (x->worker)
+        worker_ring(x->worker);
 }
 
 void exchange_deliver(struct exchange *x, const struct event *event)

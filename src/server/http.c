@@ -3,8 +3,8 @@
  * The library calls handle_request for a head (first call), for each piece of the body, and at
  * the end of the body. A reply that is queued in the first call ends the connection, so only
  * broken requests are answered there; others are answered in the last call. While events are
- * awaited the connection is suspended; it is resumed by the loop thread and the last call comes
- * again, or the stream's reader is called again. */
+ * awaited the connection is suspended; when they are delivered it is resumed, and the last call
+ * comes again, or the stream's reader is called again. */
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/numeric.h"
@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -76,7 +77,7 @@ static void close_connection(struct server *server, struct connection *c)
 static void on_connection(void *context, struct MHD_Connection *mhd, void **socket_context,
                           enum MHD_ConnectionNotificationCode what)
 {
-    struct server *server = context;
+    struct server *server = ((struct http_worker *)context)->server;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         open_connection(server, mhd, socket_context);
     } else {
@@ -165,10 +166,11 @@ static void remove_live(struct exchange *x)
 /* The request line is there: what the library passes here becomes the request's context. */
 static void *begin_request(void *context, const char *target, struct MHD_Connection *mhd)
 {
-    struct server *server = context;
-    struct exchange *x = exchange_create(server);
+    struct http_worker *worker = context;
+    struct exchange *x = exchange_create(worker->server);
     if (!x)
         return NULL;
+    x->worker = worker;
     x->mhd = mhd;
     x->connection = connection_of(mhd);
     x->target_at = target;
@@ -551,6 +553,71 @@ static uint16_t bound_port(struct MHD_Daemon *daemon)
     return info ? info->port : 0;
 }
 
+static int listening_fd(struct MHD_Daemon *daemon)
+{
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(daemon, MHD_DAEMON_INFO_LISTEN_FD);
+    return info ? info->listen_fd : -1;
+}
+
+/* The first worker binds; the others take connections from the same socket. The library's
+ * daemons are run by the workers' own threads, which so wait for events and sockets at once. */
+static bool start_daemon(struct http_worker *worker, const struct sockaddr_storage *address)
+{
+    const struct server *server = worker->server;
+    const struct options *options = server->context.options;
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
+    if (address->ss_family == AF_INET6)
+        flags |= MHD_USE_IPv6;
+    intptr_t n_connections =
+        ((intptr_t)options->max_connections + RESERVED_SOCKETS) / server->n_workers + 1;
+    bool is_first = worker == server->workers;
+    struct MHD_OptionItem where = {MHD_OPTION_SOCK_ADDR, 0, (void *)address};
+    if (!is_first) {
+        int fd = fcntl(listening_fd(server->workers[0].daemon), F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+            return false;
+        where = (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, fd, NULL};
+    }
+    struct MHD_OptionItem items[] = {
+        where,
+        {MHD_OPTION_CONNECTION_LIMIT, n_connections, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, LIMIT_CONNECTION_POOL, NULL},
+        {MHD_OPTION_LISTEN_BACKLOG_SIZE, LISTEN_BACKLOG, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 0, NULL},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)end_request, worker},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, worker},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)begin_request, worker},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    worker->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, handle_request,
+                                      worker, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    if (!worker->daemon && !is_first)
+        (void)close((int)where.value);
+    return worker->daemon != NULL;
+}
+
+static serverd_status start_workers(struct server *server, const struct sockaddr_storage *address,
+                                    serverd_error *err)
+{
+    const struct options *options = server->context.options;
+    uint32_t n = (uint32_t)options->http_threads;
+    server->workers = calloc(n, sizeof *server->workers);
+    if (!server->workers)
+        return fail(err, SERVERD_NOMEM, "server: no memory");
+    for (uint32_t i = 0; i < n; i++)
+        worker_init(&server->workers[i], server);
+    server->n_workers = n;
+    for (uint32_t i = 0; i < n; i++)
+        if (!start_daemon(&server->workers[i], address))
+            return fail(err, SERVERD_INVALID, "cannot listen on %.200s port %d: %s", options->host,
+                        (int)options->port, strerror(errno));
+    for (uint32_t i = 0; i < n; i++)
+        if (worker_start(&server->workers[i], err))
+            return err->code;
+    return SERVERD_OK;
+}
+
 serverd_status http_start(struct server *server, serverd_error *err)
 {
     const struct options *options = server->context.options;
@@ -569,39 +636,40 @@ serverd_status http_start(struct server *server, serverd_error *err)
         log_warn(server->context.log, "server",
                  "libmicrohttpd is %s, not 0.9.75: heads are not checked byte by byte",
                  MHD_get_version());
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
-    if (address.ss_family == AF_INET6)
-        flags |= MHD_USE_IPv6;
-    struct MHD_OptionItem items[] = {
-        {MHD_OPTION_SOCK_ADDR, 0, &address},
-        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)options->max_connections + RESERVED_SOCKETS, NULL},
-        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
-        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, LIMIT_CONNECTION_POOL, NULL},
-        {MHD_OPTION_LISTEN_BACKLOG_SIZE, LISTEN_BACKLOG, NULL},
-        {MHD_OPTION_STRICT_FOR_CLIENT, 0, NULL},
-        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)end_request, server},
-        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
-        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)begin_request, server},
-        /* last: one thread is not a pool for the library */
-        {options->http_threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END,
-         (intptr_t)options->http_threads, NULL},
-        {MHD_OPTION_END, 0, NULL},
-    };
-    server->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, handle_request,
-                                      server, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
-    if (!server->daemon)
-        return fail(err, SERVERD_INVALID, "cannot listen on %.200s port %d: %s", options->host,
-                    (int)options->port, strerror(errno));
-    server->port = bound_port(server->daemon);
-    return SERVERD_OK;
+    status = start_workers(server, &address, err);
+    if (status == SERVERD_OK)
+        server->port = bound_port(server->workers[0].daemon);
+    return status;
+}
+
+void http_quiesce(struct server *server)
+{
+    for (uint32_t i = 0; i < server->n_workers; i++) {
+        struct http_worker *worker = &server->workers[i];
+        worker->listen_fd = worker->daemon ? MHD_quiesce_daemon(worker->daemon) : -1;
+        /* those who connect now are refused at once instead of waiting for nobody */
+        if (worker->listen_fd >= 0)
+            (void)shutdown(worker->listen_fd, SHUT_RD);
+    }
 }
 
 void http_stop(struct server *server)
 {
-    if (server->daemon)
-        MHD_stop_daemon(server->daemon);
-    server->daemon = NULL;
-    if (server->listen_fd >= 0)
-        (void)close(server->listen_fd);
-    server->listen_fd = -1;
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        worker_stop(&server->workers[i]);
+    /* all threads have ended: what ends below belongs to this one */
+    for (uint32_t i = 0; i < server->n_workers; i++) {
+        struct http_worker *worker = &server->workers[i];
+        if (worker->daemon)
+            MHD_stop_daemon(worker->daemon);
+        worker->daemon = NULL;
+        if (worker->listen_fd >= 0)
+            (void)close(worker->listen_fd);
+        worker->listen_fd = -1;
+    }
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        worker_deinit(&server->workers[i]);
+    free(server->workers);
+    server->workers = NULL;
+    server->n_workers = 0;
 }

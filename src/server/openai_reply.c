@@ -58,6 +58,7 @@ struct openai_reply {
     struct choice *choices; /* [n_prompts * n_choices] */
     uint32_t *dirty;        /* [n_prompts * n_choices] choices that have something to send */
     uint32_t n_dirty;
+    struct buffer head;  /* of each chunk or the whole reply, up to the choices */
     struct buffer piece; /* working memory */
     uint64_t n_prompt_tokens, n_cached, n_output;
 };
@@ -125,6 +126,26 @@ bool openai_read_stream_options(const struct api_fields *fields, bool *include_u
     return true;
 }
 
+static void write_text(struct buffer *out, const char *bytes, size_t n)
+{
+    buffer_append_char(out, '"');
+    buffer_append_json(out, bytes, n);
+    buffer_append_char(out, '"');
+}
+
+static void make_head(struct openai_reply *reply)
+{
+    const char *object = reply->is_chat
+                             ? reply->is_stream ? "chat.completion.chunk" : "chat.completion"
+                             : "text_completion";
+    buffer_printf(&reply->head,
+                  "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", reply->id, object,
+                  (long long)reply->created);
+    write_text(&reply->head, reply->model->name, strlen(reply->model->name));
+    buffer_printf(&reply->head, ",\"system_fingerprint\":\"%s\",\"choices\":[",
+                  reply->model->fingerprint);
+}
+
 struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
 {
     struct openai_reply *reply = calloc(1, sizeof *reply);
@@ -148,10 +169,12 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     api_make_id(setup->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
     reply->created = clock_wall_seconds(exchange_context(setup->exchange)->clock);
     buffer_init(&reply->piece, MIB);
+    buffer_init(&reply->head, MIB);
+    make_head(reply);
     reply->prompts = calloc(setup->n_prompts, sizeof *reply->prompts);
     reply->choices = calloc(n, sizeof *reply->choices);
     reply->dirty = calloc(n, sizeof *reply->dirty);
-    if (!reply->prompts || !reply->choices || !reply->dirty) {
+    if (!reply->prompts || !reply->choices || !reply->dirty || reply->head.is_failed) {
         openai_reply_destroy(reply);
         return NULL;
     }
@@ -183,19 +206,13 @@ void openai_reply_destroy(struct openai_reply *reply)
     free(reply->choices);
     free(reply->dirty);
     buffer_deinit(&reply->piece);
+    buffer_deinit(&reply->head);
     api_fields_release(&reply->fields);
     free(reply);
 }
 
 /* ---- pieces of JSON
  * ------------------------------------------------------------------------------ */
-
-static void write_text(struct buffer *out, const char *bytes, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, bytes, n);
-    buffer_append_char(out, '"');
-}
 
 static void write_logprob(struct buffer *out, float logprob)
 {
@@ -454,13 +471,7 @@ static void write_logprobs(const struct openai_reply *reply, const struct logpro
 
 static void write_head(const struct openai_reply *reply, struct buffer *out)
 {
-    const char *object = reply->is_chat
-                             ? reply->is_stream ? "chat.completion.chunk" : "chat.completion"
-                             : "text_completion";
-    buffer_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", reply->id,
-                  object, (long long)reply->created);
-    write_text(out, reply->model->name, strlen(reply->model->name));
-    buffer_printf(out, ",\"system_fingerprint\":\"%s\",\"choices\":[", reply->model->fingerprint);
+    buffer_append(out, reply->head.data, reply->head.len);
 }
 
 static void write_usage(const struct openai_reply *reply, struct buffer *out)
@@ -562,7 +573,8 @@ static void write_chunk(struct openai_reply *reply, uint32_t index, bool is_last
     const struct prompt *prompt = is_first ? echoed_prompt(reply, index) : NULL;
     buffer_append_str(out, "data: ");
     write_head(reply, out);
-    buffer_printf(out, "{\"index\":%u", index);
+    buffer_append_str(out, "{\"index\":");
+    buffer_append_u64(out, index);
     if (reply->is_chat) {
         write_chat_delta(choice, is_first, is_last, out);
     } else {
@@ -656,8 +668,11 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
     struct choice *choice = &reply->choices[index];
     begin_offsets(reply, index);
     add_token_logprob(reply, choice, event);
-    if (reply->fields.return_token_ids)
-        buffer_printf(&choice->token_ids, "%s%d", choice->token_ids.len ? "," : "", event->token);
+    if (reply->fields.return_token_ids) {
+        if (choice->token_ids.len > 0)
+            buffer_append_char(&choice->token_ids, ',');
+        buffer_append_u64(&choice->token_ids, (uint64_t)event->token);
+    }
     if (!event->is_hidden) {
         detokenizer_push(&choice->detokenizer, event->token);
         choice->n_code_points += token_code_points(reply, event->token);

@@ -29,12 +29,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (!server)
         return fail(err, SERVERD_NOMEM, "server: no memory");
     server->context = options->context;
-    server->wake = options->wake;
-    server->wake_context = options->wake_context;
-    server->listen_fd = -1;
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
-    (void)pthread_mutex_init(&server->mailbox_lock, NULL);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
@@ -50,11 +46,10 @@ serverd_status server_create(const struct server_options *options, struct server
     return SERVERD_OK;
 }
 
-static void free_events(struct event_queue *queue)
+static void dispatch(struct server *server)
 {
-    for (size_t i = queue->first; i < queue->n; i++)
-        event_free(&queue->items[i]);
-    free(queue->items);
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        worker_dispatch(&server->workers[i]);
 }
 
 /* Every suspended connection goes on and ends. */
@@ -73,17 +68,13 @@ void server_destroy(struct server *server)
     if (!server)
         return;
     atomic_store(&server->is_draining, true);
-    server_dispatch(server);
+    dispatch(server); /* what the engine has said comes before the end */
     abort_live(server);
     http_stop(server);
-    server_dispatch(server);
-    free_events(&server->mailbox);
-    free_events(&server->dispatched);
     key_set_unref(server->keys);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
     (void)pthread_mutex_destroy(&server->lock);
-    (void)pthread_mutex_destroy(&server->mailbox_lock);
     free(server);
 }
 
@@ -141,39 +132,26 @@ void server_set_failed(struct server *server)
 /* ---- events -------------------------------------------------------------------------------------
  */
 
-/* Engine thread. */
+/* Engine thread. An exchange lives until its END is delivered, so each event's still does. */
 static void put_events(void *context, const struct event *events, uint32_t n)
 {
     struct server *server = context;
-    (void)pthread_mutex_lock(&server->mailbox_lock);
     for (uint32_t i = 0; i < n; i++) {
         /* a reply with a hole must not look whole; if an END is lost, the tick ends the reply */
-        if (!event_queue_push(&server->mailbox, &events[i])) {
+        struct exchange *x = events[i].user;
+        if (!worker_post(x->worker, &events[i])) {
             struct event lost = events[i];
-            struct exchange *x = lost.user;
             atomic_store(&x->has_lost, true);
             event_free(&lost);
         }
     }
-    (void)pthread_mutex_unlock(&server->mailbox_lock);
-    server->wake(server->wake_context);
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        worker_wake(&server->workers[i]);
 }
 
 struct event_sink server_event_sink(struct server *server)
 {
     return (struct event_sink){.deliver = put_events, .context = server};
-}
-
-void server_dispatch(struct server *server)
-{
-    (void)pthread_mutex_lock(&server->mailbox_lock);
-    struct event_queue events = server->mailbox;
-    server->mailbox = server->dispatched;
-    (void)pthread_mutex_unlock(&server->mailbox_lock);
-    for (size_t i = events.first; i < events.n; i++)
-        exchange_deliver(events.items[i].user, &events.items[i]);
-    events.first = events.n = 0;
-    server->dispatched = events; /* its memory serves the next round */
 }
 
 /* ---- time ---------------------------------------------------------------------------------------
@@ -244,6 +222,7 @@ static void tend_stream(struct exchange *x, uint64_t now)
     if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
         x->needs_ping = true;
         exchange_wake(x);
+        worker_ring(x->worker);
     } else if (!x->is_suspended && quiet > STALLED_SECONDS * SECOND_NS) {
         /* its reader has not been called: the socket takes nothing */
         (void)shutdown(x->connection->fd, SHUT_RDWR);
@@ -283,10 +262,7 @@ void server_drain(struct server *server)
 {
     if (atomic_exchange(&server->is_draining, true))
         return;
-    server->listen_fd = MHD_quiesce_daemon(server->daemon);
-    /* those who connect now are refused at once instead of waiting for nobody */
-    if (server->listen_fd >= 0)
-        (void)shutdown(server->listen_fd, SHUT_RD);
+    http_quiesce(server);
 }
 
 uint32_t server_n_active(const struct server *server)

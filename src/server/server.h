@@ -1,6 +1,6 @@
-/* The HTTP edge: listens, authorises, parses, replies. Made and driven by tools/daemon, which
- * owns the libuv loop: the engine's events wake the loop once per step, the loop calls
- * server_dispatch, which hands them to their streams and resumes the connections. */
+/* The HTTP edge: listens, authorises, parses, replies. Made by tools/daemon, whose loop calls
+ * server_tick. The engine's events go straight to the HTTP threads, one wake for each that a
+ * step has something for. */
 #ifndef SERVER_SERVER_H
 #define SERVER_SERVER_H
 
@@ -10,9 +10,6 @@ struct server;
 
 struct server_options {
     struct server_context context; /* outlives the server */
-    /* Ask the loop to call server_dispatch soon; any thread, must not block. */
-    void (*wake)(void *context);
-    void *wake_context;
 };
 
 /* Reads the key file, binds and listens; replies 503 to what needs a model until one is set. */
@@ -32,9 +29,8 @@ void server_set_failed(struct server *server);
 /* The engine moves; false without a model, too. */
 bool server_is_healthy(const struct server *server);
 
-/* Loop thread. */
-void server_dispatch(struct server *server);
-void server_tick(struct server *server); /* a few times a second: time-outs, hang-ups, gauges */
+/* Loop thread, a few times a second: time-outs, hang-ups, gauges. */
+void server_tick(struct server *server);
 
 /* Readable when a client that waits has hung up; then call server_check_hangups. */
 int server_hangup_fd(const struct server *server);

@@ -1,6 +1,6 @@
 /* The edge's own types. One exchange is one HTTP request and its reply; it is shared by two
- * sides: the HTTP thread that serves its connection, and the engine's events, which the loop
- * thread hands over. `references` counts them; the last one frees. */
+ * sides: the HTTP thread that serves its connection, and the engine's events, which come through
+ * that thread's mailbox. `references` counts them; the last one frees. */
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
@@ -52,6 +52,7 @@ struct event_queue {
 
 struct exchange {
     struct server *server;
+    struct http_worker *worker; /* serves the connection; set once, at the request line */
     _Atomic uint32_t references;
     struct connection *connection;
     uint64_t number; /* never given twice */
@@ -102,9 +103,9 @@ struct exchange {
 
 struct exchange *exchange_create(struct server *server);
 void exchange_unref(struct exchange *x);
-/* Loop thread: takes the event over; wakes the connection if that is worth it. */
+/* Takes the event over; wakes the connection if that is worth it. */
 void exchange_deliver(struct exchange *x, const struct event *event);
-/* Wakes a suspended connection; under x->lock. */
+/* Wakes a suspended connection; under x->lock. Other threads than the worker's ring then. */
 void exchange_wake(struct exchange *x);
 /* The reply ends with an error as soon as its thread looks at it. */
 void exchange_abort(struct exchange *x);
@@ -114,6 +115,25 @@ void exchange_abandon(struct exchange *x);
 bool exchange_advance(struct exchange *x);
 /* Under no lock: fails the exchange with an error (whole reply, or the stream's error frame). */
 void exchange_set_error(struct exchange *x, const struct api_error *e);
+
+/* ---- HTTP threads ------------------------------------------------------------------------------
+ */
+
+/* One thread, with a daemon of the library that it runs, and the events for its exchanges. */
+struct http_worker {
+    struct server *server;
+    struct MHD_Daemon *daemon;
+    pthread_t thread;
+    bool has_thread;
+    int listen_fd; /* after quiesce, to be closed */
+    int wake_fd;   /* eventfd: written once for all mail of an engine's step */
+    atomic_bool has_mail, is_stopping;
+
+    pthread_mutex_t dispatch_lock; /* one delivery at a time keeps the order of events */
+    struct event_queue dispatched;
+    pthread_mutex_t mailbox_lock;
+    struct event_queue mailbox;
+};
 
 /* ---- the server --------------------------------------------------------------------------------
  */
@@ -126,11 +146,9 @@ struct key_set {
 
 struct server {
     struct server_context context;
-    void (*wake)(void *context);
-    void *wake_context;
 
-    struct MHD_Daemon *daemon;
-    int listen_fd; /* after quiesce, to be closed */
+    struct http_worker *workers;
+    uint32_t n_workers;
     uint16_t port;
     bool checks_bytes; /* the library is of a version whose parser is known */
     int hangup_fd;     /* epoll set of the sockets of waiting exchanges */
@@ -148,14 +166,25 @@ struct server {
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
-
-    pthread_mutex_t mailbox_lock;
-    struct event_queue mailbox, dispatched;
 };
 
 /* http.c */
 serverd_status http_start(struct server *server, serverd_error *err);
+void http_quiesce(struct server *server); /* no new connections */
 void http_stop(struct server *server);
+
+/* worker.c */
+void worker_init(struct http_worker *worker, struct server *server);
+serverd_status worker_start(struct http_worker *worker, serverd_error *err); /* with its daemon */
+void worker_stop(struct http_worker *worker);                                /* joins the thread */
+void worker_deinit(struct http_worker *worker); /* events that nobody took are freed */
+/* Puts an event into the mailbox; false without memory. worker_wake when all have been put. */
+bool worker_post(struct http_worker *worker, const struct event *event);
+void worker_wake(struct http_worker *worker);
+/* Its thread looks at mail and resumed connections now: for other threads that resume one. */
+void worker_ring(struct http_worker *worker);
+/* Delivers the mailbox: the worker's own thread, and whoever ends the server. */
+void worker_dispatch(struct http_worker *worker);
 
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
@@ -175,5 +204,6 @@ double server_heartbeat_age(const struct server *server);
 
 void event_free(struct event *event);
 bool event_queue_push(struct event_queue *queue, const struct event *event);
+void event_queue_deinit(struct event_queue *queue);
 
 #endif

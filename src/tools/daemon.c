@@ -28,7 +28,6 @@ struct daemon {
     struct server *server;
 
     uv_loop_t loop;
-    uv_async_t wake;
     uv_timer_t tick;
     uv_poll_t hangups;
     uv_signal_t signals[N_SIGNALS];
@@ -124,19 +123,6 @@ static void on_hangup(uv_poll_t *poll, int status, int events)
     struct daemon *daemon = poll->data;
     (void)status, (void)events;
     server_check_hangups(daemon->server);
-}
-
-static void on_wake(uv_async_t *async)
-{
-    struct daemon *daemon = async->data;
-    server_dispatch(daemon->server);
-}
-
-/* Any thread. */
-static void wake(void *context)
-{
-    struct daemon *daemon = context;
-    (void)uv_async_send(&daemon->wake);
 }
 
 /* ---- loading
@@ -251,11 +237,7 @@ static int run_with_log(struct daemon *daemon)
     const struct server_options setup = {.context = {.options = daemon->options,
                                                      .clock = &system_clock,
                                                      .log = daemon->log,
-                                                     .metrics = daemon->metrics},
-                                         .wake = wake,
-                                         .wake_context = daemon};
-    (void)uv_async_init(&daemon->loop, &daemon->wake, on_wake);
-    daemon->wake.data = daemon;
+                                                     .metrics = daemon->metrics}};
     if (server_create(&setup, &server, &err) != SERVERD_OK) {
         (void)fprintf(stderr, "serverd: %s\n", err.text);
         uv_walk(&daemon->loop, close_handle, NULL);

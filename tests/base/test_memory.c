@@ -102,6 +102,22 @@ static void any_bytes_become_valid_json(void **state)
     buffer_deinit(&b);
 }
 
+static void integers_are_written_in_full(void **state)
+{
+    (void)state;
+    struct buffer b;
+    buffer_init(&b, 64);
+    const uint64_t values[] = {0, 9, 10, 4294967296, UINT64_MAX};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        char expected[24];
+        (void)snprintf(expected, sizeof expected, "%llu", (unsigned long long)values[i]);
+        buffer_reset(&b);
+        buffer_append_u64(&b, values[i]);
+        assert_string_equal(buffer_str(&b), expected);
+    }
+    buffer_deinit(&b);
+}
+
 static void floats_are_written_shortest_and_read_back(void **state)
 {
     (void)state;
@@ -165,6 +181,7 @@ int main(void)
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_up_to_its_limit),
         cmocka_unit_test(a_buffer_stops_at_its_limit_and_says_so),
         cmocka_unit_test(any_bytes_become_valid_json),
+        cmocka_unit_test(integers_are_written_in_full),
         cmocka_unit_test(floats_are_written_shortest_and_read_back),
         cmocka_unit_test(utf8_refuses_long_forms_surrogates_and_cut_characters),
     };

@@ -1,11 +1,12 @@
 /* Sampling against a naive twin that sorts everything, and facts of the order of steps. */
 #include "base/hash.h"
 #include "base/limits.h"
+#include "sampling/candidates_internal.h"
 #include "sampling/logprobs.h"
 #include "sampling/random.h"
 #include "sampling/sample.h"
-#include "sampling/vector_internal.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +15,7 @@
 
 #include <cmocka.h>
 
-enum { MAX_VOCAB = 3000 };
+enum { MAX_VOCAB = 3000, LARGE_VOCAB = 20000 };
 
 static serverd_error err;
 static uint64_t random_state;
@@ -40,6 +41,28 @@ static void random_logits(float *logits, uint32_t n)
     for (uint32_t i = 0; i < n / 50; i++)
         logits[random_below(n)] = -INFINITY;
     logits[random_below(n)] = spread;
+}
+
+/* Rows that are hard on a selection: many equal, zeros of both signs, denormals, all magnitudes. */
+static void nasty_logits(float *logits, uint32_t n)
+{
+    uint32_t kind = random_below(7);
+    for (uint32_t i = 0; i < n; i++) {
+        const float tiny[] = {0.0f, -0.0f, FLT_TRUE_MIN, -FLT_TRUE_MIN, FLT_MIN, -FLT_MIN};
+        const float large[] = {FLT_MAX, -FLT_MAX, 1e30f, -1e30f, 88.0f, -88.0f, 0.0f, -INFINITY};
+        float bell = random_float(-5, 5) + random_float(-5, 5) + random_float(-5, 5);
+        float values[] = {2.5f,
+                          tiny[random_below(6)],
+                          large[random_below(8)],
+                          random_below(3) ? 1.0f : 0.5f,
+                          bell,
+                          i * 2 < n ? -INFINITY : bell,
+                          (float)(i / BLOCK % 7)};
+        logits[i] = values[kind];
+    }
+    if (random_below(2))
+        logits[random_below(n)] = random_below(2) ? 16.0f : 2.5f;
+    logits[random_below(n)] = 0.25f; /* something finite */
 }
 
 /* ---- the twin ---------------------------------------------------------------------------- */
@@ -166,6 +189,133 @@ static void draws_equal_those_of_a_naive_twin(void **state)
     assert_true(n_compared > 1800);
 }
 
+/* The length of the shortest head that weighs `target`, of weights in descending order. */
+static uint32_t head_of(const struct item *items, uint32_t n, double target)
+{
+    double sum = 0;
+    uint32_t k = 0;
+    while (k < n && sum < target)
+        sum += items[k++].p;
+    return k;
+}
+
+/* What the three filters keep, by sorting all. Where float sums may put the top_p border one way
+ * or the other, *n_most is larger than the result. */
+static uint32_t twin_keep(struct item *items, uint32_t n, const struct sampling_params *p,
+                          uint32_t n_vocab, uint32_t *n_most)
+{
+    qsort(items, n, sizeof *items, by_logit);
+    if (p->top_k > 0 && (uint32_t)p->top_k < n_vocab && (uint32_t)p->top_k < n)
+        n = (uint32_t)p->top_k;
+    *n_most = n;
+    if (p->top_p < 1) {
+        double total = sum_of(items, n), rounding = 3e-7 * total;
+        *n_most = head_of(items, n, (double)p->top_p * total + rounding);
+        n = head_of(items, n, fmax((double)p->top_p * total - rounding, DBL_MIN));
+    }
+    uint32_t k = 0;
+    while (k < *n_most && (float)items[k].p >= p->min_p)
+        k++;
+    *n_most = k;
+    return k < n ? k : n;
+}
+
+static void compare_kept(const float *logits, uint32_t n_vocab, const struct sampling_params *p,
+                         uint64_t seed, uint32_t *n_in_doubt)
+{
+    static struct item items[LARGE_VOCAB];
+    static float weight[LARGE_VOCAB + BLOCK];
+    struct sampling_scratch *s = sampling_scratch_create(n_vocab);
+    float max, scale = 1.0f / p->temperature;
+    assert_true(row_take(s, logits, &max));
+    (void)s->passes->weigh(s->block, s->n_blocks, max, scale, weight, NULL);
+    uint32_t n = 0, n_most;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (logits[i] > -INFINITY)
+            items[n++] = (struct item){.id = (int32_t)i, .z = logits[i], .p = (double)weight[i]};
+    uint32_t n_least = twin_keep(items, n, p, n_vocab, &n_most);
+    candidates_choose(s, p, max, scale);
+    bool is_good = s->n >= n_least && s->n <= n_most;
+    qsort(items, is_good ? s->n : 0, sizeof *items, by_id);
+    for (uint32_t i = 0; is_good && i < s->n; i++)
+        is_good = s->id[i] == items[i].id && s->z[i] == items[i].z;
+    if (!is_good)
+        fail_msg(
+            "seed %llu: %u kept, expected %u to %u (of %u; top_k %d, top_p %g, min_p %g, t %g)",
+            (unsigned long long)seed, s->n, n_least, n_most, n_vocab, p->top_k, (double)p->top_p,
+            (double)p->min_p, (double)p->temperature);
+    *n_in_doubt += n_least != n_most;
+    sampling_scratch_destroy(s);
+}
+
+static void what_is_kept_equals_a_full_sort(void **state)
+{
+    enum { N_ROWS = 3000 };
+    uint32_t n_in_doubt = 0;
+    for (uint64_t seed = 1; seed <= N_ROWS; seed++) {
+        static float logits[LARGE_VOCAB];
+        random_state = seed;
+        uint32_t n_vocab = 2 + random_below(seed % 20 == 0  ? LARGE_VOCAB - 2
+                                            : seed % 4 == 0 ? MAX_VOCAB
+                                                            : 300);
+        if (random_below(3))
+            nasty_logits(logits, n_vocab);
+        else
+            random_logits(logits, n_vocab);
+        struct sampling_params params = sampling_params_default();
+        params.temperature = random_float(0.05f, 3);
+        uint32_t filters = 1 + random_below(7);
+        if (filters & 1)
+            params.top_k = (int32_t)(1 + random_below(random_below(2) ? 40 : n_vocab));
+        if (filters & 2)
+            params.top_p = random_below(4) ? random_float(0.01f, 0.999f) : 0.5f;
+        if (filters & 4)
+            params.min_p = random_below(4) ? random_float(0.0001f, 0.5f) : 1.0f;
+        if (params.top_k >= (int32_t)n_vocab)
+            params.top_k = 1;
+        compare_kept(logits, n_vocab, &params, seed, &n_in_doubt);
+    }
+    assert_true(n_in_doubt < N_ROWS / 10);
+}
+
+static void of_equals_the_lowest_ids_are_kept(void **state)
+{
+    /* weights are 1 and sums exact: borders are, too */
+    enum { N = 10000 };
+    static float logits[N];
+    const uint32_t sizes[] = {4, 64, 100, 640, 5000, N};
+    for (uint32_t i = 0; i < N; i++)
+        logits[i] = i % 2 ? 0.0f : -0.0f;
+    for (uint32_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        uint32_t n = sizes[i];
+        const struct {
+            int32_t top_k;
+            float top_p;
+            uint32_t n_kept;
+        } rows[] = {{1, 1, 1},
+                    {3, 1, 3},
+                    {(int32_t)n / 2, 1, n / 2},
+                    {(int32_t)n - 1, 1, n - 1},
+                    {0, 0.5f, n / 2},
+                    {0, 0.25f, n / 4},
+                    {(int32_t)n / 2, 0.5f, n / 4},
+                    {0, 1e-9f, 1}};
+        struct sampling_scratch *s = sampling_scratch_create(n);
+        for (uint32_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+            struct sampling_params params = sampling_params_default();
+            params.top_k = rows[r].top_k;
+            params.top_p = rows[r].top_p;
+            float max;
+            assert_true(row_take(s, logits, &max));
+            candidates_choose(s, &params, max, 1);
+            assert_int_equal(s->n, rows[r].n_kept);
+            for (uint32_t k = 0; k < s->n; k++)
+                assert_int_equal(s->id[k], k);
+        }
+        sampling_scratch_destroy(s);
+    }
+}
+
 static void top_p_keeps_the_shortest_head(void **state)
 {
     /* p = 0.5, 0.25, 0.125, ...: exact in binary */
@@ -242,6 +392,30 @@ static void greedy_takes_the_lowest_id_of_equals(void **state)
     }
 }
 
+static void greedy_equals_a_plain_search_and_changes_nothing(void **state)
+{
+    struct sampling_params params = sampling_params_default();
+    params.temperature = 0;
+    params.ignore_eos = true; /* the row is adjusted */
+    for (uint64_t seed = 1; seed <= 500; seed++) {
+        static float logits[MAX_VOCAB], before[MAX_VOCAB];
+        random_state = seed;
+        uint32_t n_vocab = 2 + random_below(MAX_VOCAB - 2);
+        nasty_logits(logits, n_vocab);
+        memcpy(before, logits, sizeof logits);
+        const int32_t end[] = {(int32_t)random_below(n_vocab)};
+        struct sampler_setup setup = {
+            .params = &params, .n_vocab = n_vocab, .end_tokens = end, .n_end_tokens = 1};
+        uint32_t best = end[0] == 0;
+        for (uint32_t i = 0; i < n_vocab; i++)
+            if ((int32_t)i != end[0] && logits[i] > logits[best])
+                best = i;
+        if (logits[best] > -INFINITY)
+            assert_int_equal(draw_once(&setup, logits, 0), best);
+        assert_memory_equal(before, logits, sizeof logits);
+    }
+}
+
 static void a_row_that_is_not_finite_is_an_error(void **state)
 {
     struct sampling_params params = sampling_params_default();
@@ -258,7 +432,7 @@ static void a_row_that_is_not_finite_is_an_error(void **state)
                              SERVERD_NUMERIC);
             assert_int_equal(token, -7);
             struct logprobs none;
-            assert_false(logprobs_compute(logits, 130, 0, 3, &none));
+            assert_false(logprobs_compute(scratch, logits, 0, 3, &none));
         }
     float nothing[130];
     for (uint32_t i = 0; i < 130; i++)
@@ -387,7 +561,10 @@ static void logprobs_are_those_of_a_naive_softmax(void **state)
         static struct item items[MAX_VOCAB];
         random_state = seed;
         uint32_t n_vocab = 1 + random_below(MAX_VOCAB - 1), n_top = random_below(21);
-        random_logits(logits, n_vocab);
+        if (seed % 2)
+            random_logits(logits, n_vocab);
+        else
+            nasty_logits(logits, n_vocab);
         double max = -INFINITY, sum = 0;
         for (uint32_t i = 0; i < n_vocab; i++) {
             items[i] = (struct item){.id = (int32_t)i, .z = logits[i]};
@@ -398,7 +575,9 @@ static void logprobs_are_those_of_a_naive_softmax(void **state)
         qsort(items, n_vocab, sizeof *items, by_logit);
         int32_t chosen = (int32_t)random_below(n_vocab);
         struct logprobs found;
-        assert_true(logprobs_compute(logits, n_vocab, chosen, n_top, &found));
+        struct sampling_scratch *scratch = sampling_scratch_create(n_vocab);
+        assert_true(logprobs_compute(scratch, logits, chosen, n_top, &found));
+        sampling_scratch_destroy(scratch);
         assert_int_equal(found.n_top, n_top < n_vocab ? n_top : n_vocab);
         for (uint32_t i = 0; i < found.n_top; i++) {
             double expected = fmax((double)items[i].z - max - log(sum), -9999);
@@ -411,22 +590,73 @@ static void logprobs_are_those_of_a_naive_softmax(void **state)
     }
 }
 
+/* x [n], n a multiple of BLOCK, as blocks. */
+static const float *const *blocks_of(const float *x, uint32_t n)
+{
+    static const float *block[LARGE_VOCAB / BLOCK + 1];
+    for (uint32_t b = 0; b < n / BLOCK; b++)
+        block[b] = x + (size_t)b * BLOCK;
+    return block;
+}
+
 static void the_quick_exponential_is_exact_to_a_few_bits(void **state)
 {
-    enum { N = 4001 };
+    enum { N = 64 * BLOCK };
     static float x[N], y[N];
-    for (uint32_t i = 0; i < N; i++)
-        x[i] = -(float)i * 0.0217f;
-    double sum = row_exp(x, N, 0, 1, y, NULL), expected_sum = 0;
-    for (uint32_t i = 0; i < N; i++) {
-        double expected = x[i] > -87.0f ? exp((double)x[i]) : 0;
-        expected_sum += expected;
-        assert_true(fabs((double)y[i] - expected) <= 4e-7 * expected);
+    for (uint32_t level = 0; row_passes_level(level); level++) {
+        const struct row_passes *passes = row_passes_level(level);
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = -(float)i * 0.0217f;
+        double sum = passes->weigh(blocks_of(x, N), N / BLOCK, 0, 1, y, NULL), expected_sum = 0;
+        for (uint32_t i = 0; i < N; i++) {
+            double expected = x[i] > -87.0f ? exp((double)x[i]) : 0;
+            expected_sum += expected;
+            assert_true(fabs((double)y[i] - expected) <= 4e-7 * expected);
+        }
+        assert_true(fabs(sum - expected_sum) < 1e-6 * expected_sum);
+        const float extremes[BLOCK] = {-INFINITY, -1e30f, 0.0f, -87.5f};
+        (void)passes->weigh(blocks_of(extremes, BLOCK), 1, 0, 1e5f, y, NULL);
+        assert_true(y[0] == 0 && y[1] == 0 && y[2] == 1 && y[3] == 0);
+        /* scale 0 counts */
+        sum = passes->weigh(blocks_of(extremes, BLOCK), 1, 0, 0, NULL, NULL);
+        assert_true(sum == BLOCK - 1);
     }
-    assert_true(fabs(sum - expected_sum) < 1e-6 * expected_sum);
-    float extremes[] = {-INFINITY, -1e30f, 0.0f, -87.5f}, out[4];
-    (void)row_exp(extremes, 4, 0, 1e5f, out, NULL);
-    assert_true(out[0] == 0 && out[1] == 0 && out[2] == 1 && out[3] == 0);
+}
+
+static void all_levels_give_the_same_bits(void **state)
+{
+    enum { N = 40 * BLOCK };
+    const struct row_passes *generic = &row_passes_generic;
+    for (uint64_t seed = 1; seed <= 300; seed++) {
+        static float x[N], weight[2][N];
+        float max[2], block_max[2][N / BLOCK], floor[N_FLOORS];
+        double block_sum[2][N / BLOCK], sum[2][N_FLOORS];
+        random_state = seed;
+        if (seed % 2)
+            random_logits(x, N);
+        else
+            nasty_logits(x, N);
+        const float *const *block = blocks_of(x, N);
+        float scale = 1 / random_float(0.05f, 3);
+        for (uint32_t f = 0; f < N_FLOORS; f++)
+            floor[f] = x[random_below(N)];
+        assert_true(generic->max(block, N / BLOCK, block_max[0], &max[0]));
+        double total = generic->weigh(block, N / BLOCK, max[0], scale, weight[0], block_sum[0]);
+        generic->weigh_above(block, N / BLOCK, max[0], scale, floor, sum[0]);
+        for (uint32_t level = 0; row_passes_level(level); level++) {
+            const struct row_passes *passes = row_passes_level(level);
+            assert_true(passes->max(block, N / BLOCK, block_max[1], &max[1]));
+            assert_true(max[1] == max[0]);
+            for (uint32_t b = 0; b < N / BLOCK; b++)
+                assert_true(block_max[1][b] == block_max[0][b]);
+            assert_true(passes->weigh(block, N / BLOCK, max[0], scale, weight[1], block_sum[1]) ==
+                        total);
+            assert_memory_equal(weight[1], weight[0], sizeof weight[0]);
+            assert_memory_equal(block_sum[1], block_sum[0], sizeof block_sum[0]);
+            passes->weigh_above(block, N / BLOCK, max[0], scale, floor, sum[1]);
+            assert_memory_equal(sum[1], sum[0], sizeof sum[0]);
+        }
+    }
 }
 
 static void random_numbers_are_uniform_and_have_no_state(void **state)
@@ -479,10 +709,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_equal_those_of_a_naive_twin),
+        cmocka_unit_test(what_is_kept_equals_a_full_sort),
+        cmocka_unit_test(of_equals_the_lowest_ids_are_kept),
         cmocka_unit_test(top_p_keeps_the_shortest_head),
         cmocka_unit_test(frequencies_follow_the_probabilities),
         cmocka_unit_test(the_same_seed_draws_the_same_and_another_does_not),
         cmocka_unit_test(greedy_takes_the_lowest_id_of_equals),
+        cmocka_unit_test(greedy_equals_a_plain_search_and_changes_nothing),
         cmocka_unit_test(a_row_that_is_not_finite_is_an_error),
         cmocka_unit_test(biases_bans_and_allowed_tokens_hold),
         cmocka_unit_test(end_and_stop_tokens_wait_for_min_tokens),
@@ -490,6 +723,7 @@ int main(void)
         cmocka_unit_test(penalties_equal_a_dense_count),
         cmocka_unit_test(logprobs_are_those_of_a_naive_softmax),
         cmocka_unit_test(the_quick_exponential_is_exact_to_a_few_bits),
+        cmocka_unit_test(all_levels_give_the_same_bits),
         cmocka_unit_test(random_numbers_are_uniform_and_have_no_state),
         cmocka_unit_test(parameters_out_of_range_are_named),
     };

@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -55,27 +54,14 @@ void edge_advance(struct edge *edge, unsigned seconds)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
-static void wake(void *context)
-{
-    struct edge *edge = context;
-    const uint64_t one = 1;
-    (void)!write(edge->wake_fd, &one, sizeof one);
-}
-
 static void *run_loop(void *context)
 {
     struct edge *edge = context;
-    struct pollfd fds[] = {{.fd = edge->wake_fd, .events = POLLIN},
-                           {.fd = server_hangup_fd(edge->server), .events = POLLIN}};
+    struct pollfd hangup = {.fd = server_hangup_fd(edge->server), .events = POLLIN};
     while (!atomic_load(&edge->stops)) {
-        uint64_t count;
-        int n = poll(fds, 2, TICK_MS);
-        if (fds[0].revents)
-            (void)!read(edge->wake_fd, &count, sizeof count);
-        server_dispatch(edge->server);
-        if (fds[1].revents)
+        if (poll(&hangup, 1, TICK_MS) > 0)
             server_check_hangups(edge->server);
-        if (n == 0)
+        else
             server_tick(edge->server);
     }
     return NULL;
@@ -215,14 +201,10 @@ struct edge *edge_create(const struct edge_setup *setup)
     must(log_create(STDERR_FILENO, LOG_OFF, LOG_TEXT, &edge->log, &err), &err);
     edge->metrics = metrics_create();
     assert_non_null(edge->metrics);
-    edge->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    assert_true(edge->wake_fd >= 0);
     const struct server_options options = {.context = {.options = &edge->options,
                                                        .clock = &edge->clock,
                                                        .log = edge->log,
-                                                       .metrics = edge->metrics},
-                                           .wake = wake,
-                                           .wake_context = edge};
+                                                       .metrics = edge->metrics}};
     must(server_create(&options, &edge->server, &err), &err);
     open_model(edge, setup->device);
     if (!setup->is_loading)
@@ -246,7 +228,6 @@ void edge_destroy(struct edge *edge)
     metrics_destroy(edge->metrics);
     log_destroy(edge->log);
     options_deinit(&edge->options);
-    (void)close(edge->wake_fd);
     if (edge->key_path[0])
         (void)unlink(edge->key_path);
     free(edge);

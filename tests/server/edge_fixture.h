@@ -34,7 +34,6 @@ struct edge {
     char key_path[64];
 
     pthread_t loop;
-    int wake_fd;
     _Atomic bool stops;
 };
 

@@ -3,15 +3,18 @@
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
 
-/* Column blocks of one chunk: even, so that kernels take them in pairs; large enough to be worth
- * a hand-out; small enough that a thread that is held up delays the others little. */
-#define MIN_BLOCKS        2
-#define CHUNKS_PER_WORKER 10
+/* The column blocks of all layers of a phase, one behind the other, are cut into chunks. Each worker
+ * begins with a large one, since weights come fastest as one long stream; small ones behind them
+ * even out what holds a thread up. */
+#define LARGE_SHARE  0.7 /* of a worker's part of the columns */
+#define SMALL_CHUNKS 4   /* for each worker */
+#define MIN_BLOCKS   2   /* even, so that kernels take them in pairs */
 
 struct linear_job {
     const struct cpu_step *step;
     const struct cpu_phase *phase;
-    size_t blocks_per_chunk;
+    uint32_t n_large;
+    size_t n_blocks, large_blocks, small_blocks;
 };
 
 const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serverd_node *node)
@@ -29,11 +32,6 @@ static size_t column_blocks(const struct linear_job *job, const serverd_node *no
 {
     size_t n_out = cpu_linear_weights(job->step->graph, node)->dims[0];
     return (n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
-}
-
-static size_t chunks_of(const struct linear_job *job, const serverd_node *node)
-{
-    return (column_blocks(job, node) + job->blocks_per_chunk - 1) / job->blocks_per_chunk;
 }
 
 /* Biases are f32 vectors (op.h). */
@@ -81,32 +79,50 @@ void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, s
     step->kernels->linear(&linear);
 }
 
+/* Column blocks begin .. end - 1 of all layers of the phase. */
+static void run_range(const struct linear_job *job, size_t begin, size_t end, uint32_t worker)
+{
+    size_t n_rows = cpu_rows_of(job->step, job->phase->rows);
+    for (uint32_t i = 0; i < job->phase->n_actions && begin < end; i++) {
+        const serverd_node *node = node_at(job, i);
+        size_t blocks = column_blocks(job, node);
+        if (begin < blocks) {
+            struct cpu_linear_call call;
+            cpu_bind_linear(job->step, node, 0, n_rows, worker, &call);
+            cpu_run_linear(job->step, &call, begin, min_size(end, blocks) - begin);
+            begin = blocks;
+        }
+        begin -= blocks;
+        end -= min_size(end, blocks);
+    }
+}
+
 static void linear_chunk(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct linear_job *job = arg;
-    uint32_t i = 0;
-    size_t at = chunk;
-    for (; at >= chunks_of(job, node_at(job, i)); i++)
-        at -= chunks_of(job, node_at(job, i));
-    const serverd_node *node = node_at(job, i);
-    struct cpu_linear_call call;
-    cpu_bind_linear(job->step, node, 0, cpu_rows_of(job->step, job->phase->rows), worker, &call);
-    size_t first = at * job->blocks_per_chunk;
-    cpu_run_linear(job->step, &call, first,
-                   min_size(job->blocks_per_chunk, column_blocks(job, node) - first));
+    size_t begin, n;
+    if (chunk < job->n_large) {
+        begin = chunk * job->large_blocks;
+        n = job->large_blocks;
+    } else {
+        begin = job->n_large * job->large_blocks + (chunk - job->n_large) * job->small_blocks;
+        n = job->small_blocks;
+    }
+    run_range(job, begin, min_size(begin + n, job->n_blocks), worker);
 }
 
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
 {
     if (cpu_rows_of(step, phase->rows) == 0)
         return;
+    const size_t n_workers = step->host->n_workers;
     struct linear_job job = {.step = step, .phase = phase};
-    size_t blocks = 0, n_chunks = 0;
     for (uint32_t i = 0; i < phase->n_actions; i++)
-        blocks += column_blocks(&job, node_at(&job, i));
-    job.blocks_per_chunk =
-        max_size(MIN_BLOCKS, blocks / (step->host->n_workers * CHUNKS_PER_WORKER) / 2 * 2);
-    for (uint32_t i = 0; i < phase->n_actions; i++)
-        n_chunks += chunks_of(&job, node_at(&job, i));
-    step->host->parallel_for(step->host->context, (uint32_t)n_chunks, linear_chunk, &job);
+        job.n_blocks += column_blocks(&job, node_at(&job, i));
+    job.large_blocks = (size_t)((double)job.n_blocks * LARGE_SHARE / (double)n_workers) / 2 * 2;
+    job.n_large = job.large_blocks ? (uint32_t)n_workers : 0;
+    size_t rest = job.n_blocks - job.n_large * job.large_blocks;
+    job.small_blocks = max_size(MIN_BLOCKS, rest / (n_workers * SMALL_CHUNKS) / 2 * 2);
+    uint32_t n_small = (uint32_t)((rest + job.small_blocks - 1) / job.small_blocks);
+    step->host->parallel_for(step->host->context, job.n_large + n_small, linear_chunk, &job);
 }

@@ -18,7 +18,7 @@
 #define INLINE static inline __attribute__((always_inline))
 
 /* Bytes ahead of the weights' stream that are asked for. */
-#define PREFETCH_BYTES 1536
+#define PREFETCH_BYTES 4096
 
 /* What a kernel knows of its form when it is compiled. */
 struct form_constants {
@@ -340,31 +340,51 @@ static size_t linear_scratch(size_t k)
     return sizeof(struct gemm_scratch);
 }
 
-/* `unit` begins with the span's first block; what lies `ahead` of it is wanted next. */
-INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f, const uint8_t *unit,
-                       size_t n_blocks, size_t ahead, struct panel *panel)
+/* Where block `block` of a column begins, or, behind the end of k, that of the column which takes
+ * its place in the next panels. */
+INLINE const uint8_t *block_ahead(const struct cpu_linear *call, struct form_constants f,
+                                  const uint8_t *column, size_t block)
 {
     const struct packed_form *form = call->form;
-    size_t blocks_per_unit = form->unit_k / PACKED_BLOCK;
-    int groups = 32 / f.group;
-    for (size_t block = 0; block < n_blocks; unit += form->unit_bytes)
-        for (size_t i = 0; i < blocks_per_unit; i++, block++) {
-            const uint8_t *codes = unit + form->header_bytes + i * form->block_bytes;
-            for (size_t at = 0; at < form->block_bytes + 63; at += 64)
-                __builtin_prefetch(codes + ahead + at, 0, 2);
-            bvec quads[8];
-            load_quads(f, form->table, codes, quads);
-            put_panel_block(f, quads, panel->codes + block * panel_block_bytes(f));
-            UNROLL
-            for (int g = 0; g < groups; g++) {
-                size_t at = (block * (size_t)groups + (size_t)g) * PACKED_COLUMNS;
-                fvec scales = group_scales(f, unit, (int)i * groups + g, 0), minima = scales;
-                if (f.has_min)
-                    minima = group_scales(f, unit, (int)i * groups + g, 1);
-                f_store(panel->scales + at, scales);
-                f_store(panel->offsets + at, offset_of(f.has_min, f.zero, scales, minima));
-            }
+    if (block >= call->k / PACKED_BLOCK) {
+        block -= call->k / PACKED_BLOCK;
+        column += GEMM_PANELS * call->column_bytes;
+    }
+    if (f.scales != SCALES_SUPER)
+        return column + block * form->unit_bytes;
+    return column + block / CPU_SPAN_BLOCKS * form->unit_bytes +
+           block % CPU_SPAN_BLOCKS * form->block_bytes;
+}
+
+/* Blocks first .. first + n_blocks - 1 of a column. */
+INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f,
+                       const uint8_t *column, size_t first, size_t n_blocks, struct panel *panel)
+{
+    const struct packed_form *form = call->form;
+    const int groups = 32 / f.group;
+    for (size_t block = 0; block < n_blocks; block++) {
+        size_t in_unit = f.scales == SCALES_SUPER ? block : 0;
+        const uint8_t *unit = column + first * PACKED_BLOCK / form->unit_k * form->unit_bytes;
+        if (f.scales != SCALES_SUPER)
+            unit += block * form->unit_bytes;
+        const uint8_t *codes = unit + form->header_bytes + in_unit * form->block_bytes;
+        const uint8_t *ahead = block_ahead(call, f, column, first + block + CPU_SPAN_BLOCKS);
+        for (size_t at = 0; at < form->block_bytes + 63; at += 64)
+            __builtin_prefetch(ahead + at, 0, 2);
+        bvec quads[8];
+        load_quads(f, form->table, codes, quads);
+        put_panel_block(f, quads, panel->codes + block * panel_block_bytes(f));
+        UNROLL
+        for (int g = 0; g < groups; g++) {
+            size_t at = (block * (size_t)groups + (size_t)g) * PACKED_COLUMNS;
+            int in_scales = (int)in_unit * groups + g;
+            fvec scales = group_scales(f, unit, in_scales, 0), minima = scales;
+            if (f.has_min)
+                minima = group_scales(f, unit, in_scales, 1);
+            f_store(panel->scales + at, scales);
+            f_store(panel->offsets + at, offset_of(f.has_min, f.zero, scales, minima));
         }
+    }
 }
 
 /* One span of k for some rows and column blocks. */
@@ -526,7 +546,10 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
     for (size_t row = 0; row < n_rows;) {
         const char *x = spans + row * layout.bytes;
         size_t left = n_rows - row;
-        int rows = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
+        int rows = left >= TILE_ROWS        ? TILE_ROWS
+                   : left >= TILE_ROWS_MANY ? TILE_ROWS_MANY
+                   : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME
+                                            : 1;
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const struct panel *panels = &s->panels[c];
             bool is_wide = c + TILE_COLUMNS <= columns;
@@ -544,6 +567,8 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
                           first_row + row, column);
             else if (rows == TILE_ROWS)
                 TILE(TILE_ROWS);
+            else if (rows == TILE_ROWS_MANY)
+                TILE(TILE_ROWS_MANY);
             else if (rows == TILE_ROWS_SOME)
                 TILE(TILE_ROWS_SOME);
             else
@@ -628,13 +653,9 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
                                          .n_blocks = min_size(CPU_SPAN_BLOCKS, k_blocks - k),
                                          .first_column = (call->first_block + b) * PACKED_COLUMNS,
                                          .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
-                size_t at = k * PACKED_BLOCK / call->form->unit_k * call->form->unit_bytes;
-                size_t span_bytes = CPU_SPAN / call->form->unit_k * call->form->unit_bytes;
-                size_t ahead =
-                    span.is_last ? GEMM_PANELS * call->column_bytes - at : span_bytes;
                 for (size_t c = 0; c < columns; c++)
-                    fill_panel(call, f, call->weights + (b + c) * call->column_bytes + at,
-                               span.n_blocks, ahead, &s->panels[c]);
+                    fill_panel(call, f, call->weights + (b + c) * call->column_bytes, k,
+                               span.n_blocks, &s->panels[c]);
                 run_rows(&span, columns, row, rows, s);
             }
         }

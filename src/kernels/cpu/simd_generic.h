@@ -208,5 +208,6 @@ SIMD fvec f_hide(fvec v, int from, int to)
 #define VALUE_ROWS    2
 #define VALUE_VECTORS 2
 #define TILE_ROWS     1
+#define TILE_ROWS_MANY 1
 #define TILE_ROWS_SOME 1
 #define TILE_COLUMNS  1
