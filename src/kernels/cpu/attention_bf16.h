@@ -1,5 +1,5 @@
-/* Attention with the processor's bf16 dot product: queries, keys, probabilities and values are bf16,
- * sums f32. A 32-bit lane holds a pair: of dimensions in keys, of tokens in values. */
+/* Attention with the processor's bf16 dot product: queries, keys, probabilities and values are
+ * bf16, sums f32. A 32-bit lane holds a pair: of dimensions in keys, of tokens in values. */
 
 INLINE __m512 dot_pairs(__m512 acc, const uint16_t *pair, __m512i v)
 {

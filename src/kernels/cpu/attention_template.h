@@ -30,7 +30,8 @@ INLINE fvec key_row(serverd_dtype kv, const void *page, size_t d)
         return f_of_bf16_pairs(p + d / 2 * 64, (int)d % 2);
     if (kv == DTYPE_I8)
         return f_of_i8_quads(p + 64 + d / 4 * 64, (int)d % 4);
-    return kv == DTYPE_F16 ? f_load_f16(p + d * 32) : f_load((const float *)(const void *)p + d * 16);
+    return kv == DTYPE_F16 ? f_load_f16(p + d * 32)
+                           : f_load((const float *)(const void *)p + d * 16);
 }
 
 /* Dimensions d .. d + 15 of token t. */
@@ -159,8 +160,8 @@ INLINE void merge_parts(size_t n, float *max, float *sum, const float *part_max,
     fvec old_factor = exp2_of_negative(f_sub(old_max, both));
     fvec new_factor = exp2_of_negative(f_sub(new_max, both));
     f_store(lanes_of[0], both);
-    f_store(lanes_of[1], f_fma(f_load(lanes_of[3]), new_factor,
-                               f_mul(f_load(lanes_of[1]), old_factor)));
+    f_store(lanes_of[1],
+            f_fma(f_load(lanes_of[3]), new_factor, f_mul(f_load(lanes_of[1]), old_factor)));
     f_store(old, old_factor);
     f_store(new, new_factor);
     for (size_t i = 0; i < n; i++) {
@@ -450,8 +451,8 @@ static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *
     } else if (kv == DTYPE_I8) {
         ((float *)key_page)[slot] =
             put_bytes(k, k_dim, (int8_t *)key_page + 64 + 4 * slot, 4, 4 * PAGE, 1);
-        ((float *)value_page)[slot] =
-            put_bytes(v, v_dim, (int8_t *)value_page + 64 + slot / 4 * width * 4 + slot % 4, 1, 4, 0);
+        ((float *)value_page)[slot] = put_bytes(
+            v, v_dim, (int8_t *)value_page + 64 + slot / 4 * width * 4 + slot % 4, 1, 4, 0);
     } else {
         float *keys = key_page, *values = value_page;
         for (size_t d = 0; d < k_dim; d++)

@@ -96,7 +96,7 @@ struct serverd_handle {
 
     uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
 
-    uint32_t *seq_begin; /* [max_seqs + 1] first row of each sequence of the step */
+    uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are

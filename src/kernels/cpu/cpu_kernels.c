@@ -73,9 +73,9 @@ static const struct {
     bool (*is_here)(void);
 } levels[] = {
 #if defined(__x86_64__)
-    {&cpu_kernels_amx, has_amx},         {&cpu_kernels_avx512bf16, has_avx512bf16},
-    {&cpu_kernels_avx512, has_avx512},
-    {&cpu_kernels_avxvnni, has_avxvnni}, {&cpu_kernels_avx2, has_avx2},
+    {&cpu_kernels_amx, has_amx},       {&cpu_kernels_avx512bf16, has_avx512bf16},
+    {&cpu_kernels_avx512, has_avx512}, {&cpu_kernels_avxvnni, has_avxvnni},
+    {&cpu_kernels_avx2, has_avx2},
 #endif
     {&cpu_kernels_generic, always},
 };

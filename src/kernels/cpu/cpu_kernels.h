@@ -50,18 +50,18 @@ struct cpu_outlier {
 };
 
 struct cpu_span {
-    float scales[CPU_SPAN_BLOCKS];       /* greatest magnitude / greatest code */
-    float scaled_sums[CPU_SPAN_BLOCKS];  /* scale * sum of the codes */
-    int32_t minus_sums[CPU_SPAN_BLOCKS]; /* minus the sums of 32 codes */
-    int32_t minus_half_sums[CPU_SPAN_BLOCKS * 2];         /* and of 16 */
-    struct cpu_outlier outliers[CPU_SPAN_OUTLIERS];       /* of coarse rows */
+    float scales[CPU_SPAN_BLOCKS];                  /* greatest magnitude / greatest code */
+    float scaled_sums[CPU_SPAN_BLOCKS];             /* scale * sum of the codes */
+    int32_t minus_sums[CPU_SPAN_BLOCKS];            /* minus the sums of 32 codes */
+    int32_t minus_half_sums[CPU_SPAN_BLOCKS * 2];   /* and of 16 */
+    struct cpu_outlier outliers[CPU_SPAN_OUTLIERS]; /* of coarse rows */
     _Alignas(64) int8_t codes[]; /* coarse: [256]; fine, and all of amx: [16][high, low][16] */
 };
 
 struct cpu_rows {
     const float *values;
     bool is_fine;
-    char *spans;     /* [k / 256 rounded up][n_max] of struct cpu_span, cpu_span_bytes() each */
+    char *spans; /* [k / 256 rounded up][n_max] of struct cpu_span, cpu_span_bytes() each */
     size_t n_max;
 };
 

@@ -226,7 +226,8 @@ static inline lanes turn_neighbours(lanes x, lanes cos_sin)
                                         12, 14, 14);
     lanes sin = __builtin_shufflevector(cos_sin, cos_sin, 1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13,
                                         13, 15, 15);
-    lanes other = __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    lanes other =
+        __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
     return x * cos + other * (lanes)((int_lanes)sin ^ sign);
 }
 
@@ -272,7 +273,8 @@ static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_
 {
     size_t best = 0;
     for (size_t block = 1; block < n_blocks; block++)
-        if (most[block] < INFINITE_BITS && (most[block] > most[best] || most[best] >= INFINITE_BITS))
+        if (most[block] < INFINITE_BITS &&
+            (most[block] > most[best] || most[best] >= INFINITE_BITS))
             best = block;
     struct cpu_outlier outlier = {.index = (uint32_t)best * 32};
     if (most[best] >= INFINITE_BITS)
@@ -309,9 +311,8 @@ static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_sp
         most[block] = 0;
     for (size_t o = 0; o * CPU_OUTLIER_SPAN < n && !is_fine; o++) {
         size_t first = o * CPU_OUTLIER_SPAN, left = n - first;
-        struct cpu_outlier outlier =
-            take_outlier(x + first, (left < CPU_OUTLIER_SPAN ? left : CPU_OUTLIER_SPAN) / 32,
-                         most + first / 32);
+        struct cpu_outlier outlier = take_outlier(
+            x + first, (left < CPU_OUTLIER_SPAN ? left : CPU_OUTLIER_SPAN) / 32, most + first / 32);
         outlier.index += (uint32_t)first;
         out->outliers[o] = outlier;
     }

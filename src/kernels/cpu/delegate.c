@@ -108,7 +108,8 @@ static serverd_status cpu_set_option(serverd_instance *instance, const char *key
     if (!kernels)
         return fail(err, SERVERD_INVALID,
                     "%.20s is not here; there are generic, avx2, avxvnni, avx512, avx512bf16 "
-                    "and amx", value);
+                    "and amx",
+                    value);
     instance->kernels = kernels;
     return SERVERD_OK;
 }

@@ -52,8 +52,8 @@ INLINE void gemm_end(void)
  * at once. */
 #define TILE_STEP(sum, row_tile, column_tile, g)                                                   \
     do {                                                                                           \
-        const uint8_t *tile = panel->codes + (g) * ((size_t)f.group * block_bytes(f) / 32);  \
-        _tile_loadd(row_tile, a + (g) * (size_t)f.group * 2, layout.bytes);                       \
+        const uint8_t *tile = panel->codes + (g) * ((size_t)f.group * block_bytes(f) / 32);        \
+        _tile_loadd(row_tile, a + (g) * (size_t)f.group * 2, layout.bytes);                        \
         _tile_loadd(column_tile, tile, 64);                                                        \
         _tile_zero(sum);                                                                           \
         TILE_MULTIPLY(sum, row_tile, column_tile);                                                 \
@@ -61,7 +61,7 @@ INLINE void gemm_end(void)
             _tile_stored(sum, dots[sum][1], 64);                                                   \
             _tile_zero(sum);                                                                       \
         }                                                                                          \
-        if (has_second(f)) {                                                                  \
+        if (has_second(f)) {                                                                       \
             _tile_loadd(column_tile, tile + 32 * (size_t)f.group, 64);                             \
             TILE_MULTIPLY(sum, row_tile, column_tile);                                             \
         }                                                                                          \
@@ -88,8 +88,7 @@ INLINE void add_group(struct tile_kind f, const struct panel *panel, int rows, c
 }
 
 /* Element i of a block of a panel, without its zero point. */
-INLINE ivec signed_element(const struct panel *panel, struct tile_kind f, size_t block,
-                           size_t i)
+INLINE ivec signed_element(const struct panel *panel, struct tile_kind f, size_t block, size_t i)
 {
     /* the quads of the low bytes, which hold the codes as they are */
     size_t half = i / 16, bytes = block_bytes(f), second = 32 * (size_t)f.group;
@@ -126,7 +125,7 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind f,
         if (g + (step) + 1 < n_groups)                                                             \
             _tile_stored(stored_sum, dots[stored_sum][0], 64);                                     \
         if (g + (step) < n_groups)                                                                 \
-            add_group(f, panel, rows, x, g + (step), dots[step], acc);                     \
+            add_group(f, panel, rows, x, g + (step), dots[step], acc);                             \
     } while (0)
 
 /* Rows past the last one are computed from what lies in the padding. */

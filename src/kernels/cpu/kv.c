@@ -11,8 +11,8 @@ static serverd_status check_spec(const serverd_kv_spec *spec, serverd_error *err
 {
     if (spec->dtype != DTYPE_F32 && spec->dtype != DTYPE_BF16 && spec->dtype != DTYPE_F16 &&
         spec->dtype != DTYPE_I8)
-        return fail(err, SERVERD_UNSUPPORTED,
-                    "cpu: KV of type %u; there are F32, F16, BF16 and I8", spec->dtype);
+        return fail(err, SERVERD_UNSUPPORTED, "cpu: KV of type %u; there are F32, F16, BF16 and I8",
+                    spec->dtype);
     if (spec->page_tokens != SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_UNSUPPORTED, "cpu: KV pages of %u tokens; there are %u",
                     spec->page_tokens, SERVERD_PAGE_TOKENS);
@@ -69,11 +69,12 @@ serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *
     for (uint32_t i = 0; i < spec->n_layers && is_made; i++) {
         const serverd_kv_layer *from = &spec->layers[i];
         struct cpu_kv_layer *layer = &kv->layers[i];
-        *layer = (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
-                                       .k_dim = from->k_dim,
-                                       .v_dim = from->v_dim,
-                                       .key_bytes = cpu_key_page_bytes(spec->dtype, from->k_dim),
-                                       .value_bytes = cpu_value_page_bytes(spec->dtype, from->v_dim)};
+        *layer =
+            (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
+                                  .k_dim = from->k_dim,
+                                  .v_dim = from->v_dim,
+                                  .key_bytes = cpu_key_page_bytes(spec->dtype, from->k_dim),
+                                  .value_bytes = cpu_value_page_bytes(spec->dtype, from->v_dim)};
         size_t bytes;
         is_made = store_bytes(kv, layer, layer->key_bytes, &bytes) &&
                   (layer->keys = map_store(bytes)) &&

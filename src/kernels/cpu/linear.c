@@ -3,9 +3,9 @@
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
 
-/* The column blocks of all layers of a phase, one behind the other, are cut into chunks. Each worker
- * begins with a large one, since weights come fastest as one long stream; small ones behind them
- * even out what holds a thread up. */
+/* The column blocks of all layers of a phase, one behind the other, are cut into chunks. Each
+ * worker begins with a large one, since weights come fastest as one long stream; small ones behind
+ * them even out what holds a thread up. */
 #define LARGE_SHARE  0.7 /* of a worker's part of the columns */
 #define SMALL_CHUNKS 4   /* for each worker */
 #define MIN_BLOCKS   2   /* even, so that kernels take them in pairs */

@@ -77,8 +77,8 @@ INLINE ivec element_codes(struct form_constants f, const int8_t *table, const ui
     if (f.codes == CODES_5BIT)
         return i_add(code, i_shift_left(field(block + 256, 8 * j + q, 1), 4));
     if (f.codes == CODES_6BIT)
-        return i_add(
-            code, i_shift_left(field(block + 256 + q / 4 * 64, 8 * j + 2 * (q % 4), 3), 4));
+        return i_add(code,
+                     i_shift_left(field(block + 256 + q / 4 * 64, 8 * j + 2 * (q % 4), 3), 4));
     return code;
 }
 
@@ -210,21 +210,17 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
         for (int r = 0; r < m; r++) {
             const struct cpu_span *span = row_span(spans, layout, r);
             ivec dot = i_splat(0);
-            int low = 0;
-            if (layout.n_passes == 2) {
+            for (int pass = 0; pass < layout.n_passes; pass++) { /* once or twice */
+                if (pass)
+                    dot = i_shift_left(dot, CPU_HIGH_BITS);
                 UNROLL
                 for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
-                    dot = i_dot(dot, quads[q], quad_codes(layout, span, block * 8 + (size_t)q),
+                    dot = i_dot(dot, quads[q],
+                                quad_codes(layout, span, block * 8 + (size_t)q) + 16 * pass,
                                 f.zero == 128);
-                dot = i_shift_left(dot, CPU_HIGH_BITS);
-                low = 16;
             }
             if (f.zero)
                 dot = i_add(dot, i_splat(f.zero * *minus_sum(f.group, span, group)));
-            UNROLL
-            for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
-                dot = i_dot(dot, quads[q], quad_codes(layout, span, block * 8 + (size_t)q) + low,
-                            f.zero == 128);
             acc[r] = f_fma(f_of_i(dot), f_mul(scales, f_splat(span->scales[block])), acc[r]);
             if (f.has_min)
                 acc[r] = f_fma(minima, f_splat(scaled_sum(f.group, span, group)), acc[r]);
@@ -326,7 +322,7 @@ INLINE void put_panel_block(struct form_constants f, const bvec *quads, uint8_t 
 struct panel {
     _Alignas(64) uint8_t codes[CPU_SPAN_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
     float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
-    float offsets[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];         /* offset_of */
+    float offsets[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];             /* offset_of */
 };
 
 struct gemm_scratch {
@@ -419,7 +415,8 @@ INLINE fvec weights_of_panel(struct tile_kind t, const struct panel *panel, size
 }
 
 INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
-                         const struct panel *panels, int rows, int columns, const char *x, fvec *acc)
+                         const struct panel *panels, int rows, int columns, const char *x,
+                         fvec *acc)
 {
     const struct row_layout layout = row_layout(0);
     size_t n = (span->n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
@@ -458,11 +455,14 @@ INLINE ivec first_dot(struct tile_kind t, const struct cpu_span *span, size_t gr
     return shift ? i_shift_left(sum, shift) : sum;
 }
 
-/* Adds a span to the sums of rows x columns: the rows from `row` on, which lie at x; the columns
- * from `column` on. */
+/* Adds a span to the sums of rows x TILE_COLUMNS: the rows from `row` on, which lie at x; the
+ * columns from `column` on, of which only n_columns are there: what is computed for others is not
+ * kept. */
 INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const struct panel *panels,
-                      int rows, int columns, const char *x, float *sums, size_t row, size_t column)
+                      int rows, size_t n_columns, const char *x, float *sums, size_t row,
+                      size_t column)
 {
+    const int columns = TILE_COLUMNS;
     if (span->is_last) /* the lines are fetched for writing while the tile is computed */
         UNROLL
     for (int r = 0; r < rows; r++)
@@ -529,10 +529,10 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
     for (int r = 0; r < rows; r++)
         UNROLL
     for (int c = 0; c < columns; c++)
-        if (span->is_last)
+        if (span->is_last && (size_t)c < n_columns)
             put_row(span->call, row + (size_t)r, column + PACKED_COLUMNS * (size_t)c,
                     acc[r * columns + c]);
-        else
+        else if (!span->is_last)
             f_store(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS, acc[r * columns + c]);
 }
 
@@ -546,34 +546,19 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
     for (size_t row = 0; row < n_rows;) {
         const char *x = spans + row * layout.bytes;
         size_t left = n_rows - row;
-        int rows = left >= TILE_ROWS        ? TILE_ROWS
-                   : left >= TILE_ROWS_MANY ? TILE_ROWS_MANY
-                   : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME
-                                            : 1;
+        int rows = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const struct panel *panels = &s->panels[c];
-            bool is_wide = c + TILE_COLUMNS <= columns;
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
-            size_t column = span->first_column + c * PACKED_COLUMNS;
-#define TILE(rows)                                                                                 \
-    do {                                                                                           \
-        if (is_wide)                                                                               \
-            gemm_tile(span, t, panels, rows, TILE_COLUMNS, x, sums, first_row + row, column);      \
-        else                                                                                       \
-            gemm_tile(span, t, panels, rows, 1, x, sums, first_row + row, column);                 \
-    } while (0)
+            size_t column = span->first_column + c * PACKED_COLUMNS, n = columns - c;
             if (!IS_SPECIALISED)
-                gemm_tile(span, t, panels, rows, is_wide ? TILE_COLUMNS : 1, x, sums,
-                          first_row + row, column);
+                gemm_tile(span, t, panels, rows, n, x, sums, first_row + row, column);
             else if (rows == TILE_ROWS)
-                TILE(TILE_ROWS);
-            else if (rows == TILE_ROWS_MANY)
-                TILE(TILE_ROWS_MANY);
+                gemm_tile(span, t, panels, TILE_ROWS, n, x, sums, first_row + row, column);
             else if (rows == TILE_ROWS_SOME)
-                TILE(TILE_ROWS_SOME);
+                gemm_tile(span, t, panels, TILE_ROWS_SOME, n, x, sums, first_row + row, column);
             else
-                TILE(1);
-#undef TILE
+                gemm_tile(span, t, panels, 1, n, x, sums, first_row + row, column);
         }
         row += (size_t)rows;
     }
@@ -631,7 +616,9 @@ INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
     if (!IS_SPECIALISED)
         return rows_any;
     if (f.group == 16)
-        return f.has_min ? KIND(halves_min) : f.zero == 8 ? KIND(halves_zero_8) : KIND(halves_zero_32);
+        return f.has_min     ? KIND(halves_min)
+               : f.zero == 8 ? KIND(halves_zero_8)
+                             : KIND(halves_zero_32);
     if (f.has_min)
         return KIND(min);
     return f.zero == 8 ? KIND(zero_8) : f.zero == 16 ? KIND(zero_16) : KIND(zero_128);

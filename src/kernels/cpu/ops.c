@@ -204,8 +204,7 @@ static void activate_rows(const struct cpu_op_call *call, size_t first, size_t n
     (void)worker;
     size_t width = input_width(call);
     for (size_t row = first; row < first + n; row++) {
-        const float *b =
-            call->node->op == SERVERD_OP_GLU ? cpu_input(call, 1) + row * width : NULL;
+        const float *b = call->node->op == SERVERD_OP_GLU ? cpu_input(call, 1) + row * width : NULL;
         call->step->kernels->activate(call->node->attributes.activation,
                                       cpu_input(call, 0) + row * width, b,
                                       cpu_output(call) + row * width, width);

@@ -222,8 +222,8 @@ bool cpu_is_fine(const serverd_value *value)
 
 static bool quantised_floats(const serverd_handle *handle, const serverd_value *value, size_t *out)
 {
-    size_t bytes = cpu_n_spans(value_width(value)) *
-                   handle->instance->kernels->span_bytes(cpu_is_fine(value));
+    size_t bytes =
+        cpu_n_spans(value_width(value)) * handle->instance->kernels->span_bytes(cpu_is_fine(value));
     return size_mul(bytes / sizeof(float), cpu_max_rows(&handle->limits, value), out) &&
            size_align(*out, ALIGN_FLOATS, out);
 }
@@ -291,15 +291,13 @@ static bool place_value(serverd_handle *handle, struct placing *placing, uint32_
     size_t floats;
     if (value != handle->graph->output && /* that one lies at the caller's */
         !(value_floats(&handle->limits, v, &floats) &&
-          take_place(handle, placing, phase, last_use, floats, false,
-                      &handle->value_at[value])))
+          take_place(handle, placing, phase, last_use, floats, false, &handle->value_at[value])))
         return false;
     if (handle->quantised_at[value] == CPU_NOWHERE)
         return true;
     /* the phase behind may still have to quantise it */
     return quantised_floats(handle, v, &floats) &&
-           take_place(handle, placing, phase, last_use, floats, true,
-                      &handle->quantised_at[value]);
+           take_place(handle, placing, phase, last_use, floats, true, &handle->quantised_at[value]);
 }
 
 static serverd_status place_activations(serverd_handle *handle, serverd_error *err)

@@ -32,7 +32,7 @@ INLINE __m256i take_vector_outlier(const float *x, size_t first, __m256i most, _
     for (size_t block = first + 1; block < first + 4; block++)
         best = all[block] > all[best] ? block : best;
     uint32_t i = q_find_magnitude(x + 32 * best, all[best]);
-    keep[2 * best + i / 16] = (__mmask16)~(1u << i % 16);
+    keep[2 * best + i / 16] = (__mmask16) ~(1u << i % 16);
     *out = (struct cpu_outlier){x[32 * best + i], (uint32_t)(32 * best) + i};
     __m512i low = _mm512_maskz_mov_epi32(keep[2 * best], q_magnitudes(x + 32 * best));
     __m512i high = _mm512_maskz_mov_epi32(keep[2 * best + 1], q_magnitudes(x + 32 * best + 16));
@@ -68,8 +68,7 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
         for (int j = 0; j < 4; j++) {
             __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * i + 16 * j),
                                      _mm512_set1_ps(inverse[2 * i + j / 2]));
-            __m128i bytes =
-                _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(keep[4 * i + j], v));
+            __m128i bytes = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(keep[4 * i + j], v));
             codes = _mm512_mask_broadcast_i32x4(codes, (__mmask16)(15 << 4 * j), bytes);
         }
         _mm512_storeu_si512(out->codes + 64 * i, codes);

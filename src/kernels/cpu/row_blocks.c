@@ -1,8 +1,8 @@
-/* Many rows: instead of sharing the columns of each linear layer, workers share the rows. A block of
- * rows goes through all phases of a stage on one worker, which finds in its own caches what it has
- * just written; only keys and values pass from one processor to another, and there is one barrier
- * for a layer. Each worker reads all weights, which is little beside the arithmetic on so many
- * rows. */
+/* Many rows: instead of sharing the columns of each linear layer, workers share the rows. A block
+ * of rows goes through all phases of a stage on one worker, which finds in its own caches what it
+ * has just written; only keys and values pass from one processor to another, and there is one
+ * barrier for a layer. Each worker reads all weights, which is little beside the arithmetic on so
+ * many rows. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
@@ -86,8 +86,7 @@ static void run_linears(const struct cpu_step *step, const struct cpu_phase *pha
         struct cpu_linear_call call;
         uint32_t index = step->handle->actions[phase->first_action + i].index;
         cpu_bind_linear(step, &step->graph->nodes[index], first, n, worker, &call);
-        cpu_run_linear(step, &call, 0,
-                       (call.linear.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS);
+        cpu_run_linear(step, &call, 0, (call.linear.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS);
     }
 }
 

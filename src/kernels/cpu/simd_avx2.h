@@ -260,11 +260,10 @@ SIMD fvec f_hide(fvec v, int from, int to)
 
 #include "kernels/cpu/quantise_plain.h"
 
-#define FEW_ROWS      4 /* that take codes apart in registers */
-#define SCORE_ROWS    4
-#define VALUE_ROWS    2
-#define VALUE_VECTORS 2
-#define TILE_ROWS     2 /* rows x column blocks that fit into the registers */
-#define TILE_ROWS_MANY 1
+#define FEW_ROWS       4 /* that take codes apart in registers */
+#define SCORE_ROWS     4
+#define VALUE_ROWS     2
+#define VALUE_VECTORS  2
+#define TILE_ROWS      2 /* rows x column blocks that fit into the registers */
 #define TILE_ROWS_SOME 1
-#define TILE_COLUMNS  1
+#define TILE_COLUMNS   1

@@ -244,11 +244,10 @@ SIMD int32_t q_put_fine_codes(const float *x, float inverse, int8_t *to)
     return _mm512_reduce_add_epi32(codes);
 }
 
-#define FEW_ROWS      4 /* that take codes apart in registers */
-#define SCORE_ROWS    8
-#define VALUE_ROWS    6
-#define VALUE_VECTORS 4
-#define TILE_ROWS     6 /* rows x column blocks that fit into the registers */
-#define TILE_ROWS_MANY 4
-#define TILE_ROWS_SOME 2
-#define TILE_COLUMNS  2
+#define FEW_ROWS       4 /* that take codes apart in registers */
+#define SCORE_ROWS     8
+#define VALUE_ROWS     6
+#define VALUE_VECTORS  4
+#define TILE_ROWS      6 /* rows x column blocks that fit into the registers */
+#define TILE_ROWS_SOME 4
+#define TILE_COLUMNS   2

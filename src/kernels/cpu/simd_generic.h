@@ -188,7 +188,8 @@ SIMD fvec f_load_i8(const void *p)
 SIMD fvec f_of_bf16_pairs(const void *p, int is_second)
 {
     ivec v = i_load(p);
-    EACH(fvec, 16, f32_from_bits(is_second ? (uint32_t)v.at[i] & 0xffff0000u : (uint32_t)v.at[i] << 16));
+    EACH(fvec, 16,
+         f32_from_bits(is_second ? (uint32_t)v.at[i] & 0xffff0000u : (uint32_t)v.at[i] << 16));
 }
 SIMD fvec f_of_i8_quads(const void *p, int byte)
 {
@@ -203,11 +204,10 @@ SIMD fvec f_hide(fvec v, int from, int to)
 
 #include "kernels/cpu/quantise_plain.h"
 
-#define FEW_ROWS      1 /* that take codes apart in registers */
-#define SCORE_ROWS    4
-#define VALUE_ROWS    2
-#define VALUE_VECTORS 2
-#define TILE_ROWS     1
-#define TILE_ROWS_MANY 1
+#define FEW_ROWS       1 /* that take codes apart in registers */
+#define SCORE_ROWS     4
+#define VALUE_ROWS     2
+#define VALUE_VECTORS  2
+#define TILE_ROWS      1
 #define TILE_ROWS_SOME 1
-#define TILE_COLUMNS  1
+#define TILE_COLUMNS   1
