@@ -72,6 +72,10 @@ INLINE void score_pairs(const struct attention_block *b)
         }
     }
     size_t i = 0;
+    for (size_t n; i < b->n && !IS_SPECIALISED; i += n) {
+        n = b->n - i >= 8 ? 8 : min_size(4, b->n - i);
+        score_rows(b, (int)n, n == 8 ? 2 : n == 1 ? 8 : 4, i);
+    }
     for (; i + 8 <= b->n; i += 8)
         score_rows(b, 8, 2, i);
     for (; i + 4 <= b->n; i += 4)
@@ -117,6 +121,10 @@ INLINE void add_value_columns(const struct attention_block *b, int vectors, size
                               const struct merge *merges)
 {
     size_t i = 0;
+    for (size_t n; i < b->n && !IS_SPECIALISED; i += n) {
+        n = min_size(4, b->n - i);
+        add_value_pairs(b, (int)n, vectors, i, d, merges);
+    }
     if (vectors <= 2)
         for (; i + 8 <= b->n; i += 8)
             add_value_pairs(b, 8, vectors, i, d, merges);
@@ -133,6 +141,10 @@ INLINE void add_value_columns(const struct attention_block *b, int vectors, size
 INLINE void add_all_value_pairs(const struct attention_block *b, const struct merge *merges)
 {
     size_t width = pad16(b->call->v_dim), d = 0;
+    for (int n; d < width && !IS_SPECIALISED; d += 16 * (size_t)n) {
+        n = d + 64 <= width ? 4 : 1;
+        add_value_columns(b, n, d, merges);
+    }
     for (; d + 64 <= width; d += 64)
         add_value_columns(b, 4, d, merges);
     for (; d < width; d += 16)

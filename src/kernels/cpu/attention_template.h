@@ -85,7 +85,9 @@ INLINE void score_pages(const struct attention_block *b)
             float *to = b->scores + i * CPU_SEGMENT + page * PAGE;
             size_t left = b->n - i;
             int rows = left >= SCORE_ROWS ? SCORE_ROWS : left >= 2 ? 2 : 1;
-            if (rows == SCORE_ROWS)
+            if (!IS_SPECIALISED)
+                score_page(b->kv, call->keys[page], q, call->k_dim, rows, to);
+            else if (rows == SCORE_ROWS)
                 score_page(b->kv, call->keys[page], q, call->k_dim, SCORE_ROWS, to);
             else if (rows == 2)
                 score_page(b->kv, call->keys[page], q, call->k_dim, 2, to);
@@ -268,7 +270,9 @@ INLINE void add_all_values(const struct attention_block *b, const struct merge *
         int vectors = width - d >= 16 * VALUE_VECTORS ? VALUE_VECTORS : 1;
         for (size_t i = 0; i < b->n;) {
             int rows = b->n - i >= VALUE_ROWS ? VALUE_ROWS : 1;
-            if (vectors == VALUE_VECTORS && rows == VALUE_ROWS)
+            if (!IS_SPECIALISED)
+                add_values(b, rows, vectors, i, d, merges);
+            else if (vectors == VALUE_VECTORS && rows == VALUE_ROWS)
                 add_values(b, VALUE_ROWS, VALUE_VECTORS, i, d, merges);
             else if (vectors == VALUE_VECTORS)
                 add_values(b, 1, VALUE_VECTORS, i, d, merges);
@@ -344,6 +348,10 @@ INLINE void attend_kind(const struct cpu_attention *call, serverd_dtype kv)
 
 static void attend(const struct cpu_attention *call)
 {
+    if (!IS_SPECIALISED) {
+        attend_kind(call, call->kv);
+        return;
+    }
     if (call->kv == DTYPE_BF16)
         attend_kind(call, DTYPE_BF16);
     else if (call->kv == DTYPE_F16)

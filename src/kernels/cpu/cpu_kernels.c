@@ -16,27 +16,33 @@ static bool always(void)
 
 #if defined(__x86_64__)
 
-/* __builtin_cpu_supports looks at what the operating system saves, too; for what it does not know
- * these bits of leaf 7 are read behind it. */
+/* __builtin_cpu_supports looks at what the operating system saves, too; for what not every compiler
+ * knows by name, bits of cpuid are read behind it. */
+enum { LEAF1_ECX_F16C = 1 << 29 };
 enum { LEAF7_0_EDX_AMX_TILE = 1 << 24, LEAF7_0_EDX_AMX_INT8 = 1 << 25 };
-enum { LEAF7_1_EAX_AVX_VNNI = 1 << 4 };
+enum { LEAF7_1_EAX_AVX_VNNI = 1 << 4, LEAF7_1_EAX_AVX512_BF16 = 1 << 5 };
 
-static unsigned leaf7_edx(void)
+struct cpuid {
+    unsigned eax, ebx, ecx, edx; /* 0 where there is no such leaf */
+};
+
+static struct cpuid cpuid_leaf(unsigned leaf, unsigned subleaf)
 {
-    unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) ? d : 0;
+    struct cpuid id = {0};
+    if (!__get_cpuid_count(leaf, subleaf, &id.eax, &id.ebx, &id.ecx, &id.edx))
+        return (struct cpuid){0};
+    return id;
 }
 
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           (cpuid_leaf(1, 0).ecx & LEAF1_ECX_F16C);
 }
 
 static bool has_avxvnni(void)
 {
-    unsigned a, b, c, d;
-    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & LEAF7_1_EAX_AVX_VNNI);
+    return has_avx2() && (cpuid_leaf(7, 1).eax & LEAF7_1_EAX_AVX_VNNI);
 }
 
 static bool has_avx512(void)
@@ -48,7 +54,7 @@ static bool has_avx512(void)
 
 static bool has_avx512bf16(void)
 {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    return has_avx512() && (cpuid_leaf(7, 1).eax & LEAF7_1_EAX_AVX512_BF16);
 }
 
 /* The tile registers must be asked for, once for the whole process. */
@@ -56,7 +62,7 @@ static bool has_amx(void)
 {
     const unsigned wanted = LEAF7_0_EDX_AMX_TILE | LEAF7_0_EDX_AMX_INT8;
     const long ask_permission = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
-    return has_avx512bf16() && (leaf7_edx() & wanted) == wanted &&
+    return has_avx512bf16() && (cpuid_leaf(7, 0).edx & wanted) == wanted &&
            syscall(SYS_arch_prctl, ask_permission, tile_data) == 0;
 }
 #endif

@@ -8,6 +8,17 @@
 
 #define LANES 16
 
+/* Kernels are compiled for each form of weights and each shape of a tile, their loops over
+ * registers unrolled. Where every access is checked by a sanitizer that would take minutes: one
+ * that learns form and shape when it runs gives the same bits. */
+#ifdef KERNELS_SANITIZED
+#undef UNROLL
+#define UNROLL
+#define IS_SPECIALISED 0
+#else
+#define IS_SPECIALISED 1
+#endif
+
 /* Where a coarse code of a row stands (cpu_kernels.h), and from 16 codes to the next 16. */
 #ifdef LEVEL_HAS_AMX
 #define CPU_COARSE_AT   16

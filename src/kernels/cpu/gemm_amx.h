@@ -168,6 +168,13 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind f, size_t c
     const struct row_layout layout = row_layout(f.is_fine);
     const char *spans =
         spans_at(span->call->x, layout, span->first_block / CPU_SPAN_BLOCKS, first_row);
+    for (size_t row = 0; row < n_rows && !IS_SPECIALISED; row += 16)
+        for (size_t c = 0; c < columns; c++)
+            gemm_tile(span, f, &s->panels[c], tile_rows(span->call->n_rows),
+                      spans + row * layout.bytes, &s->sums[row][c * PACKED_COLUMNS],
+                      first_row + row, span->first_column + c * PACKED_COLUMNS);
+    if (!IS_SPECIALISED)
+        return;
     if (span->call->n_rows <= 8) {
         for (size_t c = 0; c < columns; c++)
             gemm_tile(span, f, &s->panels[c], 8, spans, &s->sums[0][c * PACKED_COLUMNS], first_row,

@@ -275,7 +275,9 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
     for (size_t b = 0; b < call->n_blocks; b++) {
         const uint8_t *unit = call->weights + b * call->column_bytes;
         fvec acc[FEW_ROWS];
-        if (FEW_ROWS == 1 || call->n_rows == 1)
+        if (!IS_SPECIALISED)
+            few_rows(call, f, (int)call->n_rows, unit, acc);
+        else if (FEW_ROWS == 1 || call->n_rows == 1)
             few_rows(call, f, 1, unit, acc);
         else if (call->n_rows == 2)
             few_rows(call, f, 2, unit, acc);
@@ -549,7 +551,9 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
             const struct panel *panels = &s->panels[c];
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
             size_t column = span->first_column + c * PACKED_COLUMNS, n = columns - c;
-            if (rows == TILE_ROWS)
+            if (!IS_SPECIALISED)
+                gemm_tile(span, t, panels, rows, n, x, sums, first_row + row, column);
+            else if (rows == TILE_ROWS)
                 gemm_tile(span, t, panels, TILE_ROWS, n, x, sums, first_row + row, column);
             else if (rows == TILE_ROWS_SOME)
                 gemm_tile(span, t, panels, TILE_ROWS_SOME, n, x, sums, first_row + row, column);
@@ -596,10 +600,21 @@ TILES(halves_min, 16, 1, 0)
 TILES(halves_zero_8, 16, 0, 8)
 TILES(halves_zero_32, 16, 0, 32)
 
+static void rows_any(const struct gemm_span *span, size_t columns, size_t first_row, size_t n_rows,
+                     struct gemm_scratch *s)
+{
+    const struct packed_form *form = span->call->form;
+    gemm_rows(span,
+              (struct tile_kind){form->group, form->has_min, form->zero, span->call->x->is_fine},
+              columns, first_row, n_rows, s);
+}
+
 #define KIND(name) (is_fine ? rows_fine_##name : rows_##name)
 
 INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
 {
+    if (!IS_SPECIALISED)
+        return rows_any;
     if (f.group == 16)
         return f.has_min     ? KIND(halves_min)
                : f.zero == 8 ? KIND(halves_zero_8)
@@ -677,12 +692,16 @@ INLINE void number_linear(const struct cpu_linear *call, int codes)
         size_t row = 0;
         int columns = call->n_blocks - b >= TILE_COLUMNS ? TILE_COLUMNS : 1;
         for (; row + TILE_ROWS <= call->n_rows; row += TILE_ROWS)
-            if (columns == TILE_COLUMNS)
+            if (!IS_SPECIALISED)
+                number_tile(call, codes, TILE_ROWS, columns, row, b);
+            else if (columns == TILE_COLUMNS)
                 number_tile(call, codes, TILE_ROWS, TILE_COLUMNS, row, b);
             else
                 number_tile(call, codes, TILE_ROWS, 1, row, b);
         for (; row < call->n_rows; row++)
-            if (columns == TILE_COLUMNS)
+            if (!IS_SPECIALISED)
+                number_tile(call, codes, 1, columns, row, b);
+            else if (columns == TILE_COLUMNS)
                 number_tile(call, codes, 1, TILE_COLUMNS, row, b);
             else
                 number_tile(call, codes, 1, 1, row, b);
@@ -737,9 +756,26 @@ static const struct {
     {{CODES_NIBBLE, SCALES_SUPER, 0, 16, 8}, few_q3_k, many_q3_k},
 };
 
+INLINE void linear_of_any_form(const struct cpu_linear *call)
+{
+    const struct packed_form *form = call->form;
+    const struct form_constants f = {form->codes, form->scales, form->has_min, form->group,
+                                     form->zero};
+    if (packed_is_float(form))
+        number_linear(call, form->codes);
+    else if (call->n_rows <= FEW_ROWS)
+        few_rows_linear(call, f);
+    else
+        many_rows_linear(call, f);
+}
+
 static void linear(const struct cpu_linear *call)
 {
     const struct packed_form *form = call->form;
+    if (!IS_SPECIALISED) {
+        linear_of_any_form(call);
+        return;
+    }
     switch (form->codes) {
     case CODES_F32:
         number_linear(call, CODES_F32);

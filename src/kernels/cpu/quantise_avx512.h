@@ -70,7 +70,7 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
             __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * i + 16 * j),
                                      _mm512_set1_ps(inverse[2 * i + j / 2]));
             __m128i bytes = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(keep[4 * i + j], v));
-            codes = _mm512_inserti32x4(codes, bytes, j);
+            codes = _mm512_mask_broadcast_i32x4(codes, (__mmask16)(15 << 4 * j), bytes);
         }
         _mm512_storeu_si512(out->codes + 64 * i, codes);
         __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);

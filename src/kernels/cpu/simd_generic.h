@@ -14,7 +14,11 @@ typedef struct {
 } bvec;
 
 #define UNROLL /* nothing lies in registers */
-#define SIMD   static inline __attribute__((always_inline))
+#ifdef KERNELS_SANITIZED
+#define SIMD static inline /* loops with a check for each element: not everywhere anew */
+#else
+#define SIMD static inline __attribute__((always_inline))
+#endif
 #define EACH(type, n, expression)                                                                  \
     type out;                                                                                      \
     for (int i = 0; i < (n); i++)                                                                  \
