@@ -108,7 +108,8 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
     serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
     if (status != SERVERD_OK)
         return status;
-    static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32}; /* as the option */
+    static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
+                                              DTYPE_F32}; /* as the option */
     const struct runtime_options runtime_options = {
         .delegates = builtin_delegates,
         .n_delegates = n_builtin_delegates,

@@ -111,7 +111,7 @@ def test_model_measures_and_names_its_limits(tiny_model, tmp_path):
         assert line["kind"] == "model" and line["threads"] == 1 and line["architecture"] == "llama"
         assert 0 < line["tok_s"]["min"] <= line["tok_s"]["mean"] <= line["tok_s"]["max"] and line["tok_s"]["n"] == 2
         assert line["limits_before"]["read_gbps"] > 0 and line["read_share"] > 0
-        assert line["body_macs"] == 61440
+        assert line["body_macs"] == 38912  # the last layer's mlp is behind the selection of rows
     assert "limits, 1 threads" in done.stdout
 
 

@@ -21,8 +21,8 @@ INLINE __m256i greatest_of_eight(const __m512i *m)
     return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, pairs));
 }
 
-/* `most` with what is left of one of the blocks of an outlier's elements, from block `first` on, when
- * its greatest number is taken out, which `keep` then leaves out. */
+/* `most` with what is left of one of the blocks of an outlier's elements, from block `first` on,
+ * when its greatest number is taken out, which `keep` then leaves out. */
 INLINE __m256i take_vector_outlier(const float *x, size_t first, __m256i most, __mmask16 *keep,
                                    struct cpu_outlier *out)
 {

@@ -218,7 +218,8 @@ SIMD uint32_t q_find_magnitude(const float *x, uint32_t bits)
     __m512i wanted = _mm512_set1_epi32((int)bits);
     __mmask16 low = _mm512_cmpeq_epi32_mask(q_magnitudes(x), wanted);
     __mmask16 high = _mm512_cmpeq_epi32_mask(q_magnitudes(x + 16), wanted);
-    /* not low | high << 16: gcc 12 may keep the 16 bits of a mask in memory and read 32 from there */
+    /* not low | high << 16: gcc 12 may keep the 16 bits of a mask in memory and read 32 from there
+     */
     return (uint32_t)__builtin_ctz(_mm512_kunpackw(high, low));
 }
 SIMD __m512i q_codes(const float *x, float inverse)
