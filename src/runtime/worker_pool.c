@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A wait of this many pauses (tens of microseconds) bridges the gap between two operations of a
@@ -23,10 +24,19 @@
 /* The ticket of a job that is being written: no chunk number reaches it. */
 #define NO_CHUNK UINT32_MAX
 
+/* A worker that is found to hold the last chunk for this much longer than the caller has worked has
+ * lost its processor to somebody else, for some milliseconds as schedulers go. It then sits out
+ * some steps: the others are faster without it than waiting for it. */
+#define LATE_NS (200 * 1000ull)
+#define REST_NS (150 * 1000 * 1000ull)
+
 struct worker {
     struct worker_pool *pool;
     uint32_t index;
     pthread_t thread;
+    _Atomic bool holds_chunk;
+    _Atomic uint64_t rests_until; /* on the monotonic clock; 0: does not rest */
+    bool is_late;                 /* the caller's: it waits for this one */
 };
 
 struct worker_pool {
@@ -68,14 +78,38 @@ static void futex_wake_all(_Atomic uint32_t *word)
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static bool rests(struct worker *worker)
+{
+    uint64_t until = atomic_load_explicit(&worker->rests_until, memory_order_relaxed);
+    if (until == 0)
+        return false;
+    if (now_ns() < until)
+        return true;
+    atomic_store_explicit(&worker->rests_until, 0, memory_order_relaxed);
+    return false;
+}
+
 /* Takes chunks of the present job until there are none. */
 static void work(struct worker_pool *pool, uint32_t worker)
 {
+    struct worker *self = &pool->workers[worker];
+    if (rests(self))
+        return;
+    atomic_store_explicit(&self->holds_chunk, true, memory_order_relaxed);
     for (;;) {
         uint64_t ticket = atomic_load(&pool->ticket);
         uint32_t chunk = (uint32_t)ticket;
-        if (chunk >= atomic_load(&pool->n_chunks))
+        if (chunk >= atomic_load(&pool->n_chunks)) {
+            atomic_store_explicit(&self->holds_chunk, false, memory_order_relaxed);
             return;
+        }
         void (*fn)(void *, uint32_t, uint32_t) = atomic_load(&pool->fn);
         void *arg = atomic_load(&pool->arg);
         if (!atomic_compare_exchange_strong(&pool->ticket, &ticket, ticket + 1))
@@ -122,17 +156,29 @@ static void wake_workers(struct worker_pool *pool)
         futex_wake_all(&pool->wake);
 }
 
-static void await_done(struct worker_pool *pool)
+/* The caller has worked on the job since `begin`. */
+static void await_done(struct worker_pool *pool, uint64_t begin)
 {
     for (int i = 0; i < SPIN_PAUSES; i++) {
         if (atomic_load_explicit(&pool->n_left, memory_order_acquire) == 0)
             return;
         cpu_pause();
     }
+    uint64_t done = now_ns();
+    for (uint32_t i = 1; i <= pool->n_started; i++)
+        pool->workers[i].is_late =
+            atomic_load_explicit(&pool->workers[i].holds_chunk, memory_order_relaxed);
     atomic_store(&pool->caller_sleeps, 1);
     for (uint32_t n; (n = atomic_load(&pool->n_left)) != 0;)
         futex_wait(&pool->n_left, n);
     atomic_store(&pool->caller_sleeps, 0);
+    uint64_t now = now_ns();
+    if (now - done <= done - begin + LATE_NS)
+        return;
+    for (uint32_t i = 1; i <= pool->n_started; i++)
+        if (pool->workers[i].is_late)
+            atomic_store_explicit(&pool->workers[i].rests_until, now + REST_NS,
+                                  memory_order_relaxed);
 }
 
 void worker_pool_run(struct worker_pool *pool, uint32_t n_chunks,
@@ -151,8 +197,9 @@ void worker_pool_run(struct worker_pool *pool, uint32_t n_chunks,
     atomic_store(&pool->n_left, n_chunks);
     atomic_store(&pool->ticket, job);
     wake_workers(pool);
+    uint64_t begin = now_ns();
     work(pool, 0);
-    await_done(pool);
+    await_done(pool, begin);
 }
 
 /* ---- how many ---------------------------------------------------------------------------- */
