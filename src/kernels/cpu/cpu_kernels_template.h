@@ -6,6 +6,11 @@
 #include <math.h>
 #include <string.h>
 
+#define LEVEL_NAME_(level) #level
+#define LEVEL_NAME(level)  LEVEL_NAME_(level)
+#define TABLE_(level)      cpu_kernels_##level
+#define TABLE(level)       TABLE_(level)
+
 #define LANES 16
 
 /* Kernels are compiled for each form of weights and each shape of a tile, their loops over
@@ -337,7 +342,21 @@ static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_sp
     }
 }
 
+#include "kernels/cpu/rows_template.h"
+
+#ifdef LEVEL_LINEAR /* the level whose linear layers these are, too */
+static size_t linear_scratch(size_t k)
+{
+    return TABLE(LEVEL_LINEAR).linear_scratch(k);
+}
+
+static void linear(const struct cpu_linear *call)
+{
+    TABLE(LEVEL_LINEAR).linear(call);
+}
+#else
 #include "kernels/cpu/linear_template.h"
+#endif
 
 #if defined(__AVX512VNNI__) && !defined(LEVEL_HAS_AMX)
 #include "kernels/cpu/quantise_avx512.h"
@@ -370,11 +389,6 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
 }
 
 #include "kernels/cpu/attention_template.h"
-
-#define LEVEL_NAME_(level) #level
-#define LEVEL_NAME(level)  LEVEL_NAME_(level)
-#define TABLE_(level)      cpu_kernels_##level
-#define TABLE(level)       TABLE_(level)
 
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),

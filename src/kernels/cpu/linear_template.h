@@ -15,8 +15,6 @@
 
 #include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
-
 /* Bytes ahead of the weights' stream that are asked for. */
 #define PREFETCH_BYTES 4096
 
@@ -101,59 +99,10 @@ INLINE fvec offset_of(int has_min, int zero, fvec scales, fvec minima)
     return has_min ? minima : f_mul(scales, f_splat((float)-zero));
 }
 
-/* ---- rows ------------------------------------------------------------------------------------ */
-
-/* Rows of codes in one or two bytes (cpu_kernels.h). */
-struct row_layout {
-    size_t bytes; /* of a span */
-    int n_passes; /* bytes of a code that are multiplied */
-    int first;    /* where the first of them is */
-    int step;     /* from 16 codes to the next 16 */
-};
-
-INLINE struct row_layout row_layout(int is_fine)
+/* The zero point that a sum of products still holds. */
+INLINE int zero_left(int zero)
 {
-    if (is_fine)
-        return (struct row_layout){CPU_SPAN_BYTES(2), 2, 0, 32};
-    return (struct row_layout){CPU_SPAN_BYTES(CPU_COARSE_STEP / 16), 1, CPU_COARSE_AT,
-                               CPU_COARSE_STEP};
-}
-
-static size_t span_bytes(bool is_fine)
-{
-    return row_layout(is_fine).bytes;
-}
-
-INLINE const struct cpu_span *row_span(const char *spans, struct row_layout layout, int r)
-{
-    return (const struct cpu_span *)(const void *)(spans + (size_t)r * layout.bytes);
-}
-
-/* The spans of rows from `row` on. */
-INLINE const char *spans_at(const struct cpu_rows *x, struct row_layout layout, size_t span,
-                            size_t row)
-{
-    return x->spans + (span * x->n_max + row) * layout.bytes;
-}
-
-/* Where quad q of a span is; its second byte stands 16 further. */
-INLINE const int8_t *quad_codes(struct row_layout layout, const struct cpu_span *span, size_t q)
-{
-    return span->codes + layout.first + q / 4 * (size_t)layout.step + q % 4 * 4;
-}
-
-/* The sum of a group's codes with its sign turned. */
-INLINE const int32_t *minus_sum(int group_k, const struct cpu_span *span, size_t group)
-{
-    return group_k == 32 ? &span->minus_sums[group] : &span->minus_half_sums[group];
-}
-
-/* Row scale * sum of a group's codes. */
-INLINE float scaled_sum(int group_k, const struct cpu_span *span, size_t group)
-{
-    if (group_k == 32)
-        return span->scaled_sums[group];
-    return span->scales[group / 2] * (float)-span->minus_half_sums[group];
+    return zero == 128 && DOT_TAKES_128_OFF ? 0 : zero;
 }
 
 /* ---- few rows -------------------------------------------------------------------------------- */
@@ -219,7 +168,7 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
                                 quad_codes(layout, span, block * 8 + (size_t)q) + 16 * pass,
                                 f.zero == 128);
             }
-            if (f.zero)
+            if (zero_left(f.zero))
                 dot = i_add(dot, i_splat(f.zero * *minus_sum(f.group, span, group)));
             acc[r] = f_fma(f_of_i(dot), f_mul(scales, f_splat(span->scales[block])), acc[r]);
             if (f.has_min)
@@ -448,7 +397,7 @@ INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
  * by the unit of the high bytes where those come first. */
 INLINE ivec first_dot(struct tile_kind t, const struct cpu_span *span, size_t group)
 {
-    if (t.zero == 0)
+    if (!zero_left(t.zero))
         return i_splat(0);
     ivec sum = i_splat(*minus_sum(t.group, span, group));
     int shift = __builtin_ctz((unsigned)t.zero) - (t.is_fine ? CPU_HIGH_BITS : 0);

@@ -73,11 +73,9 @@ SIMD ivec i_shift_right(ivec v, int by)
 /* table[v] of 16 bytes */
 SIMD ivec i_lookup(const int8_t *table, ivec v)
 {
-    int32_t index[16];
-    b_store(index, v);
-    for (int i = 0; i < 16; i++)
-        index[i] = table[index[i]];
-    return b_load(index);
+    bvec bytes = b_lookup(table, 0, v); /* the lowest ones */
+    return (ivec){_mm256_srai_epi32(_mm256_slli_epi32(bytes.a, 24), 24),
+                  _mm256_srai_epi32(_mm256_slli_epi32(bytes.b, 24), 24)};
 }
 SIMD ivec i_splat(int32_t x)
 {
@@ -92,28 +90,27 @@ SIMD ivec i_shift_left(ivec v, int by)
     return (ivec){_mm256_slli_epi32(v.a, by), _mm256_slli_epi32(v.b, by)};
 }
 #ifdef SIMD_HAS_VNNI
+#define DOT_TAKES_128_OFF 0
 SIMD __m256i dot_half(__m256i acc, __m256i codes, __m256i a, int is_8bit)
 {
     (void)is_8bit;
     return _mm256_dpbusd_avx_epi32(acc, codes, a);
 }
 #else
-/* Pairs are added in 16 bits: 2 * 128 * 127 fits, so codes above 128 are made signed again, which
- * takes 128 off each of them. */
+/* Pairs are added in 16 bits: 2 * 128 * 127 fits, so codes that may be above 128 are made signed. */
+#define DOT_TAKES_128_OFF 1
 SIMD __m256i dot_half(__m256i acc, __m256i codes, __m256i a, int is_8bit)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
-    if (!is_8bit)
-        return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), ones));
-    __m256i w = _mm256_xor_si256(codes, _mm256_set1_epi8((char)0x80));
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones));
-    __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8((char)0x80), a); /* 128 * a */
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(sums, ones));
+    __m256i pairs = _mm256_maddubs_epi16(codes, a);
+    if (is_8bit) {
+        __m256i w = _mm256_xor_si256(codes, _mm256_set1_epi8((char)0x80));
+        pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+    }
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 #endif
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). `is_8bit`: codes may be above
- * 128. */
+ * 128; where DOT_TAKES_128_OFF, they count as codes - 128. */
 SIMD ivec i_dot(ivec acc, bvec codes, const int8_t *a, int is_8bit)
 {
     int32_t quad;

@@ -87,6 +87,7 @@ SIMD ivec i_shift_left(ivec v, int by)
 {
     return _mm512_slli_epi32(v, (unsigned)by);
 }
+#define DOT_TAKES_128_OFF 0
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). `is_8bit`: codes may be above
  * 128. */
 SIMD ivec i_dot(ivec acc, bvec codes, const int8_t *a, int is_8bit)

@@ -88,6 +88,7 @@ SIMD ivec i_shift_left(ivec v, int by)
 {
     EACH(ivec, 16, v.at[i] * (1 << by));
 }
+#define DOT_TAKES_128_OFF 0
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). */
 SIMD ivec i_dot(ivec acc, bvec codes, const int8_t *a, int is_8bit)
 {
