@@ -97,7 +97,8 @@ SIMD __m256i dot_half(__m256i acc, __m256i codes, __m256i a, int is_8bit)
     return _mm256_dpbusd_avx_epi32(acc, codes, a);
 }
 #else
-/* Pairs are added in 16 bits: 2 * 128 * 127 fits, so codes that may be above 128 are made signed. */
+/* Pairs are added in 16 bits: 2 * 128 * 127 fits, so codes that may be above 128 are made signed.
+ */
 #define DOT_TAKES_128_OFF 1
 SIMD __m256i dot_half(__m256i acc, __m256i codes, __m256i a, int is_8bit)
 {
