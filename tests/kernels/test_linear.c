@@ -43,7 +43,7 @@ static void fill_row(float *x, size_t k, size_t kind, uint64_t seed)
             x[i] *= 1e30f;
         break;
     case 6: /* some stand out at places that all rows share */
-        for (size_t i = 77; i < k; i += 128)
+        for (size_t i = 77; i < k; i += CPU_OUTLIER_SPAN)
             x[i] = 40.0f + random_float(seed + i, 10.0f);
         break;
     default:
@@ -117,7 +117,8 @@ static void assert_same_rows(const struct quantised *a, const struct quantised *
     for (size_t row = 0; row < a->n; row++)
         for (size_t i = 0; i < a->k; i++) {
             const struct cpu_span *s = span_of(a, row, i), *t = span_of(b, row, i);
-            size_t block = i % CPU_SPAN / 32, half = i % CPU_SPAN / 16, o = block / 4;
+            size_t block = i % CPU_SPAN / 32, half = i % CPU_SPAN / 16,
+                   o = i % CPU_SPAN / CPU_OUTLIER_SPAN;
             bool is_same = code_at(a, row, i) == code_at(b, row, i) &&
                            f32_bits(s->scales[block]) == f32_bits(t->scales[block]) &&
                            f32_bits(s->scaled_sums[block]) == f32_bits(t->scaled_sums[block]) &&
@@ -132,8 +133,8 @@ static void assert_same_rows(const struct quantised *a, const struct quantised *
         }
 }
 
-/* The first of the greatest finite magnitudes among the 128 that element i is one of, not counting
- * blocks that hold NaN or infinity. */
+/* The first of the greatest finite magnitudes among the CPU_OUTLIER_SPAN that element i is one of,
+ * not counting blocks that hold NaN or infinity. */
 static size_t greatest_of(const float *x, size_t k, size_t i)
 {
     size_t first = i / CPU_OUTLIER_SPAN * CPU_OUTLIER_SPAN, best = SIZE_MAX;
@@ -231,7 +232,7 @@ static void codes_are_the_nearest_and_their_sums_are_right(void **state)
     }
 }
 
-static void the_greatest_of_128_is_set_aside_wherever_it_stands(void **state)
+static void the_greatest_of_some_is_set_aside_wherever_it_stands(void **state)
 {
     (void)state;
     enum { K = 352 };
@@ -546,7 +547,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(codes_are_the_nearest_and_their_sums_are_right),
-        cmocka_unit_test(the_greatest_of_128_is_set_aside_wherever_it_stands),
+        cmocka_unit_test(the_greatest_of_some_is_set_aside_wherever_it_stands),
         cmocka_unit_test(not_a_number_stays_in_its_block),
         cmocka_unit_test(linear_layers_are_right_for_every_type_and_tail),
         cmocka_unit_test(sums_are_right_past_the_rows_that_are_kept_at_a_time),
