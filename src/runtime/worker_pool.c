@@ -24,11 +24,16 @@
 /* The ticket of a job that is being written: no chunk number reaches it. */
 #define NO_CHUNK UINT32_MAX
 
+#define NS_PER_S 1000000000ull
+
 /* A worker that is found to hold the last chunk for this much longer than the caller has worked has
  * lost its processor to somebody else, for some milliseconds as schedulers go. It then sits out
- * some steps: the others are faster without it than waiting for it. */
-#define LATE_NS (200 * 1000ull)
-#define REST_NS (150 * 1000 * 1000ull)
+ * some steps: the others are faster without it than waiting for it. A single loss says little, so
+ * the first rest is short; each that follows soon after the last one is twice as long. */
+#define LATE_NS     (200 * 1000ull)
+#define REST_NS     (4 * 1000 * 1000ull)
+#define SOON_NS     (50 * 1000 * 1000ull)
+#define REST_MAX_NS (256 * 1000 * 1000ull)
 
 struct worker {
     struct worker_pool *pool;
@@ -36,7 +41,9 @@ struct worker {
     pthread_t thread;
     _Atomic bool holds_chunk;
     _Atomic uint64_t rests_until; /* on the monotonic clock; 0: does not rest */
-    bool is_late;                 /* the caller's: it waits for this one */
+    /* The caller's: */
+    bool is_late;               /* it waits for this one */
+    uint64_t rest_ns, rest_end; /* of the last rest */
 };
 
 struct worker_pool {
@@ -56,7 +63,7 @@ struct worker_pool {
 
     _Alignas(64) _Atomic uint32_t wake; /* counts the jobs; idle workers sleep on it */
     _Atomic uint32_t n_sleeping;
-    _Atomic bool stops;
+    _Atomic uint32_t stops; /* or not: 1, 0 */
 };
 
 static void cpu_pause(void)
@@ -68,9 +75,10 @@ static void cpu_pause(void)
 #endif
 }
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
+/* Until the word is woken, or at once if it is not `expected`, or for `or_null` at most. */
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *or_null)
 {
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, or_null, NULL, 0);
 }
 
 static void futex_wake_all(_Atomic uint32_t *word)
@@ -82,26 +90,27 @@ static uint64_t now_ns(void)
 {
     struct timespec t;
     (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-static bool rests(struct worker *worker)
+/* A worker that sits out some steps sleeps, so that nobody spends time on waking it. */
+static void take_rest(struct worker *worker)
 {
-    uint64_t until = atomic_load_explicit(&worker->rests_until, memory_order_relaxed);
-    if (until == 0)
-        return false;
-    if (now_ns() < until)
-        return true;
-    atomic_store_explicit(&worker->rests_until, 0, memory_order_relaxed);
-    return false;
+    uint64_t until = atomic_exchange_explicit(&worker->rests_until, 0, memory_order_relaxed);
+    for (uint64_t now; until != 0 && (now = now_ns()) < until;) {
+        uint64_t left = until - now;
+        struct timespec time = {.tv_sec = (time_t)(left / NS_PER_S),
+                                .tv_nsec = (long)(left % NS_PER_S)};
+        if (atomic_load(&worker->pool->stops))
+            return;
+        futex_wait(&worker->pool->stops, 0, &time);
+    }
 }
 
 /* Takes chunks of the present job until there are none. */
 static void work(struct worker_pool *pool, uint32_t worker)
 {
     struct worker *self = &pool->workers[worker];
-    if (rests(self))
-        return;
     atomic_store_explicit(&self->holds_chunk, true, memory_order_relaxed);
     for (;;) {
         uint64_t ticket = atomic_load(&pool->ticket);
@@ -132,17 +141,18 @@ static uint32_t await_job(struct worker_pool *pool, uint32_t seen)
     }
     atomic_fetch_add(&pool->n_sleeping, 1);
     while ((now = atomic_load(&pool->wake)) == seen)
-        futex_wait(&pool->wake, seen);
+        futex_wait(&pool->wake, seen, NULL);
     atomic_fetch_sub(&pool->n_sleeping, 1);
     return now;
 }
 
 static void *worker_main(void *context)
 {
-    const struct worker *self = context;
+    struct worker *self = context;
     struct worker_pool *pool = self->pool;
     uint32_t seen = 0;
     while (!atomic_load(&pool->stops)) {
+        take_rest(self);
         work(pool, self->index);
         seen = await_job(pool, seen);
     }
@@ -154,6 +164,14 @@ static void wake_workers(struct worker_pool *pool)
     atomic_fetch_add(&pool->wake, 1);
     if (atomic_load(&pool->n_sleeping))
         futex_wake_all(&pool->wake);
+}
+
+static void give_rest(struct worker *worker, uint64_t now)
+{
+    bool again = now < worker->rest_end + SOON_NS;
+    worker->rest_ns = again ? min_size(2 * worker->rest_ns, REST_MAX_NS) : REST_NS;
+    worker->rest_end = now + worker->rest_ns;
+    atomic_store_explicit(&worker->rests_until, worker->rest_end, memory_order_relaxed);
 }
 
 /* The caller has worked on the job since `begin`. */
@@ -170,15 +188,14 @@ static void await_done(struct worker_pool *pool, uint64_t begin)
             atomic_load_explicit(&pool->workers[i].holds_chunk, memory_order_relaxed);
     atomic_store(&pool->caller_sleeps, 1);
     for (uint32_t n; (n = atomic_load(&pool->n_left)) != 0;)
-        futex_wait(&pool->n_left, n);
+        futex_wait(&pool->n_left, n, NULL);
     atomic_store(&pool->caller_sleeps, 0);
     uint64_t now = now_ns();
     if (now - done <= done - begin + LATE_NS)
         return;
     for (uint32_t i = 1; i <= pool->n_started; i++)
         if (pool->workers[i].is_late)
-            atomic_store_explicit(&pool->workers[i].rests_until, now + REST_NS,
-                                  memory_order_relaxed);
+            give_rest(&pool->workers[i], now);
 }
 
 void worker_pool_run(struct worker_pool *pool, uint32_t n_chunks,
@@ -276,7 +293,8 @@ void worker_pool_destroy(struct worker_pool *pool)
 {
     if (!pool)
         return;
-    atomic_store(&pool->stops, true);
+    atomic_store(&pool->stops, 1);
+    futex_wake_all(&pool->stops);
     wake_workers(pool);
     for (uint32_t i = 1; i <= pool->n_started; i++)
         (void)pthread_join(pool->workers[i].thread, NULL);
