@@ -23,39 +23,34 @@
 #define CPU_ROW_PADDING 16
 
 /* Rows of activations, [n][k], as numbers (for weights that are numbers) or quantised: code =
- * round(x / scale), a scale for each 32.
+ * round(x / scale), one scale for each span of 256.
  *
- * Coarse codes are signed bytes. Before them the greatest number of each CPU_OUTLIER_SPAN is set
- * aside and kept as it is, its code 0: few numbers stand out, and they would take the precision
- * of the 31 beside them. On models of 0.1 to 0.5 billion weights this halves the error of plain
- * 8-bit codes for a few per cent of time (docs/internals/cpu.md).
+ * Coarse codes are signed bytes, but for one *wide* quad (four elements) in each 32: few numbers
+ * stand out, and they would take the precision of all others of the span. The wide one is that of
+ * the greatest number; its codes have two bytes, code = CPU_HIGH_UNIT * high + low, and cost one
+ * more multiplication for each 32. On models of 0.1 to 0.5 billion weights that is better than
+ * plain 8-bit codes with a scale for each 32 (docs/internals/cpu.md).
  *
- * Fine codes have eleven bits, without outliers; a code is kept as two bytes, CPU_HIGH_UNIT *
- * high + low with low in -4..3, for instructions that multiply bytes.
+ * Fine codes are all wide.
  *
- * Rows are kept in spans of 256 elements, all rows of a span side by side, so that a kernel reaches
- * all that it needs from one pointer. NaN or infinity makes its scale NaN. */
-#define CPU_SPAN            256
-#define CPU_SPAN_BLOCKS     (CPU_SPAN / 32)
-#define CPU_OUTLIER_SPAN    64
-#define CPU_SPAN_OUTLIERS   (CPU_SPAN / CPU_OUTLIER_SPAN)
-#define CPU_HIGH_BITS       3
-#define CPU_HIGH_UNIT       (1 << CPU_HIGH_BITS)
-#define CPU_FINE_CODE_MAX   (127 * CPU_HIGH_UNIT + CPU_HIGH_UNIT / 2 - 1)
-#define CPU_COARSE_CODE_MAX 127
-
-struct cpu_outlier {
-    float value;
-    uint32_t index; /* in its span */
-};
+ * Rows are kept in spans, all rows of a span side by side, so that a kernel reaches all that it
+ * needs from one pointer. NaN or infinity makes the scale of its span NaN, its codes are 0. */
+#define CPU_SPAN          256
+#define CPU_SPAN_BLOCKS   (CPU_SPAN / 32)
+#define CPU_HIGH_BITS     7
+#define CPU_HIGH_UNIT     (1 << CPU_HIGH_BITS) /* low bytes of wide codes: -64..63 */
+#define CPU_CODE_MAX      127
+#define CPU_WIDE_CODE_MAX (127 * CPU_HIGH_UNIT + CPU_HIGH_UNIT / 2 - 1)
 
 struct cpu_span {
-    float scales[CPU_SPAN_BLOCKS];                  /* greatest magnitude / greatest code */
-    float scaled_sums[CPU_SPAN_BLOCKS];             /* scale * sum of the codes */
-    int32_t minus_sums[CPU_SPAN_BLOCKS];            /* minus the sums of 32 codes */
-    int32_t minus_half_sums[CPU_SPAN_BLOCKS * 2];   /* and of 16 */
-    struct cpu_outlier outliers[CPU_SPAN_OUTLIERS]; /* of coarse rows */
-    _Alignas(64) int8_t codes[]; /* coarse: [256]; fine, and all of amx: [16][high, low][16] */
+    float scale;
+    int32_t sums[CPU_SPAN_BLOCKS];          /* of 32 codes */
+    int32_t half_sums[CPU_SPAN_BLOCKS * 2]; /* and of 16 */
+    /* Of coarse rows: the number in the span (0..63) of each 32's wide quad; its high bytes, at the
+     * half of 32 that it lies in, and 0 at the other half. */
+    uint8_t wide_quads[CPU_SPAN_BLOCKS];
+    int8_t wide_high[CPU_SPAN_BLOCKS * 2][4];
+    _Alignas(64) int8_t codes[]; /* coarse: [256]; fine: [8][high, low][32] */
 };
 
 struct cpu_rows {
@@ -70,8 +65,10 @@ static inline size_t cpu_n_spans(size_t k)
     return (k + CPU_SPAN - 1) / CPU_SPAN;
 }
 
-/* The same for all levels; coarse rows of amx take what fine ones take. */
-#define CPU_SPAN_BYTES(code_bytes) (sizeof(struct cpu_span) + CPU_SPAN * (code_bytes))
+static inline size_t cpu_span_bytes(bool is_fine)
+{
+    return sizeof(struct cpu_span) + CPU_SPAN * (is_fine ? 2 : 1);
+}
 
 /* Some column blocks of y = x W^T + b for all rows. */
 struct cpu_linear {
@@ -129,7 +126,6 @@ struct cpu_kernels {
 
     void (*linear)(const struct cpu_linear *call);
     size_t (*linear_scratch)(size_t k);
-    size_t (*span_bytes)(bool is_fine);
     size_t tile_rows; /* many rows are taken so many at a time */
     /* Writes row `row` of `out`; k is a multiple of 32. */
     void (*quantise)(const float *x, size_t k, const struct cpu_rows *out, size_t row);

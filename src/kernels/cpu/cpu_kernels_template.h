@@ -24,15 +24,6 @@
 #define IS_SPECIALISED 1
 #endif
 
-/* Where a coarse code of a row stands (cpu_kernels.h), and from 16 codes to the next 16. */
-#ifdef LEVEL_HAS_AMX
-#define CPU_COARSE_AT   16
-#define CPU_COARSE_STEP 32
-#else
-#define CPU_COARSE_AT   0
-#define CPU_COARSE_STEP 16
-#endif
-
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t int_lanes __attribute__((vector_size(4 * LANES)));
 
@@ -267,81 +258,6 @@ static void softcap(const float *x, float cap, float *out, size_t n)
     }
 }
 
-/* ---- quantising ------------------------------------------------------------------------------ */
-
-#define INFINITE_BITS 0x7f800000u
-#define NOTHING_BITS  0x0c000000u /* 1e-31: numbers below are taken for 0 */
-
-/* Takes the greatest number of `n_blocks` blocks of 32 out of them; `most` has the greatest
- * magnitude of each, as bits: magnitudes compare like their bits, and NaN is the greatest. */
-static inline struct cpu_outlier take_outlier(float *x, size_t n_blocks, uint32_t *most)
-{
-    size_t best = 0;
-    for (size_t block = 1; block < n_blocks; block++)
-        if (most[block] < INFINITE_BITS &&
-            (most[block] > most[best] || most[best] >= INFINITE_BITS))
-            best = block;
-    struct cpu_outlier outlier = {.index = (uint32_t)best * 32};
-    if (most[best] >= INFINITE_BITS)
-        return outlier;
-    float *block = x + best * 32;
-    uint32_t i = q_find_magnitude(block, most[best]);
-    outlier.index += i;
-    outlier.value = block[i];
-    block[i] = 0.0f;
-    most[best] = q_greatest_magnitude(block);
-    return outlier;
-}
-
-/* The scale of a block, and in `inverse` what its numbers are multiplied with: 0 where all codes
- * are to be 0. */
-static inline float scale_of(uint32_t most, float code_max, float *inverse)
-{
-    bool is_zero = most < NOTHING_BITS, is_nan = most >= INFINITE_BITS;
-    float scale = f32_from_bits(is_zero || is_nan ? 0x3f800000u : most) / code_max;
-    *inverse = is_zero || is_nan ? 0.0f : 1.0f / scale;
-    return is_nan ? NAN : is_zero ? 0.0f : scale;
-}
-
-/* `n` elements at x, which are changed. */
-static inline void quantise_span(float *x, size_t n, bool is_fine, struct cpu_span *out)
-{
-    uint32_t most[CPU_SPAN_BLOCKS];
-    float inverse[CPU_SPAN_BLOCKS];
-    const float code_max = is_fine ? CPU_FINE_CODE_MAX : CPU_COARSE_CODE_MAX;
-    const size_t n_blocks = n / 32;
-    for (size_t block = 0; block < n_blocks; block++)
-        most[block] = q_greatest_magnitude(x + 32 * block);
-    for (size_t block = n_blocks; block < CPU_SPAN_BLOCKS; block++)
-        most[block] = 0;
-    for (size_t o = 0; o * CPU_OUTLIER_SPAN < n && !is_fine; o++) {
-        size_t first = o * CPU_OUTLIER_SPAN, left = n - first;
-        struct cpu_outlier outlier = take_outlier(
-            x + first, (left < CPU_OUTLIER_SPAN ? left : CPU_OUTLIER_SPAN) / 32, most + first / 32);
-        outlier.index += (uint32_t)first;
-        out->outliers[o] = outlier;
-    }
-    for (size_t block = 0; block < CPU_SPAN_BLOCKS; block++)
-        out->scales[block] = scale_of(most[block], code_max, &inverse[block]);
-    int8_t *codes = out->codes;
-    for (size_t half = 0; half < 2 * n_blocks; half++)
-        if (is_fine) {
-            out->minus_half_sums[half] =
-                -q_put_fine_codes(x + 16 * half, inverse[half / 2], codes + 32 * half);
-        } else {
-            int8_t *to = codes + CPU_COARSE_STEP * half;
-            if (CPU_COARSE_STEP == 32)
-                memset(to, 0, 16);
-            out->minus_half_sums[half] =
-                -q_put_codes(x + 16 * half, inverse[half / 2], to + CPU_COARSE_AT);
-        }
-    for (size_t block = 0; block < n_blocks; block++) {
-        int32_t minus_sum = out->minus_half_sums[2 * block] + out->minus_half_sums[2 * block + 1];
-        out->minus_sums[block] = minus_sum;
-        out->scaled_sums[block] = out->scales[block] * (float)-minus_sum;
-    }
-}
-
 #include "kernels/cpu/rows_template.h"
 
 #ifdef LEVEL_LINEAR /* the level whose linear layers these are, too */
@@ -358,10 +274,11 @@ static void linear(const struct cpu_linear *call)
 #include "kernels/cpu/linear_template.h"
 #endif
 
-#if defined(__AVX512VNNI__) && !defined(LEVEL_HAS_AMX)
+#include "kernels/cpu/quantise_plain.h"
+#ifdef __AVX512VNNI__
 #include "kernels/cpu/quantise_avx512.h"
 #else
-INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
+INLINE bool quantise_usual_span(const float *x, struct cpu_span *out)
 {
     (void)x;
     (void)out;
@@ -371,20 +288,17 @@ INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
 
 static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_t row)
 {
-    const struct row_layout layout = row_layout(out->is_fine);
     for (size_t s = 0; s < cpu_n_spans(k); s++) {
         struct cpu_span *to =
-            (struct cpu_span *)(void *)(out->spans + (s * out->n_max + row) * layout.bytes);
+            (struct cpu_span *)(void *)(out->spans +
+                                        (s * out->n_max + row) * cpu_span_bytes(out->is_fine));
+        const float *from = x + s * CPU_SPAN;
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
-        if (n == CPU_SPAN && !out->is_fine && quantise_whole_span(x + s * CPU_SPAN, to))
-            continue;
-        float part[CPU_SPAN];
-        UNROLL
-        for (size_t i = 0; i < CPU_SPAN; i += LANES)
-            f_store(part + i, i < n ? f_load(x + s * CPU_SPAN + i) : f_splat(0.0f));
-        if (n < CPU_SPAN && !out->is_fine && quantise_whole_span(part, to))
-            continue;
-        quantise_span(part, n, out->is_fine, to);
+        float part[CPU_SPAN] = {0};
+        if (n < CPU_SPAN)
+            from = memcpy(part, from, n * sizeof *part);
+        if (out->is_fine || !quantise_usual_span(from, to))
+            quantise_span(from, out->is_fine, to);
     }
 }
 
@@ -394,7 +308,6 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
     .linear = linear,
     .linear_scratch = linear_scratch,
-    .span_bytes = span_bytes,
     .tile_rows = TILE_ROWS,
     .quantise = quantise,
     .attend = attend,

@@ -2,14 +2,14 @@
  * the level's simd header.
  *
  * An output is one lane. For each span of 256 k, over its groups in ascending order with the
- * group's integer dot product i, and then over its outliers,
+ * group's integer dot product i and sum of codes s,
  *
- *   acc = fma(i, weight scale * row scale, acc);  acc = fma(minimum, row scale * row sum, acc)
- *   acc = fma(outlier, weight, acc)
+ *   part = fma(i, weight scale, part);  part = fma(minimum, s, part)
  *
- * whatever the number of rows, the tile or the level, so all paths give the same bits. Few rows
- * take the codes apart in registers; many rows share a *panel*: the codes of a column block as
- * bytes and its scales as floats, made once in the worker's scratch memory. */
+ * and then acc = fma(part, row scale, acc), whatever the number of rows, the tile or the level, so
+ * all paths give the same bits. Few rows take the codes apart in registers; many rows share a
+ * *panel*: the codes of a column block as bytes and its scales as floats, made once in the worker's
+ * scratch memory. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
 
@@ -57,27 +57,22 @@ INLINE void load_quads(struct form_constants f, const int8_t *table, const uint8
         quads[q] = b_or(quads[q], b_shift_and(b_load(block + 256 + q / 4 * 64), q % 4 * 2 - 4, 48));
 }
 
-/* The bits from `shift` on of each 32-bit word at p. */
-INLINE ivec field(const uint8_t *p, int shift, int mask)
+/* Quad q of a block, as load_quads has it. */
+INLINE bvec load_quad(struct form_constants f, const int8_t *table, const uint8_t *block, int q)
 {
-    return i_and(i_shift_right(i_load(p), shift), mask);
-}
-
-/* The codes of element i of a block, unsigned. */
-INLINE ivec element_codes(struct form_constants f, const int8_t *table, const uint8_t *block, int i)
-{
-    int q = i / 4, j = i % 4;
     if (f.codes == CODES_8BIT)
-        return field(block + 64 * q, 8 * j, 255);
-    ivec code = field(block + 64 * (q % 4), 8 * j + q / 4 * 4, 15);
+        return b_load(block + 64 * q);
+    bvec code = b_shift_right_and(b_load(block + 64 * (q % 4)), q / 4 * 4, 15);
     if (f.codes == CODES_TABLE)
-        return i_add(i_lookup(table, code), i_splat(f.zero));
+        return b_lookup(table, f.zero, code);
+    bvec high;
     if (f.codes == CODES_5BIT)
-        return i_add(code, i_shift_left(field(block + 256, 8 * j + q, 1), 4));
-    if (f.codes == CODES_6BIT)
-        return i_add(code,
-                     i_shift_left(field(block + 256 + q / 4 * 64, 8 * j + 2 * (q % 4), 3), 4));
-    return code;
+        high = b_shift_right_and(b_load(block + 256), q, 1);
+    else if (f.codes == CODES_6BIT)
+        high = b_shift_right_and(b_load(block + 256 + q / 4 * 64), q % 4 * 2, 3);
+    else
+        return code;
+    return b_or(code, b_shift_and(high, -4, 0xf0));
 }
 
 /* Scales, or minima, of group g of a unit. */
@@ -93,62 +88,54 @@ INLINE fvec group_scales(struct form_constants f, const uint8_t *unit, int g, in
     return f_mul(f_load_f16(d), f_load_i8(sub));
 }
 
-/* What is added to code * scale: the minimum, or minus the zero point. */
-INLINE fvec offset_of(int has_min, int zero, fvec scales, fvec minima)
+/* Whether dot products still hold the zero point, a power of two, times the sum of the codes. */
+INLINE int keeps_zero(int zero)
 {
-    return has_min ? minima : f_mul(scales, f_splat((float)-zero));
-}
-
-/* The zero point that a sum of products still holds. */
-INLINE int zero_left(int zero)
-{
-    return zero == 128 && DOT_TAKES_128_OFF ? 0 : zero;
+    return zero != 0 && !(zero == 128 && DOT_TAKES_128_OFF);
 }
 
 /* ---- few rows -------------------------------------------------------------------------------- */
 
-/* Adds the outliers of a span. */
-INLINE void add_few_outliers(const struct cpu_linear *call, struct form_constants f, int m,
-                             const uint8_t *unit, size_t n_blocks, const char *spans,
-                             struct row_layout layout, fvec *acc)
+/* The dot product of a group with the codes of a row. `wide` is the quad of the group's 32 that is
+ * wide. */
+INLINE ivec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide, int is_fine,
+                         const struct cpu_span *span, size_t group)
 {
-    const struct packed_form *form = call->form;
-    size_t n = (n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
-    for (size_t o = 0; o < n; o++)
+    const int n = f.group / 4, first = f.group == 32 ? 0 : (int)(group % 2) * n;
+    const size_t first_quad = group * (size_t)n;
+    const int is_8bit = f.zero == 128;
+    ivec dot = i_splat(0);
+    if (is_fine)
         UNROLL
-    for (int r = 0; r < m; r++) {
-        struct cpu_outlier outlier = row_span(spans, layout, r)->outliers[o];
-        size_t block = outlier.index / PACKED_BLOCK;
-        int i = (int)(outlier.index % PACKED_BLOCK), g = i / f.group;
-        const uint8_t *scales_at = unit, *codes = unit + form->header_bytes;
-        if (f.scales == SCALES_SUPER) {
-            codes += block * form->block_bytes;
-            g += (int)block * (32 / f.group);
-        } else {
-            scales_at += block * form->unit_bytes;
-            codes += block * form->unit_bytes;
-        }
-        fvec scales = group_scales(f, scales_at, g, 0), minima = scales;
-        if (f.has_min)
-            minima = group_scales(f, scales_at, g, 1);
-        fvec w = f_fma(f_of_i(element_codes(f, form->table, codes, i)), scales,
-                       offset_of(f.has_min, f.zero, scales, minima));
-        acc[r] = f_fma(f_splat(outlier.value), w, acc[r]);
-    }
+    for (int q = 0; q < n; q++)
+        dot = i_dot(dot, quads[first + q], high_codes(span, first_quad + (size_t)q), is_8bit);
+    else dot = i_dot(dot, wide, wide_high(f.group, span, group), is_8bit);
+    dot = i_shift_left(dot, CPU_HIGH_BITS);
+    UNROLL
+    for (int q = 0; q < n; q++)
+        dot =
+            i_dot(dot, quads[first + q], low_codes(is_fine, span, first_quad + (size_t)q), is_8bit);
+    if (keeps_zero(f.zero))
+        dot = i_sub(dot, i_splat(f.zero * sum_of_codes(f.group, span, group)));
+    return dot;
 }
 
-/* One block of k of the first `m` rows. */
+/* Adds block `block` of a span to the parts of the first `m` rows; it is block i of its unit. */
 INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants f, int m,
-                           const uint8_t *unit, int i, size_t block, const char *spans,
-                           struct row_layout layout, fvec *acc)
+                           const uint8_t *unit, int i, size_t block, const char *spans, fvec *parts)
 {
     const struct packed_form *form = call->form;
-    const int groups = 32 / f.group;
+    const int groups = 32 / f.group, is_fine = call->x->is_fine;
     const uint8_t *codes = unit + form->header_bytes + (size_t)i * form->block_bytes;
     for (size_t at = 0; at < form->block_bytes + 63; at += 64)
         __builtin_prefetch(codes + PREFETCH_BYTES + at, 0, 3);
-    bvec quads[8];
+    bvec quads[8], wide[FEW_ROWS];
     load_quads(f, form->table, codes, quads);
+    UNROLL
+    for (int r = 0; r < m; r++)
+        wide[r] = is_fine ? quads[0]
+                          : load_quad(f, form->table, codes,
+                                      (int)(wide_quad(row_span(spans, 0, r), block) % 8));
     UNROLL
     for (int g = 0; g < groups; g++) {
         fvec scales = group_scales(f, unit, i * groups + g, 0), minima = {0};
@@ -157,22 +144,12 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
         size_t group = block * (size_t)groups + (size_t)g;
         UNROLL
         for (int r = 0; r < m; r++) {
-            const struct cpu_span *span = row_span(spans, layout, r);
-            ivec dot = i_splat(0);
-            for (int pass = 0; pass < layout.n_passes; pass++) { /* once or twice */
-                if (pass)
-                    dot = i_shift_left(dot, CPU_HIGH_BITS);
-                UNROLL
-                for (int q = g * 8 / groups; q < (g + 1) * 8 / groups; q++)
-                    dot = i_dot(dot, quads[q],
-                                quad_codes(layout, span, block * 8 + (size_t)q) + 16 * pass,
-                                f.zero == 128);
-            }
-            if (zero_left(f.zero))
-                dot = i_add(dot, i_splat(f.zero * *minus_sum(f.group, span, group)));
-            acc[r] = f_fma(f_of_i(dot), f_mul(scales, f_splat(span->scales[block])), acc[r]);
+            const struct cpu_span *span = row_span(spans, is_fine, r);
+            ivec dot = few_rows_dot(f, quads, wide[r], is_fine, span, group);
+            parts[r] = f_fma(f_of_i(dot), scales, parts[r]);
             if (f.has_min)
-                acc[r] = f_fma(minima, f_splat(scaled_sum(f.group, span, group)), acc[r]);
+                parts[r] =
+                    f_fma(minima, f_of_i(i_splat(sum_of_codes(f.group, span, group))), parts[r]);
         }
     }
 }
@@ -182,22 +159,26 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
                      const uint8_t *unit, fvec *acc)
 {
     const struct packed_form *form = call->form;
-    const struct row_layout layout = row_layout(call->x->is_fine);
+    const int is_fine = call->x->is_fine;
     UNROLL
     for (int r = 0; r < m; r++)
         acc[r] = f_splat(0.0f);
     for (size_t s = 0; s < cpu_n_spans(call->k); s++) {
-        const char *spans = spans_at(call->x, layout, s, 0);
+        const char *spans = spans_at(call->x, is_fine, s, 0);
         size_t n = min_size(CPU_SPAN_BLOCKS, call->k / PACKED_BLOCK - s * CPU_SPAN_BLOCKS);
+        fvec parts[FEW_ROWS];
+        UNROLL
+        for (int r = 0; r < m; r++)
+            parts[r] = f_splat(0.0f);
         for (size_t block = 0; block < n; block++) {
             if (f.scales == SCALES_SUPER)
-                few_rows_block(call, f, m, unit, (int)block, block, spans, layout, acc);
+                few_rows_block(call, f, m, unit, (int)block, block, spans, parts);
             else
-                few_rows_block(call, f, m, unit + block * form->unit_bytes, 0, block, spans, layout,
-                               acc);
+                few_rows_block(call, f, m, unit + block * form->unit_bytes, 0, block, spans, parts);
         }
-        if (layout.n_passes == 1)
-            add_few_outliers(call, f, m, unit, n, spans, layout, acc);
+        UNROLL
+        for (int r = 0; r < m; r++)
+            acc[r] = f_fma(parts[r], f_splat(row_span(spans, is_fine, r)->scale), acc[r]);
         unit += f.scales == SCALES_SUPER ? form->unit_bytes : n * form->unit_bytes;
     }
 }
@@ -245,33 +226,13 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
  * sums resting in scratch memory from one panel to the next. What runs over panels knows only the
  * kind of their groups, not the form that they came from. */
 
-#ifdef LEVEL_HAS_AMX
-#include "kernels/cpu/panel_amx.h"
-#else
-#define PANEL_BLOCK_BYTES 512
-
-INLINE size_t panel_block_bytes(struct form_constants f)
-{
-    (void)f;
-    return PANEL_BLOCK_BYTES;
-}
-
-INLINE void put_panel_block(struct form_constants f, const bvec *quads, uint8_t *to)
-{
-    (void)f;
-    UNROLL
-    for (int q = 0; q < 8; q++)
-        b_store(to + q * 64, quads[q]);
-}
-#endif
-
 #define GEMM_PANELS 4   /* column blocks */
 #define GEMM_ROWS   512 /* whose sums are kept */
 
 struct panel {
-    _Alignas(64) uint8_t codes[CPU_SPAN_BLOCKS * PANEL_BLOCK_BYTES]; /* put_panel_block */
-    float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];              /* [group][16] */
-    float offsets[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];             /* offset_of */
+    _Alignas(64) uint8_t codes[CPU_SPAN / 4][64];       /* quads */
+    float scales[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS]; /* [group][16] */
+    float minima[CPU_SPAN_BLOCKS * 2 * PACKED_COLUMNS];
 };
 
 struct gemm_scratch {
@@ -318,16 +279,16 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f,
             __builtin_prefetch(ahead + at, 0, 2);
         bvec quads[8];
         load_quads(f, form->table, codes, quads);
-        put_panel_block(f, quads, panel->codes + block * panel_block_bytes(f));
+        UNROLL
+        for (int q = 0; q < 8; q++)
+            b_store(panel->codes[8 * block + (size_t)q], quads[q]);
         UNROLL
         for (int g = 0; g < groups; g++) {
             size_t at = (block * (size_t)groups + (size_t)g) * PACKED_COLUMNS;
             int in_scales = (int)in_unit * groups + g;
-            fvec scales = group_scales(f, unit, in_scales, 0), minima = scales;
+            f_store(panel->scales + at, group_scales(f, unit, in_scales, 0));
             if (f.has_min)
-                minima = group_scales(f, unit, in_scales, 1);
-            f_store(panel->scales + at, scales);
-            f_store(panel->offsets + at, offset_of(f.has_min, f.zero, scales, minima));
+                f_store(panel->minima + at, group_scales(f, unit, in_scales, 1));
         }
     }
 }
@@ -342,66 +303,43 @@ struct gemm_span {
 
 /* What a tile knows when it is compiled. */
 struct tile_kind {
-    int group, has_min, zero, is_fine;
+    int group, has_min, is_8bit, is_fine;
 };
 
 #ifdef LEVEL_HAS_AMX
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-/* Element i of the span: the lowest bytes of the 32-bit words from there on. */
-INLINE ivec element_of_panel(const struct panel *panel, size_t i)
+/* The high bytes' part of the dot products of a group. */
+INLINE void high_dots(struct tile_kind t, const struct panel *panels, int rows, const char *x,
+                      size_t group, ivec *dot)
 {
-    return i_and(i_load(panel->codes + i / 4 * 64 + i % 4), 255);
-}
-
-/* The weights of element i of the span. */
-INLINE fvec weights_of_panel(struct tile_kind t, const struct panel *panel, size_t i)
-{
-    size_t at = i / (size_t)t.group * PACKED_COLUMNS;
-    return f_fma(f_of_i(element_of_panel(panel, i)), f_load(panel->scales + at),
-                 f_load(panel->offsets + at));
-}
-
-INLINE void add_outliers(const struct gemm_span *span, struct tile_kind t,
-                         const struct panel *panels, int rows, int columns, const char *x,
-                         fvec *acc)
-{
-    const struct row_layout layout = row_layout(0);
-    size_t n = (span->n_blocks * PACKED_BLOCK + CPU_OUTLIER_SPAN - 1) / CPU_OUTLIER_SPAN;
-    for (size_t o = 0; o < n; o++) {
-        /* many models have elements that stand out in every row */
-        uint32_t first = row_span(x, layout, 0)->outliers[o].index, others = 0;
+    const int columns = TILE_COLUMNS;
+    const size_t quads = (size_t)t.group / 4;
+    UNROLL
+    for (int i = 0; i < rows * columns; i++)
+        dot[i] = i_splat(0);
+    if (t.is_fine)
         UNROLL
-        for (int r = 1; r < rows; r++)
-            others |= row_span(x, layout, r)->outliers[o].index ^ first;
-        fvec w[TILE_COLUMNS];
-        if (!others)
-            UNROLL
+    for (size_t q = group * quads; q < (group + 1) * quads; q++)
+        UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int c = 0; c < columns; c++)
+        dot[r * columns + c] = i_dot(dot[r * columns + c], b_load(panels[c].codes[q]),
+                                     high_codes(row_span(x, 1, r), q), t.is_8bit);
+    else UNROLL for (int r = 0; r < rows; r++)
+    {
+        const struct cpu_span *span = row_span(x, 0, r);
+        size_t q = wide_quad(span, group * (size_t)t.group / 32);
+        UNROLL
         for (int c = 0; c < columns; c++)
-            w[c] = weights_of_panel(t, &panels[c], first);
-        UNROLL
-        for (int r = 0; r < rows; r++) {
-            struct cpu_outlier outlier = row_span(x, layout, r)->outliers[o];
-            UNROLL
-            for (int c = 0; c < columns; c++) {
-                if (others)
-                    w[c] = weights_of_panel(t, &panels[c], outlier.index);
-                acc[r * columns + c] = f_fma(f_splat(outlier.value), w[c], acc[r * columns + c]);
-            }
-        }
+            dot[r * columns + c] = i_dot(dot[r * columns + c], b_load(panels[c].codes[q]),
+                                         wide_high(t.group, span, group), t.is_8bit);
     }
-}
-
-/* Where the dot product of a group begins: minus the zero point times the sum of the codes, divided
- * by the unit of the high bytes where those come first. */
-INLINE ivec first_dot(struct tile_kind t, const struct cpu_span *span, size_t group)
-{
-    if (!zero_left(t.zero))
-        return i_splat(0);
-    ivec sum = i_splat(*minus_sum(t.group, span, group));
-    int shift = __builtin_ctz((unsigned)t.zero) - (t.is_fine ? CPU_HIGH_BITS : 0);
-    return shift ? i_shift_left(sum, shift) : sum;
+    UNROLL
+    for (int i = 0; i < rows * columns; i++)
+        dot[i] = i_shift_left(dot[i], CPU_HIGH_BITS);
 }
 
 /* Adds a span to the sums of rows x TILE_COLUMNS: the rows from `row` on, which lie at x; the
@@ -419,81 +357,75 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
             __builtin_prefetch(span->call->out + (row + (size_t)r) * span->call->out_stride +
                                    column + PACKED_COLUMNS * (size_t)c,
                                1, 3);
-    const struct row_layout layout = row_layout(t.is_fine);
-    const int groups = 32 / t.group, quads = 8 / groups;
-    fvec acc[TILE_ROWS * TILE_COLUMNS];
+    const size_t groups = 32 / (size_t)t.group, quads = (size_t)t.group / 4;
+    const int zero = span->call->form->zero;
+    fvec parts[TILE_ROWS * TILE_COLUMNS];
     UNROLL
-    for (int r = 0; r < rows; r++)
-        UNROLL
-    for (int c = 0; c < columns; c++)
-        acc[r * columns + c] = span->first_block == 0
-                                   ? f_splat(0.0f)
-                                   : f_load(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS);
-    for (size_t group = 0; group < span->n_blocks * (size_t)groups; group++) {
+    for (int i = 0; i < rows * columns; i++)
+        parts[i] = f_splat(0.0f);
+    for (size_t group = 0; group < span->n_blocks * groups; group++) {
         ivec dot[TILE_ROWS * TILE_COLUMNS];
-        UNROLL
+        high_dots(t, panels, rows, x, group, dot);
+        if (!t.has_min && !(t.is_8bit && DOT_TAKES_128_OFF))
+            UNROLL
         for (int r = 0; r < rows; r++) {
-            ivec first = first_dot(t, row_span(x, layout, r), group);
+            ivec sum = i_splat(sum_of_codes(t.group, row_span(x, t.is_fine, r), group));
+            sum = i_shift_left_by(sum, __builtin_ctz((unsigned)zero));
             UNROLL
             for (int c = 0; c < columns; c++)
-                dot[r * columns + c] = first;
+                dot[r * columns + c] = i_sub(dot[r * columns + c], sum);
         }
         UNROLL
-        for (int pass = 0; pass < layout.n_passes; pass++) {
-            if (pass)
-                UNROLL
-            for (int i = 0; i < rows * columns; i++)
-                dot[i] = i_shift_left(dot[i], CPU_HIGH_BITS);
+        for (size_t q = 0; q < quads; q++)
             UNROLL
-            for (int q = 0; q < quads; q++) {
-                size_t quad = group * (size_t)quads + (size_t)q;
-                UNROLL
-                for (int r = 0; r < rows; r++)
-                    UNROLL
-                for (int c = 0; c < columns; c++)
-                    dot[r * columns + c] =
-                        i_dot(dot[r * columns + c], b_load(panels[c].codes + quad * 64),
-                              quad_codes(layout, row_span(x, layout, r), quad) + 16 * pass,
-                              t.zero == 128);
-            }
-        }
+        for (int r = 0; r < rows; r++)
+            UNROLL
+        for (int c = 0; c < columns; c++)
+            dot[r * columns + c] = i_dot(
+                dot[r * columns + c], b_load(panels[c].codes[group * quads + q]),
+                low_codes(t.is_fine, row_span(x, t.is_fine, r), group * quads + q), t.is_8bit);
         UNROLL
         for (int c = 0; c < columns; c++) {
             fvec scales = f_load(panels[c].scales + group * PACKED_COLUMNS);
             UNROLL
-            for (int r = 0; r < rows; r++) {
-                const struct cpu_span *codes = row_span(x, layout, r);
-                float scale = codes->scales[group / (size_t)groups];
-                fvec *sum = &acc[r * columns + c];
-                *sum = f_fma(f_of_i(dot[r * columns + c]), f_mul(scales, f_splat(scale)), *sum);
-                if (t.has_min)
-                    *sum = f_fma(f_load(panels[c].offsets + group * PACKED_COLUMNS),
-                                 f_splat(scaled_sum(t.group, codes, group)), *sum);
-            }
+            for (int r = 0; r < rows; r++)
+                parts[r * columns + c] =
+                    f_fma(f_of_i(dot[r * columns + c]), scales, parts[r * columns + c]);
+        }
+        if (t.has_min)
+            UNROLL
+        for (int r = 0; r < rows; r++) {
+            fvec sum = f_of_i(i_splat(sum_of_codes(t.group, row_span(x, t.is_fine, r), group)));
+            UNROLL
+            for (int c = 0; c < columns; c++)
+                parts[r * columns + c] = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS),
+                                               sum, parts[r * columns + c]);
         }
     }
-    if (!t.is_fine)
-        add_outliers(span, t, panels, rows, columns, x, acc);
     UNROLL
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
+        fvec scale = f_splat(row_span(x, t.is_fine, r)->scale);
         UNROLL
-    for (int c = 0; c < columns; c++)
-        if (span->is_last && (size_t)c < n_columns)
-            put_row(span->call, row + (size_t)r, column + PACKED_COLUMNS * (size_t)c,
-                    acc[r * columns + c]);
-        else if (!span->is_last)
-            f_store(sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS, acc[r * columns + c]);
+        for (int c = 0; c < columns; c++) {
+            float *kept = sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS;
+            fvec sum = span->first_block == 0 ? f_splat(0.0f) : f_load(kept);
+            sum = f_fma(parts[r * columns + c], scale, sum);
+            if (!span->is_last)
+                f_store(kept, sum);
+            else if ((size_t)c < n_columns)
+                put_row(span->call, row + (size_t)r, column + PACKED_COLUMNS * (size_t)c, sum);
+        }
+    }
 }
 
 /* All rows over the panels of `columns` column blocks. */
 INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t columns,
                       size_t first_row, size_t n_rows, struct gemm_scratch *s)
 {
-    const struct row_layout layout = row_layout(t.is_fine);
     const char *spans =
-        spans_at(span->call->x, layout, span->first_block / CPU_SPAN_BLOCKS, first_row);
+        spans_at(span->call->x, t.is_fine, span->first_block / CPU_SPAN_BLOCKS, first_row);
     for (size_t row = 0; row < n_rows;) {
-        const char *x = spans + row * layout.bytes;
+        const char *x = spans + row * cpu_span_bytes(t.is_fine);
         size_t left = n_rows - row;
         int rows = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
@@ -540,22 +472,23 @@ typedef void (*gemm_rows_fn)(const struct gemm_span *span, size_t columns, size_
         gemm_rows(span, (struct tile_kind){__VA_ARGS__, 1}, columns, first_row, n_rows, s);        \
     }
 
-/* group, has_min, zero */
+/* group, has_min, is_8bit */
 TILES(min, 32, 1, 0)
-TILES(zero_8, 32, 0, 8)
-TILES(zero_16, 32, 0, 16)
-TILES(zero_128, 32, 0, 128)
+TILES(zero, 32, 0, 0)
 TILES(halves_min, 16, 1, 0)
-TILES(halves_zero_8, 16, 0, 8)
-TILES(halves_zero_32, 16, 0, 32)
+TILES(halves_zero, 16, 0, 0)
+#if DOT_TAKES_128_OFF
+TILES(8bit, 32, 0, 1)
+#endif
 
 static void rows_any(const struct gemm_span *span, size_t columns, size_t first_row, size_t n_rows,
                      struct gemm_scratch *s)
 {
     const struct packed_form *form = span->call->form;
-    gemm_rows(span,
-              (struct tile_kind){form->group, form->has_min, form->zero, span->call->x->is_fine},
-              columns, first_row, n_rows, s);
+    gemm_rows(
+        span,
+        (struct tile_kind){form->group, form->has_min, form->zero == 128, span->call->x->is_fine},
+        columns, first_row, n_rows, s);
 }
 
 #define KIND(name) (is_fine ? rows_fine_##name : rows_##name)
@@ -564,13 +497,13 @@ INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
 {
     if (!IS_SPECIALISED)
         return rows_any;
+#if DOT_TAKES_128_OFF
+    if (f.zero == 128)
+        return KIND(8bit);
+#endif
     if (f.group == 16)
-        return f.has_min     ? KIND(halves_min)
-               : f.zero == 8 ? KIND(halves_zero_8)
-                             : KIND(halves_zero_32);
-    if (f.has_min)
-        return KIND(min);
-    return f.zero == 8 ? KIND(zero_8) : f.zero == 16 ? KIND(zero_16) : KIND(zero_128);
+        return f.has_min ? KIND(halves_min) : KIND(halves_zero);
+    return f.has_min ? KIND(min) : KIND(zero);
 }
 
 INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constants f)

@@ -222,8 +222,7 @@ bool cpu_is_fine(const serverd_value *value)
 
 static bool quantised_floats(const serverd_handle *handle, const serverd_value *value, size_t *out)
 {
-    size_t bytes =
-        cpu_n_spans(value_width(value)) * handle->instance->kernels->span_bytes(cpu_is_fine(value));
+    size_t bytes = cpu_n_spans(value_width(value)) * cpu_span_bytes(cpu_is_fine(value));
     return size_mul(bytes / sizeof(float), cpu_max_rows(&handle->limits, value), out) &&
            size_align(*out, ALIGN_FLOATS, out);
 }

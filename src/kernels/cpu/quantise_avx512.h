@@ -1,92 +1,112 @@
-/* Coarse codes of a whole span with AVX-512: what quantise_span (cpu_kernels_template.h) does, in
- * a third of its time. */
+/* Coarse codes of a span with AVX-512: what quantise_span (quantise_plain.h) does, in a fraction of
+ * its time. */
 
-/* Lane b = the greatest lane of m[b]. */
-INLINE __m256i greatest_of_eight(const __m512i *m)
-{
-    __m512i halves[4], quarters[2];
-    UNROLL
-    for (int i = 0; i < 4; i++)
-        halves[i] = _mm512_max_epu32(_mm512_shuffle_i64x2(m[2 * i], m[2 * i + 1], 0x44),
-                                     _mm512_shuffle_i64x2(m[2 * i], m[2 * i + 1], 0xee));
-    UNROLL
-    for (int i = 0; i < 2; i++)
-        quarters[i] =
-            _mm512_max_epu32(_mm512_shuffle_i64x2(halves[2 * i], halves[2 * i + 1], 0x88),
-                             _mm512_shuffle_i64x2(halves[2 * i], halves[2 * i + 1], 0xdd));
-    __m512i pairs = _mm512_max_epu32(_mm512_unpacklo_epi64(quarters[0], quarters[1]),
-                                     _mm512_unpackhi_epi64(quarters[0], quarters[1]));
-    pairs = _mm512_max_epu32(pairs, _mm512_shuffle_epi32(pairs, _MM_PERM_CDAB));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
-    return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, pairs));
-}
+/* Quads in registers: quad i of vector 4t + j is lane 4i + j of register t, so lanes with j = 0, 1
+ * are block 2t and those with j = 2, 3 are block 2t + 1. */
+struct quad_lanes {
+    __m512i at[4];
+};
 
-/* `most` with what is left of one of the blocks of an outlier's elements, from block `first` on,
- * when its greatest number is taken out, which `keep` then leaves out. */
-INLINE __m256i take_vector_outlier(const float *x, size_t first, __m256i most, __mmask16 *keep,
-                                   struct cpu_outlier *out)
+INLINE struct quad_lanes magnitudes_of_quads(const float *x)
 {
-    uint32_t all[CPU_SPAN_BLOCKS];
-    _mm256_storeu_si256((__m256i *)(void *)all, most);
-    size_t best = first;
-    for (size_t block = first + 1; block < first + CPU_OUTLIER_SPAN / 32; block++)
-        best = all[block] > all[best] ? block : best;
-    uint32_t i = q_find_magnitude(x + 32 * best, all[best]);
-    keep[2 * best + i / 16] = (__mmask16) ~(1u << i % 16);
-    *out = (struct cpu_outlier){x[32 * best + i], (uint32_t)(32 * best) + i};
-    __m512i low = _mm512_maskz_mov_epi32(keep[2 * best], q_magnitudes(x + 32 * best));
-    __m512i high = _mm512_maskz_mov_epi32(keep[2 * best + 1], q_magnitudes(x + 32 * best + 16));
-    uint32_t left = _mm512_reduce_max_epu32(_mm512_max_epu32(low, high));
-    return _mm256_mask_set1_epi32(most, (__mmask8)(1u << best), (int)left);
-}
-
-/* False: something is not finite, nothing was done. */
-INLINE bool quantise_whole_span(const float *x, struct cpu_span *out)
-{
-    __m512i magnitudes[CPU_SPAN_BLOCKS];
-    __mmask16 keep[2 * CPU_SPAN_BLOCKS];
-    float inverse[CPU_SPAN_BLOCKS];
-    __m128i blocks[4];
+    struct quad_lanes out;
     UNROLL
-    for (int b = 0; b < CPU_SPAN_BLOCKS; b++)
-        magnitudes[b] = _mm512_max_epu32(q_magnitudes(x + 32 * b), q_magnitudes(x + 32 * b + 16));
-    __m256i most = greatest_of_eight(magnitudes);
-    if (_mm256_cmpge_epu32_mask(most, _mm256_set1_epi32((int)INFINITE_BITS)))
-        return false;
-    memset(keep, 0xff, sizeof keep);
-    UNROLL
-    for (size_t o = 0; o < CPU_SPAN_OUTLIERS; o++)
-        most = take_vector_outlier(x, o * (CPU_OUTLIER_SPAN / 32), most, keep, &out->outliers[o]);
-    __mmask8 is_some = _mm256_cmpge_epu32_mask(most, _mm256_set1_epi32((int)NOTHING_BITS));
-    __m256 scales = _mm256_maskz_div_ps(is_some, _mm256_castsi256_ps(most),
-                                        _mm256_set1_ps(CPU_COARSE_CODE_MAX));
-    _mm256_storeu_ps(out->scales, scales);
-    _mm256_storeu_ps(inverse, _mm256_maskz_div_ps(is_some, _mm256_set1_ps(1.0f), scales));
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        __m512i codes = _mm512_setzero_si512();
+    for (int t = 0; t < 4; t++) {
+        __m512i v[4];
         UNROLL
         for (int j = 0; j < 4; j++) {
-            __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * i + 16 * j),
-                                     _mm512_set1_ps(inverse[2 * i + j / 2]));
-            __m128i bytes = _mm512_cvtepi32_epi8(_mm512_maskz_cvtps_epi32(keep[4 * i + j], v));
-            codes = _mm512_mask_broadcast_i32x4(codes, (__mmask16)(15 << 4 * j), bytes);
+            v[j] = _mm512_and_si512(_mm512_loadu_si512(x + 64 * t + 16 * j),
+                                    _mm512_set1_epi32(0x7fffffff));
+            v[j] = _mm512_max_epu32(v[j], _mm512_shuffle_epi32(v[j], _MM_PERM_CDAB));
+            v[j] = _mm512_max_epu32(v[j], _mm512_shuffle_epi32(v[j], _MM_PERM_BADC));
         }
-        _mm512_storeu_si512(out->codes + 64 * i, codes);
-        __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
-        sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-        sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
-        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-        __m128i halves = _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, sums));
-        halves = _mm_sub_epi32(_mm_setzero_si128(), halves);
-        _mm_storeu_si128((__m128i *)(void *)(out->minus_half_sums + 4 * i), halves);
-        halves = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, _MM_PERM_CDAB));
-        blocks[i] = _mm_shuffle_epi32(halves, _MM_PERM_CACA);
+        __m512i low = _mm512_mask_mov_epi32(v[0], 0x2222, v[1]);
+        out.at[t] = _mm512_mask_mov_epi32(low, 0xcccc, _mm512_mask_mov_epi32(v[2], 0x8888, v[3]));
     }
-    __m256i minus_sums = _mm256_set_m128i(_mm_unpacklo_epi64(blocks[2], blocks[3]),
-                                          _mm_unpacklo_epi64(blocks[0], blocks[1]));
-    _mm256_storeu_si256((__m256i *)(void *)out->minus_sums, minus_sums);
-    minus_sums = _mm256_sub_epi32(_mm256_setzero_si256(), minus_sums);
-    _mm256_storeu_ps(out->scaled_sums, _mm256_mul_ps(scales, _mm256_cvtepi32_ps(minus_sums)));
+    return out;
+}
+
+/* In every lane the greatest of its block. */
+INLINE __m512i greatest_of_block(__m512i v)
+{
+    v = _mm512_max_epu32(v, _mm512_shuffle_i64x2(v, v, 0x4e));
+    v = _mm512_max_epu32(v, _mm512_shuffle_i64x2(v, v, 0xb1));
+    return _mm512_max_epu32(v, _mm512_shuffle_epi32(v, _MM_PERM_CDAB));
+}
+
+/* Sums of 16 codes, four halves of 32 from bytes [4][16], of `ones` times the bytes. */
+INLINE __m128i sums_of_halves(__m512i sums)
+{
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    return _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, sums));
+}
+
+/* Codes and sums of the 64 elements at x, halves 4t .. 4t + 3; `wide`: which lanes of quad_lanes
+ * are wide. */
+INLINE void put_vector_codes(const float *x, __m512 inverse, int t, __mmask16 wide,
+                             struct cpu_span *out)
+{
+    __m512i low = _mm512_setzero_si512(), high = low;
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        __mmask16 is_wide = (__mmask16)((wide >> j & 0x1111) * 15);
+        __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * j), inverse));
+        __m512i h = _mm512_maskz_add_epi32(is_wide, c, _mm512_set1_epi32(CPU_HIGH_UNIT / 2));
+        h = _mm512_srai_epi32(h, CPU_HIGH_BITS);
+        c = _mm512_sub_epi32(c, _mm512_slli_epi32(h, CPU_HIGH_BITS));
+        __mmask16 place = (__mmask16)(15 << 4 * j);
+        low = _mm512_mask_broadcast_i32x4(low, place, _mm512_cvtepi32_epi8(c));
+        high = _mm512_mask_broadcast_i32x4(high, place, _mm512_cvtepi32_epi8(h));
+    }
+    _mm512_storeu_si512(out->codes + 64 * t, low);
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, high);
+    sums = _mm512_dpbusd_epi32(_mm512_slli_epi32(sums, CPU_HIGH_BITS), ones, low);
+    __m128i halves = sums_of_halves(sums);
+    _mm_storeu_si128((__m128i *)(void *)(out->half_sums + 4 * t), halves);
+    halves = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, _MM_PERM_CDAB));
+    _mm_storel_epi64((__m128i *)(void *)(out->sums + 2 * t),
+                     _mm_shuffle_epi32(halves, _MM_PERM_CACA));
+    /* at most one of the four quads of a half has high bytes: or finds it */
+    high = _mm512_or_si512(high, _mm512_shuffle_epi32(high, _MM_PERM_CDAB));
+    high = _mm512_or_si512(high, _mm512_shuffle_epi32(high, _MM_PERM_BADC));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_si128((__m128i *)(void *)out->wide_high[4 * t],
+                     _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, high)));
+}
+
+/* False: there is nothing, or something that is not finite, and nothing was done. */
+INLINE bool quantise_usual_span(const float *x, struct cpu_span *out)
+{
+    struct quad_lanes quads = magnitudes_of_quads(x);
+    __m512i most = _mm512_setzero_si512(), rest = most;
+    __mmask16 wide[4];
+    /* 7 minus a quad's place in its block */
+    const __m512i places = _mm512_setr_epi32(7, 3, 7, 3, 6, 2, 6, 2, 5, 1, 5, 1, 4, 0, 4, 0);
+    UNROLL
+    for (int t = 0; t < 4; t++) {
+        __m512i v = quads.at[t];
+        __m512i keys = _mm512_ternarylogic_epi32(_mm512_set1_epi32((int)WIDE_KEY_BITS), v, places,
+                                                 0xac); /* places where the bits are, else v */
+        __m512i best = greatest_of_block(keys);
+        wide[t] = _mm512_cmpeq_epi32_mask(keys, best);
+        most = _mm512_max_epu32(most, v);
+        rest = _mm512_mask_max_epu32(rest, (__mmask16)~wide[t], rest, v);
+        /* lanes 0 and 2: the blocks' */
+        uint64_t low = (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(best));
+        uint64_t high = (uint64_t)_mm_extract_epi64(_mm512_castsi512_si128(best), 1);
+        out->wide_quads[2 * t] = (uint8_t)(16 * t + 7 - (int)(low & WIDE_KEY_BITS));
+        out->wide_quads[2 * t + 1] = (uint8_t)(16 * t + 15 - (int)(high & WIDE_KEY_BITS));
+    }
+    uint32_t greatest = _mm512_reduce_max_epu32(most);
+    if (greatest >= INFINITE_BITS || greatest < NOTHING_BITS)
+        return false;
+    out->scale = span_scale(greatest, _mm512_reduce_max_epu32(rest));
+    const __m512 inverse = _mm512_set1_ps(1.0f / out->scale);
+    UNROLL
+    for (int t = 0; t < 4; t++)
+        put_vector_codes(x + 64 * t, inverse, t, wide[t], out);
     return true;
 }

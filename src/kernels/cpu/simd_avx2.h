@@ -44,6 +44,14 @@ SIMD bvec b_shift_and(bvec v, int by, int mask)
     return (bvec){_mm256_and_si256(_mm256_slli_epi16(v.a, -by), m),
                   _mm256_and_si256(_mm256_slli_epi16(v.b, -by), m)};
 }
+/* v >> by, which only the running program knows. */
+SIMD bvec b_shift_right_and(bvec v, int by, int mask)
+{
+    __m256i m = _mm256_set1_epi8((char)mask);
+    __m128i n = _mm_cvtsi32_si128(by);
+    return (bvec){_mm256_and_si256(_mm256_srl_epi16(v.a, n), m),
+                  _mm256_and_si256(_mm256_srl_epi16(v.b, n), m)};
+}
 SIMD bvec b_or(bvec x, bvec y)
 {
     return (bvec){_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)};
@@ -65,18 +73,6 @@ SIMD ivec i_and(ivec v, int mask)
     __m256i m = _mm256_set1_epi32(mask);
     return (ivec){_mm256_and_si256(v.a, m), _mm256_and_si256(v.b, m)};
 }
-SIMD ivec i_shift_right(ivec v, int by)
-{
-    __m128i n = _mm_cvtsi32_si128(by);
-    return (ivec){_mm256_srl_epi32(v.a, n), _mm256_srl_epi32(v.b, n)};
-}
-/* table[v] of 16 bytes */
-SIMD ivec i_lookup(const int8_t *table, ivec v)
-{
-    bvec bytes = b_lookup(table, 0, v); /* the lowest ones */
-    return (ivec){_mm256_srai_epi32(_mm256_slli_epi32(bytes.a, 24), 24),
-                  _mm256_srai_epi32(_mm256_slli_epi32(bytes.b, 24), 24)};
-}
 SIMD ivec i_splat(int32_t x)
 {
     return (ivec){_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -85,9 +81,19 @@ SIMD ivec i_add(ivec x, ivec y)
 {
     return (ivec){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
+SIMD ivec i_sub(ivec x, ivec y)
+{
+    return (ivec){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
+}
 SIMD ivec i_shift_left(ivec v, int by)
 {
     return (ivec){_mm256_slli_epi32(v.a, by), _mm256_slli_epi32(v.b, by)};
+}
+/* v << by, which only the running program knows. */
+SIMD ivec i_shift_left_by(ivec v, int by)
+{
+    __m128i n = _mm_cvtsi32_si128(by);
+    return (ivec){_mm256_sll_epi32(v.a, n), _mm256_sll_epi32(v.b, n)};
 }
 #ifdef SIMD_HAS_VNNI
 #define DOT_TAKES_128_OFF 0
@@ -255,8 +261,6 @@ SIMD fvec f_hide(fvec v, int from, int to)
             all[i] = -__builtin_inff();
     return f_load(all);
 }
-
-#include "kernels/cpu/quantise_plain.h"
 
 #define FEW_ROWS       4 /* that take codes apart in registers */
 #define SCORE_ROWS     4

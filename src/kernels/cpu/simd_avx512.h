@@ -32,23 +32,15 @@ SIMD bvec b_shift_and(bvec v, int by, int mask)
     bvec moved = by >= 0 ? _mm512_srli_epi16(v, (unsigned)by) : _mm512_slli_epi16(v, (unsigned)-by);
     return _mm512_and_si512(moved, _mm512_set1_epi8((char)mask));
 }
+/* v >> by, which only the running program knows. */
+SIMD bvec b_shift_right_and(bvec v, int by, int mask)
+{
+    return _mm512_and_si512(_mm512_srl_epi16(v, _mm_cvtsi32_si128(by)),
+                            _mm512_set1_epi8((char)mask));
+}
 SIMD bvec b_or(bvec a, bvec b)
 {
     return _mm512_or_si512(a, b);
-}
-SIMD bvec b_subtract(bvec a, int b)
-{
-    return _mm512_sub_epi8(a, _mm512_set1_epi8((char)b));
-}
-SIMD bvec b_zero(void)
-{
-    return _mm512_setzero_si512();
-}
-/* Bytes times 2^by; what leaves a byte is lost. */
-SIMD bvec b_shift_left(bvec v, int by)
-{
-    return _mm512_and_si512(_mm512_slli_epi16(v, (unsigned)by),
-                            _mm512_set1_epi8((char)(0xff << by)));
 }
 /* table[v] + zero */
 SIMD bvec b_lookup(const int8_t *table, int zero, bvec v)
@@ -61,20 +53,6 @@ SIMD ivec i_load(const void *p)
 {
     return _mm512_loadu_si512(p);
 }
-SIMD ivec i_and(ivec v, int mask)
-{
-    return _mm512_and_si512(v, _mm512_set1_epi32(mask));
-}
-SIMD ivec i_shift_right(ivec v, int by)
-{
-    return _mm512_srl_epi32(v, _mm_cvtsi32_si128(by));
-}
-/* table[v] of 16 bytes */
-SIMD ivec i_lookup(const int8_t *table, ivec v)
-{
-    ivec t = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)table));
-    return _mm512_permutexvar_epi32(v, t);
-}
 SIMD ivec i_splat(int32_t x)
 {
     return _mm512_set1_epi32(x);
@@ -83,9 +61,18 @@ SIMD ivec i_add(ivec a, ivec b)
 {
     return _mm512_add_epi32(a, b);
 }
+SIMD ivec i_sub(ivec a, ivec b)
+{
+    return _mm512_sub_epi32(a, b);
+}
 SIMD ivec i_shift_left(ivec v, int by)
 {
     return _mm512_slli_epi32(v, (unsigned)by);
+}
+/* v << by, which only the running program knows. */
+SIMD ivec i_shift_left_by(ivec v, int by)
+{
+    return _mm512_sll_epi32(v, _mm_cvtsi32_si128(by));
 }
 #define DOT_TAKES_128_OFF 0
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). `is_8bit`: codes may be above
@@ -203,47 +190,6 @@ SIMD fvec f_hide(fvec v, int from, int to)
 {
     __mmask16 keep = (__mmask16)(((1u << to) - 1u) & ~((1u << from) - 1u));
     return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), keep, v);
-}
-
-/* Quantising; what these do is said in quantise_plain.h. */
-SIMD __m512i q_magnitudes(const float *x)
-{
-    return _mm512_and_si512(_mm512_loadu_si512(x), _mm512_set1_epi32(0x7fffffff));
-}
-SIMD uint32_t q_greatest_magnitude(const float *x)
-{
-    return _mm512_reduce_max_epu32(_mm512_max_epu32(q_magnitudes(x), q_magnitudes(x + 16)));
-}
-SIMD uint32_t q_find_magnitude(const float *x, uint32_t bits)
-{
-    __m512i wanted = _mm512_set1_epi32((int)bits);
-    __mmask16 low = _mm512_cmpeq_epi32_mask(q_magnitudes(x), wanted);
-    __mmask16 high = _mm512_cmpeq_epi32_mask(q_magnitudes(x + 16), wanted);
-    /* not low | high << 16: gcc 12 may keep the 16 bits of a mask in memory and read 32 from there
-     */
-    return (uint32_t)__builtin_ctz(_mm512_kunpackw(high, low));
-}
-SIMD __m512i q_codes(const float *x, float inverse)
-{
-    __m512i codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(inverse)));
-    return _mm512_maskz_mov_epi32(inverse == 0.0f ? 0 : 0xffff, codes);
-}
-SIMD int32_t q_put_codes(const float *x, float inverse, int8_t *to)
-{
-    __m128i bytes = _mm512_cvtepi32_epi8(q_codes(x, inverse));
-    _mm_storeu_si128((__m128i *)(void *)to, bytes);
-    __m128i sums = _mm_dpbusd_epi32(_mm_setzero_si128(), _mm_set1_epi8(1), bytes);
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1)));
-}
-SIMD int32_t q_put_fine_codes(const float *x, float inverse, int8_t *to)
-{
-    __m512i codes = q_codes(x, inverse);
-    __m512i high = _mm512_srai_epi32(_mm512_add_epi32(codes, _mm512_set1_epi32(4)), 3);
-    __m512i low = _mm512_sub_epi32(codes, _mm512_slli_epi32(high, 3));
-    _mm_storeu_si128((__m128i *)(void *)to, _mm512_cvtepi32_epi8(high));
-    _mm_storeu_si128((__m128i *)(void *)(to + 16), _mm512_cvtepi32_epi8(low));
-    return _mm512_reduce_add_epi32(codes);
 }
 
 #define FEW_ROWS       4 /* that take codes apart in registers */

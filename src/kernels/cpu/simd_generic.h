@@ -48,6 +48,10 @@ SIMD bvec b_shift_and(bvec v, int by, int mask)
 {
     EACH(bvec, 64, (uint8_t)((by >= 0 ? v.at[i] >> by : v.at[i] << -by) & mask));
 }
+SIMD bvec b_shift_right_and(bvec v, int by, int mask)
+{
+    EACH(bvec, 64, (uint8_t)(v.at[i] >> by & mask));
+}
 SIMD bvec b_or(bvec a, bvec b)
 {
     EACH(bvec, 64, a.at[i] | b.at[i]);
@@ -63,19 +67,6 @@ SIMD ivec i_load(const void *p)
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-SIMD ivec i_and(ivec v, int mask)
-{
-    EACH(ivec, 16, v.at[i] & mask);
-}
-SIMD ivec i_shift_right(ivec v, int by)
-{
-    EACH(ivec, 16, (int32_t)((uint32_t)v.at[i] >> by));
-}
-/* table[v] of 16 bytes */
-SIMD ivec i_lookup(const int8_t *table, ivec v)
-{
-    EACH(ivec, 16, table[v.at[i]]);
-}
 SIMD ivec i_splat(int32_t x)
 {
     EACH(ivec, 16, x);
@@ -84,9 +75,17 @@ SIMD ivec i_add(ivec a, ivec b)
 {
     EACH(ivec, 16, a.at[i] + b.at[i]);
 }
+SIMD ivec i_sub(ivec a, ivec b)
+{
+    EACH(ivec, 16, a.at[i] - b.at[i]);
+}
 SIMD ivec i_shift_left(ivec v, int by)
 {
     EACH(ivec, 16, v.at[i] * (1 << by));
+}
+SIMD ivec i_shift_left_by(ivec v, int by)
+{
+    return i_shift_left(v, by);
 }
 #define DOT_TAKES_128_OFF 0
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). */
@@ -202,8 +201,6 @@ SIMD fvec f_hide(fvec v, int from, int to)
 {
     EACH(fvec, 16, i < from || i >= to ? -INFINITY : v.at[i]);
 }
-
-#include "kernels/cpu/quantise_plain.h"
 
 #define FEW_ROWS       1 /* that take codes apart in registers */
 #define SCORE_ROWS     4

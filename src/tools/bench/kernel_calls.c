@@ -91,16 +91,11 @@ static bool take_weights(struct kernel_linear *linear)
     return linear->weights != NULL;
 }
 
-/* Quantised rows as large as the largest level has them. */
 static bool take_rows(struct kernel_linear *linear)
 {
     const struct kernel_linear_options *o = &linear->options;
-    const char *names[KERNEL_MAX_LEVELS];
-    uint32_t n_levels = kernel_levels(names);
-    size_t n = o->max_rows + CPU_ROW_PADDING, k = o->k, span_bytes = 0;
-    for (uint32_t i = 0; i < n_levels; i++)
-        span_bytes = max_size(span_bytes, cpu_kernels_named(names[i])->span_bytes(o->is_fine));
-    linear->row_bytes = cpu_n_spans(k) * n * span_bytes;
+    size_t n = o->max_rows + CPU_ROW_PADDING, k = o->k;
+    linear->row_bytes = cpu_n_spans(k) * n * cpu_span_bytes(o->is_fine);
     linear->values = take(n * k * sizeof *linear->values);
     linear->out = take(n * o->n_out * sizeof *linear->out);
     linear->rows = (struct cpu_rows){.values = linear->values,
