@@ -11,7 +11,9 @@
 #define TABLE_(level)      cpu_kernels_##level
 #define TABLE(level)       TABLE_(level)
 
-#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+#define LANES  16
 
 /* Kernels are compiled for each form of weights and each shape of a tile, their loops over
  * registers unrolled. Where every access is checked by a sanitizer that would take minutes: one
@@ -157,7 +159,7 @@ static inline lanes relu_lanes(lanes x)
     return choose(x < 0.0f, splat(0.0f), x);
 }
 
-static inline lanes activate_lanes(uint32_t activation, lanes x)
+INLINE lanes activate_lanes(uint32_t activation, lanes x)
 {
     switch (activation) {
     case SERVERD_ACT_SILU:
@@ -175,24 +177,30 @@ static inline lanes activate_lanes(uint32_t activation, lanes x)
     }
 }
 
-static inline lanes activated(uint32_t activation, lanes x, const float *b)
-{
-    lanes v = activate_lanes(activation, x);
-    return b ? v * load(b) : v;
-}
-
-static void activate(uint32_t activation, const float *x, const float *b, float *out, size_t n)
+INLINE void activate_with(uint32_t activation, const float *x, const float *b, float *out, size_t n)
 {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        store(out + i, activated(activation, load(x + i), b ? b + i : NULL));
+    for (; i + LANES <= n; i += LANES) {
+        lanes v = activate_lanes(activation, load(x + i));
+        store(out + i, b ? v * load(b + i) : v);
+    }
     if (i < n) {
-        float rest[LANES] = {0};
+        lanes v = activate_lanes(activation, load_part(x + i, n - i));
         if (b)
-            memcpy(rest, b + i, (n - i) * sizeof *b);
-        lanes v = activated(activation, load_part(x + i, n - i), b ? rest : NULL);
+            v *= load_part(b + i, n - i);
         memcpy(out + i, &v, (n - i) * sizeof *out);
     }
+}
+
+/* A loop for each of the usual ones. */
+static void activate(uint32_t activation, const float *x, const float *b, float *out, size_t n)
+{
+    if (activation == SERVERD_ACT_SILU && b)
+        activate_with(SERVERD_ACT_SILU, x, b, out, n);
+    else if (activation == SERVERD_ACT_GELU_TANH && b)
+        activate_with(SERVERD_ACT_GELU_TANH, x, b, out, n);
+    else
+        activate_with(activation, x, b, out, n);
 }
 
 static void scale(const float *x, float factor, const float *w, float *out, size_t n)
@@ -294,9 +302,11 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
                                         (s * out->n_max + row) * cpu_span_bytes(out->is_fine));
         const float *from = x + s * CPU_SPAN;
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
-        float part[CPU_SPAN] = {0};
-        if (n < CPU_SPAN)
+        float part[CPU_SPAN];
+        if (n < CPU_SPAN) {
+            memset(part + n, 0, (CPU_SPAN - n) * sizeof *part);
             from = memcpy(part, from, n * sizeof *part);
+        }
         if (out->is_fine || !quantise_usual_span(from, to))
             quantise_span(from, out->is_fine, to);
     }

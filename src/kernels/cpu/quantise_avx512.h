@@ -1,8 +1,9 @@
 /* Coarse codes of a span with AVX-512: what quantise_span (quantise_plain.h) does, in a fraction of
  * its time. */
 
-/* Quads in registers: quad i of vector 4t + j is lane 4i + j of register t, so lanes with j = 0, 1
- * are block 2t and those with j = 2, 3 are block 2t + 1. */
+/* A span's 64 quads in four registers: quad i of the 16 elements 4t + j is lane 4i + j of register
+ * t, so lanes with j = 0, 1 are block 2t and those with j = 2, 3 are block 2t + 1. Packing 32-bit
+ * numbers to bytes gives the same order. */
 struct quad_lanes {
     __m512i at[4];
 };
@@ -12,16 +13,17 @@ INLINE struct quad_lanes magnitudes_of_quads(const float *x)
     struct quad_lanes out;
     UNROLL
     for (int t = 0; t < 4; t++) {
-        __m512i v[4];
+        __m512i v[4], pairs[2];
         UNROLL
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < 4; j++)
             v[j] = _mm512_and_si512(_mm512_loadu_si512(x + 64 * t + 16 * j),
                                     _mm512_set1_epi32(0x7fffffff));
-            v[j] = _mm512_max_epu32(v[j], _mm512_shuffle_epi32(v[j], _MM_PERM_CDAB));
-            v[j] = _mm512_max_epu32(v[j], _mm512_shuffle_epi32(v[j], _MM_PERM_BADC));
-        }
-        __m512i low = _mm512_mask_mov_epi32(v[0], 0x2222, v[1]);
-        out.at[t] = _mm512_mask_mov_epi32(low, 0xcccc, _mm512_mask_mov_epi32(v[2], 0x8888, v[3]));
+        UNROLL
+        for (int j = 0; j < 2; j++)
+            pairs[j] = _mm512_max_epu32(_mm512_unpacklo_epi32(v[2 * j], v[2 * j + 1]),
+                                        _mm512_unpackhi_epi32(v[2 * j], v[2 * j + 1]));
+        out.at[t] = _mm512_max_epu32(_mm512_unpacklo_epi64(pairs[0], pairs[1]),
+                                     _mm512_unpackhi_epi64(pairs[0], pairs[1]));
     }
     return out;
 }
@@ -34,47 +36,41 @@ INLINE __m512i greatest_of_block(__m512i v)
     return _mm512_max_epu32(v, _mm512_shuffle_epi32(v, _MM_PERM_CDAB));
 }
 
-/* Sums of 16 codes, four halves of 32 from bytes [4][16], of `ones` times the bytes. */
-INLINE __m128i sums_of_halves(__m512i sums)
-{
-    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    return _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, sums));
-}
-
 /* Codes and sums of the 64 elements at x, halves 4t .. 4t + 3; `wide`: which lanes of quad_lanes
  * are wide. */
 INLINE void put_vector_codes(const float *x, __m512 inverse, int t, __mmask16 wide,
                              struct cpu_span *out)
 {
-    __m512i low = _mm512_setzero_si512(), high = low;
+    __m512i codes[4], pairs[2], highs[2], lows[2];
     UNROLL
-    for (int j = 0; j < 4; j++) {
-        __mmask16 is_wide = (__mmask16)((wide >> j & 0x1111) * 15);
-        __m512i c = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * j), inverse));
-        __m512i h = _mm512_maskz_add_epi32(is_wide, c, _mm512_set1_epi32(CPU_HIGH_UNIT / 2));
-        h = _mm512_srai_epi32(h, CPU_HIGH_BITS);
-        c = _mm512_sub_epi32(c, _mm512_slli_epi32(h, CPU_HIGH_BITS));
-        __mmask16 place = (__mmask16)(15 << 4 * j);
-        low = _mm512_mask_broadcast_i32x4(low, place, _mm512_cvtepi32_epi8(c));
-        high = _mm512_mask_broadcast_i32x4(high, place, _mm512_cvtepi32_epi8(h));
+    for (int j = 0; j < 4; j++)
+        codes[j] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * j), inverse));
+    UNROLL
+    for (int j = 0; j < 2; j++) {
+        pairs[j] = _mm512_packs_epi32(codes[2 * j], codes[2 * j + 1]);
+        highs[j] = _mm512_srai_epi16(
+            _mm512_add_epi16(pairs[j], _mm512_set1_epi16(CPU_HIGH_UNIT / 2)), CPU_HIGH_BITS);
+        lows[j] = _mm512_sub_epi16(pairs[j], _mm512_slli_epi16(highs[j], CPU_HIGH_BITS));
     }
-    _mm512_storeu_si512(out->codes + 64 * t, low);
+    __m512i high = _mm512_maskz_mov_epi32(wide, _mm512_packs_epi16(highs[0], highs[1]));
+    __m512i low = _mm512_mask_mov_epi32(_mm512_packs_epi16(pairs[0], pairs[1]), wide,
+                                        _mm512_packs_epi16(lows[0], lows[1]));
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(out->codes + 64 * t, _mm512_permutexvar_epi32(order, low));
     const __m512i ones = _mm512_set1_epi8(1);
     __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, high);
     sums = _mm512_dpbusd_epi32(_mm512_slli_epi32(sums, CPU_HIGH_BITS), ones, low);
-    __m128i halves = sums_of_halves(sums);
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0x4e));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xb1));
+    __m128i halves = _mm512_castsi512_si128(sums);
     _mm_storeu_si128((__m128i *)(void *)(out->half_sums + 4 * t), halves);
     halves = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, _MM_PERM_CDAB));
     _mm_storel_epi64((__m128i *)(void *)(out->sums + 2 * t),
                      _mm_shuffle_epi32(halves, _MM_PERM_CACA));
     /* at most one of the four quads of a half has high bytes: or finds it */
-    high = _mm512_or_si512(high, _mm512_shuffle_epi32(high, _MM_PERM_CDAB));
-    high = _mm512_or_si512(high, _mm512_shuffle_epi32(high, _MM_PERM_BADC));
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_storeu_si128((__m128i *)(void *)out->wide_high[4 * t],
-                     _mm512_castsi512_si128(_mm512_permutexvar_epi32(order, high)));
+    high = _mm512_or_si512(high, _mm512_shuffle_i64x2(high, high, 0x4e));
+    high = _mm512_or_si512(high, _mm512_shuffle_i64x2(high, high, 0xb1));
+    _mm_storeu_si128((__m128i *)(void *)out->wide_high[4 * t], _mm512_castsi512_si128(high));
 }
 
 /* False: there is nothing, or something that is not finite, and nothing was done. */

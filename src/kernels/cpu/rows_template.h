@@ -2,8 +2,6 @@
  * cpu_kernels_LEVEL.c. */
 #include "kernels/cpu/cpu_kernels.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 INLINE const struct cpu_span *row_span(const char *spans, int is_fine, int r)
 {
     return (const struct cpu_span *)(const void *)(spans + (size_t)r * cpu_span_bytes(is_fine));
