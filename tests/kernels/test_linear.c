@@ -183,12 +183,12 @@ static void check_span(const float *x, const struct quantised *q, size_t row, si
                         (double)scale * 0.501 + fabs((double)x[i]) * 1e-6 + 1e-31);
         half_sum += code;
         if (i % 16 == 15) {
-            assert_int_equal(half_sum, span->half_sums[i % CPU_SPAN / 16]);
+            assert_int_equal(half_sum, (int)span->half_sums[i % CPU_SPAN / 16]);
             sum += half_sum;
             half_sum = 0;
         }
         if (i % 32 == 31) {
-            assert_int_equal(sum, span->sums[i % CPU_SPAN / 32]);
+            assert_int_equal(sum, (int)span->sums[i % CPU_SPAN / 32]);
             sum = 0;
         }
     }

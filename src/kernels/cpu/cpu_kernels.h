@@ -44,8 +44,8 @@
 
 struct cpu_span {
     float scale;
-    int32_t sums[CPU_SPAN_BLOCKS];          /* of 32 codes */
-    int32_t half_sums[CPU_SPAN_BLOCKS * 2]; /* and of 16 */
+    float sums[CPU_SPAN_BLOCKS];          /* of 32 codes */
+    float half_sums[CPU_SPAN_BLOCKS * 2]; /* and of 16 */
     /* Of coarse rows: the number in the span (0..63) of each 32's wide quad; its high bytes, at the
      * half of 32 that it lies in, and 0 at the other half. */
     uint8_t wide_quads[CPU_SPAN_BLOCKS];

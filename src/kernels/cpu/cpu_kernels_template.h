@@ -13,7 +13,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define LANES  16
+#define LANES 16
 
 /* Kernels are compiled for each form of weights and each shape of a tile, their loops over
  * registers unrolled. Where every access is checked by a sanitizer that would take minutes: one

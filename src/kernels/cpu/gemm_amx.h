@@ -51,23 +51,25 @@ INLINE void add_group(struct tile_kind t, int zero, const struct panel *panel, i
     fvec scales = f_load(panel->scales + group * PACKED_COLUMNS), minima = scales;
     if (t.has_min)
         minima = f_load(panel->minima + group * PACKED_COLUMNS);
+    /* rows of the padding name any quad */
+    size_t quads[16];
+    for (int r = 0; r < rows && !t.is_fine; r++)
+        quads[r] = wide_quad(row_span(x, 0, r), group * (size_t)t.group / 32) % (CPU_SPAN / 4);
     UNROLL
     for (int r = 0; r < rows; r++) {
         const struct cpu_span *span = row_span(x, t.is_fine, r);
-        const ivec sum = i_splat(sum_of_codes(t.group, span, group));
-        ivec dot;
+        const float *sum = sum_of_codes(t.group, span, group);
+        ivec high = i_high_begin();
         if (t.is_fine)
-            dot = i_load(dots[1][r]);
+            high = i_add(high, i_load(dots[1][r]));
         else
-            dot = i_dot(i_splat(0),
-                        b_load(panel->codes[wide_quad(span, group * (size_t)t.group / 32)]),
-                        wide_high(t.group, span, group), t.is_8bit);
-        dot = i_add(i_shift_left(dot, CPU_HIGH_BITS), i_load(dots[0][r]));
-        if (!t.has_min)
-            dot = i_sub(dot, i_shift_left_by(sum, __builtin_ctz((unsigned)zero)));
-        parts[r] = f_fma(f_of_i(dot), scales, parts[r]);
+            high = i_dot(high, b_load(panel->codes[quads[r]]),
+                         span->wide_high[t.group == 32 ? quads[r] / 4 : group], t.is_8bit);
+        fvec zero_sum = t.has_min ? f_splat(0.0f) : f_zero_sum(sum, log2_of(zero));
+        fvec dot = f_of_dots(i_add(i_low_begin(), i_load(dots[0][r])), zero_sum, high, t.is_fine);
+        parts[r] = f_fma(dot, scales, parts[r]);
         if (t.has_min)
-            parts[r] = f_fma(minima, f_of_i(sum), parts[r]);
+            parts[r] = f_fma(minima, f_splat(*sum), parts[r]);
     }
 }
 

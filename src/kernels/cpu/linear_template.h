@@ -96,28 +96,33 @@ INLINE int keeps_zero(int zero)
 
 /* ---- few rows -------------------------------------------------------------------------------- */
 
+INLINE int log2_of(int power)
+{
+    return __builtin_ctz((unsigned)power);
+}
+
 /* The dot product of a group with the codes of a row. `wide` is the quad of the group's 32 that is
  * wide. */
-INLINE ivec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide, int is_fine,
+INLINE fvec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide, int is_fine,
                          const struct cpu_span *span, size_t group)
 {
     const int n = f.group / 4, first = f.group == 32 ? 0 : (int)(group % 2) * n;
     const size_t first_quad = group * (size_t)n;
     const int is_8bit = f.zero == 128;
-    ivec dot = i_splat(0);
+    ivec low = i_low_begin(), high = i_high_begin();
+    UNROLL
+    for (int q = 0; q < n; q++)
+        low =
+            i_dot(low, quads[first + q], low_codes(is_fine, span, first_quad + (size_t)q), is_8bit);
     if (is_fine)
         UNROLL
     for (int q = 0; q < n; q++)
-        dot = i_dot(dot, quads[first + q], high_codes(span, first_quad + (size_t)q), is_8bit);
-    else dot = i_dot(dot, wide, wide_high(f.group, span, group), is_8bit);
-    dot = i_shift_left(dot, CPU_HIGH_BITS);
-    UNROLL
-    for (int q = 0; q < n; q++)
-        dot =
-            i_dot(dot, quads[first + q], low_codes(is_fine, span, first_quad + (size_t)q), is_8bit);
+        high = i_dot(high, quads[first + q], high_codes(span, first_quad + (size_t)q), is_8bit);
+    else high = i_dot(high, wide, wide_high(f.group, span, group), is_8bit);
+    fvec zero_sum = f_splat(0.0f);
     if (keeps_zero(f.zero))
-        dot = i_sub(dot, i_splat(f.zero * sum_of_codes(f.group, span, group)));
-    return dot;
+        zero_sum = f_zero_sum(sum_of_codes(f.group, span, group), log2_of(f.zero));
+    return f_of_dots(low, zero_sum, high, is_fine);
 }
 
 /* Adds block `block` of a span to the parts of the first `m` rows; it is block i of its unit. */
@@ -145,11 +150,10 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
         UNROLL
         for (int r = 0; r < m; r++) {
             const struct cpu_span *span = row_span(spans, is_fine, r);
-            ivec dot = few_rows_dot(f, quads, wide[r], is_fine, span, group);
-            parts[r] = f_fma(f_of_i(dot), scales, parts[r]);
+            fvec dot = few_rows_dot(f, quads, wide[r], is_fine, span, group);
+            parts[r] = f_fma(dot, scales, parts[r]);
             if (f.has_min)
-                parts[r] =
-                    f_fma(minima, f_of_i(i_splat(sum_of_codes(f.group, span, group))), parts[r]);
+                parts[r] = f_fma(minima, f_splat(*sum_of_codes(f.group, span, group)), parts[r]);
         }
     }
 }
@@ -310,36 +314,20 @@ struct tile_kind {
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-/* The high bytes' part of the dot products of a group. */
-INLINE void high_dots(struct tile_kind t, const struct panel *panels, int rows, const char *x,
-                      size_t group, ivec *dot)
+/* The high bytes' part of the dot product of a group with row r. */
+INLINE ivec high_dot(struct tile_kind t, const struct panel *panel, const struct cpu_span *span,
+                     size_t group)
 {
-    const int columns = TILE_COLUMNS;
     const size_t quads = (size_t)t.group / 4;
+    if (!t.is_fine)
+        return i_dot(i_high_begin(),
+                     b_load(panel->codes[wide_quad(span, group * (size_t)t.group / 32)]),
+                     wide_high(t.group, span, group), t.is_8bit);
+    ivec dot = i_high_begin();
     UNROLL
-    for (int i = 0; i < rows * columns; i++)
-        dot[i] = i_splat(0);
-    if (t.is_fine)
-        UNROLL
     for (size_t q = group * quads; q < (group + 1) * quads; q++)
-        UNROLL
-    for (int r = 0; r < rows; r++)
-        UNROLL
-    for (int c = 0; c < columns; c++)
-        dot[r * columns + c] = i_dot(dot[r * columns + c], b_load(panels[c].codes[q]),
-                                     high_codes(row_span(x, 1, r), q), t.is_8bit);
-    else UNROLL for (int r = 0; r < rows; r++)
-    {
-        const struct cpu_span *span = row_span(x, 0, r);
-        size_t q = wide_quad(span, group * (size_t)t.group / 32);
-        UNROLL
-        for (int c = 0; c < columns; c++)
-            dot[r * columns + c] = i_dot(dot[r * columns + c], b_load(panels[c].codes[q]),
-                                         wide_high(t.group, span, group), t.is_8bit);
-    }
-    UNROLL
-    for (int i = 0; i < rows * columns; i++)
-        dot[i] = i_shift_left(dot[i], CPU_HIGH_BITS);
+        dot = i_dot(dot, b_load(panel->codes[q]), high_codes(span, q), t.is_8bit);
+    return dot;
 }
 
 /* Adds a span to the sums of rows x TILE_COLUMNS: the rows from `row` on, which lie at x; the
@@ -358,48 +346,41 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
                                    column + PACKED_COLUMNS * (size_t)c,
                                1, 3);
     const size_t groups = 32 / (size_t)t.group, quads = (size_t)t.group / 4;
-    const int zero = span->call->form->zero;
+    const int keeps_sum = !t.has_min && !(t.is_8bit && DOT_TAKES_128_OFF);
+    const int shift = keeps_sum ? log2_of(span->call->form->zero) : 0;
     fvec parts[TILE_ROWS * TILE_COLUMNS];
     UNROLL
     for (int i = 0; i < rows * columns; i++)
         parts[i] = f_splat(0.0f);
     for (size_t group = 0; group < span->n_blocks * groups; group++) {
-        ivec dot[TILE_ROWS * TILE_COLUMNS];
-        high_dots(t, panels, rows, x, group, dot);
-        if (!t.has_min && !(t.is_8bit && DOT_TAKES_128_OFF))
-            UNROLL
-        for (int r = 0; r < rows; r++) {
-            ivec sum = i_splat(sum_of_codes(t.group, row_span(x, t.is_fine, r), group));
-            sum = i_shift_left_by(sum, __builtin_ctz((unsigned)zero));
-            UNROLL
-            for (int c = 0; c < columns; c++)
-                dot[r * columns + c] = i_sub(dot[r * columns + c], sum);
-        }
+        ivec low[TILE_ROWS * TILE_COLUMNS];
+        UNROLL
+        for (int i = 0; i < rows * columns; i++)
+            low[i] = i_low_begin();
         UNROLL
         for (size_t q = 0; q < quads; q++)
             UNROLL
         for (int r = 0; r < rows; r++)
             UNROLL
         for (int c = 0; c < columns; c++)
-            dot[r * columns + c] = i_dot(
-                dot[r * columns + c], b_load(panels[c].codes[group * quads + q]),
+            low[r * columns + c] = i_dot(
+                low[r * columns + c], b_load(panels[c].codes[group * quads + q]),
                 low_codes(t.is_fine, row_span(x, t.is_fine, r), group * quads + q), t.is_8bit);
         UNROLL
-        for (int c = 0; c < columns; c++) {
-            fvec scales = f_load(panels[c].scales + group * PACKED_COLUMNS);
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                parts[r * columns + c] =
-                    f_fma(f_of_i(dot[r * columns + c]), scales, parts[r * columns + c]);
-        }
-        if (t.has_min)
-            UNROLL
         for (int r = 0; r < rows; r++) {
-            fvec sum = f_of_i(i_splat(sum_of_codes(t.group, row_span(x, t.is_fine, r), group)));
+            const struct cpu_span *codes = row_span(x, t.is_fine, r);
+            const float *sum = sum_of_codes(t.group, codes, group);
+            fvec zero_sum = keeps_sum ? f_zero_sum(sum, shift) : f_splat(0.0f);
             UNROLL
-            for (int c = 0; c < columns; c++)
-                parts[r * columns + c] = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS),
-                                               sum, parts[r * columns + c]);
+            for (int c = 0; c < columns; c++) {
+                fvec *part = &parts[r * columns + c];
+                fvec dot = f_of_dots(low[r * columns + c], zero_sum,
+                                     high_dot(t, &panels[c], codes, group), t.is_fine);
+                *part = f_fma(dot, f_load(panels[c].scales + group * PACKED_COLUMNS), *part);
+                if (t.has_min)
+                    *part = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS), f_splat(*sum),
+                                  *part);
+            }
         }
     }
     UNROLL
@@ -407,15 +388,30 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
         fvec scale = f_splat(row_span(x, t.is_fine, r)->scale);
         UNROLL
         for (int c = 0; c < columns; c++) {
-            float *kept = sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS;
-            fvec sum = span->first_block == 0 ? f_splat(0.0f) : f_load(kept);
-            sum = f_fma(parts[r * columns + c], scale, sum);
-            if (!span->is_last)
-                f_store(kept, sum);
-            else if ((size_t)c < n_columns)
-                put_row(span->call, row + (size_t)r, column + PACKED_COLUMNS * (size_t)c, sum);
+            const float *kept = sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS;
+            parts[r * columns + c] = f_fma(parts[r * columns + c], scale, f_load(kept));
         }
     }
+    const struct cpu_linear *call = span->call;
+    const bool is_whole = (size_t)columns <= n_columns && !call->bias &&
+                          column + PACKED_COLUMNS * (size_t)columns <= call->n_out;
+    float *out = sums;
+    size_t stride = GEMM_PANELS * PACKED_COLUMNS;
+    if (span->is_last && is_whole) {
+        out = call->out + row * call->out_stride + column;
+        stride = call->out_stride;
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int c = 0; c < columns; c++)
+        f_store(out + (size_t)r * stride + (size_t)c * PACKED_COLUMNS, parts[r * columns + c]);
+    if (!span->is_last || is_whole)
+        return;
+    for (size_t r = 0; r < (size_t)rows; r++)
+        for (size_t c = 0; c < min_size((size_t)columns, n_columns); c++)
+            put_row(call, row + r, column + PACKED_COLUMNS * c,
+                    f_load(sums + (r * GEMM_PANELS + c) * PACKED_COLUMNS));
 }
 
 /* All rows over the panels of `columns` column blocks. */
@@ -522,6 +518,8 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
                                          .n_blocks = min_size(CPU_SPAN_BLOCKS, k_blocks - k),
                                          .first_column = (call->first_block + b) * PACKED_COLUMNS,
                                          .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
+                if (k == 0)
+                    memset(s->sums, 0, rows * sizeof *s->sums);
                 for (size_t c = 0; c < columns; c++)
                     fill_panel(call, f, call->weights + (b + c) * call->column_bytes, k,
                                span.n_blocks, &s->panels[c]);

@@ -62,11 +62,10 @@ INLINE void put_vector_codes(const float *x, __m512 inverse, int t, __mmask16 wi
     sums = _mm512_dpbusd_epi32(_mm512_slli_epi32(sums, CPU_HIGH_BITS), ones, low);
     sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0x4e));
     sums = _mm512_add_epi32(sums, _mm512_shuffle_i64x2(sums, sums, 0xb1));
-    __m128i halves = _mm512_castsi512_si128(sums);
-    _mm_storeu_si128((__m128i *)(void *)(out->half_sums + 4 * t), halves);
-    halves = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, _MM_PERM_CDAB));
-    _mm_storel_epi64((__m128i *)(void *)(out->sums + 2 * t),
-                     _mm_shuffle_epi32(halves, _MM_PERM_CACA));
+    __m128 halves = _mm_cvtepi32_ps(_mm512_castsi512_si128(sums));
+    _mm_storeu_ps(out->half_sums + 4 * t, halves);
+    halves = _mm_add_ps(halves, _mm_permute_ps(halves, 0xb1));
+    _mm_storel_pi((__m64 *)(void *)(out->sums + 2 * t), _mm_permute_ps(halves, 0x88));
     /* at most one of the four quads of a half has high bytes: or finds it */
     high = _mm512_or_si512(high, _mm512_shuffle_i64x2(high, high, 0x4e));
     high = _mm512_or_si512(high, _mm512_shuffle_i64x2(high, high, 0xb1));

@@ -59,7 +59,7 @@ static inline void put_codes(int32_t *codes, bool is_fine, struct cpu_span *out)
         int32_t sum = 0;
         for (size_t i = 16 * half; i < 16 * half + 16; i++)
             sum += codes[i];
-        out->half_sums[half] = sum;
+        out->half_sums[half] = (float)sum; /* exact */
     }
     for (size_t block = 0; block < CPU_SPAN_BLOCKS; block++) {
         out->sums[block] = out->half_sums[2 * block] + out->half_sums[2 * block + 1];

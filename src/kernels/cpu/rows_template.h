@@ -25,10 +25,10 @@ INLINE const int8_t *high_codes(const struct cpu_span *span, size_t q)
     return span->codes + q / 8 * 64 + q % 8 * 4;
 }
 
-/* The wide quad of a block of coarse codes. Rows of the padding have any. */
+/* The wide quad of a block of coarse codes. */
 INLINE size_t wide_quad(const struct cpu_span *span, size_t block)
 {
-    return span->wide_quads[block] % (CPU_SPAN / 4);
+    return span->wide_quads[block];
 }
 
 /* The high bytes of the wide quad that count for a group. */
@@ -38,7 +38,7 @@ INLINE const int8_t *wide_high(int group_k, const struct cpu_span *span, size_t 
 }
 
 /* The sum of a group's codes. */
-INLINE int32_t sum_of_codes(int group_k, const struct cpu_span *span, size_t group)
+INLINE const float *sum_of_codes(int group_k, const struct cpu_span *span, size_t group)
 {
-    return group_k == 32 ? span->sums[group] : span->half_sums[group];
+    return group_k == 32 ? &span->sums[group] : &span->half_sums[group];
 }

@@ -81,19 +81,9 @@ SIMD ivec i_add(ivec x, ivec y)
 {
     return (ivec){_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
 }
-SIMD ivec i_sub(ivec x, ivec y)
-{
-    return (ivec){_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)};
-}
 SIMD ivec i_shift_left(ivec v, int by)
 {
     return (ivec){_mm256_slli_epi32(v.a, by), _mm256_slli_epi32(v.b, by)};
-}
-/* v << by, which only the running program knows. */
-SIMD ivec i_shift_left_by(ivec v, int by)
-{
-    __m128i n = _mm_cvtsi32_si128(by);
-    return (ivec){_mm256_sll_epi32(v.a, n), _mm256_sll_epi32(v.b, n)};
 }
 #ifdef SIMD_HAS_VNNI
 #define DOT_TAKES_128_OFF 0
@@ -165,6 +155,26 @@ SIMD fvec f_mul(fvec x, fvec y)
 SIMD fvec f_fma(fvec x, fvec y, fvec z)
 {
     return (fvec){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+/* Where dot products begin. */
+SIMD ivec i_low_begin(void)
+{
+    return i_splat(0);
+}
+SIMD ivec i_high_begin(void)
+{
+    return i_splat(0);
+}
+/* sum * 2^shift */
+SIMD fvec f_zero_sum(const float *sum, int shift)
+{
+    return f_splat(*sum * (float)(1 << shift));
+}
+/* 128 * high + low - zero_sum; all but the last addition is exact */
+SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high, int is_fine)
+{
+    (void)is_fine;
+    return f_add(f_of_i(low), f_sub(f_mul(f_of_i(high), f_splat(128.0f)), zero_sum));
 }
 /* b where either is NaN */
 SIMD fvec f_max(fvec x, fvec y)

@@ -61,18 +61,9 @@ SIMD ivec i_add(ivec a, ivec b)
 {
     return _mm512_add_epi32(a, b);
 }
-SIMD ivec i_sub(ivec a, ivec b)
-{
-    return _mm512_sub_epi32(a, b);
-}
 SIMD ivec i_shift_left(ivec v, int by)
 {
     return _mm512_slli_epi32(v, (unsigned)by);
-}
-/* v << by, which only the running program knows. */
-SIMD ivec i_shift_left_by(ivec v, int by)
-{
-    return _mm512_sll_epi32(v, _mm_cvtsi32_si128(by));
 }
 #define DOT_TAKES_128_OFF 0
 /* acc[c] += sum over j of codes[4c + j] (unsigned) * a[j] (signed). `is_8bit`: codes may be above
@@ -88,6 +79,38 @@ SIMD ivec i_dot(ivec acc, bvec codes, const int8_t *a, int is_8bit)
 SIMD fvec f_splat(float x)
 {
     return _mm512_set1_ps(x);
+}
+/* Dot products run on the pipes of multiplications, which they fill. Making a number of them is
+ * left to the pipes of additions: an integer added to the bits of 1.5 * 2^23 * unit is that many
+ * units more. */
+#define DOT_BEGIN(unit) (1.5f * 0x1p23f * (unit))
+SIMD ivec i_low_begin(void)
+{
+    return _mm512_castps_si512(_mm512_set1_ps(DOT_BEGIN(1)));
+}
+SIMD ivec i_high_begin(void)
+{
+    return _mm512_castps_si512(_mm512_set1_ps(DOT_BEGIN(128)));
+}
+/* sum * 2^shift, or, of a sum of 0, something that no sum of integers notices */
+SIMD fvec f_zero_sum(const float *sum, int shift)
+{
+    int32_t bits;
+    __builtin_memcpy(&bits, sum, sizeof bits);
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_set1_epi32(bits), _mm512_set1_epi32(shift << 23)));
+}
+/* 128 * high + low - zero_sum, of dot products that began with the above. All but the last addition
+ * is exact: sums of wide codes may be large, beside others they can go into one constant. */
+SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high, int is_fine)
+{
+    fvec h = _mm512_sub_ps(_mm512_castsi512_ps(high), _mm512_set1_ps(DOT_BEGIN(128)));
+    fvec begin = _mm512_set1_ps(DOT_BEGIN(1));
+    if (is_fine)
+        h = _mm512_sub_ps(h, zero_sum);
+    else
+        begin = _mm512_add_ps(begin, zero_sum);
+    return _mm512_add_ps(_mm512_sub_ps(_mm512_castsi512_ps(low), begin), h);
 }
 SIMD fvec f_load(const float *p)
 {
