@@ -125,22 +125,21 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
 {
     const char *spans =
         spans_at(span->call->x, t.is_fine, span->first_block / CPU_SPAN_BLOCKS, first_row);
-    for (size_t row = 0; row < n_rows && !IS_SPECIALISED; row += 16)
-        for (size_t c = 0; c < columns; c++)
-            gemm_tile(span, t, &s->panels[c], tile_rows(span->call->n_rows),
-                      spans + row * cpu_span_bytes(t.is_fine), &s->sums[row][c * PACKED_COLUMNS],
-                      first_row + row, span->first_column + c * PACKED_COLUMNS);
-    if (!IS_SPECIALISED)
-        return;
-    if (span->call->n_rows <= 8) {
-        for (size_t c = 0; c < columns; c++)
-            gemm_tile(span, t, &s->panels[c], 8, spans, &s->sums[0][c * PACKED_COLUMNS], first_row,
-                      span->first_column + c * PACKED_COLUMNS);
-        return;
-    }
-    for (size_t row = 0; row < n_rows; row += 16)
-        for (size_t c = 0; c < columns; c++)
-            gemm_tile(span, t, &s->panels[c], 16, spans + row * cpu_span_bytes(t.is_fine),
-                      &s->sums[row][c * PACKED_COLUMNS], first_row + row,
-                      span->first_column + c * PACKED_COLUMNS);
+    const int rows = tile_rows(span->call->n_rows);
+    struct fetch fetch = fetch_begin(span);
+    const size_t n_tiles = (n_rows + (size_t)rows - 1) / (size_t)rows * columns;
+    const size_t lines = fetch.lines * GEMM_PANELS / n_tiles + 1;
+    for (size_t row = 0; row < n_rows; row += (size_t)rows)
+        for (size_t c = 0; c < columns; c++) {
+            const char *x = spans + row * cpu_span_bytes(t.is_fine);
+            float *sums = &s->sums[row][c * PACKED_COLUMNS];
+            size_t column = span->first_column + c * PACKED_COLUMNS;
+            fetch_lines(span, &fetch, lines);
+            if (!IS_SPECIALISED)
+                gemm_tile(span, t, &s->panels[c], rows, x, sums, first_row + row, column);
+            else if (rows == 8)
+                gemm_tile(span, t, &s->panels[c], 8, x, sums, first_row + row, column);
+            else
+                gemm_tile(span, t, &s->panels[c], 16, x, sums, first_row + row, column);
+        }
 }

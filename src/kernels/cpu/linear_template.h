@@ -250,22 +250,6 @@ static size_t linear_scratch(size_t k)
     return sizeof(struct gemm_scratch);
 }
 
-/* Where block `block` of a column begins, or, behind the end of k, that of the column which takes
- * its place in the next panels. */
-INLINE const uint8_t *block_ahead(const struct cpu_linear *call, struct form_constants f,
-                                  const uint8_t *column, size_t block)
-{
-    const struct packed_form *form = call->form;
-    if (block >= call->k / PACKED_BLOCK) {
-        block -= call->k / PACKED_BLOCK;
-        column += GEMM_PANELS * call->column_bytes;
-    }
-    if (f.scales != SCALES_SUPER)
-        return column + block * form->unit_bytes;
-    return column + block / CPU_SPAN_BLOCKS * form->unit_bytes +
-           block % CPU_SPAN_BLOCKS * form->block_bytes;
-}
-
 /* Blocks first .. first + n_blocks - 1 of a column. */
 INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f,
                        const uint8_t *column, size_t first, size_t n_blocks, struct panel *panel)
@@ -278,9 +262,6 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f,
         if (f.scales != SCALES_SUPER)
             unit += block * form->unit_bytes;
         const uint8_t *codes = unit + form->header_bytes + in_unit * form->block_bytes;
-        const uint8_t *ahead = block_ahead(call, f, column, first + block + CPU_SPAN_BLOCKS);
-        for (size_t at = 0; at < form->block_bytes + 63; at += 64)
-            __builtin_prefetch(ahead + at, 0, 2);
         bvec quads[8];
         load_quads(f, form->table, codes, quads);
         UNROLL
@@ -303,7 +284,35 @@ struct gemm_span {
     size_t first_block, n_blocks; /* of k */
     size_t first_column;          /* of the first panel, in the whole matrix */
     bool is_last;                 /* of k: the sums are the result */
+    const uint8_t *next;          /* the weights of the next panels, column_bytes apart */
+    size_t next_bytes;            /* of each */
 };
+
+/* The lines of the next panels' weights that are still to be asked for. */
+struct fetch {
+    size_t columns, lines; /* this column among them, lines of it */
+    const uint8_t *at;
+};
+
+INLINE struct fetch fetch_begin(const struct gemm_span *span)
+{
+    return (struct fetch){GEMM_PANELS, (span->next_bytes + 63) / 64, span->next};
+}
+
+/* Asks for the next `n` lines: while tiles are computed memory is idle. */
+INLINE void fetch_lines(const struct gemm_span *span, struct fetch *fetch, size_t n)
+{
+    const size_t all = (span->next_bytes + 63) / 64;
+    for (; n > 0 && fetch->columns > 0; n--) {
+        __builtin_prefetch(fetch->at, 0, 2);
+        fetch->at += 64;
+        if (--fetch->lines == 0) {
+            fetch->at += span->call->column_bytes - all * 64;
+            fetch->lines = all;
+            fetch->columns--;
+        }
+    }
+}
 
 /* What a tile knows when it is compiled. */
 struct tile_kind {
@@ -314,20 +323,31 @@ struct tile_kind {
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-/* The high bytes' part of the dot product of a group with row r. */
-INLINE ivec high_dot(struct tile_kind t, const struct panel *panel, const struct cpu_span *span,
-                     size_t group)
+/* Adds the dot products of a group with one of the bytes of the codes. */
+INLINE void add_dots(struct tile_kind t, int is_high, const struct panel *panels, int rows,
+                     const char *x, size_t group, ivec *dots)
 {
     const size_t quads = (size_t)t.group / 4;
-    if (!t.is_fine)
-        return i_dot(i_high_begin(),
-                     b_load(panel->codes[wide_quad(span, group * (size_t)t.group / 32)]),
-                     wide_high(t.group, span, group), t.is_8bit);
-    ivec dot = i_high_begin();
     UNROLL
     for (size_t q = group * quads; q < (group + 1) * quads; q++)
-        dot = i_dot(dot, b_load(panel->codes[q]), high_codes(span, q), t.is_8bit);
-    return dot;
+        UNROLL
+    for (int r = 0; r < rows; r++) {
+        const struct cpu_span *codes = row_span(x, t.is_fine, r);
+        UNROLL
+        for (int c = 0; c < TILE_COLUMNS; c++)
+            dots[r * TILE_COLUMNS + c] =
+                i_dot(dots[r * TILE_COLUMNS + c], b_load(panels[c].codes[q]),
+                      is_high ? high_codes(codes, q) : low_codes(t.is_fine, codes, q), t.is_8bit);
+    }
+}
+
+/* The high bytes' part of the dot product of a group with a row of coarse codes. */
+INLINE ivec wide_dot(struct tile_kind t, const struct panel *panel, const struct cpu_span *codes,
+                     size_t group)
+{
+    return i_dot(i_high_begin(),
+                 b_load(panel->codes[wide_quad(codes, group * (size_t)t.group / 32)]),
+                 wide_high(t.group, codes, group), t.is_8bit);
 }
 
 /* Adds a span to the sums of rows x TILE_COLUMNS: the rows from `row` on, which lie at x; the
@@ -345,7 +365,7 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
             __builtin_prefetch(span->call->out + (row + (size_t)r) * span->call->out_stride +
                                    column + PACKED_COLUMNS * (size_t)c,
                                1, 3);
-    const size_t groups = 32 / (size_t)t.group, quads = (size_t)t.group / 4;
+    const size_t groups = 32 / (size_t)t.group;
     const int keeps_sum = !t.has_min && !(t.is_8bit && DOT_TAKES_128_OFF);
     const int shift = keeps_sum ? log2_of(span->call->form->zero) : 0;
     fvec parts[TILE_ROWS * TILE_COLUMNS];
@@ -353,19 +373,15 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
     for (int i = 0; i < rows * columns; i++)
         parts[i] = f_splat(0.0f);
     for (size_t group = 0; group < span->n_blocks * groups; group++) {
-        ivec low[TILE_ROWS * TILE_COLUMNS];
+        ivec low[TILE_ROWS * TILE_COLUMNS], high[TILE_ROWS * TILE_COLUMNS];
         UNROLL
-        for (int i = 0; i < rows * columns; i++)
+        for (int i = 0; i < rows * columns; i++) {
             low[i] = i_low_begin();
-        UNROLL
-        for (size_t q = 0; q < quads; q++)
-            UNROLL
-        for (int r = 0; r < rows; r++)
-            UNROLL
-        for (int c = 0; c < columns; c++)
-            low[r * columns + c] = i_dot(
-                low[r * columns + c], b_load(panels[c].codes[group * quads + q]),
-                low_codes(t.is_fine, row_span(x, t.is_fine, r), group * quads + q), t.is_8bit);
+            high[i] = i_high_begin();
+        }
+        if (t.is_fine)
+            add_dots(t, 1, panels, rows, x, group, high);
+        add_dots(t, 0, panels, rows, x, group, low);
         UNROLL
         for (int r = 0; r < rows; r++) {
             const struct cpu_span *codes = row_span(x, t.is_fine, r);
@@ -374,8 +390,10 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
             UNROLL
             for (int c = 0; c < columns; c++) {
                 fvec *part = &parts[r * columns + c];
-                fvec dot = f_of_dots(low[r * columns + c], zero_sum,
-                                     high_dot(t, &panels[c], codes, group), t.is_fine);
+                if (!t.is_fine)
+                    high[r * columns + c] = wide_dot(t, &panels[c], codes, group);
+                fvec dot =
+                    f_of_dots(low[r * columns + c], zero_sum, high[r * columns + c], t.is_fine);
                 *part = f_fma(dot, f_load(panels[c].scales + group * PACKED_COLUMNS), *part);
                 if (t.has_min)
                     *part = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS), f_splat(*sum),
@@ -414,20 +432,33 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
                     f_load(sums + (r * GEMM_PANELS + c) * PACKED_COLUMNS));
 }
 
+/* Rows of the next tile: no more tiles of one row than there must be. */
+INLINE int rows_of_tile(size_t left)
+{
+    size_t rest = left % TILE_ROWS;
+    if (left >= TILE_ROWS &&
+        !(rest > 0 && rest < TILE_ROWS_SOME && rest + TILE_ROWS >= 2 * TILE_ROWS_SOME))
+        return TILE_ROWS;
+    return left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
+}
+
 /* All rows over the panels of `columns` column blocks. */
 INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t columns,
                       size_t first_row, size_t n_rows, struct gemm_scratch *s)
 {
     const char *spans =
         spans_at(span->call->x, t.is_fine, span->first_block / CPU_SPAN_BLOCKS, first_row);
+    struct fetch fetch = fetch_begin(span);
+    const size_t tile_columns = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    const size_t lines_per_row = GEMM_PANELS * fetch.lines / (n_rows * tile_columns) + 1;
     for (size_t row = 0; row < n_rows;) {
         const char *x = spans + row * cpu_span_bytes(t.is_fine);
-        size_t left = n_rows - row;
-        int rows = left >= TILE_ROWS ? TILE_ROWS : left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
+        int rows = rows_of_tile(n_rows - row);
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const struct panel *panels = &s->panels[c];
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
             size_t column = span->first_column + c * PACKED_COLUMNS, n = columns - c;
+            fetch_lines(span, &fetch, (size_t)rows * lines_per_row);
             if (!IS_SPECIALISED)
                 gemm_tile(span, t, panels, rows, n, x, sums, first_row + row, column);
             else if (rows == TILE_ROWS)
@@ -504,6 +535,7 @@ INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
 
 INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constants f)
 {
+    const struct packed_form *form = call->form;
     struct gemm_scratch *s = call->scratch;
     gemm_rows_fn run_rows = tiles_of(f, call->x->is_fine);
     gemm_begin(f.group, call->n_rows);
@@ -513,16 +545,22 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
         for (size_t b = 0; b < call->n_blocks; b += GEMM_PANELS) {
             size_t columns = min_size(GEMM_PANELS, call->n_blocks - b);
             for (size_t k = 0; k < k_blocks; k += CPU_SPAN_BLOCKS) {
+                const uint8_t *weights = call->weights + b * call->column_bytes;
                 struct gemm_span span = {.call = call,
                                          .first_block = k,
                                          .n_blocks = min_size(CPU_SPAN_BLOCKS, k_blocks - k),
                                          .first_column = (call->first_block + b) * PACKED_COLUMNS,
                                          .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
+                size_t next = span.is_last ? 0 : k + CPU_SPAN_BLOCKS;
+                span.next = weights + next * PACKED_BLOCK / form->unit_k * form->unit_bytes +
+                            (span.is_last ? GEMM_PANELS * call->column_bytes : 0);
+                span.next_bytes = min_size(CPU_SPAN_BLOCKS, k_blocks - next) * PACKED_BLOCK /
+                                  form->unit_k * form->unit_bytes;
                 if (k == 0)
                     memset(s->sums, 0, rows * sizeof *s->sums);
                 for (size_t c = 0; c < columns; c++)
-                    fill_panel(call, f, call->weights + (b + c) * call->column_bytes, k,
-                               span.n_blocks, &s->panels[c]);
+                    fill_panel(call, f, weights + c * call->column_bytes, k, span.n_blocks,
+                               &s->panels[c]);
                 run_rows(&span, columns, row, rows, s);
             }
         }
