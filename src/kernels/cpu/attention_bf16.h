@@ -23,8 +23,21 @@ INLINE void score_tile(const struct attention_block *b, int rows, int pages, siz
     UNROLL
     for (int i = 0; i < rows * pages; i++)
         acc[i] = _mm512_setzero_ps();
+    /* few queries wait for memory: their values and next keys are asked for here */
+    const bool fetches = rows <= 4;
+    const char *values[8], *next[8];
+    size_t value_bytes = cpu_value_page_bytes(DTYPE_BF16, b->call->v_dim);
+    for (int p = 0; p < pages && fetches; p++) {
+        values[p] = b->call->values[page + (size_t)p];
+        next[p] = b->call->keys[min_size(page + (size_t)(pages + p), b->end_page - 1)];
+    }
     for (size_t pair = 0; pair < n_pairs; pair++) {
         __m512i k[8];
+        UNROLL
+        for (int p = 0; p < pages && fetches; p++) {
+            __builtin_prefetch(values[p] + min_size(pair * 64, value_bytes - 1), 0, 2);
+            __builtin_prefetch(next[p] + pair * 64, 0, 3);
+        }
         UNROLL
         for (int p = 0; p < pages; p++)
             k[p] = _mm512_loadu_si512(keys[p] + pair * 64);
