@@ -23,11 +23,10 @@
 
 enum {
     N_TOKENS = 45,
-    LONG_TOKENS = 270, /* past the first attention segment */
-    CONTEXT = 288,
+    LONG_TOKENS = 290, /* past the first attention segment */
+    CONTEXT = 304,
     MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
-    MAX_SEQS = 3,
-    SHARED_TOKENS = 2 * SERVERD_PAGE_TOKENS
+    MAX_SEQS = 3
 };
 
 static serverd_error err;
@@ -36,10 +35,10 @@ struct engine_under_test {
     struct program *program;
     struct worker_pool *pool;
     struct runtime *runtime;
-    uint32_t width;         /* of an output row */
-    uint32_t n_tokens;      /* of each sequence */
-    bool has_shared_tokens; /* sequences begin with the SHARED_TOKENS of sequence 0 */
-    bool has_shared_pages;  /* and keep them in its pages */
+    uint32_t width;        /* of an output row */
+    uint32_t n_tokens;     /* of each sequence */
+    uint32_t n_shared;     /* sequences begin with so many tokens of sequence 0 */
+    bool has_shared_pages; /* and keep them in its pages */
 };
 
 static struct program *compile(const char *arch, const char *dtype)
@@ -91,7 +90,7 @@ static void close_engine(struct engine_under_test *e)
 /* Tokens of sequence `seq`; other sequences have other tokens. */
 static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_t position)
 {
-    if (e->has_shared_tokens && position < SHARED_TOKENS)
+    if (position < e->n_shared)
         seq = 0;
     return (int32_t)(hash_mix(seq * 1000u + position) % e->program->vocabulary.n_tokens);
 }
@@ -99,7 +98,7 @@ static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_
 /* Scattered, one set for each sequence. */
 static uint32_t page_of(const struct engine_under_test *e, uint32_t seq, uint32_t page)
 {
-    if (e->has_shared_pages && page < SHARED_TOKENS / SERVERD_PAGE_TOKENS)
+    if (e->has_shared_pages && page < e->n_shared / SERVERD_PAGE_TOKENS)
         seq = 0;
     return page * MAX_SEQS + (seq + page) % MAX_SEQS;
 }
@@ -272,21 +271,23 @@ static void segments_of_a_long_context_are_merged_in_one_order(void **state)
 }
 
 /* Sequences with the same beginning read it in the pages of one of them. */
-static void check_shared_pages(const char *arch, serverd_dtype kv)
+static void check_shared_pages(const char *arch, serverd_dtype kv, uint32_t n_shared,
+                               uint32_t n_tokens)
 {
     struct program *program = compile(arch, "Q8_0");
     struct engine_under_test e = open_on(program, "cpu", 2, kv);
-    size_t floats = (size_t)N_TOKENS * e.width;
+    e.n_tokens = n_tokens;
+    size_t floats = (size_t)n_tokens * e.width;
     float *out = malloc(MAX_SEQS * floats * sizeof *out), *expected[MAX_SEQS];
     assert_non_null(out);
-    e.has_shared_tokens = true;
+    e.n_shared = n_shared;
     for (uint32_t s = 0; s < MAX_SEQS; s++) {
         expected[s] = malloc(floats * sizeof(float));
         assert_non_null(expected[s]);
-        run_alone(&e, s, N_TOKENS, expected[s]);
+        run_alone(&e, s, n_tokens, expected[s]);
     }
     e.has_shared_pages = true;
-    check_batches(&e, SHARED_TOKENS, expected, out);
+    check_batches(&e, n_shared, expected, out);
     for (uint32_t s = 0; s < MAX_SEQS; s++)
         free(expected[s]);
     free(out);
@@ -297,9 +298,12 @@ static void check_shared_pages(const char *arch, serverd_dtype kv)
 static void sequences_share_the_pages_of_a_common_beginning(void **state)
 {
     (void)state;
-    check_shared_pages("llama", DTYPE_BF16);
-    check_shared_pages("gemma3", DTYPE_I8);
-    check_shared_pages("qwen3", DTYPE_F16);
+    /* a whole segment, which is run once for all of them */
+    check_shared_pages("llama", DTYPE_BF16, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+    check_shared_pages("gemma2", DTYPE_I8, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+    check_shared_pages("llama", DTYPE_BF16, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("gemma3", DTYPE_I8, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("qwen3", DTYPE_F16, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
 }
 
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)

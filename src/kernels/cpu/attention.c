@@ -1,36 +1,10 @@
 /* Attention over paged keys and values. A query sees its keys in segments of 256 that begin at
  * multiples of 256 in the sequence; the segments' softmax parts are merged in ascending order.
  * So a row's sum has one order whatever the chunk, the batch and the number of threads. */
-#include "base/numeric.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/attention_job.h"
 
 #include <math.h>
 #include <string.h>
-
-struct attention_job {
-    const struct cpu_step *step;
-    const serverd_attn *attn;
-    const float *q;
-    float *out;
-    const struct cpu_attention_item *items;
-    uint32_t n_items;
-};
-
-/* A worker's memory: the queries of one chunk, what each sees, and its running softmax. */
-struct attention_scratch {
-    float *queries, *acc, *max, *sum, *kernel;
-    uint32_t *begin, *end;
-};
-
-static size_t group_size(const serverd_attn *a)
-{
-    return a->n_heads / a->n_kv_heads;
-}
-
-static size_t value_width_of(const serverd_attn *a)
-{
-    return ((size_t)a->v_dim + 15) / 16 * 16;
-}
 
 static size_t align16(size_t n)
 {
@@ -39,15 +13,15 @@ static size_t align16(size_t n)
 
 static size_t max_queries(const serverd_attn *a)
 {
-    return CPU_ATTENTION_ROWS * group_size(a);
+    return CPU_ATTENTION_ROWS * attention_group(a);
 }
 
-static struct attention_scratch carve(const serverd_attn *a, float *p)
+struct attention_scratch cpu_carve_attention(const struct attention_job *job, uint32_t worker)
 {
+    const serverd_attn *a = job->attn;
     size_t n = max_queries(a);
-    struct attention_scratch s = {.kernel = NULL};
-    s.acc = p;
-    s.queries = s.acc + n * value_width_of(a);
+    struct attention_scratch s = {.acc = cpu_worker_scratch(job->step, worker)};
+    s.queries = s.acc + n * attention_value_width(a);
     s.max = s.queries + align16(n * a->k_dim);
     s.sum = s.max + n;
     s.begin = (uint32_t *)(void *)(s.sum + n);
@@ -60,7 +34,7 @@ size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_no
 {
     const serverd_attn *a = &node->attributes.attn;
     size_t n = max_queries(a);
-    return (n * value_width_of(a) + align16(n * a->k_dim) + align16(4 * n) +
+    return (n * attention_value_width(a) + align16(n * a->k_dim) + align16(4 * n) +
             kernels->attention_scratch(a->k_dim)) *
            sizeof(float);
 }
@@ -88,6 +62,7 @@ void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch)
         if (batch->row_seq[row] != seq)
             handle->seq_begin[seq = batch->row_seq[row]] = row;
     handle->seq_begin[batch->n_seqs] = batch->n_rows;
+    cpu_plan_split(handle, batch);
     uint32_t page = 0;
     for (uint32_t s = 0; s < batch->n_seqs && handle->step_kv; s++) {
         handle->seq_first_page[s] = page;
@@ -144,11 +119,7 @@ void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n)
 
 /* ---- queries --------------------------------------------------------------------------------- */
 
-struct visible {
-    uint32_t begin, end; /* positions */
-};
-
-static struct visible visible_from(const struct attention_job *job, uint32_t row)
+struct visible cpu_visible_from(const struct attention_job *job, uint32_t row)
 {
     const serverd_batch *batch = job->step->batch;
     if (!job->attn->is_causal) {
@@ -160,46 +131,52 @@ static struct visible visible_from(const struct attention_job *job, uint32_t row
     return (struct visible){window && end > window ? end - window : 0, end};
 }
 
-static void gather_queries(const struct attention_job *job, const struct cpu_attention_item *item,
-                           uint32_t head, struct attention_scratch *s)
+void cpu_gather_queries(const struct attention_job *job, const struct cpu_attention_item *item,
+                        uint32_t head, const struct attention_scratch *s)
 {
     const serverd_attn *a = job->attn;
-    size_t group = group_size(a), n = item->n_rows * group;
+    size_t group = attention_group(a), n = item->n_rows * group;
     for (size_t i = 0; i < n; i++) {
         size_t row = item->first_row + i / group, q_head = head * group + i % group;
         memcpy(s->queries + i * a->k_dim, job->q + (row * a->n_heads + q_head) * a->k_dim,
                a->k_dim * sizeof(float));
-        s->max[i] = -INFINITY;
-        s->sum[i] = 0.0f;
     }
-    memset(s->acc, 0, n * value_width_of(a) * sizeof *s->acc);
 }
 
-/* What each query sees of the segment, counted from its beginning. */
-static void see_segment(const struct attention_job *job, const struct cpu_attention_item *item,
-                        uint32_t segment, struct attention_scratch *s)
+void cpu_clear_softmax(const struct cpu_softmax *softmax, size_t n, size_t width)
 {
-    size_t group = group_size(job->attn);
+    for (size_t i = 0; i < n; i++) {
+        softmax->max[i] = -INFINITY;
+        softmax->sum[i] = 0.0f;
+    }
+    memset(softmax->acc, 0, n * width * sizeof *softmax->acc);
+}
+
+/* What each query sees of the segment, counted from its beginning; returns the end of all. */
+static uint32_t see_segment(const struct attention_job *job, const struct cpu_attention_item *item,
+                            uint32_t segment, const struct attention_scratch *s)
+{
+    size_t group = attention_group(job->attn);
+    uint32_t all = 0;
     for (uint32_t i = 0; i < item->n_rows; i++) {
-        struct visible see = visible_from(job, item->first_row + i);
+        struct visible see = cpu_visible_from(job, item->first_row + i);
         uint32_t begin = (uint32_t)max_size(see.begin, segment);
         uint32_t end = (uint32_t)min_size(see.end, segment + CPU_SEGMENT);
         for (size_t g = 0; g < group; g++) {
             s->begin[i * group + g] = begin < end ? begin - segment : 0;
             s->end[i * group + g] = begin < end ? end - segment : 0;
         }
+        if (begin < end)
+            all = (uint32_t)max_size(all, end - segment);
     }
+    return all;
 }
 
-static void attend_item(const struct attention_job *job, const struct cpu_attention_item *item,
-                        uint32_t head, uint32_t worker)
+void cpu_attend_segment(const struct attention_job *job, const struct cpu_attention_item *item,
+                        uint32_t head, uint32_t segment, const struct attention_scratch *s,
+                        const struct cpu_softmax *into)
 {
     const serverd_attn *a = job->attn;
-    const struct cpu_step *step = job->step;
-    size_t group = group_size(a), n_queries = item->n_rows * group;
-    struct attention_scratch s = carve(a, cpu_worker_scratch(step, worker));
-    gather_queries(job, item, head, &s);
-
     const void *keys[CPU_SEGMENT_PAGES], *values[CPU_SEGMENT_PAGES];
     struct cpu_attention call = {.keys = keys,
                                  .values = values,
@@ -207,38 +184,55 @@ static void attend_item(const struct attention_job *job, const struct cpu_attent
                                  .v_dim = a->v_dim,
                                  .scale = a->scale,
                                  .cap = a->cap,
-                                 .n_queries = n_queries,
-                                 .queries = s.queries,
-                                 .begin = s.begin,
-                                 .end = s.end,
-                                 .max = s.max,
-                                 .sum = s.sum,
-                                 .acc = s.acc,
-                                 .scratch = s.kernel};
-    const struct cpu_kv_layer *layer = layer_of(step, a, &call.kv);
-    const uint32_t *pages = pages_of(step, a, item->first_row);
-    uint32_t last = item->first_row + item->n_rows - 1;
-    struct visible all = {visible_from(job, item->first_row).begin, visible_from(job, last).end};
-    for (uint32_t segment = all.begin / CPU_SEGMENT * CPU_SEGMENT; segment < all.end;
-         segment += CPU_SEGMENT) {
-        for (uint32_t p = 0; p < CPU_SEGMENT_PAGES; p++) {
-            uint32_t at = segment / SERVERD_PAGE_TOKENS + p;
-            if (at * SERVERD_PAGE_TOKENS >= all.end)
-                break;
-            keys[p] = cpu_kv_keys(layer, pages[at], head);
-            values[p] = cpu_kv_values(layer, pages[at], head);
-        }
-        see_segment(job, item, segment, &s);
-        step->kernels->attend(&call);
+                                 .n_queries = item->n_rows * attention_group(a),
+                                 .queries = s->queries,
+                                 .begin = s->begin,
+                                 .end = s->end,
+                                 .max = into->max,
+                                 .sum = into->sum,
+                                 .acc = into->acc,
+                                 .scratch = s->kernel};
+    const struct cpu_kv_layer *layer = layer_of(job->step, a, &call.kv);
+    const uint32_t *pages = pages_of(job->step, a, item->first_row) + segment / SERVERD_PAGE_TOKENS;
+    uint32_t end = see_segment(job, item, segment, s);
+    for (uint32_t p = 0; p * SERVERD_PAGE_TOKENS < end; p++) {
+        keys[p] = cpu_kv_keys(layer, pages[p], head);
+        values[p] = cpu_kv_values(layer, pages[p], head);
     }
-    size_t width = value_width_of(a);
-    for (size_t i = 0; i < n_queries; i++) {
+    job->step->kernels->attend(&call);
+}
+
+void cpu_put_attention(const struct attention_job *job, const struct cpu_attention_item *item,
+                       uint32_t head, const struct cpu_softmax *softmax)
+{
+    const serverd_attn *a = job->attn;
+    size_t width = attention_value_width(a), group = attention_group(a);
+    for (size_t i = 0; i < item->n_rows * group; i++) {
         size_t row = item->first_row + i / group, q_head = head * group + i % group;
         float *out = job->out + (row * a->n_heads + q_head) * a->v_dim;
-        float inverse = 1.0f / s.sum[i];
+        float inverse = 1.0f / softmax->sum[i];
         for (size_t d = 0; d < a->v_dim; d++)
-            out[d] = s.acc[i * width + d] * inverse;
+            out[d] = softmax->acc[i * width + d] * inverse;
     }
+}
+
+/* ---- one item after the other ---------------------------------------------------------------- */
+
+static void attend_item(const struct attention_job *job, const struct cpu_attention_item *item,
+                        uint32_t head, uint32_t worker)
+{
+    const serverd_attn *a = job->attn;
+    const struct attention_scratch s = cpu_carve_attention(job, worker);
+    const struct cpu_softmax softmax = {s.max, s.sum, s.acc};
+    cpu_gather_queries(job, item, head, &s);
+    cpu_clear_softmax(&softmax, item->n_rows * attention_group(a), attention_value_width(a));
+    uint32_t last = item->first_row + item->n_rows - 1;
+    uint32_t begin = cpu_visible_from(job, item->first_row).begin;
+    uint32_t end = cpu_visible_from(job, last).end;
+    for (uint32_t segment = begin / CPU_SEGMENT * CPU_SEGMENT; segment < end;
+         segment += CPU_SEGMENT)
+        cpu_attend_segment(job, item, head, segment, &s, &softmax);
+    cpu_put_attention(job, item, head, &softmax);
 }
 
 static struct attention_job attention_job(const struct cpu_step *step,
@@ -264,6 +258,8 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
 void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase)
 {
     struct attention_job job = attention_job(step, phase);
+    if (cpu_run_split_attention(&job))
+        return;
     job.items = step->handle->items;
     job.n_items = cut_items(step->batch, 0, step->batch->n_rows, step->handle->items);
     step->host->parallel_for(step->host->context, job.n_items * job.attn->n_kv_heads,

@@ -98,6 +98,7 @@ struct serverd_handle {
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
+    struct cpu_split *split;          /* attention_split.c; NULL: no attention is causal */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are
      * kept here, sequence after sequence. */
@@ -171,6 +172,9 @@ void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
 bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n_phases);
 /* attention.c */
 size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_node *node);
+serverd_status cpu_create_split(struct cpu_split **out, serverd_error *err);
+void cpu_destroy_split(struct cpu_split *split);
+void cpu_plan_split(serverd_handle *handle, const serverd_batch *batch);
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch);
 void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
                      size_t n, uint32_t worker);

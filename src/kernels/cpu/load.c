@@ -92,6 +92,9 @@ static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
     handle->items = calloc(max_size(handle->limits.max_rows, 1), sizeof *handle->items);
     if (!handle->seq_begin || !handle->items)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u rows", handle->limits.max_rows);
+    for (uint32_t i = 0; i < graph->n_nodes; i++)
+        if (graph->nodes[i].op == SERVERD_OP_ATTN && graph->nodes[i].attributes.attn.is_causal)
+            return cpu_create_split(&handle->split, err);
     return SERVERD_OK;
 }
 
@@ -190,5 +193,6 @@ void cpu_unload(serverd_handle *handle)
     free(handle->scratch);
     free(handle->seq_begin);
     free(handle->items);
+    cpu_destroy_split(handle->split);
     free(handle);
 }
