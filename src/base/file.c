@@ -150,6 +150,19 @@ void mapping_close(struct mapping *mapping)
     *mapping = (struct mapping){0};
 }
 
+void mapping_forget(const struct mapping *mapping, const void *data, size_t bytes)
+{
+    uintptr_t first = (uintptr_t)mapping->data, begin = (uintptr_t)data;
+    if (!mapping->data || begin < first || begin - first > mapping->bytes ||
+        bytes > mapping->bytes - (begin - first))
+        return;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t end = (begin + bytes) / page * page;
+    begin = (begin + page - 1) / page * page;
+    if (begin < end)
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 static bool write_all(int fd, const unsigned char *bytes, size_t n)
 {
     while (n > 0) {

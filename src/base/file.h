@@ -30,6 +30,9 @@ struct mapping {
 };
 serverd_status file_map(const struct file *file, struct mapping *out, serverd_error *err);
 void mapping_close(struct mapping *mapping);
+/* The whole pages of data .. data + bytes - 1, if it lies in the mapping, leave this process; the
+ * page cache keeps them, and who reads there again has them again. */
+void mapping_forget(const struct mapping *mapping, const void *data, size_t bytes);
 
 /* Temporary name in the same folder, fsync, rename. */
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err);

@@ -221,6 +221,13 @@ const struct program_template *program_find_template(const struct program *progr
     return NULL;
 }
 
+void program_forget_tensor(const struct program *program, uint32_t tensor)
+{
+    const serverd_tensor *t = &program->graph.tensors[tensor];
+    for (uint32_t i = 0; i < program->n_mappings; i++)
+        mapping_forget(&program->mappings[i], t->data, t->bytes);
+}
+
 int64_t program_find_tensor(const struct program *program, const char *name)
 {
     for (uint32_t i = 0; i < program->graph.n_tensors; i++)

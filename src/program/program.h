@@ -67,6 +67,9 @@ serverd_status program_check(const struct program *program, serverd_error *err);
 const struct program_template *program_find_template(const struct program *program,
                                                      const char *name);
 
+/* The tensor's bytes leave memory until somebody reads them again, if they lie in a file. */
+void program_forget_tensor(const struct program *program, uint32_t tensor);
+
 /* -1 if there is none. */
 int64_t program_find_tensor(const struct program *program, const char *name);
 

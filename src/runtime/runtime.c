@@ -268,6 +268,7 @@ static serverd_status pack_all(struct runtime *runtime, const struct runtime_opt
             status = pack_tensor(runtime, i, &forms[i], err);
             if (status != SERVERD_OK)
                 return error_context(err, "tensor %s", graph->tensors[i].name);
+            program_forget_tensor(runtime->program, i);
         }
         done += graph->tensors[i].bytes;
         if (options->progress)

@@ -334,21 +334,29 @@ static void free_matrix(struct matrix *m)
     free(m->values);
 }
 
+static struct cpu_linear linear_call(const struct cpu_kernels *kernels, const struct matrix *m,
+                                     struct shape shape, const struct cpu_rows *x,
+                                     const float *bias, float *out)
+{
+    return (struct cpu_linear){.form = m->form,
+                               .weights = m->packed,
+                               .column_bytes = packed_column_bytes(m->form, shape.k),
+                               .n_out = shape.n_out,
+                               .k = shape.k,
+                               .x = x,
+                               .n_rows = shape.rows,
+                               .bias = bias,
+                               .out = out,
+                               .out_stride = shape.n_out,
+                               .scratch = take_filled(kernels->linear_scratch(shape.k), 0xff)};
+}
+
 /* All column blocks, `chunk` at a time. */
 static void multiply(const struct cpu_kernels *kernels, const struct matrix *m, struct shape shape,
                      const struct cpu_rows *x, const float *bias, size_t chunk, float *out)
 {
     size_t n_blocks = (shape.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
-    struct cpu_linear call = {.form = m->form,
-                              .column_bytes = packed_column_bytes(m->form, shape.k),
-                              .n_out = shape.n_out,
-                              .k = shape.k,
-                              .x = x,
-                              .n_rows = shape.rows,
-                              .bias = bias,
-                              .out = out,
-                              .out_stride = shape.n_out,
-                              .scratch = take_filled(kernels->linear_scratch(shape.k), 0xff)};
+    struct cpu_linear call = linear_call(kernels, m, shape, x, bias, out);
     for (size_t b = 0; b < n_blocks; b += chunk) {
         call.first_block = b;
         call.n_blocks = min_size(chunk, n_blocks - b);
@@ -386,6 +394,27 @@ static void check_product(const struct matrix *m, struct shape shape, const stru
     free(x);
 }
 
+/* The sum with other rows is that of an addition behind. */
+static void check_addition(const struct matrix *m, struct shape shape, const struct quantised *q,
+                           const float *bias)
+{
+    size_t n = shape.rows * shape.n_out;
+    float *added = take(n * sizeof *added), *sum = take(n * sizeof *sum);
+    float *alone = take(n * sizeof *alone);
+    fill(added, n, n, 1.0f);
+    multiply(q->kernels, m, shape, &q->rows, bias, 4, alone);
+    struct cpu_linear call = linear_call(q->kernels, m, shape, &q->rows, bias, sum);
+    call.added = added;
+    call.n_blocks = (shape.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
+    q->kernels->linear(&call);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(f32_bits(alone[i] + added[i]), f32_bits(sum[i]));
+    free(call.scratch);
+    free(added);
+    free(alone);
+    free(sum);
+}
+
 static void check_shape(size_t type, struct shape shape, bool is_fine, uint64_t seed)
 {
     struct matrix m = take_matrix(type, shape.n_out, shape.k, seed);
@@ -403,6 +432,7 @@ static void check_shape(size_t type, struct shape shape, bool is_fine, uint64_t 
         else if (memcmp(first, out, out_bytes) != 0)
             fail_msg("%s: %s differs for %zu rows, %zu columns, k %zu, fine %d", m.form->name,
                      levels[level]->name, shape.rows, shape.n_out, shape.k, is_fine);
+        check_addition(&m, shape, &q, seed % 2 ? bias : NULL);
         free(q.rows.spans);
     }
     free_matrix(&m);

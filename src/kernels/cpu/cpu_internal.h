@@ -20,6 +20,7 @@
 #define CPU_ATTENTION_ROWS 32
 
 #define CPU_NOWHERE SIZE_MAX
+#define CPU_NO_NODE UINT32_MAX
 
 /* Layouts of serverd_form. */
 enum { CPU_LAYOUT_PACKED = 1 };
@@ -82,6 +83,9 @@ struct serverd_handle {
     struct cpu_phase *phases;
     struct cpu_action *actions;
     uint32_t n_phases, n_actions;
+    /* [n_nodes] of linear layers: the addition that its output only goes into, so that it writes
+     * the sum; CPU_NO_NODE: none */
+    uint32_t *addition;
 
     float *activations;   /* one block */
     size_t *value_at;     /* [n_values] offset of an activation in it, in floats */
@@ -147,6 +151,7 @@ void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn f
 /* plan.c: the places for rows of a value, what lies behind the last one included; that its
  * quantised form is fine (cpu_kernels.h) */
 size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value);
+uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n);
 bool cpu_is_fine(const serverd_value *value);
 serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c */

@@ -70,7 +70,7 @@ static inline size_t cpu_span_bytes(bool is_fine)
     return sizeof(struct cpu_span) + CPU_SPAN * (is_fine ? 2 : 1);
 }
 
-/* Some column blocks of y = x W^T + b for all rows. */
+/* Some column blocks of y = x W^T + b (+ added) for all rows. */
 struct cpu_linear {
     const struct packed_form *form;
     const uint8_t *weights; /* of the first of these column blocks */
@@ -79,8 +79,9 @@ struct cpu_linear {
     size_t n_out, k; /* of the whole matrix */
     const struct cpu_rows *x;
     size_t n_rows;
-    const float *bias; /* [n_out], or NULL */
-    float *out;        /* [n_rows], out_stride apart; columns of the whole matrix */
+    const float *bias;  /* [n_out], or NULL */
+    float *out;         /* [n_rows], out_stride apart; columns of the whole matrix */
+    const float *added; /* as out; or NULL */
     size_t out_stride;
     void *scratch; /* linear_scratch(k) bytes, aligned to 64 */
 };

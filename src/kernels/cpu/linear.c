@@ -52,6 +52,9 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
         out->x.spans += first_row * cpu_span_bytes(out->x.is_fine);
     }
     size_t n_out = weights->dims[0], k = weights->dims[1];
+    uint32_t n = (uint32_t)(node - graph->nodes);
+    uint32_t addition = step->handle->addition[n];
+    const serverd_node *writer = addition == CPU_NO_NODE ? node : &graph->nodes[addition];
     out->x.values = cpu_value(step, input) + first_row * k;
     out->linear = (struct cpu_linear){
         .form = packed_form(weights->dtype),
@@ -61,10 +64,12 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
         .x = &out->x,
         .n_rows = n_rows,
         .bias = bias_of(graph, node),
-        .out = cpu_value(step, graph->operands[node->first_operand + node->n_inputs]) +
+        .out = cpu_value(step, graph->operands[writer->first_operand + writer->n_inputs]) +
                first_row * n_out,
         .out_stride = n_out,
         .scratch = cpu_worker_scratch(step, worker)};
+    if (addition != CPU_NO_NODE)
+        out->linear.added = cpu_value(step, cpu_added_value(step->handle, n)) + first_row * n_out;
     out->linear.column_bytes = packed_column_bytes(out->linear.form, k);
 }
 

@@ -187,21 +187,28 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
     }
 }
 
-/* Adds the bias and writes the columns that exist. */
+/* v + numbers[0 .. n - 1] */
+INLINE fvec add_some(fvec v, const float *numbers, size_t n)
+{
+    float some[PACKED_COLUMNS] = {0};
+    memcpy(some, numbers, n * sizeof *some);
+    return f_add(v, f_load(some));
+}
+
+/* Adds the bias, then what is to be added, and writes the columns that exist. */
 INLINE void put_row(const struct cpu_linear *call, size_t row, size_t column, fvec v)
 {
-    float *out = call->out + row * call->out_stride + column;
+    const size_t at = row * call->out_stride + column;
     if (column + PACKED_COLUMNS <= call->n_out) {
-        f_store(out, call->bias ? f_add(v, f_load(call->bias + column)) : v);
+        if (call->bias)
+            v = f_add(v, f_load(call->bias + column));
+        f_store(call->out + at, call->added ? f_add(v, f_load(call->added + at)) : v);
         return;
     }
     size_t n = call->n_out - column;
-    if (call->bias) {
-        float bias[PACKED_COLUMNS] = {0};
-        memcpy(bias, call->bias + column, n * sizeof *bias);
-        v = f_add(v, f_load(bias));
-    }
-    f_store_part(out, n, v);
+    if (call->bias)
+        v = add_some(v, call->bias + column, n);
+    f_store_part(call->out + at, n, call->added ? add_some(v, call->added + at, n) : v);
 }
 
 INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants f)
@@ -418,6 +425,14 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
     if (span->is_last && is_whole) {
         out = call->out + row * call->out_stride + column;
         stride = call->out_stride;
+        if (call->added)
+            UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
+        for (int c = 0; c < columns; c++)
+            parts[r * columns + c] =
+                f_add(parts[r * columns + c], f_load(call->added + (row + (size_t)r) * stride +
+                                                     column + PACKED_COLUMNS * (size_t)c));
     }
     UNROLL
     for (int r = 0; r < rows; r++)

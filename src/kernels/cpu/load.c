@@ -185,6 +185,7 @@ void cpu_unload(serverd_handle *handle)
     free(handle->value_at);
     free(handle->quantised_at);
     free(handle->phases);
+    free(handle->addition);
     free(handle->actions);
     if (handle->step_kv)
         cpu_kv_destroy(handle->step_kv);

@@ -30,6 +30,23 @@ static uint32_t output_of(const serverd_graph *graph, const serverd_node *node)
     return graph->operands[node->first_operand + node->n_inputs];
 }
 
+/* The value that a node of a phase writes. */
+static uint32_t written_by(const serverd_handle *handle, uint32_t n)
+{
+    uint32_t addition = handle->addition[n];
+    const serverd_graph *graph = handle->graph;
+    return output_of(graph, &graph->nodes[addition == CPU_NO_NODE ? n : addition]);
+}
+
+/* What a linear layer's output is added to. */
+uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n)
+{
+    const serverd_graph *graph = handle->graph;
+    const serverd_node *addition = &graph->nodes[handle->addition[n]];
+    const uint32_t *operands = &graph->operands[addition->first_operand];
+    return operands[operands[0] == output_of(graph, &graph->nodes[n])];
+}
+
 static int64_t rows_kind(const serverd_graph *graph, const serverd_node *node)
 {
     return graph->values[output_of(graph, node)].dims[0];
@@ -41,13 +58,17 @@ static bool reads_other_rows(const serverd_node *node)
     return node->op == SERVERD_OP_SELECT || node->op == SERVERD_OP_POOL;
 }
 
-static bool is_made(const struct planner *planner, uint32_t operand, bool in_earlier_phase)
+static bool is_value_made(const struct planner *planner, uint32_t value, bool in_earlier_phase)
 {
-    uint32_t value = planner->graph->operands[operand];
     if (planner->graph->values[value].kind == SERVERD_VALUE_CONSTANT)
         return true;
     uint32_t phase = planner->made_in[value];
     return phase != UINT32_MAX && !(in_earlier_phase && phase == planner->handle->n_phases);
+}
+
+static bool is_made(const struct planner *planner, uint32_t operand, bool in_earlier_phase)
+{
+    return is_value_made(planner, planner->graph->operands[operand], in_earlier_phase);
 }
 
 static bool is_ready(const struct planner *planner, uint32_t n)
@@ -58,6 +79,9 @@ static bool is_ready(const struct planner *planner, uint32_t n)
     for (uint32_t i = 0; i < node->n_inputs; i++)
         if (!is_made(planner, node->first_operand + i, reads_other_rows(node)))
             return false;
+    if (planner->handle->addition[n] != CPU_NO_NODE &&
+        !is_value_made(planner, cpu_added_value(planner->handle, n), true))
+        return false;
     return node->op != SERVERD_OP_ATTN || planner->is_appended[n];
 }
 
@@ -85,9 +109,11 @@ static bool wants_quantising(const struct planner *planner, uint32_t value)
 
 static void add_node(struct planner *planner, struct cpu_phase *phase, uint32_t n)
 {
-    uint32_t value = output_of(planner->graph, &planner->graph->nodes[n]);
+    uint32_t value = written_by(planner->handle, n), addition = planner->handle->addition[n];
     add_action(planner, phase, ACTION_NODE, n);
     planner->is_done[n] = true;
+    if (addition != CPU_NO_NODE)
+        planner->is_done[addition] = true;
     planner->made_in[value] = planner->handle->n_phases;
     if (phase->kind == PHASE_ROWS && wants_quantising(planner, value))
         add_action(planner, phase, ACTION_QUANTISE, value);
@@ -103,8 +129,9 @@ static bool add_row_phase(struct planner *planner, const struct cpu_phase *last)
     /* what linear layers and attention made and a linear layer reads next */
     if (last && last->kind != PHASE_ROWS)
         for (uint32_t i = 0; i < last->n_actions; i++) {
-            const serverd_node *node = &graph->nodes[handle->actions[last->first_action + i].index];
-            uint32_t value = output_of(graph, node);
+            uint32_t n = handle->actions[last->first_action + i].index;
+            const serverd_node *node = &graph->nodes[n];
+            uint32_t value = written_by(handle, n);
             if (!wants_quantising(planner, value) ||
                 (phase->rows && phase->rows != rows_kind(graph, node)))
                 continue;
@@ -278,8 +305,11 @@ static void find_last_uses(const serverd_handle *handle, uint32_t *last_use)
                 continue;
             }
             const serverd_node *node = &graph->nodes[action->index];
-            for (uint32_t i = 0; i <= node->n_inputs; i++)
+            for (uint32_t i = 0; i < node->n_inputs; i++)
                 last_use[graph->operands[node->first_operand + i]] = p;
+            last_use[written_by(handle, action->index)] = p;
+            if (handle->addition[action->index] != CPU_NO_NODE)
+                last_use[cpu_added_value(handle, action->index)] = p;
         }
 }
 
@@ -313,7 +343,7 @@ static serverd_status place_activations(serverd_handle *handle, serverd_error *e
             const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
             if (action->kind != ACTION_NODE)
                 continue;
-            uint32_t value = output_of(graph, &graph->nodes[action->index]);
+            uint32_t value = written_by(handle, action->index);
             fits = place_value(handle, &placing, p, value, last_use[value]);
         }
     size_t bytes;
@@ -340,6 +370,34 @@ static void mark_quantised(serverd_handle *handle)
     }
 }
 
+/* Finds the linear layers whose output only goes into an addition (of residuals): they write the
+ * sum. The other side of an addition of two such layers is a value as others. */
+static void find_additions(serverd_handle *handle, uint32_t *n_readers, uint32_t *maker)
+{
+    const serverd_graph *graph = handle->graph;
+    memset(handle->addition, 0xff, graph->n_nodes * sizeof *handle->addition);
+    memset(maker, 0xff, graph->n_values * sizeof *maker);
+    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        const serverd_node *node = &graph->nodes[n];
+        maker[output_of(graph, node)] = n;
+        for (uint32_t i = 0; i < node->n_inputs; i++)
+            n_readers[graph->operands[node->first_operand + i]]++;
+    }
+    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        const serverd_node *node = &graph->nodes[n];
+        for (uint32_t i = 0; i < 2 && node->op == SERVERD_OP_ADD; i++) {
+            uint32_t value = graph->operands[node->first_operand + i],
+                     other = graph->operands[node->first_operand + 1 - i];
+            if (maker[value] == CPU_NO_NODE || n_readers[value] != 1 || value == graph->output ||
+                graph->nodes[maker[value]].op != SERVERD_OP_LINEAR ||
+                graph->values[other].kind == SERVERD_VALUE_CONSTANT)
+                continue;
+            handle->addition[maker[value]] = n;
+            break;
+        }
+    }
+}
+
 serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
@@ -354,16 +412,21 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
     handle->phases = calloc(nodes * 2 + 2, sizeof *handle->phases);
     handle->value_at = calloc(values, sizeof *handle->value_at);
     handle->quantised_at = calloc(values, sizeof *handle->quantised_at);
+    handle->addition = calloc(nodes, sizeof *handle->addition);
+    uint32_t *n_readers = calloc(values, sizeof *n_readers);
     serverd_status status = SERVERD_OK;
     if (!planner.is_done || !planner.is_appended || !planner.made_in || !handle->actions ||
-        !handle->phases || !handle->value_at || !handle->quantised_at) {
+        !handle->phases || !handle->value_at || !handle->quantised_at || !handle->addition ||
+        !n_readers) {
         status = fail(err, SERVERD_NOMEM, "cpu: no memory for a plan of %u nodes", graph->n_nodes);
     } else {
+        find_additions(handle, n_readers, planner.made_in);
         memset(planner.made_in, 0xff, values * sizeof(uint32_t));
         mark_quantised(handle);
         if (!cut_into_phases(&planner))
             status = fail(err, SERVERD_INTERNAL, "cpu: the graph has nodes that never get ready");
     }
+    free(n_readers);
     free(planner.is_done);
     free(planner.is_appended);
     free(planner.made_in);
