@@ -334,17 +334,19 @@ struct tile_kind {
 INLINE void add_dots(struct tile_kind t, int is_high, const struct panel *panels, int rows,
                      const char *x, size_t group, ivec *dots)
 {
-    const size_t quads = (size_t)t.group / 4;
+    const int quads = t.group / 4; /* the loop has a constant number of rounds: it is unrolled */
     UNROLL
-    for (size_t q = group * quads; q < (group + 1) * quads; q++)
+    for (int i = 0; i < quads; i++) {
+        const size_t q = group * (size_t)quads + (size_t)i;
         UNROLL
-    for (int r = 0; r < rows; r++) {
-        const struct cpu_span *codes = row_span(x, t.is_fine, r);
-        UNROLL
-        for (int c = 0; c < TILE_COLUMNS; c++)
-            dots[r * TILE_COLUMNS + c] =
-                i_dot(dots[r * TILE_COLUMNS + c], b_load(panels[c].codes[q]),
-                      is_high ? high_codes(codes, q) : low_codes(t.is_fine, codes, q), t.is_8bit);
+        for (int r = 0; r < rows; r++) {
+            const struct cpu_span *codes = row_span(x, t.is_fine, r);
+            UNROLL
+            for (int c = 0; c < TILE_COLUMNS; c++)
+                dots[r * TILE_COLUMNS + c] = i_dot(
+                    dots[r * TILE_COLUMNS + c], b_load(panels[c].codes[q]),
+                    is_high ? high_codes(codes, q) : low_codes(t.is_fine, codes, q), t.is_8bit);
+        }
     }
 }
 
