@@ -449,14 +449,13 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
                     f_load(sums + (r * GEMM_PANELS + c) * PACKED_COLUMNS));
 }
 
-/* Rows of the next tile: no more tiles of one row than there must be. */
-INLINE int rows_of_tile(size_t left)
+/* Rows of the next tile, `most` at most: no more tiles of one row than there must be. */
+INLINE int rows_of_tile(size_t left, int most)
 {
-    size_t rest = left % TILE_ROWS;
-    if (left >= TILE_ROWS &&
-        !(rest > 0 && rest < TILE_ROWS_SOME && rest + TILE_ROWS >= 2 * TILE_ROWS_SOME))
-        return TILE_ROWS;
-    return left >= TILE_ROWS_SOME ? TILE_ROWS_SOME : 1;
+    const size_t some = TILE_ROWS_SOME, rest = left % (size_t)most;
+    if (left >= (size_t)most && !(rest > 0 && rest < some && rest + (size_t)most >= 2 * some))
+        return most;
+    return left >= some ? TILE_ROWS_SOME : 1;
 }
 
 /* All rows over the panels of `columns` column blocks. */
@@ -466,11 +465,13 @@ INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t c
     const char *spans =
         spans_at(span->call->x, t.is_fine, span->first_block / CPU_SPAN_BLOCKS, first_row);
     struct fetch fetch = fetch_begin(span);
+    /* two sums for each output do not fit into the registers otherwise; and four by four is 16 */
+    const int most = t.is_fine || n_rows <= 16 ? TILE_ROWS_SOME : TILE_ROWS;
     const size_t tile_columns = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const size_t lines_per_row = GEMM_PANELS * fetch.lines / (n_rows * tile_columns) + 1;
     for (size_t row = 0; row < n_rows;) {
         const char *x = spans + row * cpu_span_bytes(t.is_fine);
-        int rows = rows_of_tile(n_rows - row);
+        int rows = rows_of_tile(n_rows - row, most);
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const struct panel *panels = &s->panels[c];
             float *sums = &s->sums[row][c * PACKED_COLUMNS];
