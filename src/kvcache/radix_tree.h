@@ -1,0 +1,80 @@
+/* Which prefixes of token ids have their keys and values in pages: a radix tree over whole pages,
+ * one for each namespace. Engine thread only.
+ *
+ * A node is a run of pages with their token ids; its children differ in their first page. Pages of
+ * the tree never change and belong to it: who needs them *holds* a prefix, which locks every node
+ * on the way down; what nobody holds can be evicted, the least recently used first and from the
+ * end of its run. Finding and publishing cost the length of what is found or published. */
+#ifndef KVCACHE_RADIX_TREE_H
+#define KVCACHE_RADIX_TREE_H
+
+#include "kvcache/page_pool.h"
+
+struct radix_tree;
+struct radix_node;
+
+/* What is evicted first, all else equal. */
+enum radix_kind { RADIX_PROMPT, RADIX_OUTPUT };
+
+struct radix_match {
+    uint32_t n_pages;
+    uint32_t n_partial; /* tokens that the page behind them shares with `partial`, less than a page;
+                         * 0: none */
+    struct page_id partial;
+};
+
+/* A held prefix. Zero: none. */
+struct radix_hold {
+    struct radix_node *node;
+};
+
+/* The pool outlives the tree. NULL: no memory. */
+struct radix_tree *radix_tree_create(struct page_pool *pool);
+/* Nothing may be held. The pages go back to the pool. */
+void radix_tree_destroy(struct radix_tree *tree);
+
+/* The longest prefix of `tokens` that the tree has in this namespace. Changes nothing. */
+struct radix_match radix_tree_find(const struct radix_tree *tree, uint64_t space,
+                                   const int32_t *tokens, uint32_t n_tokens);
+
+/* Holds the first n_pages pages of `tokens`, no more than were found; writes their ids.
+ * SERVERD_NOMEM: nothing is held. */
+serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const int32_t *tokens,
+                               uint32_t n_pages, struct page_id *pages, struct radix_hold *out,
+                               serverd_error *err);
+
+/* Makes the caller's private pages part of the tree, behind the prefix that it holds: `tokens` are
+ * those of these pages. The hold then covers them, too. A page that somebody else has published
+ * meanwhile is given back to the pool, and the tree's own takes its place in `pages` (equal tokens
+ * have equal bits). SERVERD_NOMEM: nothing has changed. */
+serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *hold,
+                                  const int32_t *tokens, struct page_id *pages, uint32_t n_pages,
+                                  enum radix_kind kind, serverd_error *err);
+
+/* A zero hold is fine; it is zero afterwards. */
+void radix_tree_release(struct radix_tree *tree, struct radix_hold *hold);
+
+/* Gives up to n_pages pages that nobody holds back to the pool; returns how many. */
+uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages);
+
+uint32_t radix_tree_n_pages(const struct radix_tree *tree);
+uint32_t radix_tree_n_locked(const struct radix_tree *tree); /* pages of held prefixes */
+uint32_t radix_tree_n_nodes(const struct radix_tree *tree);
+
+/* Every node, parents before their children. */
+struct radix_node_view {
+    uint64_t space;
+    const struct radix_node *node, *parent; /* parent NULL: the beginning of a namespace */
+    const int32_t *tokens;                  /* [n_pages * SERVERD_PAGE_TOKENS] */
+    const struct page_id *pages;
+    uint32_t n_pages, n_locks, n_hits;
+    enum radix_kind kind;
+};
+void radix_tree_visit(const struct radix_tree *tree,
+                      void (*visit)(void *context, const struct radix_node_view *node),
+                      void *context);
+
+/* Walks everything; for tests and idle checks. */
+serverd_status radix_tree_check(const struct radix_tree *tree, serverd_error *err);
+
+#endif

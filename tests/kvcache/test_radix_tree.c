@@ -1,0 +1,362 @@
+/* The radix tree: single cases, and random requests against a list of all prefixes that should be
+ * there. */
+#include "base/hash.h"
+#include "kvcache/radix_tree.h"
+#include "serverd/delegate.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { PAGE = SERVERD_PAGE_TOKENS, MAX_PAGES = 12, MAX_TOKENS = MAX_PAGES * PAGE };
+
+static serverd_error err;
+
+/* Tokens of which page p is filled with digits[p]. */
+static const int32_t *spell(const char *digits)
+{
+    static int32_t tokens[MAX_TOKENS];
+    for (size_t p = 0; digits[p]; p++)
+        for (size_t i = 0; i < PAGE; i++)
+            tokens[p * PAGE + i] = digits[p] - '0';
+    return tokens;
+}
+
+static uint32_t n_found(const struct radix_tree *tree, const char *digits)
+{
+    return radix_tree_find(tree, 0, spell(digits), (uint32_t)strlen(digits) * PAGE).n_pages;
+}
+
+/* A request: what is there is held, the rest is computed and published at once. */
+static struct radix_hold run(struct radix_tree *tree, struct page_pool *pool, const char *digits,
+                             struct page_id *pages)
+{
+    uint32_t n = (uint32_t)strlen(digits), n_hit = n_found(tree, digits);
+    struct radix_hold hold;
+    assert_int_equal(radix_tree_hold(tree, 0, spell(digits), n_hit, pages, &hold, &err),
+                     SERVERD_OK);
+    assert_int_equal(page_pool_take(pool, n - n_hit, pages + n_hit, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &hold, spell(digits) + n_hit * PAGE, pages + n_hit,
+                                        n - n_hit, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    if (radix_tree_check(tree, &err) != SERVERD_OK || page_pool_check(pool, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    return hold;
+}
+
+static void a_prefix_is_found_while_its_request_runs(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id first[MAX_PAGES], second[MAX_PAGES];
+    assert_int_equal(n_found(tree, "123"), 0);
+    struct radix_hold a = run(tree, pool, "1234", first);
+    assert_int_equal(n_found(tree, "1234"), 4);
+    assert_int_equal(n_found(tree, "12"), 2);
+    assert_int_equal(n_found(tree, "129"), 2);
+    assert_int_equal(n_found(tree, "2"), 0);
+    struct radix_hold b = run(tree, pool, "1257", second);
+    assert_memory_equal(first, second, 2 * sizeof *first);
+    assert_int_equal(page_pool_n_shared(pool), 6);
+    assert_int_equal(radix_tree_n_locked(tree), 6);
+    assert_int_equal(radix_tree_evict(tree, 10), 0);
+    radix_tree_release(tree, &a);
+    assert_int_equal(radix_tree_n_locked(tree), 4);
+    assert_int_equal(radix_tree_evict(tree, 10), 2);
+    assert_int_equal(n_found(tree, "1234"), 2);
+    radix_tree_release(tree, &b);
+    radix_tree_release(tree, &b); /* nothing */
+    assert_int_equal(radix_tree_evict(tree, 3), 3);
+    assert_int_equal(n_found(tree, "1257"), 1);
+    radix_tree_destroy(tree);
+    assert_int_equal(page_pool_n_free(pool), 20);
+    page_pool_destroy(pool);
+}
+
+static void the_last_page_may_be_shared_in_part(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold = run(tree, pool, "123", pages);
+    int32_t tokens[3 * PAGE];
+    memcpy(tokens, spell("123"), sizeof tokens);
+    tokens[PAGE + 5] = 99; /* page 1 differs from its sixth token on */
+    struct radix_match match = radix_tree_find(tree, 0, tokens, 3 * PAGE);
+    assert_int_equal(match.n_pages, 1);
+    assert_int_equal(match.n_partial, 5);
+    assert_int_equal(match.partial.index, pages[1].index);
+    match = radix_tree_find(tree, 0, spell("123"), 3 * PAGE - 1);
+    assert_int_equal(match.n_pages, 2);
+    assert_int_equal(match.n_partial, PAGE - 1);
+    match = radix_tree_find(tree, 1, spell("123"), 3 * PAGE); /* another namespace */
+    assert_int_equal(match.n_pages + match.n_partial, 0);
+    radix_tree_release(tree, &hold);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+static void equal_pages_are_kept_once(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id first[4], second[4];
+    struct radix_hold a, b;
+    /* both begin when nothing is there */
+    assert_int_equal(radix_tree_hold(tree, 0, spell("1"), 0, first, &a, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_hold(tree, 0, spell("1"), 0, second, &b, &err), SERVERD_OK);
+    assert_int_equal(page_pool_take(pool, 4, first, &err), SERVERD_OK);
+    assert_int_equal(page_pool_take(pool, 4, second, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &a, spell("1234"), first, 4, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &b, spell("1256"), second, 4, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    assert_memory_equal(first, second, 2 * sizeof *first);
+    assert_int_equal(page_pool_n_shared(pool), 6);
+    assert_int_equal(page_pool_n_private(pool), 0);
+    assert_int_equal(radix_tree_check(tree, &err), SERVERD_OK);
+    radix_tree_release(tree, &a);
+    radix_tree_release(tree, &b);
+    assert_int_equal(radix_tree_evict(tree, 100), 6);
+    assert_int_equal(radix_tree_n_nodes(tree), 0);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+static void the_least_recently_used_goes_first_and_output_before_prompts(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold = run(tree, pool, "12", pages);
+    radix_tree_release(tree, &hold);
+    hold = run(tree, pool, "34", pages);
+    radix_tree_release(tree, &hold);
+    hold = run(tree, pool, "12", pages); /* used again */
+    assert_int_equal(page_pool_take(pool, 1, pages, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &hold, spell("7"), pages, 1, RADIX_OUTPUT, &err),
+                     SERVERD_OK);
+    radix_tree_release(tree, &hold);
+    assert_int_equal(radix_tree_evict(tree, 1), 1);
+    assert_int_equal(n_found(tree, "127"), 2); /* the output, though it was used last */
+    assert_int_equal(radix_tree_evict(tree, 2), 2);
+    assert_int_equal(n_found(tree, "34"), 0);
+    assert_int_equal(n_found(tree, "12"), 2);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+/* ---- random requests against a list ---------------------------------------------------------- */
+
+enum { N_PAGES = 160, MAX_KNOWN = 4096, N_RUNNING = 12 };
+
+/* Every prefix that the tree should have, by its namespace and the digits of its pages. */
+struct known {
+    uint64_t space;
+    char digits[MAX_PAGES + 1];
+    struct page_id page; /* the last */
+};
+
+struct model {
+    struct known known[MAX_KNOWN];
+    uint32_t n_known;
+};
+
+static const struct known *find_known(const struct model *model, uint64_t space, const char *digits,
+                                      size_t n)
+{
+    for (uint32_t i = 0; i < model->n_known; i++)
+        if (model->known[i].space == space && strlen(model->known[i].digits) == n &&
+            memcmp(model->known[i].digits, digits, n) == 0)
+            return &model->known[i];
+    return NULL;
+}
+
+static void learn(struct model *model, uint64_t space, const char *digits, size_t n,
+                  struct page_id page)
+{
+    assert_true(model->n_known < MAX_KNOWN && n <= MAX_PAGES);
+    struct known *known = &model->known[model->n_known++];
+    *known = (struct known){.space = space, .page = page};
+    memcpy(known->digits, digits, n);
+}
+
+/* Views come parents first: a node's digits are its parent's and its own. */
+struct seen {
+    const struct radix_node *node;
+    char digits[MAX_PAGES + 1];
+};
+struct listing {
+    struct model *model;
+    struct seen seen[N_PAGES];
+    uint32_t n_seen;
+};
+
+static void list_node(void *context, const struct radix_node_view *view)
+{
+    struct listing *listing = context;
+    struct seen *seen = &listing->seen[listing->n_seen++];
+    *seen = (struct seen){.node = view->node};
+    for (uint32_t i = 0; view->parent && i < listing->n_seen - 1; i++)
+        if (listing->seen[i].node == view->parent)
+            memcpy(seen->digits, listing->seen[i].digits, sizeof seen->digits);
+    for (uint32_t p = 0; p < view->n_pages; p++) {
+        size_t n = strlen(seen->digits);
+        seen->digits[n] = (char)('0' + view->tokens[p * PAGE]);
+        learn(listing->model, view->space, seen->digits, n + 1, view->pages[p]);
+    }
+}
+
+struct request {
+    bool runs;
+    uint64_t space;
+    char digits[MAX_PAGES + 1];
+    uint32_t n, n_done, n_private; /* pages: all, in the tree, computed but not published */
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold;
+};
+
+static struct model model, after;
+
+static void begin_request(struct radix_tree *tree, struct request *r, uint64_t random)
+{
+    *r = (struct request){
+        .runs = true, .space = random % 3, .n = 1 + (uint32_t)(random / 3 % MAX_PAGES)};
+    for (uint32_t p = 0; p < r->n; p++) /* few digits: many common prefixes */
+        r->digits[p] = (char)('0' + hash_mix(random + p) % (p < 4 ? 2 : 3));
+    struct radix_match match = radix_tree_find(tree, r->space, spell(r->digits), r->n * PAGE - 1);
+    uint32_t n = 0;
+    while (n < r->n - 1 && find_known(&model, r->space, r->digits, n + 1))
+        n++;
+    assert_int_equal(match.n_pages, n);
+    assert_int_equal(radix_tree_hold(tree, r->space, spell(r->digits), n, r->pages, &r->hold, &err),
+                     SERVERD_OK);
+    for (uint32_t p = 0; p < n; p++)
+        assert_int_equal(find_known(&model, r->space, r->digits, p + 1)->page.index,
+                         r->pages[p].index);
+    r->n_done = n;
+}
+
+static void publish(struct radix_tree *tree, struct request *r, uint64_t random)
+{
+    uint32_t n = r->n_private;
+    assert_int_equal(radix_tree_publish(tree, &r->hold, spell(r->digits) + r->n_done * PAGE,
+                                        r->pages + r->n_done, n,
+                                        random % 2 ? RADIX_PROMPT : RADIX_OUTPUT, &err),
+                     SERVERD_OK);
+    for (uint32_t p = r->n_done; p < r->n_done + n; p++) {
+        const struct known *known = find_known(&model, r->space, r->digits, p + 1);
+        if (known)
+            assert_int_equal(known->page.index, r->pages[p].index);
+        else
+            learn(&model, r->space, r->digits, p + 1, r->pages[p]);
+    }
+    r->n_done += n;
+    r->n_private = 0;
+}
+
+static void end_request(struct radix_tree *tree, struct page_pool *pool, struct request *r)
+{
+    page_pool_give(pool, r->pages + r->n_done, r->n_private);
+    radix_tree_release(tree, &r->hold);
+    r->runs = false;
+}
+
+/* What is left is a part of what was there, with every held prefix and every beginning. */
+static void evict(struct radix_tree *tree, const struct request *requests, uint32_t n)
+{
+    uint32_t n_evicted = radix_tree_evict(tree, n);
+    uint32_t n_evictable = model.n_known;
+    static struct listing listing;
+    listing = (struct listing){.model = &after};
+    after.n_known = 0;
+    for (uint32_t i = 0; i < model.n_known; i++) {
+        const struct known *known = &model.known[i];
+        for (uint32_t r = 0; r < N_RUNNING; r++)
+            if (requests[r].runs && requests[r].space == known->space &&
+                strlen(known->digits) <= requests[r].n_done &&
+                memcmp(known->digits, requests[r].digits, strlen(known->digits)) == 0) {
+                n_evictable--;
+                break;
+            }
+    }
+    assert_int_equal(n_evicted, n < n_evictable ? n : n_evictable);
+    radix_tree_visit(tree, list_node, &listing);
+    assert_int_equal(after.n_known, model.n_known - n_evicted);
+    for (uint32_t i = 0; i < after.n_known; i++) {
+        const struct known *known = &after.known[i];
+        const struct known *before =
+            find_known(&model, known->space, known->digits, strlen(known->digits));
+        assert_non_null(before);
+        assert_int_equal(before->page.index, known->page.index);
+    }
+    for (uint32_t r = 0; r < N_RUNNING; r++)
+        for (uint32_t p = 0; requests[r].runs && p < requests[r].n_done; p++)
+            assert_non_null(find_known(&after, requests[r].space, requests[r].digits, p + 1));
+    model = after;
+}
+
+static void random_requests(uint64_t seed)
+{
+    static struct request requests[N_RUNNING];
+    struct page_pool *pool = page_pool_create(N_PAGES);
+    struct radix_tree *tree = radix_tree_create(pool);
+    memset(requests, 0, sizeof requests);
+    model.n_known = 0;
+    for (uint64_t i = 0; i < 3000; i++) {
+        uint64_t random = hash_mix(seed * 100003 + i);
+        struct request *r = &requests[random % N_RUNNING];
+        random = hash_mix(random);
+        if (!r->runs)
+            begin_request(tree, r, random);
+        else if (random % 16 == 0)
+            end_request(tree, pool, r);
+        else if (random % 3 == 0 && r->n_private)
+            publish(tree, r, random / 3);
+        else if (r->n_done + r->n_private < r->n &&
+                 page_pool_take(pool, 1, &r->pages[r->n_done + r->n_private], &err) == SERVERD_OK)
+            r->n_private++;
+        else if (random % 5 == 0)
+            evict(tree, requests, (uint32_t)(random / 5 % 20));
+        if (radix_tree_check(tree, &err) != SERVERD_OK || page_pool_check(pool, &err) != SERVERD_OK)
+            fail_msg("seed %llu, step %llu: %s", (unsigned long long)seed, (unsigned long long)i,
+                     err.text);
+        assert_int_equal(radix_tree_n_pages(tree), model.n_known);
+    }
+    for (uint32_t r = 0; r < N_RUNNING; r++)
+        if (requests[r].runs)
+            end_request(tree, pool, &requests[r]);
+    assert_int_equal(radix_tree_n_locked(tree), 0);
+    assert_int_equal(radix_tree_evict(tree, N_PAGES), model.n_known);
+    assert_int_equal(radix_tree_n_nodes(tree), 0);
+    assert_int_equal(page_pool_n_free(pool), N_PAGES);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+static void random_requests_find_what_was_published_and_lose_no_page(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 1; seed <= 12; seed++)
+        random_requests(seed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_prefix_is_found_while_its_request_runs),
+        cmocka_unit_test(the_last_page_may_be_shared_in_part),
+        cmocka_unit_test(equal_pages_are_kept_once),
+        cmocka_unit_test(the_least_recently_used_goes_first_and_output_before_prompts),
+        cmocka_unit_test(random_requests_find_what_was_published_and_lose_no_page),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
