@@ -144,6 +144,15 @@ void sha256_bytes(const void *bytes, size_t n, uint8_t digest[32])
     sha256_final(&h, digest);
 }
 
+uint64_t sha256_number(const void *bytes, size_t n)
+{
+    uint8_t digest[32];
+    uint64_t number;
+    sha256_bytes(bytes, n, digest);
+    memcpy(&number, digest, sizeof number);
+    return number;
+}
+
 /* ---- random bytes, comparison ---- */
 
 serverd_status random_bytes(void *out, size_t n, serverd_error *err)

@@ -30,6 +30,8 @@ void sha256_init(struct sha256 *h);
 void sha256_update(struct sha256 *h, const void *bytes, size_t n);
 void sha256_final(struct sha256 *h, uint8_t digest[32]);
 void sha256_bytes(const void *bytes, size_t n, uint8_t digest[32]);
+/* The first 64 bits of the digest: a name that nobody can give to something else on purpose. */
+uint64_t sha256_number(const void *bytes, size_t n);
 
 /* From the kernel; fails only if the kernel does. */
 serverd_status random_bytes(void *out, size_t n, serverd_error *err);

@@ -19,6 +19,7 @@ bool engine_take_pages(struct engine *engine, struct sequence *s, uint32_t n_pag
         return true;
     uint32_t n = n_pages - s->n_pages;
     struct page_id *added = s->page + s->n_pages;
+    engine_evict(engine, n);
     if (page_pool_take(engine->pool, n, added, err))
         return false;
     s->n_pages = n_pages;
@@ -110,14 +111,36 @@ void engine_secure_pages(struct engine *engine)
 
 /* ---- admission --------------------------------------------------------------------------- */
 
+uint32_t engine_n_available(const struct engine *engine)
+{
+    uint32_t n = page_pool_n_free(engine->pool);
+    if (engine->tree)
+        n += radix_tree_n_pages(engine->tree) - radix_tree_n_locked(engine->tree);
+    return n;
+}
+
+/* Beside the pages that it has of the tree. */
 static bool fits(const struct engine *engine, const struct sequence *s)
 {
     if (engine->is_encoder || engine->n_running == 0)
         return true;
-    uint64_t n_pages = pages_for(sequence_n_tokens(s) + reserve_tokens(engine, s));
+    uint64_t n_pages = pages_for(sequence_n_tokens(s) + reserve_tokens(engine, s)) - s->n_shared;
     for (uint32_t i = 0; i < engine->n_running; i++)
         n_pages += pages_for(reserve_tokens(engine, engine->running[i]));
-    return n_pages <= page_pool_n_free(engine->pool);
+    return n_pages <= engine_n_available(engine);
+}
+
+/* Its memory, and its prefix, which stays locked if it does not fit: admission locks first, then
+ * evicts. False: its job fails. */
+static bool prepare(struct engine *engine, struct sequence *s)
+{
+    serverd_error err;
+    if (!s->output && sequence_prepare(s, &engine->limits, &err)) {
+        job_fail(engine, s->job, &err);
+        return false;
+    }
+    engine_take_prefix(engine, s);
+    return true;
 }
 
 static void start(struct engine *engine, struct sequence *s)
@@ -127,24 +150,38 @@ static void start(struct engine *engine, struct sequence *s)
     waiting_remove(engine, s);
     s->state = SEQUENCE_RUNNING;
     engine->running[engine->n_running++] = s;
-    if (job->is_queued) {
+    const bool is_new = job->is_queued;
+    if (is_new) {
         engine_unqueue(engine, job);
         job->times.admitted_ns = engine->now_ns;
         metrics_observe(engine->options.metrics, METRIC_QUEUE_TIME,
                         seconds_between(job->times.arrival_ns, engine->now_ns));
-        if (sequence_prepare(s, &engine->limits, &err)) {
-            job_fail(engine, job, &err);
-            return;
-        }
     }
-    if (!engine->is_encoder && !engine_take_pages(engine, s, pages_for(sequence_n_tokens(s)), &err))
+    if (!engine->is_encoder &&
+        !engine_take_pages(engine, s, pages_for(sequence_n_tokens(s)), &err)) {
         job_fail(engine, job, &err); /* nothing else runs: more than the whole pool */
+        return;
+    }
+    engine_copy_partial(engine, s);
+    if (is_new) {
+        job->n_cached = s->n_computed;
+        metrics_add(engine->options.metrics, METRIC_CACHED_TOKENS, s->n_computed);
+    }
 }
 
 void engine_admit(struct engine *engine)
 {
-    while (engine->waiting && engine->n_running < engine->max_running &&
-           fits(engine, engine->waiting))
-        start(engine, engine->waiting);
+    while (engine->waiting && engine->n_running < engine->max_running) {
+        struct sequence *s = engine->waiting;
+        if (!prepare(engine, s)) {
+            engine_sweep(engine);
+            continue;
+        }
+        if (!fits(engine, s)) {
+            engine_give_pages(engine, s); /* of the tree: others may need them more */
+            break;
+        }
+        start(engine, s);
+    }
     engine_sweep(engine);
 }

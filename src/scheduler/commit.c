@@ -75,6 +75,7 @@ void engine_end_event(struct engine *engine, struct job *job)
     event.is_cancelled = atomic_load(&job->is_cancelled);
     event.n_prompt = job->request->n_prompt;
     event.n_output = job->n_output;
+    event.n_cached = job->n_cached;
     event.times = job->times;
     engine_event(engine, &event);
 }
@@ -192,9 +193,10 @@ static bool copy_prompt(struct engine *engine, const struct sequence *from, stru
 {
     serverd_error err;
     uint32_t n_prompt = to->job->request->n_prompt;
+    engine_share_prompt(engine, from, to);
     if (!engine_take_pages(engine, to, pages_for(n_prompt), &err))
         return false;
-    for (uint32_t i = 0; i < to->n_pages; i++) {
+    for (uint32_t i = to->n_shared; i < to->n_pages; i++) {
         uint32_t n_left = n_prompt - i * SERVERD_PAGE_TOKENS;
         uint32_t n = n_left < SERVERD_PAGE_TOKENS ? n_left : SERVERD_PAGE_TOKENS;
         if (runtime_kv_copy(engine->options.runtime, from->page[i].index, to->page[i].index, n,
@@ -281,6 +283,7 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
     for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
         score_prompt(engine, s, logits + (size_t)i * engine->width);
     s->n_computed = end;
+    engine_publish_prefix(engine, s);
     if (job->is_ending || sequence_n_left(s) > 0)
         return n_logit_rows;
 

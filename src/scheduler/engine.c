@@ -37,8 +37,10 @@ static bool take_memory(struct engine *e)
     while (e->n_buckets < e->options.max_queue + e->max_running && e->n_buckets < 1u << 16)
         e->n_buckets *= 2;
     e->pool = page_pool_create(runtime_n_pages(e->options.runtime));
+    bool has_tree = e->options.has_prefix_cache && !e->is_encoder;
+    e->tree = has_tree && e->pool ? radix_tree_create(e->pool) : NULL;
     e->scratch = e->is_encoder ? NULL : sampling_scratch_create(e->width);
-    return e->pool && (e->scratch || e->is_encoder) &&
+    return e->pool && (e->tree || !has_tree) && (e->scratch || e->is_encoder) &&
            take_array(&e->running, e->max_running, sizeof *e->running) &&
            take_array(&e->slice, e->max_running, sizeof *e->slice) &&
            take_array(&e->events, e->events_cap, sizeof *e->events) &&
@@ -47,6 +49,7 @@ static bool take_memory(struct engine *e)
            take_array(&e->row_seq, e->max_rows, sizeof *e->row_seq) &&
            take_array(&e->logit_row, e->max_logit_rows, sizeof *e->logit_row) &&
            take_array(&e->page_index, e->max_pages, sizeof *e->page_index) &&
+           take_array(&e->prefix, e->limits.context_size, sizeof *e->prefix) &&
            take_array(&e->page_table, (size_t)e->max_running * e->max_pages,
                       sizeof *e->page_table) &&
            take_array(&e->out, n_out * e->width, sizeof *e->out) &&
@@ -118,7 +121,7 @@ serverd_status engine_create(const struct engine_options *options, struct engine
     }
     atomic_store(&engine->shared.heartbeat_ns, engine->now_ns);
     atomic_store(&engine->shared.n_pages, page_pool_n_pages(engine->pool));
-    atomic_store(&engine->shared.n_free_pages, page_pool_n_free(engine->pool));
+    atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));
     *out = engine;
     return SERVERD_OK;
 }
@@ -129,6 +132,7 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->events) /* created whole, or nothing can be running */
         engine_stop(engine);
+    radix_tree_destroy(engine->tree);
     page_pool_destroy(engine->pool);
     sampling_scratch_destroy(engine->scratch);
     free(engine->running);
@@ -139,6 +143,7 @@ void engine_destroy(struct engine *engine)
     free(engine->row_seq);
     free(engine->logit_row);
     free(engine->page_index);
+    free(engine->prefix);
     free(engine->page_table);
     free(engine->out);
     free(engine->bucket);
@@ -184,7 +189,7 @@ static void end_everything(struct engine *engine)
     engine_end_all(engine, SERVERD_BUSY, "the server is shutting down");
     engine_flush(engine);
     atomic_store(&engine->shared.n_running, 0);
-    atomic_store(&engine->shared.n_free_pages, page_pool_n_free(engine->pool));
+    atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));
 }
 
 static void *engine_main(void *arg)

@@ -42,6 +42,7 @@ struct engine_options {
     /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
      * the chunk shrinks to fit the measured cost of a row, but not below 32. 0: it does not. */
     uint64_t step_target_ns;
+    bool has_prefix_cache; /* requests with the same beginning compute it once */
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;
@@ -66,7 +67,8 @@ bool engine_step(struct engine *engine);
 
 /* A snapshot, never blocking. */
 struct engine_status {
-    uint32_t n_running, n_waiting, n_pages, n_free_pages;
+    uint32_t n_running, n_waiting, n_pages;
+    uint32_t n_free_pages; /* those that hold a prefix which nobody uses now are as good as free */
     uint64_t n_waiting_tokens;
     uint64_t heartbeat_ns; /* clock when the engine thread last passed its loop */
     uint64_t n_steps;

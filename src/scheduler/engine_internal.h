@@ -47,6 +47,7 @@ struct engine {
 
     /* Engine thread. */
     struct page_pool *pool;
+    struct radix_tree *tree; /* NULL: no prefix cache */
     struct sampling_scratch *scratch;
     struct job *live;                        /* all jobs taken in */
     struct job *ending;                      /* those to end in this step */
@@ -67,6 +68,7 @@ struct engine {
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
+    int32_t *prefix;                   /* [context_size] tokens of one sequence, for a while */
     uint32_t max_pages;
     float *out; /* [max_logit_rows][width], encoders [max_running][width] */
 
@@ -110,8 +112,9 @@ void waiting_insert(struct engine *engine, struct sequence *sequence);
 void waiting_remove(struct engine *engine, struct sequence *sequence);
 void live_insert(struct engine *engine, struct job *job);
 void engine_compact(struct engine *engine); /* drops from `running` what no longer runs */
-void engine_release(struct engine *engine, struct sequence *sequence); /* pages back, done */
-void engine_wait(struct engine *engine, struct sequence *sequence);    /* to the queue */
+void engine_give_pages(struct engine *engine, struct sequence *sequence); /* back */
+void engine_release(struct engine *engine, struct sequence *sequence);    /* pages back, done */
+void engine_wait(struct engine *engine, struct sequence *sequence);       /* to the queue */
 void job_finish(struct engine *engine, struct job *job);
 void job_fail(struct engine *engine, struct job *job, const serverd_error *err);
 void engine_sweep(struct engine *engine);
@@ -122,10 +125,23 @@ void engine_adopt(struct engine *engine, struct job *inbox);
 
 /* admission.c */
 bool engine_take_pages(struct engine *engine, struct sequence *sequence, uint32_t n_pages,
-                       serverd_error *err);      /* up to n_pages in all */
-void engine_secure_pages(struct engine *engine); /* for the rows of this step; preempts */
+                       serverd_error *err);               /* up to n_pages in all */
+uint32_t engine_n_available(const struct engine *engine); /* free, or free once evicted */
+void engine_secure_pages(struct engine *engine);          /* for the rows of this step; preempts */
 void engine_admit(struct engine *engine);
 void engine_lower_reserve(struct engine *engine); /* a step has passed */
+
+/* prefix.c: the prefix tree; nothing is done without one. */
+/* Takes what the tree has of the sequence's tokens but the last, of whole pages. */
+void engine_take_prefix(struct engine *engine, struct sequence *sequence);
+/* And what it has of the page behind them, which must be the sequence's own by now. */
+void engine_copy_partial(struct engine *engine, struct sequence *sequence);
+/* The same prompt prefix as another choice of the job; whole pages. */
+void engine_share_prompt(struct engine *engine, const struct sequence *from, struct sequence *to);
+/* Full pages become the tree's. */
+void engine_publish_prefix(struct engine *engine, struct sequence *sequence);
+/* Makes at least n pages free, if that many are available. */
+void engine_evict(struct engine *engine, uint32_t n);
 
 /* batch.c */
 void engine_plan(struct engine *engine); /* fills `slice` */

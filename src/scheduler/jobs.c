@@ -67,10 +67,13 @@ void job_fail(struct engine *engine, struct job *job, const serverd_error *err)
     job_finish(engine, job);
 }
 
-static void give_pages(struct engine *engine, struct sequence *s)
+void engine_give_pages(struct engine *engine, struct sequence *s)
 {
-    page_pool_give(engine->pool, s->page, s->n_pages);
-    s->n_pages = 0;
+    if (s->n_pages > s->n_shared)
+        page_pool_give(engine->pool, s->page + s->n_shared, s->n_pages - s->n_shared);
+    if (engine->tree)
+        radix_tree_release(engine->tree, &s->hold);
+    s->n_pages = s->n_shared = 0;
     s->n_computed = 0;
 }
 
@@ -79,12 +82,12 @@ void engine_release(struct engine *engine, struct sequence *s)
     if (s->state == SEQUENCE_WAITING)
         waiting_remove(engine, s);
     s->state = SEQUENCE_DONE;
-    give_pages(engine, s);
+    engine_give_pages(engine, s);
 }
 
 void engine_wait(struct engine *engine, struct sequence *s)
 {
-    give_pages(engine, s);
+    engine_give_pages(engine, s);
     s->state = SEQUENCE_WAITING;
     waiting_insert(engine, s);
 }

@@ -3,11 +3,14 @@
  *
  * The tokens of a sequence are the prompt and then its output. The first n_computed of them
  * have their keys and values in its pages; the next row to run is token n_computed. So decoding
- * (one token left), prefill and computing again after a preemption are the same thing. */
+ * (one token left), prefill and computing again after a preemption are the same thing.
+ *
+ * A page that is full goes into the prefix tree at once, while the sequence runs: others with the
+ * same beginning go on behind it, and so does the sequence itself after a preemption. */
 #ifndef SCHEDULER_SEQUENCE_INTERNAL_H
 #define SCHEDULER_SEQUENCE_INTERNAL_H
 
-#include "kvcache/page_pool.h"
+#include "kvcache/radix_tree.h"
 #include "sampling/sample.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
@@ -21,6 +24,7 @@ struct job {
     struct sequence *sequences; /* begun choices, linked by `sibling` */
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
+    uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
     serverd_error failure;      /* code SERVERD_OK: none */
@@ -48,8 +52,11 @@ struct sequence {
     int32_t *output; /* [as many as can ever come] */
     uint32_t n_output;
     uint32_t n_computed;
-    struct page_id *page; /* [as many as can ever be needed] */
-    uint32_t n_pages;
+    /* [as many as can ever be needed] The first n_shared are the tree's, which this sequence
+     * holds; the others are its own. */
+    struct page_id *page;
+    uint32_t n_pages, n_shared;
+    struct radix_hold hold;
     uint32_t n_scored; /* prompt log probabilities given out, counted from token 1 */
     struct sampler *sampler;
     struct stop_matcher *matcher; /* NULL: no stop strings */

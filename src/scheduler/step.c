@@ -87,7 +87,8 @@ static void step_failed(struct engine *engine, const serverd_error *err)
     bool is_alone = engine->n_slices == 1;
     for (uint32_t i = 0; i < engine->n_slices; i++) {
         struct sequence *s = engine->slice[i].sequence;
-        s->n_computed = 0;
+        /* pages of the tree were not written to */
+        s->n_computed = s->n_shared * SERVERD_PAGE_TOKENS;
         s->n_failures++;
         if (is_alone && s->n_failures >= MAX_FAILURES)
             job_fail(engine, s->job, err);
@@ -138,7 +139,7 @@ static bool run(struct engine *engine)
 static void publish(struct engine *engine)
 {
     struct shared_status *s = &engine->shared;
-    uint32_t n_pages = page_pool_n_pages(engine->pool), n_free = page_pool_n_free(engine->pool);
+    uint32_t n_pages = page_pool_n_pages(engine->pool), n_free = engine_n_available(engine);
     atomic_store_explicit(&s->n_running, engine->n_running, memory_order_relaxed);
     atomic_store_explicit(&s->n_free_pages, n_free, memory_order_relaxed);
     struct metrics *metrics = engine->options.metrics;
@@ -184,11 +185,13 @@ serverd_status engine_check(const struct engine *engine, serverd_error *err)
 {
     if (page_pool_check(engine->pool, err))
         return err->code;
+    if (engine->tree && radix_tree_check(engine->tree, err))
+        return err->code;
     uint32_t n_pages = 0, n_running = 0, n_waiting = 0, n_queued = 0;
     for (const struct job *job = engine->live; job; job = job->live_next) {
         n_queued += job->is_queued;
         for (const struct sequence *s = job->sequences; s; s = s->sibling) {
-            n_pages += s->n_pages;
+            n_pages += s->n_pages - s->n_shared;
             n_running += s->state == SEQUENCE_RUNNING;
             n_waiting += s->state == SEQUENCE_WAITING;
             for (uint32_t i = 0; i < s->n_pages; i++)

@@ -92,7 +92,7 @@ static const struct field fields[] = {
     {"user", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"safety_identifier", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"prompt_cache_key", FIELD_NOTHING, EVERY, 0, 0, 0},
-    {"cache_salt", FIELD_NOTHING, EVERY, 0, 0, 0},
+    {"cache_salt", FIELD_STRING, EVERY, AT(cache_salt), 0, 0},
     {"store", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"metadata", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"service_tier", FIELD_NOTHING, EVERY, 0, 0, 0},
@@ -627,6 +627,9 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     r->wants_logprobs = n_logprobs >= 0;
     r->n_top_logprobs = n_logprobs > 0 ? (uint32_t)n_logprobs : 0;
     r->priority = (int32_t)f->priority;
+    r->cache_space = x->tenant;
+    if (f->cache_salt)
+        r->cache_space = hash_mix(x->tenant ^ sha256_number(f->cache_salt, strlen(f->cache_salt)));
     set_sampling(x, f, &r->sampling);
     if (copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_stops(f, r, e) &&

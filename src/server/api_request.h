@@ -25,7 +25,7 @@ struct api_fields {
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents,
         *logprobs;
-    const char *model, *encoding_format;
+    const char *model, *encoding_format, *cache_salt;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;

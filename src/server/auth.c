@@ -134,8 +134,10 @@ bool auth_check(struct exchange *x)
     const char *key = credential(x, &is_ambiguous);
     bool is_allowed = key && !is_ambiguous && is_known(keys, key);
     key_set_unref(keys);
-    if (is_allowed)
+    if (is_allowed) {
+        x->tenant = sha256_number(key, strlen(key));
         return true;
+    }
     if (is_ambiguous) {
         api_error_set(&x->refusal, "bad_request", NULL, "Two different API keys were sent.");
         return false;

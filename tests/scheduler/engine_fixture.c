@@ -237,6 +237,7 @@ struct world *world_create(const struct world_options *o)
     must(tokenizer_create(make_vocabulary(world->program), &world->tokenizer, &err), &err);
     world->metrics = metrics_create();
     struct engine_options options = {
+        .has_prefix_cache = true,
         .runtime = world->runtime,
         .tokenizer = world->tokenizer,
         .clock = &world->clock,

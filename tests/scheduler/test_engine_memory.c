@@ -115,6 +115,7 @@ static void an_engine_that_cannot_be_made_is_an_error(void **state)
 {
     struct world *world = world_create(&(struct world_options){0});
     struct engine_options options = {
+        .has_prefix_cache = true,
         .runtime = world->runtime,
         .tokenizer = world->tokenizer,
         .clock = &world->clock,

@@ -120,6 +120,7 @@ static void open_model(struct edge *edge, const char *device)
     must(worker_pool_create(1, &edge->workers, &err), &err);
     open_runtime(edge, device);
     const struct engine_options options = {
+        .has_prefix_cache = true,
         .runtime = edge->runtime,
         .tokenizer = edge->tokenizer,
         .clock = &edge->clock,
