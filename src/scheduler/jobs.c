@@ -112,10 +112,15 @@ void engine_sweep(struct engine *engine)
 {
     if (!engine->ending)
         return;
-    for (struct job *job = engine->ending; job; job = job->ending_next)
+    bool has_bad_numbers = false;
+    for (struct job *job = engine->ending; job; job = job->ending_next) {
+        has_bad_numbers |= job->failure.code == SERVERD_NUMERIC;
         for (struct sequence *s = job->sequences; s; s = s->sibling)
             if (s->state != SEQUENCE_DONE)
                 engine_release(engine, s);
+    }
+    if (has_bad_numbers)
+        engine_forget_prefixes(engine);
     engine_compact(engine);
     while (engine->ending) {
         struct job *job = engine->ending;

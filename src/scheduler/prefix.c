@@ -93,3 +93,9 @@ void engine_evict(struct engine *engine, uint32_t n)
         (void)radix_tree_evict(engine->tree,
                                n - n_free + page_pool_n_pages(engine->pool) / EVICT_AHEAD);
 }
+
+void engine_forget_prefixes(struct engine *engine)
+{
+    if (engine->tree)
+        (void)radix_tree_evict(engine->tree, UINT32_MAX);
+}

@@ -139,6 +139,7 @@ static void on_end(struct plan *plan, const struct event *event)
     plan->status = event->status;
     plan->is_cancelled = event->is_cancelled;
     plan->n_output = event->n_output;
+    plan->n_cached = event->n_cached;
     plan->times = event->times;
     const struct request_times *t = &event->times;
     assert_true(t->arrival_ns > 0 && t->end_ns >= t->arrival_ns);
@@ -304,6 +305,13 @@ struct plan *plan_create(void)
     return plan;
 }
 
+void plan_begin_alike(struct plan *plan, uint32_t n, uint64_t seed)
+{
+    assert_true(n <= plan->n_prompt);
+    for (uint32_t i = 0; i < n; i++)
+        plan->prompt[i] = (int32_t)(hash_mix(seed * 1000 + i) % N_VOCAB);
+}
+
 void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed)
 {
     assert_true(n_prompt <= MAX_PROMPT);
@@ -342,6 +350,7 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->n_top_logprobs = plan->n_top_logprobs;
     r->wants_embedding = plan->wants_embedding;
     r->priority = plan->priority;
+    r->cache_space = plan->cache_space;
     r->deadline_ns = plan->deadline_ns;
     r->arrival_ns = clock_now_ns(&world->clock);
     return r;

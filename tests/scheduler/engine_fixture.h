@@ -67,12 +67,15 @@ struct plan {
     _Atomic uint32_t n_ends;
     serverd_status status;
     bool is_cancelled;
-    uint32_t n_output;
+    uint32_t n_output, n_cached;
+    uint64_t cache_space;
     struct request_times times;
 };
 
 struct plan *plan_create(void); /* one choice, greedy, 10 tokens, prompt of 5 */
 void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed);
+/* Its first n tokens are those of the prompt with that seed. */
+void plan_begin_alike(struct plan *plan, uint32_t n, uint64_t seed);
 struct request *plan_request(struct world *world, struct plan *plan);
 serverd_status plan_submit(struct world *world, struct plan *plan, serverd_error *err);
 

@@ -475,6 +475,99 @@ static void a_preempted_request_has_the_same_text(void **state)
     world_destroy(world);
 }
 
+/* ---- common prefixes --------------------------------------------------------------------- */
+
+static struct plan *alike(uint32_t n_alike, uint32_t n_prompt, uint64_t seed)
+{
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, n_prompt, seed);
+    plan_begin_alike(plan, n_alike, 1);
+    return plan;
+}
+
+static void finish(struct world *world, struct plan *plan, uint32_t n_cached)
+{
+    plan_check_whole(world, plan);
+    assert_int_equal(plan->n_cached, n_cached);
+    free(plan);
+}
+
+static void a_common_beginning_is_computed_once(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *plan = alike(100, 100, 1);
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 0);
+    plan = alike(70, 120, 2); /* four pages, and six tokens of the fifth */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 70);
+    plan = alike(100, 100, 1); /* its last page never was full */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 96);
+    plan = alike(96, 96, 1); /* the last token has to run */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 95);
+    plan = alike(100, 120, 3);
+    plan->cache_space = 7; /* somebody else's */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 0);
+    plan = alike(100, 100, 1);
+    plan->wants_prompt_logprobs = true; /* all tokens have to run */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 0);
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+static void a_beginning_is_shared_while_its_first_request_runs(void **state)
+{
+    struct world *world = world_create(&(struct world_options){.prefill_chunk = 32});
+    struct plan *first = alike(100, 100, 1), *second = alike(100, 100, 1), *third;
+    first->max_new_tokens = 40;
+    must_submit(world, first);
+    step(world, 2); /* 64 tokens of its prompt */
+    must_submit(world, second);
+    step(world, 10);
+    /* goes on with what the first has said so far */
+    third = alike(100, 120, 1);
+    for (uint32_t i = 0; i < 8; i++)
+        third->prompt[100 + i] = first->result[0].token[i];
+    must_submit(world, third);
+    world_run(world);
+    finish(world, first, 0);
+    finish(world, second, 64);
+    assert_true(third->n_cached >= 96);
+    finish(world, third, third->n_cached);
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+static void prefixes_that_nobody_holds_make_room(void **state)
+{
+    /* each prompt takes 10 of 24 pages, and the pool is full after two */
+    struct world *world = world_create(&(struct world_options){.n_pages = 24});
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct plan *plan = plan_create();
+        plan_fill_prompt(plan, 150, seed);
+        must_submit(world, plan);
+        world_run(world);
+        finish(world, plan, 0);
+    }
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, 150, 6); /* the last one is still there */
+    must_submit(world, plan);
+    world_run(world);
+    finish(world, plan, 144); /* full pages */
+    world_check_empty(world);
+    world_destroy(world);
+}
+
 /* ---- faults ------------------------------------------------------------------------------ */
 
 static void not_a_number_fails_only_its_own_request(void **state)
@@ -667,6 +760,9 @@ int main(void)
         cmocka_unit_test(draining_ends_what_waits_and_lets_the_rest_finish),
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),
+        cmocka_unit_test(a_common_beginning_is_computed_once),
+        cmocka_unit_test(a_beginning_is_shared_while_its_first_request_runs),
+        cmocka_unit_test(prefixes_that_nobody_holds_make_room),
         cmocka_unit_test(not_a_number_fails_only_its_own_request),
         cmocka_unit_test(infinity_in_a_scored_row_fails_its_request),
         cmocka_unit_test(not_a_number_fails_only_its_own_embedding),

@@ -31,6 +31,9 @@ static struct plan *random_plan(const struct world *world)
     static const char *const stops[] = {"ab", "b", "gah", "eee", "ka"};
     struct plan *plan = plan_create();
     plan_fill_prompt(plan, 1 + random_below(one_in(4) ? MAX_PROMPT : 30), random_below(1000));
+    if (one_in(2)) /* some begin alike */
+        plan_begin_alike(plan, random_below(plan->n_prompt + 1), random_below(3));
+    plan->cache_space = one_in(4) ? 1 : 0;
     plan->n_choices = one_in(4) ? 1 + random_below(MAX_CHOICES) : 1;
     plan->max_new_tokens = one_in(8) ? 0 : 1 + random_below(one_in(3) ? 150 : 25);
     plan->sampling.temperature = one_in(2) ? 0 : 0.5f * (float)random_below(20);
