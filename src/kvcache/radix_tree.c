@@ -28,7 +28,6 @@ struct radix_node {
     struct page_id *pages;
     uint32_t n_pages;
     uint32_t n_locks; /* holds that end here, and children with locks */
-    uint32_t n_hits;
     uint32_t heap_at;
     enum radix_kind kind;
 };
@@ -265,7 +264,6 @@ static struct radix_node *split(struct radix_tree *tree, struct radix_node *node
     detach(tree, node);
     upper->space = node->space;
     upper->last_use = node->last_use;
-    upper->n_hits = node->n_hits;
     upper->kind = node->kind;
     upper->n_locks = node->n_locks > 0;
     node->n_pages -= n_pages;
@@ -384,7 +382,6 @@ serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const in
     touch(tree, node);
     *out = (struct radix_hold){node};
     for (uint32_t at = n_pages; node; node = node->parent) {
-        node->n_hits++;
         at -= node->n_pages;
         if (node->n_pages > 0)
             memcpy(pages + at, node->pages, node->n_pages * sizeof *pages);
@@ -587,7 +584,6 @@ void radix_tree_visit(const struct radix_tree *tree,
                                                  .pages = node->pages,
                                                  .n_pages = node->n_pages,
                                                  .n_locks = node->n_locks,
-                                                 .n_hits = node->n_hits,
                                                  .kind = node->kind};
             visit(context, &view);
         }

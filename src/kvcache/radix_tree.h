@@ -67,7 +67,7 @@ struct radix_node_view {
     const struct radix_node *node, *parent; /* parent NULL: the beginning of a namespace */
     const int32_t *tokens;                  /* [n_pages * SERVERD_PAGE_TOKENS] */
     const struct page_id *pages;
-    uint32_t n_pages, n_locks, n_hits;
+    uint32_t n_pages, n_locks;
     enum radix_kind kind;
 };
 void radix_tree_visit(const struct radix_tree *tree,

@@ -130,8 +130,8 @@ static bool fits(const struct engine *engine, const struct sequence *s)
     return n_pages <= engine_n_available(engine);
 }
 
-/* Its memory, and its prefix, which stays locked if it does not fit: admission locks first, then
- * evicts. False: its job fails. */
+/* Its memory, and what the tree has of its tokens: held before anything is evicted for it. False:
+ * its job fails. */
 static bool prepare(struct engine *engine, struct sequence *s)
 {
     serverd_error err;

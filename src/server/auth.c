@@ -113,13 +113,11 @@ static const char *credential(const struct exchange *x, bool *is_ambiguous)
 }
 
 /* Digests are compared, all of them, so that time tells neither key nor length. */
-static bool is_known(const struct key_set *keys, const char *key)
+static bool is_known(const struct key_set *keys, const uint8_t digest[32])
 {
-    uint8_t digest[32];
-    sha256_bytes(key, strlen(key), digest);
     unsigned matches = 0;
     for (uint32_t i = 0; i < keys->n; i++)
-        matches |= equal_constant_time(digest, keys->digest[i], sizeof digest);
+        matches |= equal_constant_time(digest, keys->digest[i], sizeof keys->digest[i]);
     return matches != 0;
 }
 
@@ -132,10 +130,13 @@ bool auth_check(struct exchange *x)
         return true;
     bool is_ambiguous = false;
     const char *key = credential(x, &is_ambiguous);
-    bool is_allowed = key && !is_ambiguous && is_known(keys, key);
+    uint8_t digest[32] = {0};
+    if (key)
+        sha256_bytes(key, strlen(key), digest);
+    bool is_allowed = key && !is_ambiguous && is_known(keys, digest);
     key_set_unref(keys);
     if (is_allowed) {
-        x->tenant = sha256_number(key, strlen(key));
+        memcpy(&x->tenant, digest, sizeof x->tenant);
         return true;
     }
     if (is_ambiguous) {

@@ -69,7 +69,7 @@ struct exchange {
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
         is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
-    uint64_t tenant;          /* of the API key; 0 without keys */
+    uint64_t tenant;          /* from the API key's digest; 0 without keys */
     char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];

@@ -110,8 +110,7 @@ INLINE void gemm_tile(const struct gemm_span *gemm, struct tile_kind t, const st
     UNROLL
     for (int r = 0; r < rows; r++) {
         float *kept = sums + r * (int)(GEMM_PANELS * PACKED_COLUMNS);
-        fvec sum = gemm->first_block == 0 ? f_splat(0.0f) : f_load(kept);
-        sum = f_fma(parts[r], f_splat(row_span(x, t.is_fine, r)->scale), sum);
+        fvec sum = f_fma(parts[r], f_splat(row_span(x, t.is_fine, r)->scale), f_load(kept));
         if (!gemm->is_last)
             f_store(kept, sum);
         else if (row + (size_t)r < gemm->call->n_rows)

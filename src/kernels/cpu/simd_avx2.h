@@ -156,26 +156,7 @@ SIMD fvec f_fma(fvec x, fvec y, fvec z)
 {
     return (fvec){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
-/* Where dot products begin. */
-SIMD ivec i_low_begin(void)
-{
-    return i_splat(0);
-}
-SIMD ivec i_high_begin(void)
-{
-    return i_splat(0);
-}
-/* sum * 2^shift */
-SIMD fvec f_zero_sum(const float *sum, int shift)
-{
-    return f_splat(*sum * (float)(1 << shift));
-}
-/* 128 * high + low - zero_sum; all but the last addition is exact */
-SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high, int is_fine)
-{
-    (void)is_fine;
-    return f_add(f_of_i(low), f_sub(f_mul(f_of_i(high), f_splat(128.0f)), zero_sum));
-}
+#include "kernels/cpu/simd_dots.h"
 /* b where either is NaN */
 SIMD fvec f_max(fvec x, fvec y)
 {
