@@ -1,5 +1,6 @@
 #include "runtime/worker_pool.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/limits.h"
@@ -86,18 +87,11 @@ static void futex_wake_all(_Atomic uint32_t *word)
     (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
-
 /* A worker that sits out some steps sleeps, so that nobody spends time on waking it. */
 static void take_rest(struct worker *worker)
 {
     uint64_t until = atomic_exchange_explicit(&worker->rests_until, 0, memory_order_relaxed);
-    for (uint64_t now; until != 0 && (now = now_ns()) < until;) {
+    for (uint64_t now; until != 0 && (now = clock_now_ns(&system_clock)) < until;) {
         uint64_t left = until - now;
         struct timespec time = {.tv_sec = (time_t)(left / NS_PER_S),
                                 .tv_nsec = (long)(left % NS_PER_S)};
@@ -182,7 +176,7 @@ static void await_done(struct worker_pool *pool, uint64_t begin)
             return;
         cpu_pause();
     }
-    uint64_t done = now_ns();
+    uint64_t done = clock_now_ns(&system_clock);
     for (uint32_t i = 1; i <= pool->n_started; i++)
         pool->workers[i].is_late =
             atomic_load_explicit(&pool->workers[i].holds_chunk, memory_order_relaxed);
@@ -190,7 +184,7 @@ static void await_done(struct worker_pool *pool, uint64_t begin)
     for (uint32_t n; (n = atomic_load(&pool->n_left)) != 0;)
         futex_wait(&pool->n_left, n, NULL);
     atomic_store(&pool->caller_sleeps, 0);
-    uint64_t now = now_ns();
+    uint64_t now = clock_now_ns(&system_clock);
     if (now - done <= done - begin + LATE_NS)
         return;
     for (uint32_t i = 1; i <= pool->n_started; i++)
@@ -214,7 +208,7 @@ void worker_pool_run(struct worker_pool *pool, uint32_t n_chunks,
     atomic_store(&pool->n_left, n_chunks);
     atomic_store(&pool->ticket, job);
     wake_workers(pool);
-    uint64_t begin = now_ns();
+    uint64_t begin = clock_now_ns(&system_clock);
     work(pool, 0);
     await_done(pool, begin);
 }
