@@ -225,11 +225,11 @@ static bool run(struct api_world *world, struct exchange *x, uint32_t max_steps,
             return false;
         }
         bool did_step = engine_step(world->engine);
-        bool is_ready = exchange_advance(x);
+        /* as the HTTP thread does: a step may have more events than one round encodes */
+        while (exchange_advance(x) && x->is_stream && !x->is_ended)
+            take_bytes(x, out);
         if (x->phase == PHASE_REPLIED)
             break;
-        if (is_ready && x->is_stream)
-            take_bytes(x, out);
         assert_true(did_step || x->is_ended);
     }
     return true;
