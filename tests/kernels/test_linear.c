@@ -63,11 +63,11 @@ static struct quantised quantise(const struct cpu_kernels *kernels, const float 
 {
     size_t n_max = n + CPU_ROW_PADDING;
     struct quantised q = {.kernels = kernels, .n = n, .k = k};
-    q.rows = (struct cpu_rows){
-        .values = x,
-        .is_fine = is_fine,
-        .spans = take_filled(cpu_n_spans(k) * n_max * cpu_span_bytes(is_fine), 0xff),
-        .n_max = n_max};
+    q.rows =
+        (struct cpu_rows){.values = x,
+                          .is_fine = is_fine,
+                          .spans = take_filled(cpu_n_spans(k) * n_max * sizeof *q.rows.spans, 0xff),
+                          .n_max = n_max};
     for (size_t row = 0; row < n; row++)
         kernels->quantise(x + row * k, k, &q.rows, row);
     return q;
@@ -75,14 +75,12 @@ static struct quantised quantise(const struct cpu_kernels *kernels, const float 
 
 static const struct cpu_span *span_of(const struct quantised *q, size_t row, size_t i)
 {
-    const char *spans =
-        q->rows.spans + (i / CPU_SPAN * q->rows.n_max + row) * cpu_span_bytes(q->rows.is_fine);
-    return (const struct cpu_span *)(const void *)spans;
+    return q->rows.spans + i / CPU_SPAN * q->rows.n_max + row;
 }
 
 static bool is_wide(const struct quantised *q, size_t row, size_t i)
 {
-    return q->rows.is_fine || span_of(q, row, i)->wide_quads[i % CPU_SPAN / 32] == i % CPU_SPAN / 4;
+    return span_of(q, row, i)->wide_quads[i % CPU_SPAN / 32] == i % CPU_SPAN / 4;
 }
 
 /* The two bytes of a code; the high one of a code of one byte is 0. */
@@ -90,13 +88,8 @@ static void code_bytes(const struct quantised *q, size_t row, size_t i, int *hig
 {
     const struct cpu_span *span = span_of(q, row, i);
     size_t at = i % CPU_SPAN;
-    if (q->rows.is_fine) {
-        *high = span->codes[at / 32 * 64 + at % 32];
-        *low = span->codes[at / 32 * 64 + 32 + at % 32];
-    } else {
-        *high = is_wide(q, row, i) ? span->wide_high[at / 16][at % 4] : 0;
-        *low = span->codes[at];
-    }
+    *high = is_wide(q, row, i) ? span->wide_high[at / 16][at % 4] : 0;
+    *low = span->codes[at];
 }
 
 static int code_at(const struct quantised *q, size_t row, size_t i)
@@ -106,10 +99,16 @@ static int code_at(const struct quantised *q, size_t row, size_t i)
     return CPU_HIGH_UNIT * high + low;
 }
 
+static float scale_of(const struct quantised *q, size_t row, size_t i)
+{
+    const struct cpu_span *span = span_of(q, row, i);
+    return q->rows.is_fine ? span->block_scales[i % CPU_SPAN / 32] : span->scale;
+}
+
 /* What element i of a row stands for. */
 static double value_of(const struct quantised *q, size_t row, size_t i)
 {
-    return (double)span_of(q, row, i)->scale * code_at(q, row, i);
+    return (double)scale_of(q, row, i) * code_at(q, row, i);
 }
 
 static void assert_same_rows(const struct quantised *a, const struct quantised *b)
@@ -119,9 +118,10 @@ static void assert_same_rows(const struct quantised *a, const struct quantised *
             const struct cpu_span *s = span_of(a, row, i), *t = span_of(b, row, i);
             size_t block = i % CPU_SPAN / 32, half = i % CPU_SPAN / 16;
             if (code_at(a, row, i) != code_at(b, row, i) ||
-                f32_bits(s->scale) != f32_bits(t->scale) || s->sums[block] != t->sums[block] ||
-                s->half_sums[half] != t->half_sums[half] ||
-                (!a->rows.is_fine && s->wide_quads[block] != t->wide_quads[block]))
+                f32_bits(s->scale) != f32_bits(t->scale) ||
+                f32_bits(scale_of(a, row, i)) != f32_bits(scale_of(b, row, i)) ||
+                s->sums[block] != t->sums[block] || s->half_sums[half] != t->half_sums[half] ||
+                s->wide_quads[block] != t->wide_quads[block])
                 fail_msg("%s: element %zu of row %zu of %zu differs", b->kernels->name, i, row,
                          a->k);
         }
@@ -149,10 +149,14 @@ static void check_wide_quads(const float *x, const struct quantised *q, size_t r
     assert_memory_equal(span->wide_high[other], none, sizeof none);
 }
 
-static void check_span(const float *x, const struct quantised *q, size_t row, size_t first)
+/* The elements under one scale from `first` on. */
+static void check_scaled(const float *x, const struct quantised *q, size_t row, size_t first,
+                         size_t n)
 {
     const struct cpu_span *span = span_of(q, row, first);
-    size_t end = min_size(first + CPU_SPAN, q->k);
+    const float got = scale_of(q, row, first);
+    size_t end = min_size(first + n, q->k);
+    assert_true(!q->rows.is_fine || span->scale == 1.0f);
     float most = 0.0f, rest = 0.0f;
     bool is_nan = false;
     for (size_t i = first; i < end; i++) {
@@ -164,9 +168,9 @@ static void check_span(const float *x, const struct quantised *q, size_t row, si
     float scale = fmaxf(most / CPU_WIDE_CODE_MAX, rest / CPU_CODE_MAX);
     if (most < f32_from_bits(0x0c000000u))
         scale = 0.0f;
-    assert_true(is_nan ? isnan(span->scale) : span->scale == scale);
+    assert_true(is_nan ? isnan(got) : got == scale);
     for (size_t i = first; i < end; i += 32)
-        if (!q->rows.is_fine && !is_nan)
+        if (!is_nan)
             check_wide_quads(x, q, row, i);
     int sum = 0, half_sum = 0;
     for (size_t i = first; i < end; i++) {
@@ -205,8 +209,8 @@ static void check_rows(const float *x, size_t n, size_t k)
             free(q.rows.spans);
         }
         for (size_t row = 0; row < n; row++)
-            for (size_t i = 0; i < k; i += CPU_SPAN)
-                check_span(x + row * k, &first, row, i);
+            for (size_t i = 0, step = is_fine ? 32 : CPU_SPAN; i < k; i += step)
+                check_scaled(x + row * k, &first, row, i, step);
         free(first.rows.spans);
     }
 }
@@ -506,7 +510,7 @@ static struct cpu_rows some_rows(const struct quantised *q, size_t from)
 {
     struct cpu_rows rows = q->rows;
     rows.values += from * q->k;
-    rows.spans += from * cpu_span_bytes(rows.is_fine);
+    rows.spans += from;
     return rows;
 }
 

@@ -23,18 +23,16 @@
 #define CPU_ROW_PADDING 16
 
 /* Rows of activations, [n][k], as numbers (for weights that are numbers) or quantised: code =
- * round(x / scale), one scale for each span of 256.
+ * round(x / scale), one scale for each span of 256, or, of *fine* rows, for each block of 32.
  *
- * Coarse codes are signed bytes, but for one *wide* quad (four elements) in each 32: few numbers
- * stand out, and they would take the precision of all others of the span. The wide one is that of
- * the greatest number; its codes have two bytes, code = CPU_HIGH_UNIT * high + low, and cost one
- * more multiplication for each 32. On models of 0.1 to 0.5 billion weights that is better than
- * plain 8-bit codes with a scale for each 32 (docs/internals/cpu.md).
- *
- * Fine codes are all wide.
+ * Codes are signed bytes, but for one *wide* quad (four elements) in each block: few numbers stand
+ * out, and they would take the precision of all others that share their scale. The wide one is
+ * that of the greatest number; its codes have two bytes, code = CPU_HIGH_UNIT * high + low, and
+ * cost one more multiplication for each block. On models of 0.1 to 0.5 billion weights that is
+ * better than plain 8-bit codes with a scale for each 32 (docs/internals/cpu.md).
  *
  * Rows are kept in spans, all rows of a span side by side, so that a kernel reaches all that it
- * needs from one pointer. NaN or infinity makes the scale of its span NaN, its codes are 0. */
+ * needs from one pointer. NaN or infinity makes the scale NaN, the codes under it are 0. */
 #define CPU_SPAN          256
 #define CPU_SPAN_BLOCKS   (CPU_SPAN / 32)
 #define CPU_HIGH_BITS     7
@@ -43,31 +41,27 @@
 #define CPU_WIDE_CODE_MAX (127 * CPU_HIGH_UNIT + CPU_HIGH_UNIT / 2 - 1)
 
 struct cpu_span {
-    float scale;
+    float scale;                          /* of fine rows: 1 */
     float sums[CPU_SPAN_BLOCKS];          /* of 32 codes */
     float half_sums[CPU_SPAN_BLOCKS * 2]; /* and of 16 */
-    /* Of coarse rows: the number in the span (0..63) of each 32's wide quad; its high bytes, at the
-     * half of 32 that it lies in, and 0 at the other half. */
+    /* The number in the span (0..63) of each block's wide quad; its high bytes, at the half of the
+     * block that it lies in, and 0 at the other half. */
     uint8_t wide_quads[CPU_SPAN_BLOCKS];
     int8_t wide_high[CPU_SPAN_BLOCKS * 2][4];
-    _Alignas(64) int8_t codes[]; /* coarse: [256]; fine: [8][high, low][32] */
+    float block_scales[CPU_SPAN_BLOCKS]; /* of fine rows only */
+    _Alignas(64) int8_t codes[CPU_SPAN];
 };
 
 struct cpu_rows {
     const float *values;
     bool is_fine;
-    char *spans; /* [k / 256 rounded up][n_max] of struct cpu_span, cpu_span_bytes() each */
+    struct cpu_span *spans; /* [k / 256 rounded up][n_max] */
     size_t n_max;
 };
 
 static inline size_t cpu_n_spans(size_t k)
 {
     return (k + CPU_SPAN - 1) / CPU_SPAN;
-}
-
-static inline size_t cpu_span_bytes(bool is_fine)
-{
-    return sizeof(struct cpu_span) + CPU_SPAN * (is_fine ? 2 : 1);
 }
 
 /* Some column blocks of y = x W^T + b (+ added) for all rows. */

@@ -297,9 +297,7 @@ INLINE bool quantise_usual_span(const float *x, struct cpu_span *out)
 static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_t row)
 {
     for (size_t s = 0; s < cpu_n_spans(k); s++) {
-        struct cpu_span *to =
-            (struct cpu_span *)(void *)(out->spans +
-                                        (s * out->n_max + row) * cpu_span_bytes(out->is_fine));
+        struct cpu_span *to = &out->spans[s * out->n_max + row];
         const float *from = x + s * CPU_SPAN;
         size_t n = min_size(CPU_SPAN, k - s * CPU_SPAN);
         float part[CPU_SPAN];

@@ -137,9 +137,10 @@ float *cpu_value(const struct cpu_step *step, uint32_t value)
 struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value)
 {
     const serverd_value *v = &handle->graph->values[value];
-    return (struct cpu_rows){.spans = (char *)(handle->activations + handle->quantised_at[value]),
-                             .n_max = cpu_max_rows(&handle->limits, v),
-                             .is_fine = cpu_is_fine(v)};
+    return (struct cpu_rows){
+        .spans = (struct cpu_span *)(void *)(handle->activations + handle->quantised_at[value]),
+        .n_max = cpu_max_rows(&handle->limits, v),
+        .is_fine = cpu_is_fine(v)};
 }
 
 void *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker)

@@ -49,7 +49,7 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
     *out = (struct cpu_linear_call){.x = {.values = NULL}};
     if (step->handle->quantised_at[input] != CPU_NOWHERE) {
         out->x = cpu_quantised(step->handle, input);
-        out->x.spans += first_row * cpu_span_bytes(out->x.is_fine);
+        out->x.spans += first_row;
     }
     size_t n_out = weights->dims[0], k = weights->dims[1];
     uint32_t n = (uint32_t)(node - graph->nodes);

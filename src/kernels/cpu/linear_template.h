@@ -6,7 +6,8 @@
  *
  *   part = fma(i, weight scale, part);  part = fma(minimum, s, part)
  *
- * and then acc = fma(part, row scale, acc), whatever the number of rows, the tile or the level, so
+ * (of fine rows part = fma(fma(minimum, s, i * weight scale), block scale, part)) and then
+ * acc = fma(part, row scale, acc), whatever the number of rows, the tile or the level, so
  * all paths give the same bits. Few rows take the codes apart in registers; many rows share a
  * *panel*: the codes of a column block as bytes and its scales as floats, made once in the worker's
  * scratch memory. */
@@ -101,9 +102,21 @@ INLINE int log2_of(int power)
     return __builtin_ctz((unsigned)power);
 }
 
+/* part + the group's products, as above. */
+INLINE fvec add_group_sum(fvec part, fvec dot, fvec scales, fvec minima, int has_min, int is_fine,
+                          const struct cpu_span *span, int group_k, size_t group)
+{
+    fvec products = is_fine ? f_mul(dot, scales) : f_fma(dot, scales, part);
+    if (has_min)
+        products = f_fma(minima, f_splat(*sum_of_codes(group_k, span, group)), products);
+    if (!is_fine)
+        return products;
+    return f_fma(products, f_splat(span->block_scales[group * (size_t)group_k / 32]), part);
+}
+
 /* The dot product of a group with the codes of a row. `wide` is the quad of the group's 32 that is
  * wide. */
-INLINE fvec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide, int is_fine,
+INLINE fvec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide,
                          const struct cpu_span *span, size_t group)
 {
     const int n = f.group / 4, first = f.group == 32 ? 0 : (int)(group % 2) * n;
@@ -112,22 +125,18 @@ INLINE fvec few_rows_dot(struct form_constants f, const bvec *quads, bvec wide, 
     ivec low = i_low_begin(), high = i_high_begin();
     UNROLL
     for (int q = 0; q < n; q++)
-        low =
-            i_dot(low, quads[first + q], low_codes(is_fine, span, first_quad + (size_t)q), is_8bit);
-    if (is_fine)
-        UNROLL
-    for (int q = 0; q < n; q++)
-        high = i_dot(high, quads[first + q], high_codes(span, first_quad + (size_t)q), is_8bit);
-    else high = i_dot(high, wide, wide_high(f.group, span, group), is_8bit);
+        low = i_dot(low, quads[first + q], quad_codes(span, first_quad + (size_t)q), is_8bit);
+    high = i_dot(high, wide, wide_high(f.group, span, group), is_8bit);
     fvec zero_sum = f_splat(0.0f);
     if (keeps_zero(f.zero))
         zero_sum = f_zero_sum(sum_of_codes(f.group, span, group), log2_of(f.zero));
-    return f_of_dots(low, zero_sum, high, is_fine);
+    return f_of_dots(low, zero_sum, high);
 }
 
 /* Adds block `block` of a span to the parts of the first `m` rows; it is block i of its unit. */
 INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants f, int m,
-                           const uint8_t *unit, int i, size_t block, const char *spans, fvec *parts)
+                           const uint8_t *unit, int i, size_t block, const struct cpu_span *spans,
+                           fvec *parts)
 {
     const struct packed_form *form = call->form;
     const int groups = 32 / f.group, is_fine = call->x->is_fine;
@@ -138,9 +147,7 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
     load_quads(f, form->table, codes, quads);
     UNROLL
     for (int r = 0; r < m; r++)
-        wide[r] = is_fine ? quads[0]
-                          : load_quad(f, form->table, codes,
-                                      (int)(wide_quad(row_span(spans, 0, r), block) % 8));
+        wide[r] = load_quad(f, form->table, codes, spans[r].wide_quads[block] % 8);
     UNROLL
     for (int g = 0; g < groups; g++) {
         fvec scales = group_scales(f, unit, i * groups + g, 0), minima = {0};
@@ -149,11 +156,9 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
         size_t group = block * (size_t)groups + (size_t)g;
         UNROLL
         for (int r = 0; r < m; r++) {
-            const struct cpu_span *span = row_span(spans, is_fine, r);
-            fvec dot = few_rows_dot(f, quads, wide[r], is_fine, span, group);
-            parts[r] = f_fma(dot, scales, parts[r]);
-            if (f.has_min)
-                parts[r] = f_fma(minima, f_splat(*sum_of_codes(f.group, span, group)), parts[r]);
+            fvec dot = few_rows_dot(f, quads, wide[r], &spans[r], group);
+            parts[r] = add_group_sum(parts[r], dot, scales, minima, f.has_min, is_fine, &spans[r],
+                                     f.group, group);
         }
     }
 }
@@ -163,12 +168,11 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
                      const uint8_t *unit, fvec *acc)
 {
     const struct packed_form *form = call->form;
-    const int is_fine = call->x->is_fine;
     UNROLL
     for (int r = 0; r < m; r++)
         acc[r] = f_splat(0.0f);
     for (size_t s = 0; s < cpu_n_spans(call->k); s++) {
-        const char *spans = spans_at(call->x, is_fine, s, 0);
+        const struct cpu_span *spans = spans_at(call->x, s, 0);
         size_t n = min_size(CPU_SPAN_BLOCKS, call->k / PACKED_BLOCK - s * CPU_SPAN_BLOCKS);
         fvec parts[FEW_ROWS];
         UNROLL
@@ -182,7 +186,7 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
         }
         UNROLL
         for (int r = 0; r < m; r++)
-            acc[r] = f_fma(parts[r], f_splat(row_span(spans, is_fine, r)->scale), acc[r]);
+            acc[r] = f_fma(parts[r], f_splat(spans[r].scale), acc[r]);
         unit += f.scales == SCALES_SUPER ? form->unit_bytes : n * form->unit_bytes;
     }
 }
@@ -330,32 +334,30 @@ struct tile_kind {
 #include "kernels/cpu/gemm_amx.h"
 #else
 
-/* Adds the dot products of a group with one of the bytes of the codes. */
-INLINE void add_dots(struct tile_kind t, int is_high, const struct panel *panels, int rows,
-                     const char *x, size_t group, ivec *dots)
+/* Adds the dot products of a group, but for the high bytes. */
+INLINE void add_dots(struct tile_kind t, const struct panel *panels, int rows,
+                     const struct cpu_span *x, size_t group, ivec *dots)
 {
     const int quads = t.group / 4; /* the loop has a constant number of rounds: it is unrolled */
     UNROLL
     for (int i = 0; i < quads; i++) {
         const size_t q = group * (size_t)quads + (size_t)i;
         UNROLL
-        for (int r = 0; r < rows; r++) {
-            const struct cpu_span *codes = row_span(x, t.is_fine, r);
+        for (int r = 0; r < rows; r++)
             UNROLL
-            for (int c = 0; c < TILE_COLUMNS; c++)
-                dots[r * TILE_COLUMNS + c] = i_dot(
-                    dots[r * TILE_COLUMNS + c], b_load(panels[c].codes[q]),
-                    is_high ? high_codes(codes, q) : low_codes(t.is_fine, codes, q), t.is_8bit);
-        }
+        for (int c = 0; c < TILE_COLUMNS; c++)
+            dots[r * TILE_COLUMNS + c] =
+                i_dot(dots[r * TILE_COLUMNS + c], b_load(panels[c].codes[q]), quad_codes(&x[r], q),
+                      t.is_8bit);
     }
 }
 
-/* The high bytes' part of the dot product of a group with a row of coarse codes. */
+/* The high bytes' part of the dot product of a group with a row. */
 INLINE ivec wide_dot(struct tile_kind t, const struct panel *panel, const struct cpu_span *codes,
                      size_t group)
 {
     return i_dot(i_high_begin(),
-                 b_load(panel->codes[wide_quad(codes, group * (size_t)t.group / 32)]),
+                 b_load(panel->codes[codes->wide_quads[group * (size_t)t.group / 32]]),
                  wide_high(t.group, codes, group), t.is_8bit);
 }
 
@@ -363,7 +365,7 @@ INLINE ivec wide_dot(struct tile_kind t, const struct panel *panel, const struct
  * columns from `column` on, of which only n_columns are there: what is computed for others is not
  * kept. */
 INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const struct panel *panels,
-                      int rows, size_t n_columns, const char *x, float *sums, size_t row,
+                      int rows, size_t n_columns, const struct cpu_span *x, float *sums, size_t row,
                       size_t column)
 {
     const int columns = TILE_COLUMNS;
@@ -382,37 +384,30 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
     for (int i = 0; i < rows * columns; i++)
         parts[i] = f_splat(0.0f);
     for (size_t group = 0; group < span->n_blocks * groups; group++) {
-        ivec low[TILE_ROWS * TILE_COLUMNS], high[TILE_ROWS * TILE_COLUMNS];
+        ivec low[TILE_ROWS * TILE_COLUMNS];
         UNROLL
-        for (int i = 0; i < rows * columns; i++) {
+        for (int i = 0; i < rows * columns; i++)
             low[i] = i_low_begin();
-            high[i] = i_high_begin();
-        }
-        if (t.is_fine)
-            add_dots(t, 1, panels, rows, x, group, high);
-        add_dots(t, 0, panels, rows, x, group, low);
+        add_dots(t, panels, rows, x, group, low);
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const struct cpu_span *codes = row_span(x, t.is_fine, r);
-            const float *sum = sum_of_codes(t.group, codes, group);
+            const float *sum = sum_of_codes(t.group, &x[r], group);
             fvec zero_sum = keeps_sum ? f_zero_sum(sum, shift) : f_splat(0.0f);
             UNROLL
             for (int c = 0; c < columns; c++) {
-                fvec *part = &parts[r * columns + c];
-                if (!t.is_fine)
-                    high[r * columns + c] = wide_dot(t, &panels[c], codes, group);
-                fvec dot =
-                    f_of_dots(low[r * columns + c], zero_sum, high[r * columns + c], t.is_fine);
-                *part = f_fma(dot, f_load(panels[c].scales + group * PACKED_COLUMNS), *part);
+                fvec *part = &parts[r * columns + c], minima = {0};
+                fvec dot = f_of_dots(low[r * columns + c], zero_sum,
+                                     wide_dot(t, &panels[c], &x[r], group));
                 if (t.has_min)
-                    *part = f_fma(f_load(panels[c].minima + group * PACKED_COLUMNS), f_splat(*sum),
-                                  *part);
+                    minima = f_load(panels[c].minima + group * PACKED_COLUMNS);
+                *part = add_group_sum(*part, dot, f_load(panels[c].scales + group * PACKED_COLUMNS),
+                                      minima, t.has_min, t.is_fine, &x[r], t.group, group);
             }
         }
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
-        fvec scale = f_splat(row_span(x, t.is_fine, r)->scale);
+        fvec scale = f_splat(x[r].scale);
         UNROLL
         for (int c = 0; c < columns; c++) {
             const float *kept = sums + (size_t)(r * GEMM_PANELS + c) * PACKED_COLUMNS;
@@ -462,15 +457,14 @@ INLINE int rows_of_tile(size_t left, int most)
 INLINE void gemm_rows(const struct gemm_span *span, struct tile_kind t, size_t columns,
                       size_t first_row, size_t n_rows, struct gemm_scratch *s)
 {
-    const char *spans =
-        spans_at(span->call->x, t.is_fine, span->first_block / CPU_SPAN_BLOCKS, first_row);
+    const struct cpu_span *spans =
+        spans_at(span->call->x, span->first_block / CPU_SPAN_BLOCKS, first_row);
     struct fetch fetch = fetch_begin(span);
-    /* two sums for each output do not fit into the registers otherwise; and four by four is 16 */
-    const int most = t.is_fine || n_rows <= 16 ? TILE_ROWS_SOME : TILE_ROWS;
+    const int most = n_rows <= 16 ? TILE_ROWS_SOME : TILE_ROWS; /* four by four is 16 */
     const size_t tile_columns = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const size_t lines_per_row = GEMM_PANELS * fetch.lines / (n_rows * tile_columns) + 1;
     for (size_t row = 0; row < n_rows;) {
-        const char *x = spans + row * cpu_span_bytes(t.is_fine);
+        const struct cpu_span *x = spans + row;
         int rows = rows_of_tile(n_rows - row, most);
         for (size_t c = 0; c < columns; c += TILE_COLUMNS) {
             const struct panel *panels = &s->panels[c];

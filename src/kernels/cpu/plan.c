@@ -240,8 +240,7 @@ size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value)
     return max_size(n, 1) + CPU_ROW_PADDING;
 }
 
-/* Rows of selected logits are few in a prefill, and decode waits for memory: they are worth fine
- * codes. */
+/* Rows of selected logits are few in a prefill, and what is lost there nothing evens out. */
 bool cpu_is_fine(const serverd_value *value)
 {
     return value->dims[0] == SERVERD_DIM_SELECTED;
@@ -249,7 +248,7 @@ bool cpu_is_fine(const serverd_value *value)
 
 static bool quantised_floats(const serverd_handle *handle, const serverd_value *value, size_t *out)
 {
-    size_t bytes = cpu_n_spans(value_width(value)) * cpu_span_bytes(cpu_is_fine(value));
+    size_t bytes = cpu_n_spans(value_width(value)) * sizeof(struct cpu_span);
     return size_mul(bytes / sizeof(float), cpu_max_rows(&handle->limits, value), out) &&
            size_align(*out, ALIGN_FLOATS, out);
 }

@@ -1,4 +1,4 @@
-/* Coarse codes of a span with AVX-512: what quantise_span (quantise_plain.h) does, in a fraction of
+/* Codes of a span with AVX-512: what quantise_span (quantise_plain.h) does, in a fraction of
  * its time. */
 
 /* A span's 64 quads in four registers: quad i of the 16 elements 4t + j is lane 4i + j of register

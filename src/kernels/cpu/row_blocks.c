@@ -62,7 +62,6 @@ static void run_gated(const struct cpu_step *step, const struct gated *gated, si
     size_t width = gate.linear.n_out;
     float *out = cpu_value(step, gated->value) + first * width;
     struct cpu_rows to = cpu_quantised(step->handle, gated->value);
-    const size_t span_bytes = cpu_span_bytes(to.is_fine);
     for (size_t at = 0; at < width; at += GATED_COLUMNS) {
         size_t columns = min_size(GATED_COLUMNS, width - at);
         size_t blocks = (columns + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
@@ -75,7 +74,7 @@ static void run_gated(const struct cpu_step *step, const struct gated *gated, si
                                     up.linear.out + row * width + at, x, columns);
             step->kernels->quantise(x, columns, &to, first + row);
         }
-        to.spans += to.n_max * span_bytes;
+        to.spans += to.n_max;
     }
 }
 

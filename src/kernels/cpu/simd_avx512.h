@@ -101,15 +101,11 @@ SIMD fvec f_zero_sum(const float *sum, int shift)
         _mm512_add_epi32(_mm512_set1_epi32(bits), _mm512_set1_epi32(shift << 23)));
 }
 /* 128 * high + low - zero_sum, of dot products that began with the above. All but the last addition
- * is exact: sums of wide codes may be large, beside others they can go into one constant. */
-SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high, int is_fine)
+ * is exact. */
+SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high)
 {
     fvec h = _mm512_sub_ps(_mm512_castsi512_ps(high), _mm512_set1_ps(DOT_BEGIN(128)));
-    fvec begin = _mm512_set1_ps(DOT_BEGIN(1));
-    if (is_fine)
-        h = _mm512_sub_ps(h, zero_sum);
-    else
-        begin = _mm512_add_ps(begin, zero_sum);
+    fvec begin = _mm512_add_ps(_mm512_set1_ps(DOT_BEGIN(1)), zero_sum);
     return _mm512_add_ps(_mm512_sub_ps(_mm512_castsi512_ps(low), begin), h);
 }
 SIMD fvec f_load(const float *p)

@@ -16,8 +16,7 @@ SIMD fvec f_zero_sum(const float *sum, int shift)
     return f_splat(*sum * (float)(1 << shift));
 }
 /* 128 * high + low - zero_sum; all but the last addition is exact */
-SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high, int is_fine)
+SIMD fvec f_of_dots(ivec low, fvec zero_sum, ivec high)
 {
-    (void)is_fine;
     return f_add(f_of_i(low), f_sub(f_mul(f_of_i(high), f_splat(128.0f)), zero_sum));
 }

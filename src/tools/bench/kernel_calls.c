@@ -95,7 +95,7 @@ static bool take_rows(struct kernel_linear *linear)
 {
     const struct kernel_linear_options *o = &linear->options;
     size_t n = o->max_rows + CPU_ROW_PADDING, k = o->k;
-    linear->row_bytes = cpu_n_spans(k) * n * cpu_span_bytes(o->is_fine);
+    linear->row_bytes = cpu_n_spans(k) * n * sizeof *linear->rows.spans;
     linear->values = take(n * k * sizeof *linear->values);
     linear->out = take(n * o->n_out * sizeof *linear->out);
     linear->rows = (struct cpu_rows){.values = linear->values,
