@@ -169,6 +169,7 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
             return;
     }
     measure_token(engine, s);
+    tenant_charge(job, 1);
     sampler_accept(s->sampler, event.token);
     s->output[s->n_output++] = event.token;
     job->n_output++;

@@ -43,6 +43,7 @@ static bool take_memory(struct engine *e)
     return e->pool && (e->tree || !has_tree) && (e->scratch || e->is_encoder) &&
            take_array(&e->running, e->max_running, sizeof *e->running) &&
            take_array(&e->slice, e->max_running, sizeof *e->slice) &&
+           take_array(&e->leaders, e->max_running, sizeof *e->leaders) &&
            take_array(&e->events, e->events_cap, sizeof *e->events) &&
            take_array(&e->token, e->max_rows, sizeof *e->token) &&
            take_array(&e->position, e->max_rows, sizeof *e->position) &&
@@ -137,6 +138,7 @@ void engine_destroy(struct engine *engine)
     sampling_scratch_destroy(engine->scratch);
     free(engine->running);
     free(engine->slice);
+    free(engine->leaders);
     free(engine->events);
     free(engine->token);
     free(engine->position);
@@ -450,15 +452,22 @@ void engine_status(const struct engine *engine, struct engine_status *out)
     };
 }
 
+static uint32_t bounded_ms(double ms)
+{
+    return (uint32_t)(ms < MIN_RETRY_MS ? MIN_RETRY_MS : ms > MAX_RETRY_MS ? MAX_RETRY_MS : ms);
+}
+
 uint32_t engine_retry_after_ms(const struct engine *engine)
 {
     const struct shared_status *s = &engine->shared;
+    double interval = atomic_load_explicit(&s->admit_interval, memory_order_relaxed);
+    double n_waiting = atomic_load_explicit(&s->n_queued, memory_order_relaxed);
+    if (interval > 0)
+        return bounded_ms(n_waiting * interval * 1e3);
     double rate = atomic_load_explicit(&s->tokens_per_second, memory_order_relaxed);
     if (rate <= 0)
         return UNKNOWN_RETRY_MS;
-    double n_queued = atomic_load_explicit(&s->n_queued, memory_order_relaxed);
     double n_tokens = (double)atomic_load_explicit(&s->n_queued_tokens, memory_order_relaxed) +
-                      n_queued * atomic_load_explicit(&s->mean_output, memory_order_relaxed);
-    double ms = n_tokens / rate * 1e3;
-    return (uint32_t)(ms < MIN_RETRY_MS ? MIN_RETRY_MS : ms > MAX_RETRY_MS ? MAX_RETRY_MS : ms);
+                      n_waiting * atomic_load_explicit(&s->mean_output, memory_order_relaxed);
+    return bounded_ms(n_tokens / rate * 1e3);
 }

@@ -34,6 +34,8 @@ struct request {
     bool wants_prompt_logprobs; /* of prompt tokens 1..n_prompt-1, with n_top_logprobs best */
     bool wants_embedding;       /* encoder models */
     int32_t priority;           /* higher: sooner */
+    uint64_t tenant;            /* who asks: tenants share the engine by their weights */
+    uint32_t weight;            /* of the tenant; 0 is 1 */
     uint64_t cache_space;       /* only requests of the same one share prefixes */
     uint64_t arrival_ns;        /* the clock at arrival */
     uint64_t deadline_ns;       /* 0: none */

@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 struct sequence;
+struct tenant;
 
 struct job {
     struct request *request;
@@ -25,6 +26,7 @@ struct job {
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
+    struct tenant *tenant;      /* whose it is; NULL: no memory for it */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
     serverd_error failure;      /* code SERVERD_OK: none */
@@ -64,6 +66,14 @@ struct sequence {
     uint64_t n_bytes;             /* of the text */
     uint32_t n_failures;          /* steps that failed since it last got on */
     uint64_t last_token_ns;
+    uint32_t n_preempted;
+
+    /* While it waits for the first time (queue.c). */
+    uint64_t first_page; /* hash of its first page and its namespace */
+    uint32_t n_matched;  /* tokens that the prefix tree has of its prompt, as of its last look */
+    uint64_t leader;     /* the request that computes its first n_led tokens now; 0: none */
+    uint32_t n_led;
+    uint64_t overdue_ns; /* from then on it comes before others of its tenant */
 };
 
 /* What the sequences of an engine have in common. */

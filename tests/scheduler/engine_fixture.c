@@ -250,7 +250,8 @@ struct world *world_create(const struct world_options *o)
         .max_queue = o->max_queue ? o->max_queue : 10000,
         .max_queue_tokens = o->max_queue_tokens ? o->max_queue_tokens : 10000000,
         .queue_timeout_ns = o->queue_timeout_ns,
-        .step_target_ns = o->step_target_ns,
+        .itl_target_ns = o->itl_target_ns,
+        .wait_bound = 2,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)
@@ -350,6 +351,8 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->n_top_logprobs = plan->n_top_logprobs;
     r->wants_embedding = plan->wants_embedding;
     r->priority = plan->priority;
+    r->tenant = plan->tenant;
+    r->weight = plan->weight;
     r->cache_space = plan->cache_space;
     r->deadline_ns = plan->deadline_ns;
     r->arrival_ns = clock_now_ns(&world->clock);
