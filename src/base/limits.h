@@ -56,6 +56,9 @@
 #define LIMIT_JSON_VALUES       1000000u
 #define LIMIT_JSON_NUMBER_BYTES 512u
 
+/* Prefixes that handles hold at once; then the oldest goes. */
+#define LIMIT_PREFIX_HANDLES 4096u
+
 /* One request: 400 with the field's name. */
 #define LIMIT_PROMPTS          2048u
 #define LIMIT_MESSAGES         4096u

@@ -221,6 +221,8 @@ static bool admit_one(struct engine *engine)
             return true;
         }
         engine_give_pages(engine, s); /* of the tree: others may need them more */
+        if (handles_give_way(engine))
+            return true;
     }
     victim = lesser(engine, s);
     if (!victim)

@@ -133,7 +133,7 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
 {
     const struct sequence *s = slice->sequence;
     const struct request *r = s->job->request;
-    if (r->wants_prompt_logprobs && position + 1 < r->n_prompt && position >= s->n_scored)
+    if (position + 1 < r->n_prompt && position + 1 >= sequence_next_score(s))
         return true;
     return r->max_new_tokens > 0 && position + 1 == sequence_n_tokens(s);
 }

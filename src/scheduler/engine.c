@@ -133,6 +133,7 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->events) /* created whole, or nothing can be running */
         engine_stop(engine);
+    handles_destroy(engine);
     radix_tree_destroy(engine->tree);
     page_pool_destroy(engine->pool);
     sampling_scratch_destroy(engine->scratch);
@@ -156,8 +157,7 @@ void engine_destroy(struct engine *engine)
 
 /* ---- the thread -------------------------------------------------------------------------- */
 
-/* Needs the mutex. */
-static void wake(struct engine *engine)
+void engine_wake(struct engine *engine)
 {
     engine->is_woken = true;
     (void)pthread_cond_signal(&engine->wake);
@@ -220,7 +220,7 @@ void engine_drain(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     atomic_store(&engine->shared.is_draining, true);
     atomic_store(&engine->asks_drain, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
 }
 
@@ -229,7 +229,7 @@ void engine_stop(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     engine->is_stopping = true;
     atomic_store(&engine->shared.is_draining, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
     if (engine->has_thread) {
         (void)pthread_join(engine->thread, NULL);
@@ -284,6 +284,9 @@ static serverd_status check_request(const struct engine *engine, const struct re
     if (r->n_choices == 0 || r->n_choices > LIMIT_CHOICES)
         return fail(err, SERVERD_INVALID, "n: %u choices, allowed 1 to %u", r->n_choices,
                     LIMIT_CHOICES);
+    if (r->wants_prompt_logprobs && (r->score_from == 0 || r->score_from > r->n_prompt))
+        return fail(err, SERVERD_INVALID, "scores from token %u on: allowed 1 to %u", r->score_from,
+                    r->n_prompt);
     if (r->n_top_logprobs > LIMIT_TOP_LOGPROBS)
         return fail(err, SERVERD_INVALID, "top_logprobs: %u, at most %u allowed", r->n_top_logprobs,
                     LIMIT_TOP_LOGPROBS);
@@ -360,7 +363,7 @@ static void enqueue(struct engine *engine, struct job *job)
     engine->inbox_end = &job->inbox_next;
     atomic_fetch_add(&engine->shared.n_queued, 1);
     atomic_fetch_add(&engine->shared.n_queued_tokens, job->request->n_prompt);
-    wake(engine);
+    engine_wake(engine);
 }
 
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
@@ -398,7 +401,7 @@ void engine_cancel(struct engine *engine, uint64_t request_id)
     if (job) {
         atomic_store(&job->is_cancelled, true);
         atomic_store(&engine->has_cancels, true);
-        wake(engine);
+        engine_wake(engine);
     }
     (void)pthread_mutex_unlock(&engine->mutex);
 }

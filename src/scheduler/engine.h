@@ -65,6 +65,12 @@ serverd_status engine_submit(struct engine *engine, struct request *request, uin
 /* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
 
+/* Gives up what a request's hold_ns has kept (EVENT_END's prefix_handle) before its time is over.
+ * Any thread; an unknown or expired handle is ignored. Requests go on behind a handle's tokens by
+ * beginning with them. Handles give way when pages are short: they save work and promise nothing.
+ */
+void engine_release_prefix(struct engine *engine, uint64_t handle);
+
 /* One step on the caller's thread; false if there was nothing to do. For tests. */
 bool engine_step(struct engine *engine);
 

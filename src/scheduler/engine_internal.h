@@ -44,6 +44,9 @@ struct engine {
     /* Engine thread. */
     struct page_pool *pool;
     struct radix_tree *tree; /* NULL: no prefix cache */
+    struct prefix_handle *handles;
+    uint32_t n_handles, n_held_pages;
+    uint64_t last_handle;
     struct sampling_scratch *scratch;
     struct job *live;                        /* all jobs taken in */
     struct job *ending;                      /* those to end in this step */
@@ -85,7 +88,8 @@ struct engine {
     struct job **bucket; /* [n_buckets], jobs by id */
     uint32_t n_buckets;
     uint64_t last_id;
-    atomic_bool has_cancels, asks_drain; /* set under the mutex */
+    struct handle_release *released;
+    atomic_bool has_cancels, has_releases, asks_drain; /* set under the mutex */
 
     pthread_t thread;
     bool has_thread;
@@ -108,6 +112,7 @@ static inline uint32_t pages_for(uint32_t n_tokens)
 }
 
 /* engine.c: bookkeeping that other threads read. */
+void engine_wake(struct engine *engine); /* needs the mutex */
 void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
@@ -162,6 +167,14 @@ void engine_publish_prefix(struct engine *engine, struct sequence *sequence);
 void engine_forget_prefixes(struct engine *engine);
 /* Makes at least n pages free, if that many are available. */
 void engine_evict(struct engine *engine, uint32_t n);
+
+/* handles.c */
+/* Its prefix stays held for its request's hold_ns; returns the handle's id, 0: none. */
+uint64_t handles_keep(struct engine *engine, struct sequence *sequence);
+bool handles_give_way(struct engine *engine); /* one goes; false: there is none */
+void handles_drop_all(struct engine *engine);
+void handles_expire(struct engine *engine); /* and what was released */
+void handles_destroy(struct engine *engine);
 
 /* batch.c */
 void engine_plan(struct engine *engine); /* fills `slice` */

@@ -64,6 +64,8 @@ void engine_release(struct engine *engine, struct sequence *s)
     if (s->state == SEQUENCE_WAITING)
         waiting_remove(engine, s);
     s->state = SEQUENCE_DONE;
+    if (s->job->request->hold_ns > 0 && s->choice == 0 && !s->job->is_ending)
+        s->job->prefix_handle = handles_keep(engine, s);
     engine_give_pages(engine, s);
 }
 

@@ -114,8 +114,7 @@ void waiting_remove(struct engine *engine, struct sequence *s)
 /* Whole pages that the tree would give it. */
 static uint32_t reusable_pages(const struct sequence *s)
 {
-    const struct request *r = s->job->request;
-    return r->wants_prompt_logprobs ? 0 : (r->n_prompt - 1) / PAGE;
+    return (min_u32(sequence_next_score(s), s->job->request->n_prompt) - 1) / PAGE;
 }
 
 static void look_up(struct engine *engine, struct sequence *s)

@@ -27,6 +27,7 @@ struct job {
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
     struct tenant *tenant;      /* whose it is; NULL: no memory for it */
+    uint64_t prefix_handle;     /* see request.hold_ns */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
     serverd_error failure;      /* code SERVERD_OK: none */
@@ -59,7 +60,7 @@ struct sequence {
     struct page_id *page;
     uint32_t n_pages, n_shared;
     struct radix_hold hold;
-    uint32_t n_scored; /* prompt log probabilities given out, counted from token 1 */
+    uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
     struct stop_matcher *matcher; /* NULL: no stop strings */
     uint64_t matcher_base;        /* bytes of text that were not searched (min_tokens) */
@@ -105,6 +106,13 @@ static inline int32_t sequence_token(const struct sequence *s, uint32_t i)
 {
     const struct request *r = s->job->request;
     return i < r->n_prompt ? r->prompt[i] : s->output[i - r->n_prompt];
+}
+
+/* The first prompt token whose log probability is still wanted; n_prompt: none. */
+static inline uint32_t sequence_next_score(const struct sequence *s)
+{
+    const struct request *r = s->job->request;
+    return r->wants_prompt_logprobs ? r->score_from + s->n_scored : r->n_prompt;
 }
 
 /* Tokens it may still add. */

@@ -164,6 +164,7 @@ bool engine_step(struct engine *engine)
     if (atomic_load(&engine->asks_drain))
         drop_queued(engine);
     check_cancels_and_deadlines(engine);
+    handles_expire(engine);
     bool has_ended = engine->ending != NULL;
     engine_sweep(engine);
     if (atomic_load(&engine->shared.is_lost) && engine->live) {

@@ -51,8 +51,8 @@ struct plan {
     bool includes_stop, wants_logprobs, wants_prompt_logprobs, wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
-    uint64_t deadline_ns, tenant;
-    uint32_t weight;
+    uint64_t deadline_ns, tenant, hold_ns;
+    uint32_t weight, score_from;
 
     uint64_t id;
     struct choice_result {
@@ -70,6 +70,7 @@ struct plan {
     bool is_cancelled;
     uint32_t n_output, n_cached;
     uint64_t cache_space;
+    uint64_t prefix_handle;
     struct request_times times;
 };
 
