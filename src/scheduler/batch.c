@@ -25,8 +25,11 @@ static uint32_t take_rows(const struct sequence *s, uint32_t budget, uint32_t *n
 {
     uint32_t n = min_u32(sequence_n_left(s), budget);
     if (n > 0 && s->job->request->wants_prompt_logprobs) {
-        n = min_u32(n, *n_spare + 1); /* every running sequence has one logit row for itself */
-        *n_spare -= n - 1;
+        /* every running sequence has one logit row for itself */
+        uint32_t first_scored = sequence_next_score(s) - 1;
+        uint32_t n_before = first_scored > s->n_computed ? first_scored - s->n_computed : 0;
+        n = min_u32(n, n_before + *n_spare + 1);
+        *n_spare -= n > n_before + 1 ? n - n_before - 1 : 0;
     }
     return n;
 }

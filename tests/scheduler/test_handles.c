@@ -145,7 +145,7 @@ static void continuations_are_scored_behind_a_held_prefix(void **state)
     (void)state;
     enum { N = 3 };
     struct world *world = world_create(&(struct world_options){0});
-    (void)hold(world, 1000 * SECOND);
+    uint64_t handle = hold(world, 1000 * SECOND);
     struct plan *choices[N];
     for (uint32_t i = 0; i < N; i++) {
         choices[i] = alike(100, 103 + i, 10 + i);
@@ -171,6 +171,8 @@ static void continuations_are_scored_behind_a_held_prefix(void **state)
         request_destroy(request);
     }
     free(wrong);
+    engine_release_prefix(world->engine, handle);
+    (void)engine_step(world->engine);
     world_check_empty(world);
     world_destroy(world);
 }
