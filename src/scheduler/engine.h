@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "kvcache/disk_tier.h"
 #include "runtime/runtime.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
@@ -45,6 +46,9 @@ struct engine_options {
      * of decode rows alone takes. */
     uint64_t itl_target_ns;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
+    /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
+     * Outlives the engine, for pages of this runtime; its wake calls engine_notify. */
+    struct disk_tier *disk;
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;
@@ -70,6 +74,9 @@ void engine_cancel(struct engine *engine, uint64_t request_id);
  * beginning with them. Handles give way when pages are short: they save work and promise nothing.
  */
 void engine_release_prefix(struct engine *engine, uint64_t handle);
+
+/* There may be something to do. Any thread. */
+void engine_notify(struct engine *engine);
 
 /* One step on the caller's thread; false if there was nothing to do. For tests. */
 bool engine_step(struct engine *engine);
