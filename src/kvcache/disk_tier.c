@@ -7,6 +7,7 @@
 #include "base/numeric.h"
 #include "kvcache/disk_index.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -168,6 +169,8 @@ struct disk_tier {
     struct disk_load *first_load, *last_load;
     uint32_t n_loading;       /* pages of loads that are not done */
     uint64_t writes_after_ns; /* no writing before this time */
+    void (*wake)(void *context);
+    void *wake_context;
     bool is_ending;
     struct disk_tier_status numbers; /* what is counted; the rest is filled in when asked for */
 };
@@ -452,6 +455,14 @@ void disk_tier_drop(struct disk_tier *tier, struct disk_load *load)
     unlock(tier);
 }
 
+void disk_tier_set_wake(struct disk_tier *tier, void (*wake)(void *context), void *context)
+{
+    lock(tier);
+    tier->wake = wake;
+    tier->wake_context = context;
+    unlock(tier);
+}
+
 /* ---- the thread: loads ----------------------------------------------------------------------- */
 
 /* A file is no good, or not there. What is damaged goes; what only could not be read stays. */
@@ -532,11 +543,8 @@ static void run_load(struct disk_tier *tier)
     atomic_store_explicit(&load->is_done, true, memory_order_release);
     if (is_dropped)
         free_load(tier, load);
-    if (is_dropped || !tier->options.wake)
-        return;
-    unlock(tier);
-    tier->options.wake(tier->options.wake_context);
-    lock(tier);
+    else if (tier->wake)
+        tier->wake(tier->wake_context);
 }
 
 /* ---- the thread: eviction -------------------------------------------------------------------- */
@@ -597,6 +605,7 @@ static void run_store(struct disk_tier *tier)
     bool is_off = now_ns(tier) < tier->writes_after_ns;
     enum disk_result result = DISK_NO_SPACE;
     int reason = 0;
+    assert(entry && !entry->is_stored);
     if (!is_off && !entry->is_doomed) {
         unlock(tier);
         result = write_page(tier, slot, slot_payload(&tier->store, i));

@@ -77,7 +77,6 @@ static struct disk_tier_options options_of(uint8_t identity, uint64_t max_bytes)
                                       .store_bytes = 64 * PAYLOAD,
                                       .load_bytes = 64 * PAYLOAD,
                                       .clock = &system_clock,
-                                      .wake = count_wake,
                                       .log = count_line};
 }
 
@@ -86,6 +85,7 @@ static struct disk_tier *open_with(const struct disk_tier_options *options)
     struct disk_tier *tier;
     if (disk_tier_create(options, &tier, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
+    disk_tier_set_wake(tier, count_wake, NULL);
     assert_true(disk_tier_flush(tier, LONG_NS));
     return tier;
 }
@@ -225,10 +225,13 @@ static void pages_are_found_and_come_back(void **state)
     assert_int_equal(load(tier, 0, "1277", 0), 2);
     assert_true(disk_tier_load_ns(tier, 4) > 0);
     assert_int_equal(n_wakes, 3);
+    disk_tier_set_wake(tier, NULL, NULL);
+    assert_int_equal(load(tier, 0, "1", 0), 1);
+    assert_int_equal(n_wakes, 3);
     struct disk_tier_status status = status_of(tier);
     assert_int_equal(status.n_stored, 6);
     assert_int_equal(status.stored_bytes, 6 * PAYLOAD);
-    assert_int_equal(status.n_loaded, 8);
+    assert_int_equal(status.n_loaded, 9);
     assert_int_equal(status.n_refused[DISK_GONE], 1);
     assert_int_equal(status.bytes, 6 * FILE_BYTES);
     assert_int_equal(status.n_staged + status.n_loading, 0);
