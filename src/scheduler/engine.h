@@ -19,6 +19,7 @@
 #include "text/tokenizer.h"
 
 struct engine;
+struct disk_tier;
 
 /* Where events go. Called on the engine thread, once per step (more often only if a step has far
  * more events than sequences), without locks held; it must not block. The events are the callee's
@@ -42,7 +43,8 @@ struct engine_options {
     /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
      * the chunk shrinks to fit the measured cost of a row, but not below 32. 0: it does not. */
     uint64_t step_target_ns;
-    bool has_prefix_cache; /* requests with the same beginning compute it once */
+    bool has_prefix_cache;  /* requests with the same beginning compute it once */
+    struct disk_tier *disk; /* below the prefix cache; outlives the engine; may be NULL */
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;
