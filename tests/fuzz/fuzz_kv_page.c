@@ -1,5 +1,5 @@
-/* Any bytes as a file of the disk tier, and as the name of one: a page that is taken is exactly what
- * would have been written. */
+/* Any bytes as a file of the disk tier, and as the name of one: a page that is taken is exactly
+ * what would have been written. */
 #include "kvcache/disk_page.h"
 
 #include <fcntl.h>
