@@ -17,6 +17,7 @@
 #define KVCACHE_DISK_TIER_H
 
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "kvcache/disk_page.h"
 
 struct disk_tier;
@@ -29,6 +30,7 @@ struct disk_tier_options {
     uint64_t max_bytes;               /* of all files */
     uint64_t store_bytes, load_bytes; /* staging memory, at least one page each */
     const struct clock *clock;        /* NULL: the machine's */
+    struct metrics *metrics;          /* tier_*; may be NULL */
     /* Rare lines about the disk, with a level of base/log.h; on the tier's thread. May be NULL. */
     void (*log)(void *context, int level, const char *text);
     void *log_context;

@@ -156,6 +156,7 @@ static serverd_status open_disk(struct model *model, const struct model_setup *s
                                      .store_bytes = DISK_STORE_BYTES,
                                      .load_bytes = DISK_LOAD_BYTES,
                                      .clock = setup->clock,
+                                     .metrics = setup->metrics,
                                      .log = forward_log,
                                      .log_context = setup->log};
     if (!wants_disk(options))

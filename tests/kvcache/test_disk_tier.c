@@ -208,7 +208,10 @@ static const char *path_of(const struct disk_tier *tier, uint64_t space, const c
 static void pages_are_found_and_come_back(void **state)
 {
     (void)state;
-    struct disk_tier *tier = open_tier(PLENTY);
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.metrics = metrics_create();
+    assert_non_null(options.metrics);
+    struct disk_tier *tier = open_with(&options);
     assert_int_equal(n_found(tier, 0, "1234"), 0);
     assert_int_equal(store(tier, 0, "1234"), 4);
     assert_true(disk_tier_flush(tier, LONG_NS));
@@ -237,6 +240,15 @@ static void pages_are_found_and_come_back(void **state)
     assert_int_equal(status.n_staged + status.n_loading, 0);
     assert_true(status.load_rate > 0 && status.is_writing && status.is_scanned);
     disk_tier_destroy(tier);
+    struct buffer text;
+    buffer_init(&text, 1 << 20);
+    metrics_render(options.metrics, &text);
+    assert_non_null(strstr(buffer_str(&text), "serverd_tier_bytes{tier=\"disk\"} 49152\n"));
+    assert_non_null(strstr(buffer_str(&text), "serverd_tier_refused_total{reason=\"gone\"} 1\n"));
+    assert_true(metrics_get(options.metrics, METRIC_TIER_STORED) == 6);
+    assert_true(metrics_get(options.metrics, METRIC_TIER_LOADED) == 9);
+    buffer_deinit(&text);
+    metrics_destroy(options.metrics);
 }
 
 static void a_restart_finds_what_was_stored(void **state)
