@@ -135,7 +135,7 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->events) /* created whole, or nothing can be running */
         engine_stop(engine);
-    free(engine->loads);
+    tier_destroy(engine);
     handles_destroy(engine);
     radix_tree_destroy(engine->tree);
     page_pool_destroy(engine->pool);
@@ -221,13 +221,6 @@ serverd_status engine_start(struct engine *engine, serverd_error *err)
     engine->has_thread = true;
     (void)pthread_setname_np(engine->thread, "engine"); /* for people who look at threads */
     return SERVERD_OK;
-}
-
-void engine_notify(struct engine *engine)
-{
-    (void)pthread_mutex_lock(&engine->mutex);
-    engine_wake(engine);
-    (void)pthread_mutex_unlock(&engine->mutex);
 }
 
 void engine_drain(struct engine *engine)

@@ -21,6 +21,7 @@
 #include "text/tokenizer.h"
 
 struct engine;
+struct disk_tier;
 
 /* Where events go. Called on the engine thread, once per step (more often only if a step has far
  * more events than sequences), without locks held; it must not block. The events are the callee's
@@ -47,7 +48,7 @@ struct engine_options {
     uint64_t itl_target_ns;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
     /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
-     * Outlives the engine, for pages of this runtime; its wake calls engine_notify. */
+     * Outlives the engine, for pages of this runtime. */
     struct disk_tier *disk;
     uint32_t max_queue;
     uint64_t max_queue_tokens;
@@ -74,9 +75,6 @@ void engine_cancel(struct engine *engine, uint64_t request_id);
  * beginning with them. Handles give way when pages are short: they save work and promise nothing.
  */
 void engine_release_prefix(struct engine *engine, uint64_t handle);
-
-/* There may be something to do. Any thread. */
-void engine_notify(struct engine *engine);
 
 /* One step on the caller's thread; false if there was nothing to do. For tests. */
 bool engine_step(struct engine *engine);

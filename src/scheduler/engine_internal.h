@@ -183,6 +183,7 @@ void tier_leave(struct engine *engine, struct sequence *sequence);  /* it does n
 void tier_forget(struct engine *engine, struct sequence *sequence); /* its pages may be bad */
 bool tier_save_some(struct engine *engine); /* while nothing else is to do; false: all is saved */
 void tier_end(struct engine *engine);       /* saves everything, as far as that goes soon */
+void tier_destroy(struct engine *engine);
 
 /* handles.c */
 /* Its prefix stays held for its request's hold_ns; returns the handle's id, 0: none. */

@@ -65,10 +65,20 @@ static void save_evicted(void *context, const struct radix_run *run)
         (void)save_run(engine, run, UINT32_MAX);
 }
 
+/* Something was loaded. On the tier's thread. */
+static void wake(void *context)
+{
+    struct engine *engine = context;
+    (void)pthread_mutex_lock(&engine->mutex);
+    engine_wake(engine);
+    (void)pthread_mutex_unlock(&engine->mutex);
+}
+
 void tier_begin(struct engine *engine)
 {
     if (!disk_of(engine))
         return;
+    disk_tier_set_wake(engine->options.disk, wake, engine);
     engine->loads = calloc(MAX_LOADS, sizeof *engine->loads);
     radix_tree_on_evict(engine->tree, save_evicted, engine);
 }
@@ -106,8 +116,15 @@ void tier_end(struct engine *engine)
 {
     for (uint32_t i = 0; i < END_ROUNDS && save(engine, UINT32_MAX); i++)
         (void)disk_tier_flush(engine->options.disk, END_NS / END_ROUNDS);
+    if (disk_of(engine)) /* what is late is lost */
+        (void)disk_tier_flush(engine->options.disk, END_NS / 4);
+}
+
+void tier_destroy(struct engine *engine)
+{
     if (disk_of(engine))
-        (void)disk_tier_flush(engine->options.disk, END_NS / END_ROUNDS);
+        disk_tier_set_wake(engine->options.disk, NULL, NULL);
+    free(engine->loads);
 }
 
 void tier_forget(struct engine *engine, struct sequence *s)
