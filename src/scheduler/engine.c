@@ -154,8 +154,7 @@ void engine_destroy(struct engine *engine)
 
 /* ---- the thread -------------------------------------------------------------------------- */
 
-/* Needs the mutex. */
-static void wake(struct engine *engine)
+void engine_wake(struct engine *engine)
 {
     engine->is_woken = true;
     (void)pthread_cond_signal(&engine->wake);
@@ -186,7 +185,10 @@ static void end_everything(struct engine *engine)
     engine_take_inbox(engine, &job);
     engine->now_ns = clock_now_ns(engine->options.clock);
     engine_adopt(engine, job);
-    engine_end_all(engine, SERVERD_BUSY, "the server is shutting down");
+    serverd_error err;
+    (void)fail(&err, SERVERD_BUSY, "the server is shutting down");
+    engine_end_inspections(engine, &err);
+    engine_end_all(engine, err.code, err.text);
     engine_flush(engine);
     atomic_store(&engine->shared.n_running, 0);
     atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));
@@ -198,7 +200,8 @@ static void *engine_main(void *arg)
     uint64_t wait_ns = 0;
     while (wait_for_work(engine, wait_ns)) {
         bool has_done = engine_step(engine);
-        wait_ns = has_done ? 0 : engine->live ? BLOCKED_WAIT_NS : IDLE_WAIT_NS;
+        bool waits_for_time = engine->live || engine->trace;
+        wait_ns = has_done ? 0 : waits_for_time ? BLOCKED_WAIT_NS : IDLE_WAIT_NS;
     }
     end_everything(engine);
     return NULL;
@@ -218,7 +221,7 @@ void engine_drain(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     atomic_store(&engine->shared.is_draining, true);
     atomic_store(&engine->asks_drain, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
 }
 
@@ -227,7 +230,7 @@ void engine_stop(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     engine->is_stopping = true;
     atomic_store(&engine->shared.is_draining, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
     if (engine->has_thread) {
         (void)pthread_join(engine->thread, NULL);
@@ -358,7 +361,7 @@ static void enqueue(struct engine *engine, struct job *job)
     engine->inbox_end = &job->inbox_next;
     atomic_fetch_add(&engine->shared.n_queued, 1);
     atomic_fetch_add(&engine->shared.n_queued_tokens, job->request->n_prompt);
-    wake(engine);
+    engine_wake(engine);
 }
 
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
@@ -396,7 +399,9 @@ void engine_cancel(struct engine *engine, uint64_t request_id)
     if (job) {
         atomic_store(&job->is_cancelled, true);
         atomic_store(&engine->has_cancels, true);
-        wake(engine);
+        engine_wake(engine);
+    } else {
+        engine_cancel_inspection(engine, request_id);
     }
     (void)pthread_mutex_unlock(&engine->mutex);
 }

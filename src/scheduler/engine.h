@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "runtime/runtime.h"
+#include "scheduler/inspect.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
 
@@ -22,8 +23,8 @@ struct engine;
 
 /* Where events go. Called on the engine thread, once per step (more often only if a step has far
  * more events than sequences), without locks held; it must not block. The events are the callee's
- * to read during the call only; what they own (logprobs, embedding, message) passes to the callee.
- */
+ * to read during the call only; what they own (logprobs, embedding, message, inspection) passes to
+ * the callee. */
 struct event_sink {
     void (*deliver)(void *context, const struct event *events, uint32_t n);
     void *context;
@@ -59,7 +60,8 @@ serverd_status engine_start(struct engine *engine, serverd_error *err); /* its t
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
                              serverd_error *err);
 
-/* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. */
+/* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. Also for
+ * inspections. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
 
 /* One step on the caller's thread; false if there was nothing to do. For tests. */

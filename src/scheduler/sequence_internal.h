@@ -24,7 +24,7 @@ struct job {
     struct sequence *sequences; /* begun choices, linked by `sibling` */
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
-    uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
+    uint32_t n_cached;          /* prompt tokens that the prefix tree had and it never computed */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
     serverd_error failure;      /* code SERVERD_OK: none */
@@ -52,6 +52,7 @@ struct sequence {
     int32_t *output; /* [as many as can ever come] */
     uint32_t n_output;
     uint32_t n_computed;
+    uint32_t n_known; /* the most that n_computed ever was: rows below it run once more */
     /* [as many as can ever be needed] The first n_shared are the tree's, which this sequence
      * holds; the others are its own. */
     struct page_id *page;

@@ -137,6 +137,14 @@ static void updates_of_many_threads_are_all_counted(void **state)
     metrics_destroy(shared);
 }
 
+static int n_occurrences(const char *text, const char *part)
+{
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, part)); at++)
+        n++;
+    return n;
+}
+
 static void label_values_are_escaped_and_bounded(void **state)
 {
     (void)state;
@@ -152,10 +160,31 @@ static void label_values_are_escaped_and_bounded(void **state)
     metrics_render(metrics, &text);
     assert_non_null(strstr(text.data, "endpoint=\"a\\\"b\\\\c\\n0\""));
     assert_non_null(strstr(text.data, "endpoint=\"other\""));
-    int n = 0;
-    for (const char *at = text.data; (at = strstr(at, "serverd_requests_total{")); at++)
-        n++;
-    assert_in_range(n, 100, 257);
+    assert_in_range(n_occurrences(text.data, "serverd_requests_total{"), 100, 257);
+    buffer_deinit(&text);
+    metrics_destroy(metrics);
+}
+
+static void rows_of_one_name_share_its_head_and_differ_in_their_labels(void **state)
+{
+    (void)state;
+    struct metrics *metrics = metrics_create();
+    struct buffer text;
+    metrics_observe(metrics, METRIC_STEP_COMPUTE, 0.004);
+    metrics_observe(metrics, METRIC_STEP_COMPUTE, 0.25);
+    metrics_observe(metrics, METRIC_STEP_EMIT, 0.000004);
+    buffer_init(&text, 1 << 20);
+    metrics_render(metrics, &text);
+    assert_int_equal(n_occurrences(text.data, "# TYPE serverd_step_time_seconds histogram\n"), 1);
+    assert_int_equal(n_occurrences(text.data, "# HELP serverd_step_time_seconds "), 1);
+    assert_true(sample(text.data, "\nserverd_step_time_seconds_count{phase=\"compute\"} ") == 2);
+    assert_true(sample(text.data, "\nserverd_step_time_seconds_sum{phase=\"compute\"} ") == 0.254);
+    assert_true(sample(text.data,
+                       "\nserverd_step_time_seconds_bucket{phase=\"compute\",le=\"0.005\"} ") == 1);
+    assert_true(
+        sample(text.data, "\nserverd_step_time_seconds_bucket{phase=\"emit\",le=\"5e-06\"} ") == 1);
+    assert_true(sample(text.data,
+                       "\nserverd_step_time_seconds_bucket{phase=\"sample\",le=\"+Inf\"} ") == 0);
     buffer_deinit(&text);
     metrics_destroy(metrics);
 }
@@ -169,6 +198,7 @@ int main(void)
         cmocka_unit_test(a_log_that_nobody_reads_blocks_nobody),
         cmocka_unit_test(updates_of_many_threads_are_all_counted),
         cmocka_unit_test(label_values_are_escaped_and_bounded),
+        cmocka_unit_test(rows_of_one_name_share_its_head_and_differ_in_their_labels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
