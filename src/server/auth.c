@@ -12,28 +12,89 @@
 /* ---- the key file -------------------------------------------------------------------------------
  */
 
-static bool is_key_char(char c)
-{
-    return c > 0x20 && c < 0x7f;
-}
+/* A line without its comment, and the space around it. */
+struct line {
+    const char *at;
+    size_t len; /* 0: nothing stands in it */
+};
 
-/* The next line's key; false at the end. Comments and empty lines have len 0. */
-static bool next_line(const char **at, const char **key, size_t *len)
+/* The next line; false at the end. */
+static bool next_line(const char **at, struct line *line)
 {
     if (**at == '\0')
         return false;
-    const char *line = *at;
-    size_t n = strcspn(line, "\n");
-    *at = line + n + (line[n] == '\n');
-    while (n > 0 && (line[n - 1] == '\r' || line[n - 1] == ' ' || line[n - 1] == '\t'))
-        n--;
-    while (n > 0 && (*line == ' ' || *line == '\t')) {
-        line++;
-        n--;
+    size_t n = strcspn(*at, "\n");
+    *line = (struct line){*at, n};
+    *at += n + ((*at)[n] == '\n');
+    while (line->len > 0 && strchr("\r \t", line->at[line->len - 1]))
+        line->len--;
+    while (line->len > 0 && strchr(" \t", *line->at)) {
+        line->at++;
+        line->len--;
     }
-    *key = line;
-    *len = n > 0 && line[0] == '#' ? 0 : n;
+    if (line->len > 0 && *line->at == '#')
+        line->len = 0;
     return true;
+}
+
+/* Takes the first word off; false if there is none. */
+static bool next_word(struct line *line, struct line *word)
+{
+    while (line->len > 0 && (*line->at == ' ' || *line->at == '\t')) {
+        line->at++;
+        line->len--;
+    }
+    *word = (struct line){line->at, 0};
+    while (line->len > 0 && *line->at != ' ' && *line->at != '\t') {
+        line->at++;
+        line->len--;
+        word->len++;
+    }
+    return word->len > 0;
+}
+
+static bool is_ascii(const struct line *word)
+{
+    for (size_t i = 0; i < word->len; i++)
+        if (word->at[i] <= 0x20 || word->at[i] >= 0x7f)
+            return false;
+    return true;
+}
+
+/* name=NAME or admin. */
+static bool read_property(const struct line *word, struct api_key *key)
+{
+    static const char prefix[] = "name=";
+    size_t n = sizeof prefix - 1;
+    if (word->len == 5 && memcmp(word->at, "admin", 5) == 0) {
+        key->is_admin = true;
+        return true;
+    }
+    if (word->len <= n || word->len - n > LIMIT_KEY_NAME_BYTES || memcmp(word->at, prefix, n) != 0)
+        return false;
+    memcpy(key->name, word->at + n, word->len - n);
+    key->name[word->len - n] = '\0';
+    return is_ascii(&(struct line){word->at + n, word->len - n});
+}
+
+/* KEY [name=NAME] [admin]. What is wrong is not shown: it may be a part of a key. */
+static serverd_status read_key(struct line line, const char *path, uint32_t number,
+                               struct api_key *key, serverd_error *err)
+{
+    struct line word;
+    *key = (struct api_key){0};
+    (void)next_word(&line, &word); /* there is one */
+    if (!is_ascii(&word))
+        return fail(err, SERVERD_INVALID, "api-key-file: %s:%u: a key is one word of ASCII", path,
+                    number);
+    sha256_bytes(word.at, word.len, key->digest);
+    while (next_word(&line, &word))
+        if (!read_property(&word, key))
+            return fail(err, SERVERD_INVALID,
+                        "api-key-file: %s:%u: behind a key only name=NAME, of up to %u bytes, and "
+                        "admin may stand",
+                        path, number, LIMIT_KEY_NAME_BYTES);
+    return SERVERD_OK;
 }
 
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err)
@@ -43,12 +104,12 @@ serverd_status key_set_read(const char *path, struct key_set **out, serverd_erro
     serverd_status status = file_read(path, LIMIT_KEY_FILE, &text, &len, err);
     if (status != SERVERD_OK)
         return error_context(err, "api-key-file");
-    uint32_t n = 0, line = 0;
-    const char *at = text, *key;
-    size_t key_len;
-    while (next_line(&at, &key, &key_len))
-        n += key_len > 0;
-    struct key_set *keys = malloc(sizeof *keys + (size_t)n * sizeof keys->digest[0]);
+    uint32_t n = 0, number = 0;
+    const char *at = text;
+    struct line line;
+    while (next_line(&at, &line))
+        n += line.len > 0;
+    struct key_set *keys = malloc(sizeof *keys + (size_t)n * sizeof keys->keys[0]);
     if (!keys)
         status = fail(err, SERVERD_NOMEM, "api-key-file: no memory for %u keys", n);
     else if (n == 0)
@@ -57,14 +118,10 @@ serverd_status key_set_read(const char *path, struct key_set **out, serverd_erro
         atomic_init(&keys->references, 1);
         keys->n = 0;
     }
-    for (at = text; status == SERVERD_OK && next_line(&at, &key, &key_len);) {
-        line++;
-        for (size_t i = 0; i < key_len; i++)
-            if (!is_key_char(key[i]))
-                status = fail(err, SERVERD_INVALID,
-                              "api-key-file: %s:%u: a key is one word of ASCII", path, line);
-        if (key_len > 0 && status == SERVERD_OK)
-            sha256_bytes(key, key_len, keys->digest[keys->n++]);
+    for (at = text; status == SERVERD_OK && next_line(&at, &line);) {
+        number++;
+        if (line.len > 0)
+            status = read_key(line, path, number, &keys->keys[keys->n++], err);
     }
     explicit_bzero(text, len);
     free(text);
@@ -112,40 +169,52 @@ static const char *credential(const struct exchange *x, bool *is_ambiguous)
     return found;
 }
 
-/* Digests are compared, all of them, so that time tells neither key nor length. */
-static bool is_known(const struct key_set *keys, const uint8_t digest[32])
+/* Digests are compared, all of them, so that time tells neither key nor length. NULL: unknown. */
+static const struct api_key *find_key(const struct key_set *keys, const uint8_t digest[32])
 {
-    unsigned matches = 0;
+    const struct api_key *found = NULL;
     for (uint32_t i = 0; i < keys->n; i++)
-        matches |= equal_constant_time(digest, keys->digest[i], sizeof keys->digest[i]);
-    return matches != 0;
+        if (equal_constant_time(digest, keys->keys[i].digest, sizeof keys->keys[i].digest))
+            found = &keys->keys[i];
+    return found;
+}
+
+static bool refuse_scope(struct exchange *x, const char *why)
+{
+    api_error_set(&x->refusal, "insufficient_scope", NULL, "%s", why);
+    return false;
 }
 
 bool auth_check(struct exchange *x)
 {
+    bool needs_admin = x->route->scope == SCOPE_ADMIN, is_ambiguous = false, is_admin = false;
     if (x->route->scope == SCOPE_PUBLIC)
         return true;
     struct key_set *keys = current_keys(x->server);
     if (!keys)
-        return true;
-    bool is_ambiguous = false;
-    const char *key = credential(x, &is_ambiguous);
+        return !needs_admin || x->server->is_local ||
+               refuse_scope(x, "Without API keys this is for servers on loopback only.");
+    const char *text = credential(x, &is_ambiguous);
     uint8_t digest[32] = {0};
-    if (key)
-        sha256_bytes(key, strlen(key), digest);
-    bool is_allowed = key && !is_ambiguous && is_known(keys, digest);
-    key_set_unref(keys);
-    if (is_allowed) {
+    if (text)
+        sha256_bytes(text, strlen(text), digest);
+    const struct api_key *key = text && !is_ambiguous ? find_key(keys, digest) : NULL;
+    if (key) {
         memcpy(&x->tenant, digest, sizeof x->tenant);
-        return true;
+        memcpy(x->key_name, key->name, sizeof x->key_name);
+        is_admin = key->is_admin;
     }
+    key_set_unref(keys);
+    if (key)
+        return !needs_admin || is_admin ||
+               refuse_scope(x, "This API key is not one of an administrator.");
     if (is_ambiguous) {
         api_error_set(&x->refusal, "bad_request", NULL, "Two different API keys were sent.");
         return false;
     }
     metrics_add(x->server->context.metrics, METRIC_AUTH_FAILURES, 1);
     api_error_set(&x->refusal, "invalid_api_key", NULL, "%s",
-                  key ? "Incorrect API key provided."
-                      : "You didn't provide an API key: send it as Authorization: Bearer KEY.");
+                  text ? "Incorrect API key provided."
+                       : "You didn't provide an API key: send it as Authorization: Bearer KEY.");
     return false;
 }
