@@ -73,7 +73,7 @@ void request_log_write(const struct exchange *x)
         return;
     const struct request_summary *s = &x->summary;
     const struct served_model *model = exchange_model(x);
-    bool used_model = x->n_requests > 0 && model;
+    bool used_model = s->n_prompt > 0 && model;
     uint64_t waited = s->admitted_ns ? s->admitted_ns : s->end_ns;
     uint64_t computed = s->first_token_ns ? s->first_token_ns : s->end_ns;
     char path[LIMIT_LOGGED_PATH];
