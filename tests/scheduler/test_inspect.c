@@ -1,6 +1,7 @@
 /* What an inspection shows of the KV cache and of steps, and what metrics count of them. */
 #include "engine_fixture.h"
 
+#include "base/hash.h"
 #include "base/limits.h"
 
 #include <setjmp.h>
@@ -300,22 +301,25 @@ static double family(const struct world *world, const char *line)
     return value;
 }
 
-enum { N_PLANS = 40 };
+enum { N_PLANS = 40, N_WORLDS = 16 };
 
 /* Groups of requests with the same beginning, and choices, in a pool that is too small for them. */
-static void run_under_pressure(struct world *world, uint64_t *n_prompt, uint64_t *n_cached)
+static void run_under_pressure(struct world *world, uint64_t seed, uint64_t *n_prompt,
+                               uint64_t *n_cached)
 {
     struct plan *plans[N_PLANS];
     *n_prompt = *n_cached = 0;
     for (uint32_t i = 0; i < N_PLANS; i++) {
-        plans[i] = plan_of(30 + 17 * (i % 6), i, 60 + 4 * (i % 5));
-        plan_begin_alike(plans[i], 30 + 8 * (i % 6), 100 + i % 3);
-        plans[i]->n_choices = i % 7 == 0 ? 3 : 1;
+        uint64_t dice = hash_mix(seed * N_PLANS + i);
+        uint32_t n = 20 + (uint32_t)(dice % 130);
+        plans[i] = plan_of(n, dice, 50 + (uint32_t)(dice / 64 % 60));
+        plan_begin_alike(plans[i], n - (uint32_t)(dice / 256 % 20), seed % 4 * 10 + dice % 3);
+        plans[i]->n_choices = 1 + (dice / 1024 % 4 == 0) * 2;
         plans[i]->sampling.ignore_eos = false;
         plans[i]->sampling.temperature = 5;
-        plans[i]->priority = (int32_t)(i % 4);
+        plans[i]->priority = (int32_t)(dice / 4096 % 3);
         must_submit(world, plans[i]);
-        for (uint32_t k = 0; k < i % 5; k++)
+        for (uint64_t k = 0; k < dice / 16384 % 5; k++)
             (void)engine_step(world->engine);
     }
     world_run(world);
@@ -326,39 +330,71 @@ static void run_under_pressure(struct world *world, uint64_t *n_prompt, uint64_t
     }
 }
 
+static void check_counters(struct world *world)
+{
+    const struct cache_totals *t = &look_at_cache(world, &whole_cache)->totals;
+    check_totals(t);
+    assert_true((double)t->use.n_cached == metric(world, METRIC_CACHED_TOKENS));
+    assert_true((double)t->use.n_computed == metric(world, METRIC_COMPUTED_TOKENS));
+    assert_true((double)t->use.n_recomputed == metric(world, METRIC_RECOMPUTED_TOKENS));
+    assert_true((double)t->use.n_preempted == metric(world, METRIC_PREEMPTIONS));
+    assert_true((double)(t->tree.n_evicted[RADIX_OUTPUT] * SERVERD_PAGE_TOKENS) ==
+                family(world, "\nserverd_evicted_tokens_total{kind=\"output\"} "));
+    assert_true((double)(t->tree.n_evicted[RADIX_PROMPT] * SERVERD_PAGE_TOKENS) ==
+                family(world, "\nserverd_evicted_tokens_total{kind=\"prompt\"} "));
+    assert_true(t->tree.n_evicted[RADIX_OUTPUT] > 0 && t->tree.n_evicted[RADIX_PROMPT] > 0);
+    assert_true(family(world, "\nserverd_uncached_prompt_tokens_sum ") ==
+                metric(world, METRIC_COMPUTED_TOKENS));
+}
+
+/* Also when they are preempted in the midst of their prompt, and when steps fail. */
 static void every_prompt_token_is_cached_or_computed(void **state)
 {
     (void)state;
-    static const char *const devices[] = {NULL, "fault:inner=null;script=error@9+error@40x2"};
-    for (size_t d = 0; d < 2; d++) {
-        struct world *world = world_create(
-            &(struct world_options){.device = devices[d], .n_pages = 22, .prefill_chunk = 24});
-        uint64_t n_prompt, n_cached;
-        for (int round = 0; round < 3; round++) { /* the reserve falls: more preemptions */
+    static const char *const devices[] = {NULL, "fault:inner=null;script=error@9+error@400x2"};
+    double n_preempted = 0, n_recomputed = 0;
+    for (uint32_t w = 0; w < N_WORLDS; w++) {
+        struct world *world = world_create(&(struct world_options){
+            .device = devices[w % 2], .n_pages = 16 + w % 4 * 10, .prefill_chunk = 4 + w % 3 * 14});
+        for (uint64_t round = 0; round < 8; round++) { /* the reserve falls: more preemptions */
+            uint64_t n_prompt, n_cached;
             double before = metric(world, METRIC_PROMPT_TOKENS);
             double cached = metric(world, METRIC_CACHED_TOKENS);
-            run_under_pressure(world, &n_prompt, &n_cached);
+            run_under_pressure(world, w * 100 + round, &n_prompt, &n_cached);
             assert_true(metric(world, METRIC_PROMPT_TOKENS) - before == (double)n_prompt);
             assert_true(metric(world, METRIC_CACHED_TOKENS) - cached == (double)n_cached);
-            assert_true(n_cached > 0);
+            if (metric(world, METRIC_PROMPT_TOKENS) !=
+                metric(world, METRIC_CACHED_TOKENS) + metric(world, METRIC_COMPUTED_TOKENS))
+                fail_msg("world %u, round %u: %.0f prompt tokens, %.0f cached, %.0f computed", w,
+                         (uint32_t)round, metric(world, METRIC_PROMPT_TOKENS),
+                         metric(world, METRIC_CACHED_TOKENS),
+                         metric(world, METRIC_COMPUTED_TOKENS));
         }
-        assert_true(metric(world, METRIC_PREEMPTIONS) > 0);
-        assert_true(metric(world, METRIC_RECOMPUTED_TOKENS) > 0);
-        assert_true(metric(world, METRIC_PROMPT_TOKENS) ==
-                    metric(world, METRIC_CACHED_TOKENS) + metric(world, METRIC_COMPUTED_TOKENS));
-        assert_true(family(world, "\nserverd_uncached_prompt_tokens_sum ") ==
-                    metric(world, METRIC_COMPUTED_TOKENS));
-        const struct inspection *found = look_at_cache(world, &whole_cache);
-        const struct cache_totals *t = &found->totals;
-        assert_true((double)t->use.n_cached == metric(world, METRIC_CACHED_TOKENS));
-        assert_true((double)t->use.n_recomputed == metric(world, METRIC_RECOMPUTED_TOKENS));
-        assert_true((double)(t->tree.n_evicted[RADIX_OUTPUT] * SERVERD_PAGE_TOKENS) ==
-                    family(world, "\nserverd_evicted_tokens_total{kind=\"output\"} "));
-        assert_true((double)(t->tree.n_evicted[RADIX_PROMPT] * SERVERD_PAGE_TOKENS) ==
-                    family(world, "\nserverd_evicted_tokens_total{kind=\"prompt\"} "));
-        assert_true(t->tree.n_evicted[RADIX_OUTPUT] > 0);
+        n_preempted += metric(world, METRIC_PREEMPTIONS);
+        n_recomputed += metric(world, METRIC_RECOMPUTED_TOKENS);
+        check_counters(world);
         world_destroy(world);
     }
+    assert_true(n_preempted > 100 && n_recomputed > 0);
+    print_message("%.0f preemptions, %.0f tokens computed once more\n", n_preempted, n_recomputed);
+}
+
+static void a_choice_that_waits_for_a_place_finds_its_prompt_and_counts_it_once(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_options){.max_running = 2});
+    struct plan *plan = plan_of(40, 1, 20), *first = plan_of(32, 1, 1);
+    must_submit(world, first);
+    world_run(world);
+    finish(world, first);
+    plan->n_choices = 4;
+    plan->sampling.temperature = 5;
+    must_submit(world, plan);
+    world_run(world);
+    assert_int_equal(plan->n_cached, 32);
+    assert_true(metric(world, METRIC_COMPUTED_TOKENS) == 32 + 8);
+    finish(world, plan);
+    world_destroy(world);
 }
 
 static void two_that_compute_the_same_page_at_once_are_counted(void **state)
@@ -416,6 +452,7 @@ int main(void)
         cmocka_unit_test(a_drain_ends_a_trace_and_a_stop_fails_it),
         cmocka_unit_test(only_some_inspections_are_made_at_once),
         cmocka_unit_test(every_prompt_token_is_cached_or_computed),
+        cmocka_unit_test(a_choice_that_waits_for_a_place_finds_its_prompt_and_counts_it_once),
         cmocka_unit_test(two_that_compute_the_same_page_at_once_are_counted),
         cmocka_unit_test(gauges_show_the_pages_and_return_to_zero),
     };
