@@ -77,10 +77,19 @@
 #define LIMIT_REQUEST_ID_BYTES 128u
 #define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
 
+/* Looks into a running engine: more at once are refused, the rest is cut to fit. */
+#define LIMIT_INSPECTIONS      4u
+#define LIMIT_INSPECT_NODES    10000u
+#define LIMIT_INSPECT_TOKENS   (1u << 20)
+#define LIMIT_INSPECT_STEPS    10000u
+#define LIMIT_INSPECT_SECONDS  60u
+#define LIMIT_INSPECT_REQUESTS 4096u
+
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
 #define LIMIT_HEADERS           64u
 #define LIMIT_CONNECTION_POOL   (8 * KIB)
+#define LIMIT_KEY_NAME_BYTES    32u         /* of an API key, in its file and the log */
 #define LIMIT_STREAM_RING_BYTES (256 * KIB) /* a slow reader's request is paused at the bound */
 
 /* Log: a line that finds the ring full is dropped and counted; a longer text is cut. */

@@ -7,6 +7,7 @@
 #include "base/utf8.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 
 #define PREFIX_BYTES 160u
 #define LINE_BYTES   (PREFIX_BYTES + LIMIT_LOG_TEXT_BYTES + 8)
+#define FIELD_BYTES  48u /* a number, or quotes and some of the text */
 
 struct log {
     int fd;
@@ -124,8 +126,36 @@ static void print_time(struct line *line)
           utc.tm_mday, utc.tm_hour, utc.tm_min, utc.tm_sec, (int)(now.tv_nsec / 1000000));
 }
 
+static bool is_plain(const char *text)
+{
+    return *text != '\0' && text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                              "0123456789-_./:+@")] == '\0';
+}
+
+/* `end`: where the line's own end needs its room. Keys are ours and short. */
+static void append_field(struct line *line, size_t end, enum log_format format,
+                         const struct log_field *field)
+{
+    const bool is_json = format == LOG_JSON;
+    if (!field->text && !field->is_number)
+        return;
+    if (line->len + strlen(field->key) + FIELD_BYTES > end)
+        return;
+    print(line, is_json ? ",\"%s\":" : " %s=", field->key);
+    if (field->is_number) {
+        print(line, field->number == floor(field->number) ? "%.0f" : "%.3f", field->number);
+        return;
+    }
+    /* in quotes the text form escapes as JSON does, so that a value cannot look like a field */
+    const char *quote = is_json || !is_plain(field->text) ? "\"" : "";
+    print(line, "%s", quote);
+    append_shown(line, end - 1, field->text, LOG_JSON);
+    print(line, "%s", quote);
+}
+
 static void make_line(struct line *line, enum log_format format, enum log_level level,
-                      const char *room, const char *text)
+                      const char *room, const char *text, const struct log_field *fields,
+                      size_t n_fields)
 {
     line->len = 0;
     if (format == LOG_JSON)
@@ -136,7 +166,11 @@ static void make_line(struct line *line, enum log_format format, enum log_level 
     append_shown(line, PREFIX_BYTES - 16, room, format);
     print(line, format == LOG_JSON ? "\",\"message\":\"" : ": ");
     append_shown(line, PREFIX_BYTES + LIMIT_LOG_TEXT_BYTES, text, format);
-    print(line, format == LOG_JSON ? "\"}\n" : "\n");
+    if (format == LOG_JSON)
+        print(line, "\"");
+    for (size_t i = 0; i < n_fields; i++)
+        append_field(line, PREFIX_BYTES + LIMIT_LOG_TEXT_BYTES, format, &fields[i]);
+    print(line, format == LOG_JSON ? "}\n" : "\n");
 }
 
 /* ---- the ring; the mutex is held ---- */
@@ -168,7 +202,7 @@ static void report_dropped(struct log *log)
     struct line line;
     (void)snprintf(text, sizeof text, "%llu lines dropped: the log was not read in time",
                    (unsigned long long)log->n_unreported); /* fits */
-    make_line(&line, log->format, LOG_WARN, "log", text);
+    make_line(&line, log->format, LOG_WARN, "log", text, NULL, 0);
     if (push(log, &line))
         log->n_unreported = 0;
 }
@@ -298,6 +332,17 @@ uint64_t log_n_dropped(const struct log *log)
     return log ? atomic_load_explicit(&log->n_dropped, memory_order_relaxed) : 0;
 }
 
+static void put(struct log *log, const struct line *line)
+{
+    (void)pthread_mutex_lock(&log->mutex);
+    bool was_empty = log->used == 0;
+    if (!push(log, line))
+        count_dropped(log, 1);
+    else if (was_empty)
+        (void)pthread_cond_signal(&log->wake);
+    (void)pthread_mutex_unlock(&log->mutex);
+}
+
 void log_write(struct log *log, enum log_level level, const char *room, const char *format, ...)
 {
     if (!log_is_on(log, level))
@@ -308,12 +353,16 @@ void log_write(struct log *log, enum log_level level, const char *room, const ch
     (void)vsnprintf(text, sizeof text, format, args); /* a longer text is cut */
     va_end(args);
     struct line line;
-    make_line(&line, log->format, level, room, text);
-    (void)pthread_mutex_lock(&log->mutex);
-    bool was_empty = log->used == 0;
-    if (!push(log, &line))
-        count_dropped(log, 1);
-    else if (was_empty)
-        (void)pthread_cond_signal(&log->wake);
-    (void)pthread_mutex_unlock(&log->mutex);
+    make_line(&line, log->format, level, room, text, NULL, 0);
+    put(log, &line);
+}
+
+void log_record(struct log *log, enum log_level level, const char *room,
+                const struct log_field *fields, size_t n_fields, const char *text)
+{
+    if (!log_is_on(log, level))
+        return;
+    struct line line;
+    make_line(&line, log->format, level, room, text, fields, n_fields);
+    put(log, &line);
 }

@@ -8,6 +8,7 @@
 #include "serverd/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_OFF };
@@ -28,6 +29,17 @@ uint64_t log_n_dropped(const struct log *log);
  * cut at 4 KiB; control and bidirectional-override characters are escaped. */
 void log_write(struct log *log, enum log_level level, const char *room, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* A line with values of its own behind the text: members of the JSON object, or key=value in text
+ * form. A field with neither text nor number is left out. */
+struct log_field {
+    const char *key;  /* a plain word that is none of time, level, room, message */
+    const char *text; /* quoted in text form if it is no plain word, too */
+    bool is_number;
+    double number; /* whole, or shown with three digits behind the point */
+};
+void log_record(struct log *log, enum log_level level, const char *room,
+                const struct log_field *fields, size_t n_fields, const char *text);
 
 #define log_debug(log, room, ...) log_write(log, LOG_DEBUG, room, __VA_ARGS__)
 #define log_info(log, room, ...)  log_write(log, LOG_INFO, room, __VA_ARGS__)

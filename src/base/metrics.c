@@ -28,6 +28,9 @@ static const struct buckets buckets_TTFT = {
 static const struct buckets buckets_ITL = {
     16, {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}};
 static const struct buckets buckets_E2E = {12, {.05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 80, 160}};
+static const struct buckets buckets_STEP = {
+    16,
+    {5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, .001, .0025, .005, .01, .025, .05, .1, .25, 1}};
 static const struct buckets buckets_TOKENS = {
     11, {1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576}};
 
@@ -43,6 +46,13 @@ static const struct row rows[METRIC_COUNT] = {
 #include "base/metrics.def"
 #undef METRIC
 };
+
+/* Labels without values: one series for each set of them. */
+static bool is_family(const struct row *row)
+{
+    size_t n = strlen(row->labels);
+    return n > 0 && row->labels[n - 1] != '"';
+}
 
 /* ---- values ---- */
 
@@ -267,21 +277,40 @@ static void append_head(struct buffer *out, const struct row *row)
     buffer_printf(out, " %s\n", kinds[row->kind]);
 }
 
+/* The constant labels of a metric that is no family; `bound`: with that of a bucket, too. */
+static void append_labels_of(struct buffer *out, const struct row *row, const double *bound)
+{
+    if (!row->labels[0] && !bound)
+        return;
+    buffer_printf(out, "{%s", row->labels);
+    if (bound) {
+        buffer_append_str(out, row->labels[0] ? ",le=\"" : "le=\"");
+        if (isinf(*bound))
+            buffer_append_str(out, "+Inf");
+        else
+            append_number(out, *bound);
+        buffer_append_char(out, '"');
+    }
+    buffer_append_char(out, '}');
+}
+
 static void append_histogram(struct buffer *out, const struct row *row, const struct metric *metric)
 {
     uint64_t n = 0; /* buckets count all that is below their bound */
     for (unsigned i = 0; i <= row->buckets->n; i++) {
+        const double bound = i < row->buckets->n ? row->buckets->bounds[i] : (double)INFINITY;
         n += atomic_load_explicit(&metric->counts[i], memory_order_relaxed);
-        buffer_printf(out, "serverd_%s_bucket{le=\"", row->name);
-        if (i < row->buckets->n)
-            append_number(out, row->buckets->bounds[i]);
-        else
-            buffer_append_str(out, "+Inf");
-        buffer_printf(out, "\"} %llu\n", (unsigned long long)n);
+        buffer_printf(out, "serverd_%s_bucket", row->name);
+        append_labels_of(out, row, &bound);
+        buffer_printf(out, " %llu\n", (unsigned long long)n);
     }
-    buffer_printf(out, "serverd_%s_sum ", row->name);
+    buffer_printf(out, "serverd_%s_sum", row->name);
+    append_labels_of(out, row, NULL);
+    buffer_append_char(out, ' ');
     append_number(out, load(&metric->value));
-    buffer_printf(out, "\nserverd_%s_count %llu\n", row->name, (unsigned long long)n);
+    buffer_printf(out, "\nserverd_%s_count", row->name);
+    append_labels_of(out, row, NULL);
+    buffer_printf(out, " %llu\n", (unsigned long long)n);
 }
 
 static void append_family(struct buffer *out, const struct row *row, const struct metric *metric)
@@ -301,15 +330,17 @@ void metrics_render(struct metrics *metrics, struct buffer *out)
     for (size_t id = 0; id < METRIC_COUNT; id++) {
         const struct row *row = &rows[id];
         const struct metric *metric = &metrics->metrics[id];
-        append_head(out, row);
+        if (id == 0 || strcmp(row->name, rows[id - 1].name) != 0)
+            append_head(out, row);
         if (row->kind == HISTOGRAM) {
             append_histogram(out, row, metric);
-        } else if (row->labels[0]) {
+        } else if (is_family(row)) {
             (void)pthread_mutex_lock(&metrics->mutex);
             append_family(out, row, metric);
             (void)pthread_mutex_unlock(&metrics->mutex);
         } else {
             append_name(out, row);
+            append_labels_of(out, row, NULL);
             buffer_append_char(out, ' ');
             append_number(out, load(&metric->value));
             buffer_append_char(out, '\n');

@@ -34,12 +34,14 @@ struct radix_node {
 
 struct radix_tree {
     struct page_pool *pool;
-    uint64_t clock, seed;
+    uint64_t seed;
     uint32_t n_pages, n_locked, n_nodes; /* nodes: roots are counted, too */
     radix_evict_fn evicting;
     void *evict_context;
     int32_t *path; /* tokens on the way to a node; for a while */
     uint32_t path_cap;
+    struct radix_stats stats;
+    struct radix_node *roots; /* siblings of each other */
 
     /* Children by parent and first page, roots by their namespace; open addressing, linear. */
     struct radix_node **table;
@@ -208,15 +210,15 @@ static void node_free(struct radix_node *node)
 
 static void attach(struct radix_tree *tree, struct radix_node *node, struct radix_node *parent)
 {
+    struct radix_node **first = parent ? &parent->first_child : &tree->roots;
     node->parent = parent;
     node->before = NULL;
-    node->next = parent ? parent->first_child : NULL;
+    node->next = *first;
     if (node->next)
         node->next->before = node;
-    if (parent) {
+    *first = node;
+    if (parent)
         heap_remove(tree, parent); /* no longer a leaf */
-        parent->first_child = node;
-    }
     table_put(tree, node);
 }
 
@@ -227,8 +229,8 @@ static void detach(struct radix_tree *tree, struct radix_node *node)
         node->next->before = node->before;
     if (node->before)
         node->before->next = node->next;
-    else if (node->parent)
-        node->parent->first_child = node->next;
+    else
+        *(node->parent ? &node->parent->first_child : &tree->roots) = node->next;
 }
 
 /* A root that holds nothing and that nobody holds goes. */
@@ -302,9 +304,9 @@ static void unlock(struct radix_tree *tree, struct radix_node *node)
 /* The way down to `node` was used now. Locked nodes only: they are not in the heap. */
 static void touch(struct radix_tree *tree, struct radix_node *node)
 {
-    tree->clock++;
+    tree->stats.n_uses++;
     for (; node; node = node->parent)
-        node->last_use = tree->clock;
+        node->last_use = tree->stats.n_uses;
 }
 
 /* ---- finding --------------------------------------------------------------------------------- */
@@ -465,6 +467,7 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
     }
     /* the tree's own pages take the place of equal ones */
     page_pool_give(tree->pool, pages, n_equal);
+    tree->stats.n_duplicates += n_equal;
     uint32_t at = n_equal;
     for (const struct radix_node *n = node; n != hold->node; n = n->parent) {
         at -= n->n_pages;
@@ -569,6 +572,7 @@ uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages)
         node->n_saved = (uint32_t)min_size(node->n_saved, node->n_pages);
         page_pool_give(tree->pool, node->pages + node->n_pages, n);
         tree->n_pages -= n;
+        tree->stats.n_evicted[node->kind] += n;
         n_evicted += n;
         if (node->n_pages == 0)
             remove_leaf(tree, node);
@@ -628,7 +632,12 @@ uint32_t radix_tree_n_nodes(const struct radix_tree *tree)
     return tree->n_nodes;
 }
 
-/* The node behind `node` on a walk of its root's nodes, parents first. */
+struct radix_stats radix_tree_stats(const struct radix_tree *tree)
+{
+    return tree->stats;
+}
+
+/* The node behind `node` on a walk of all nodes, parents first. */
 static const struct radix_node *node_behind(const struct radix_node *node)
 {
     if (node->first_child)
@@ -639,25 +648,23 @@ static const struct radix_node *node_behind(const struct radix_node *node)
 }
 
 void radix_tree_visit(const struct radix_tree *tree,
-                      void (*visit)(void *context, const struct radix_node_view *node),
+                      bool (*visit)(void *context, const struct radix_node_view *node),
                       void *context)
 {
-    for (uint32_t i = 0; i < tree->n_slots; i++) {
-        const struct radix_node *root = tree->table[i];
-        if (!root || root->parent)
+    for (const struct radix_node *node = tree->roots; node; node = node_behind(node)) {
+        if (!node->parent)
             continue;
-        for (const struct radix_node *node = root; (node = node_behind(node));) {
-            const struct radix_node_view view = {.space = node->space,
-                                                 .node = node,
-                                                 .parent =
-                                                     node->parent == root ? NULL : node->parent,
-                                                 .tokens = node->tokens,
-                                                 .pages = node->pages,
-                                                 .n_pages = node->n_pages,
-                                                 .n_locks = node->n_locks,
-                                                 .kind = node->kind};
-            visit(context, &view);
-        }
+        const struct radix_node_view view = {.space = node->space,
+                                             .node = node,
+                                             .parent = node->parent->parent ? node->parent : NULL,
+                                             .tokens = node->tokens,
+                                             .pages = node->pages,
+                                             .n_pages = node->n_pages,
+                                             .n_locks = node->n_locks,
+                                             .kind = node->kind,
+                                             .age = tree->stats.n_uses - node->last_use};
+        if (!visit(context, &view))
+            return;
     }
 }
 

@@ -81,7 +81,15 @@ uint32_t radix_tree_n_pages(const struct radix_tree *tree);
 uint32_t radix_tree_n_locked(const struct radix_tree *tree); /* pages of held prefixes */
 uint32_t radix_tree_n_nodes(const struct radix_tree *tree);
 
-/* Every node, parents before their children. */
+struct radix_stats {
+    uint64_t n_uses;       /* prefixes held or published: the clock by which nodes age */
+    uint64_t n_evicted[2]; /* pages, by enum radix_kind */
+    uint64_t n_duplicates; /* pages that were published when the tree had them already */
+};
+struct radix_stats radix_tree_stats(const struct radix_tree *tree); /* since its creation */
+
+/* Every node, those of a namespace together, parents before their children; `visit` returns false
+ * to end the walk, which costs the nodes that it saw. */
 struct radix_node_view {
     uint64_t space;
     const struct radix_node *node, *parent; /* parent NULL: the beginning of a namespace */
@@ -89,9 +97,10 @@ struct radix_node_view {
     const struct page_id *pages;
     uint32_t n_pages, n_locks;
     enum radix_kind kind;
+    uint64_t age; /* uses of the tree since the node's last one */
 };
 void radix_tree_visit(const struct radix_tree *tree,
-                      void (*visit)(void *context, const struct radix_node_view *node),
+                      bool (*visit)(void *context, const struct radix_node_view *node),
                       void *context);
 
 /* Walks everything; for tests and idle checks. */

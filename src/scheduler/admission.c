@@ -92,6 +92,8 @@ static void preempt(struct engine *engine, struct sequence *s)
     raise_reserve(engine);
     s->n_preempted++;
     engine_wait(engine, s);
+    engine->step.n_preempted++;
+    engine->use.n_preempted++;
     metrics_add(engine->options.metrics, METRIC_PREEMPTIONS, 1);
 }
 
@@ -159,6 +161,25 @@ static bool prepare(struct engine *engine, struct sequence *s)
     return true;
 }
 
+/* Prompt tokens that the tree had, and that the sequence has not computed before: of a sequence
+ * that starts for the first time all that are in its pages. */
+static void count_cached(struct engine *engine, struct sequence *s, bool is_new)
+{
+    struct job *job = s->job;
+    uint32_t n_prompt = job->request->n_prompt;
+    uint32_t n = min_u32(s->n_computed, n_prompt), n_known = min_u32(s->n_known, n_prompt);
+    engine->step.n_admitted++;
+    engine->step.n_cached += s->n_computed;
+    engine->use.n_admitted += is_new;
+    engine->use.n_hits += is_new && n > 0;
+    if (n > n_known) {
+        job->n_cached += n - n_known;
+        engine->use.n_cached += n - n_known;
+        metrics_add(engine->options.metrics, METRIC_CACHED_TOKENS, n - n_known);
+    }
+    s->n_known = s->n_known > s->n_computed ? s->n_known : s->n_computed;
+}
+
 static void start(struct engine *engine, struct sequence *s)
 {
     struct job *job = s->job;
@@ -179,11 +200,9 @@ static void start(struct engine *engine, struct sequence *s)
         return;
     }
     engine_copy_partial(engine, s);
-    if (is_new) {
-        job->n_cached = s->n_computed;
+    count_cached(engine, s, is_new);
+    if (is_new)
         queue_admitted(engine, s);
-        metrics_add(engine->options.metrics, METRIC_CACHED_TOKENS, s->n_computed);
-    }
 }
 
 /* The running sequence that `s` may take pages and place of; NULL: none. */

@@ -34,6 +34,7 @@ static struct event event_of(const struct job *job, enum event_kind kind, uint32
         .token = -1,
         .stop_token = -1,
         .stop_index = -1,
+        .n_cached = job->n_cached,
     };
 }
 
@@ -50,6 +51,7 @@ static void measure_end(struct engine *engine, const struct job *job)
         return;
     metrics_add(metrics, METRIC_PROMPT_TOKENS, n_prompt);
     metrics_observe(metrics, METRIC_PROMPT_LENGTH, n_prompt);
+    metrics_observe(metrics, METRIC_UNCACHED_PROMPT, n_prompt - job->n_cached);
     metrics_observe(metrics, METRIC_E2E, seconds_between(t->arrival_ns, t->end_ns));
     if (!t->first_token_ns)
         return;
@@ -69,13 +71,14 @@ void engine_end_event(struct engine *engine, struct job *job)
 {
     job->times.end_ns = engine->now_ns;
     measure_end(engine, job);
+    if (engine->trace)
+        engine_trace_request(engine, job);
     struct event event = event_of(job, EVENT_END, 0);
     event.status = job->failure.code;
     event.message = job->failure.code ? strdup(job->failure.text) : NULL; /* NULL is legal */
     event.is_cancelled = atomic_load(&job->is_cancelled);
     event.n_prompt = job->request->n_prompt;
     event.n_output = job->n_output;
-    event.n_cached = job->n_cached;
     event.prefix_handle = job->prefix_handle;
     event.times = job->times;
     engine_event(engine, &event);
@@ -221,6 +224,7 @@ static void fork_choice(struct engine *engine, struct sequence *first, uint32_t 
     }
     s->state = SEQUENCE_DONE; /* in no list yet */
     s->n_scored = first->n_scored;
+    s->n_known = job->request->n_prompt; /* the first choice has computed it */
     s->sibling = job->sequences;
     job->sequences = s;
     serverd_error err;
@@ -272,6 +276,25 @@ static void finish_empty(struct engine *engine, struct sequence *s)
         finish_event(engine, job, c, FINISH_LENGTH, &(struct text_step){.stop_index = -1}, -1);
 }
 
+/* Rows s->n_computed .. end - 1 have run. */
+static void count_computed(struct engine *engine, struct sequence *s, uint32_t end)
+{
+    uint32_t n_prompt = s->job->request->n_prompt, begin = s->n_computed;
+    if (begin < s->n_known) {
+        uint32_t n = min_u32(end, s->n_known) - begin;
+        engine->use.n_recomputed += n;
+        metrics_add(engine->options.metrics, METRIC_RECOMPUTED_TOKENS, n);
+        begin += n;
+    }
+    if (begin < min_u32(end, n_prompt)) {
+        uint32_t n = min_u32(end, n_prompt) - begin;
+        engine->use.n_computed += n;
+        metrics_add(engine->options.metrics, METRIC_COMPUTED_TOKENS, n);
+    }
+    if (end > s->n_known)
+        s->n_known = end;
+}
+
 /* Returns how many of the logit rows were the slice's. */
 static uint32_t commit_slice(struct engine *engine, const struct slice *slice, const float *logits)
 {
@@ -284,6 +307,7 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
     }
     for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
         score_prompt(engine, s, logits + (size_t)i * engine->width);
+    count_computed(engine, s, end);
     s->n_computed = end;
     engine_publish_prefix(engine, s);
     if (job->is_ending || sequence_n_left(s) > 0)
@@ -320,6 +344,7 @@ static void commit_embedding(struct engine *engine, struct sequence *s, const fl
     }
     memcpy(event.embedding, values, engine->width * sizeof *values);
     engine_event(engine, &event);
+    count_computed(engine, s, sequence_n_tokens(s));
     engine_release(engine, s);
     job_finish(engine, job);
 }

@@ -191,7 +191,10 @@ static void end_everything(struct engine *engine)
     engine_take_inbox(engine, &job);
     engine->now_ns = clock_now_ns(engine->options.clock);
     engine_adopt(engine, job);
-    engine_end_all(engine, SERVERD_BUSY, "the server is shutting down");
+    serverd_error err;
+    (void)fail(&err, SERVERD_BUSY, "the server is shutting down");
+    engine_end_inspections(engine, &err);
+    engine_end_all(engine, err.code, err.text);
     engine_flush(engine);
     tier_end(engine);
     atomic_store(&engine->shared.n_running, 0);
@@ -204,7 +207,7 @@ static void *engine_main(void *arg)
     uint64_t wait_ns = 0;
     while (wait_for_work(engine, wait_ns)) {
         bool has_done = engine_step(engine);
-        bool is_idle = !has_done && !engine->live;
+        bool is_idle = !has_done && !engine->live && !engine->trace;
         if (is_idle && tier_save_some(engine))
             wait_ns = SAVE_WAIT_NS;
         else
@@ -410,6 +413,8 @@ void engine_cancel(struct engine *engine, uint64_t request_id)
         atomic_store(&job->is_cancelled, true);
         atomic_store(&engine->has_cancels, true);
         engine_wake(engine);
+    } else {
+        engine_cancel_inspection(engine, request_id);
     }
     (void)pthread_mutex_unlock(&engine->mutex);
 }

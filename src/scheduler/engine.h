@@ -17,6 +17,7 @@
 #include "base/metrics.h"
 #include "kvcache/disk_tier.h"
 #include "runtime/runtime.h"
+#include "scheduler/inspect.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
 
@@ -25,8 +26,8 @@ struct disk_tier;
 
 /* Where events go. Called on the engine thread, once per step (more often only if a step has far
  * more events than sequences), without locks held; it must not block. The events are the callee's
- * to read during the call only; what they own (logprobs, embedding, message) passes to the callee.
- */
+ * to read during the call only; what they own (logprobs, embedding, message, inspection) passes to
+ * the callee. */
 struct event_sink {
     void (*deliver)(void *context, const struct event *events, uint32_t n);
     void *context;
@@ -67,7 +68,8 @@ serverd_status engine_start(struct engine *engine, serverd_error *err); /* its t
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
                              serverd_error *err);
 
-/* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. */
+/* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. Also for
+ * inspections. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
 
 /* Gives up what a request's hold_ns has kept (EVENT_END's prefix_handle) before its time is over.

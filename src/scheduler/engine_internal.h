@@ -2,7 +2,8 @@
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
  * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
  * places; batch.c chooses and lays out the rows, cost.c knows what they take; commit.c turns
- * logits into tokens and events.
+ * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
+ * what goes on.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -66,9 +67,13 @@ struct engine {
     uint32_t n_running;        /* entries, some perhaps done or waiting again */
     uint64_t next_deadline_ns; /* the first of all live jobs, UINT64_MAX: none */
     double reserve_ratio;      /* see admission */
-    uint64_t now_ns;           /* the clock, read twice a step */
+    uint64_t now_ns;           /* the clock when the step began, or was computed */
     struct event *events;      /* [events_cap] of this step */
     uint32_t n_events, events_cap;
+    struct step_record step; /* times and what admission did; the rest is known if it is traced */
+    struct cache_use use;
+    struct radix_stats seen_stats; /* those that metrics know */
+    struct inspection *trace;      /* the one of steps that is under way; NULL: none */
 
     /* The batch, taken once. */
     struct slice *slice; /* [max_running] */
@@ -92,7 +97,9 @@ struct engine {
     uint32_t n_buckets;
     uint64_t last_id;
     struct handle_release *released;
+    struct inspection *inspections;                    /* all that are open */
     atomic_bool has_cancels, has_releases, asks_drain; /* set under the mutex */
+    atomic_bool has_inspections;                       /* changed under the mutex */
 
     pthread_t thread;
     bool has_thread;
@@ -115,7 +122,7 @@ static inline uint32_t pages_for(uint32_t n_tokens)
 }
 
 /* engine.c: bookkeeping that other threads read. */
-void engine_wake(struct engine *engine); /* needs the mutex */
+void engine_wake(struct engine *engine); /* the thread looks again; needs the mutex */
 void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
@@ -210,5 +217,13 @@ void engine_commit(struct engine *engine); /* of all slices; logits are in engin
 /* The choice is complete: its event, pages back. `release` is the end of its text. */
 void engine_finish_choice(struct engine *engine, struct sequence *sequence,
                           enum finish_reason reason, const struct text_step *text, int32_t token);
+
+/* inspect.c */
+struct cache_totals engine_cache_totals(const struct engine *engine);
+void engine_cancel_inspection(struct engine *engine, uint64_t id); /* needs the mutex */
+void engine_trace_step(struct engine *engine); /* there is a trace; it has run */
+void engine_trace_request(struct engine *engine, const struct job *job); /* there is a trace */
+void engine_answer_inspections(struct engine *engine);                   /* between two steps */
+void engine_end_inspections(struct engine *engine, const serverd_error *failure);
 
 #endif

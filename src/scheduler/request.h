@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct inspection;
+
 /* One prompt and how to continue it. Made on an HTTP thread; owned by the engine from a
  * successful engine_submit on, by the caller until then. */
 struct request {
@@ -62,7 +64,7 @@ enum event_kind {
     EVENT_TOKEN,           /* token number `index` of a choice */
     EVENT_FINISH,          /* a choice is complete */
     EVENT_EMBEDDING,       /* embedding, before EVENT_END */
-    EVENT_END              /* exactly one per submitted request, and the last */
+    EVENT_END              /* exactly one per submitted request or inspection, and the last */
 };
 
 struct request_times {
@@ -88,15 +90,17 @@ struct event {
     int32_t stop_token; /* the end or stop token, -1 if none */
     int32_t stop_index; /* the stop string's number, -1 if none */
     bool is_end_token;  /* stop_token is the model's own end of generation */
+    uint32_t n_cached;  /* of every kind: prompt tokens so far that were not computed */
     /* END */
     /* SERVERD_OK (cancelled ones too), or why the request failed: BUSY (waited too long, or the
      * server shuts down), TIMEOUT (deadline), NUMERIC, NOMEM, DEVICE_LOST, the delegate's code. */
     serverd_status status;
     char *message; /* the error's text or NULL; the receiver's, free() */
     bool is_cancelled;
-    uint32_t n_prompt, n_cached, n_output; /* n_output: all choices, hidden tokens too */
-    uint64_t prefix_handle;                /* 0: none was wanted, or there was no room */
+    uint32_t n_prompt, n_output; /* n_output: all choices, hidden tokens too */
+    uint64_t prefix_handle;      /* 0: none was wanted, or there was no room */
     struct request_times times;
+    struct inspection *inspection; /* the receiver's, inspection_destroy; see inspect.h */
 };
 
 #endif

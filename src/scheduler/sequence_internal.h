@@ -25,7 +25,7 @@ struct job {
     struct sequence *sequences; /* begun choices, linked by `sibling` */
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
-    uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
+    uint32_t n_cached;          /* prompt tokens that the prefix tree had and it never computed */
     struct tenant *tenant;      /* whose it is; NULL: no memory for it */
     uint64_t prefix_handle;     /* see request.hold_ns */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
@@ -55,6 +55,7 @@ struct sequence {
     int32_t *output; /* [as many as can ever come] */
     uint32_t n_output;
     uint32_t n_computed;
+    uint32_t n_known; /* the most that n_computed ever was: rows below it run once more */
     /* [as many as can ever be needed] The first n_shared are the tree's, which this sequence
      * holds; the others are its own. */
     struct page_id *page;

@@ -101,8 +101,6 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     struct metrics *metrics = engine->options.metrics;
     double seconds = seconds_between(begin_ns, engine->now_ns);
     metrics_add(metrics, METRIC_STEPS, 1);
-    metrics_set(metrics, METRIC_BATCH_ROWS, batch->n_rows);
-    metrics_observe(metrics, METRIC_STEP_TIME, seconds);
     if (seconds <= 0)
         return;
     cost_learn(&engine->cost, &engine->work, seconds);
@@ -123,9 +121,11 @@ static bool run(struct engine *engine)
     serverd_batch batch = engine_build(engine);
     serverd_error err;
     uint64_t begin_ns = engine->now_ns;
+    engine->step.n_rows = batch.n_rows;
+    engine->step.scheduled_ns = clock_now_ns(engine->options.clock);
     serverd_status status = runtime_execute(engine->options.runtime, &batch, engine->out, &err);
     atomic_fetch_add_explicit(&engine->shared.n_steps, 1, memory_order_relaxed);
-    engine->now_ns = clock_now_ns(engine->options.clock);
+    engine->step.computed_ns = engine->now_ns = clock_now_ns(engine->options.clock);
     if (status)
         step_failed(engine, &err);
     else
@@ -134,24 +134,68 @@ static bool run(struct engine *engine)
     engine_lower_reserve(engine);
     engine_sweep(engine);
     engine_compact(engine);
+    engine->step.sampled_ns = clock_now_ns(engine->options.clock);
     return true;
+}
+
+/* The events of the step have been handed over. */
+static void measure_phases(struct engine *engine)
+{
+    struct metrics *metrics = engine->options.metrics;
+    struct step_record *step = &engine->step;
+    step->emitted_ns = clock_now_ns(engine->options.clock);
+    metrics_observe(metrics, METRIC_STEP_SCHEDULE,
+                    seconds_between(step->begin_ns, step->scheduled_ns));
+    metrics_observe(metrics, METRIC_STEP_COMPUTE,
+                    seconds_between(step->scheduled_ns, step->computed_ns));
+    metrics_observe(metrics, METRIC_STEP_SAMPLE,
+                    seconds_between(step->computed_ns, step->sampled_ns));
+    metrics_observe(metrics, METRIC_STEP_EMIT, seconds_between(step->sampled_ns, step->emitted_ns));
+    if (engine->trace)
+        engine_trace_step(engine);
+}
+
+/* What the tree did since the last time. */
+static void publish_tree(struct engine *engine, const struct radix_stats *now)
+{
+    static const char *const kinds[] = {[RADIX_PROMPT] = "prompt", [RADIX_OUTPUT] = "output"};
+    struct metrics *metrics = engine->options.metrics;
+    struct radix_stats *seen = &engine->seen_stats;
+    for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++) {
+        uint64_t n_pages = now->n_evicted[kind] - seen->n_evicted[kind];
+        if (n_pages > 0)
+            metrics_add_labelled(metrics, METRIC_EVICTED_TOKENS, &kinds[kind],
+                                 (double)(n_pages * SERVERD_PAGE_TOKENS));
+    }
+    if (now->n_duplicates > seen->n_duplicates)
+        metrics_add(metrics, METRIC_DUPLICATE_PAGES,
+                    (double)(now->n_duplicates - seen->n_duplicates));
+    *seen = *now;
 }
 
 static void publish(struct engine *engine)
 {
     struct shared_status *s = &engine->shared;
-    uint32_t n_pages = page_pool_n_pages(engine->pool), n_free = engine_n_available(engine);
+    const struct cache_totals cache = engine_cache_totals(engine);
+    uint32_t n_used = cache.n_private + cache.n_locked;
     atomic_store_explicit(&s->n_running, engine->n_running, memory_order_relaxed);
-    atomic_store_explicit(&s->n_free_pages, n_free, memory_order_relaxed);
+    atomic_store_explicit(&s->n_free_pages, engine_n_available(engine), memory_order_relaxed);
     struct metrics *metrics = engine->options.metrics;
     if (!metrics)
         return;
     metrics_set(metrics, METRIC_REQUESTS_RUNNING, engine->n_running);
     metrics_set(metrics, METRIC_REQUESTS_WAITING, atomic_load(&s->n_queued));
     metrics_set(metrics, METRIC_REQUESTS_WAITING_TOKENS, (double)atomic_load(&s->n_queued_tokens));
-    metrics_set(metrics, METRIC_KV_PAGES_TOTAL, n_pages);
-    metrics_set(metrics, METRIC_KV_PAGES_FREE, n_free);
-    metrics_set(metrics, METRIC_KV_USAGE, n_pages ? 1.0 - (double)n_free / n_pages : 0.0);
+    metrics_set(metrics, METRIC_BATCH_ROWS, engine->step.n_rows);
+    metrics_set(metrics, METRIC_RESERVE_RATIO, engine->reserve_ratio);
+    metrics_set(metrics, METRIC_KV_PAGES_TOTAL, cache.n_pages);
+    metrics_set(metrics, METRIC_KV_PAGES_FREE, cache.n_free);
+    metrics_set(metrics, METRIC_KV_PAGES_PRIVATE, cache.n_private);
+    metrics_set(metrics, METRIC_KV_PAGES_LOCKED, cache.n_locked);
+    metrics_set(metrics, METRIC_KV_PAGES_EVICTABLE, cache.n_evictable);
+    metrics_set(metrics, METRIC_KV_USAGE, cache.n_pages ? (double)n_used / cache.n_pages : 0.0);
+    metrics_set(metrics, METRIC_TREE_NODES, cache.n_nodes);
+    publish_tree(engine, &cache.tree);
 }
 
 bool engine_step(struct engine *engine)
@@ -159,6 +203,7 @@ bool engine_step(struct engine *engine)
     struct job *inbox;
     engine_take_inbox(engine, &inbox);
     engine->now_ns = clock_now_ns(engine->options.clock); /* after all arrivals */
+    engine->step = (struct step_record){.begin_ns = engine->now_ns};
     atomic_store_explicit(&engine->shared.heartbeat_ns, engine->now_ns, memory_order_relaxed);
     engine_adopt(engine, inbox);
     if (atomic_load(&engine->asks_drain))
@@ -177,7 +222,14 @@ bool engine_step(struct engine *engine)
     bool has_run = run(engine);
     has_ended |= engine->n_events > 0;
     engine_flush(engine);
+    if (has_run)
+        measure_phases(engine);
     publish(engine);
+    if (atomic_load_explicit(&engine->has_inspections, memory_order_relaxed)) {
+        engine_answer_inspections(engine);
+        has_ended |= engine->n_events > 0;
+        engine_flush(engine);
+    }
     return has_run || has_ended;
 }
 

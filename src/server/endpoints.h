@@ -17,6 +17,9 @@ void endpoint_embeddings(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);
+/* debug.c */
+void endpoint_debug_kvcache(struct exchange *x);
+void endpoint_debug_trace(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);
 void endpoint_live(struct exchange *x);

@@ -23,6 +23,7 @@ void event_free(struct event *event)
     free(event->logprobs);
     free(event->embedding);
     free(event->message);
+    inspection_destroy(event->inspection);
 }
 
 bool event_queue_push(struct event_queue *queue, const struct event *event)
@@ -77,6 +78,7 @@ void exchange_unref(struct exchange *x)
 {
     if (atomic_fetch_sub(&x->references, 1) != 1)
         return;
+    request_log_write(x);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
     event_queue_deinit(&x->queue);
@@ -127,6 +129,42 @@ const char *exchange_request_id(const struct exchange *x)
 uint64_t exchange_arrival_ns(const struct exchange *x)
 {
     return x->arrival_ns;
+}
+
+/* What stands behind "name=" in the query string, n bytes; NULL: nothing. */
+static const char *query_value(const struct exchange *x, const char *name, size_t *n)
+{
+    const char *at = x->target ? strchr(x->target, '?') : NULL;
+    size_t len = strlen(name);
+    while (at && *at != '\0' && *at != '#') {
+        at++; /* the mark in front */
+        *n = strcspn(at, "&#");
+        if (*n > len && strncmp(at, name, len) == 0 && at[len] == '=') {
+            *n -= len + 1;
+            return at + len + 1;
+        }
+        at += *n;
+    }
+    return NULL;
+}
+
+bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
+                        uint32_t *value, struct api_error *e)
+{
+    char digits[16];
+    size_t n;
+    uint64_t number;
+    const char *text = query_value(x, name, &n);
+    if (!text)
+        return true;
+    (void)snprintf(digits, sizeof digits, "%.*s", (int)min_size(n, sizeof digits), text);
+    if (n >= sizeof digits || !parse_u64(digits, least, most, &number)) {
+        api_error_set(e, "invalid_value", name, "%s has to be a number from %u to %u.", name, least,
+                      most);
+        return false;
+    }
+    *value = (uint32_t)number;
+    return true;
 }
 
 /* Names come from requests: only clean ones are repeated. */
@@ -213,6 +251,28 @@ static void cancel_all(struct exchange *x)
     (void)pthread_mutex_unlock(&x->lock);
 }
 
+/* The engine has a part in the exchange before it is asked, since its answer may come at once. */
+static void begin_share(struct exchange *x)
+{
+    atomic_fetch_add(&x->references, 1); /* the engine's, until EVENT_END */
+    (void)pthread_mutex_lock(&x->lock);
+    x->n_open++;
+    (void)pthread_mutex_unlock(&x->lock);
+}
+
+/* The engine has taken it, or not: then it never had a part. */
+static void settle_share(struct exchange *x, serverd_status status, uint64_t id)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    if (status == SERVERD_OK)
+        x->request_ids[x->n_requests++] = id;
+    else
+        x->n_open--;
+    (void)pthread_mutex_unlock(&x->lock);
+    if (status != SERVERD_OK)
+        exchange_unref(x);
+}
+
 /* Submits requests[0..n-1]; on a refusal the earlier ones are cancelled. */
 static serverd_status submit_all(struct exchange *x, struct request **requests, uint32_t n,
                                  serverd_error *err)
@@ -221,22 +281,12 @@ static serverd_status submit_all(struct exchange *x, struct request **requests, 
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
-        atomic_fetch_add(&x->references, 1); /* the engine's, until EVENT_END */
-        (void)pthread_mutex_lock(&x->lock);
-        x->n_open++;
-        (void)pthread_mutex_unlock(&x->lock);
+        begin_share(x);
         uint64_t id = 0;
         serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, err);
-        (void)pthread_mutex_lock(&x->lock);
-        if (status == SERVERD_OK)
-            x->request_ids[x->n_requests++] = id;
-        else
-            x->n_open--;
-        (void)pthread_mutex_unlock(&x->lock);
-        if (status != SERVERD_OK) {
-            exchange_unref(x);
+        settle_share(x, status, id);
+        if (status != SERVERD_OK)
             return status;
-        }
         requests[i] = NULL;
     }
     return SERVERD_OK;
@@ -273,6 +323,32 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
     free(requests);
 }
 
+void exchange_inspect(struct exchange *x, const struct inspection_options *options,
+                      const struct reply_encoder *encoder, void *state)
+{
+    serverd_error err = {.code = SERVERD_NOMEM};
+    struct inspection_options own = *options;
+    own.user = x;
+    x->encoder = *encoder;
+    x->encoder_state = state;
+    x->phase = PHASE_GENERATING;
+    x->request_ids = calloc(1, sizeof *x->request_ids);
+    if (x->request_ids) {
+        uint64_t id = 0;
+        begin_share(x);
+        serverd_status status = engine_inspect(exchange_model(x)->engine, &own, &id, &err);
+        settle_share(x, status, id);
+        if (status == SERVERD_OK)
+            return;
+    }
+    struct api_error e;
+    if (err.code == SERVERD_BUSY)
+        api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err.text);
+    else
+        submit_error(x, &err, &e);
+    exchange_fail(x, &e);
+}
+
 /* ---- events: their way in -----------------------------------------------------------------------
  */
 
@@ -301,6 +377,7 @@ void exchange_deliver(struct exchange *x, const struct event *event)
     (void)pthread_mutex_lock(&x->lock);
     if (is_end)
         x->n_open--;
+    request_summary_add(&x->summary, event);
     size_t n_waiting = x->queue.n - x->queue.first;
     if (atomic_load(&x->has_lost))
         x->is_aborted = true;

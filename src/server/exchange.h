@@ -1,6 +1,7 @@
 /* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
  * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
- * exchange_generate. It knows nothing of libmicrohttpd, sockets or suspended connections. */
+ * exchange_generate, exchange_inspect. It knows nothing of libmicrohttpd, sockets or suspended
+ * connections. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
 
@@ -52,6 +53,11 @@ const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);
 uint64_t exchange_arrival_ns(const struct exchange *x);
 
+/* A number of the query string, least..most; *value stays as it is if there is none of that name.
+ * False: e says what is wrong with it. */
+bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
+                        uint32_t *value, struct api_error *e);
+
 /* A field that was ignored: reported in X-Serverd-Warning and counted. */
 void exchange_ignored_field(struct exchange *x, const char *name);
 
@@ -79,5 +85,10 @@ struct reply_encoder {
  * over the requests, the array (heap) and the encoder's state in every case. */
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream);
+
+/* Looks into the model's engine (scheduler/inspect.h; options->user is set here); the reply is what
+ * the encoder makes of the one EVENT_END. Takes over the encoder's state in every case. */
+void exchange_inspect(struct exchange *x, const struct inspection_options *options,
+                      const struct reply_encoder *encoder, void *state);
 
 #endif

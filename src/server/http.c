@@ -232,6 +232,7 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         exchange_abandon(x);
     count_response(x);
+    x->end_ns = clock_now_ns(x->server->context.clock);
     if (x->has_begun)
         atomic_fetch_sub(&x->server->n_streams, 1);
     set_idle(x);
@@ -625,7 +626,8 @@ serverd_status http_start(struct server *server, serverd_error *err)
     serverd_status status = resolve(options, &address, err);
     if (status != SERVERD_OK)
         return status;
-    if (!is_loopback(&address) && !server->keys && !options->insecure)
+    server->is_local = is_loopback(&address);
+    if (!server->is_local && !server->keys && !options->insecure)
         return fail(err, SERVERD_INVALID,
                     "host: %.200s can be reached from other machines: give --api-key-file, or "
                     "--insecure to serve without keys",

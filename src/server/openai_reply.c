@@ -40,7 +40,7 @@ struct choice {
 
 struct prompt {
     int32_t *ids;
-    uint32_t n;
+    uint32_t n, n_cached;
     struct buffer text;
     struct logprob_text logprobs;
     uint64_t n_code_points;
@@ -699,6 +699,9 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
     struct openai_reply *reply = state;
     (void)out; /* frames are made of several events: see reply_on_flush */
     uint32_t index = event->user_index * reply->n_choices + event->choice;
+    struct prompt *prompt = &reply->prompts[event->user_index];
+    reply->n_cached += event->n_cached - prompt->n_cached; /* it may grow */
+    prompt->n_cached = event->n_cached;
     switch (event->kind) {
     case EVENT_PROMPT_LOGPROBS:
         on_prompt_logprobs(reply, event);
@@ -712,7 +715,6 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
         on_finish(reply, index, event);
         break;
     case EVENT_END:
-        reply->n_cached += event->n_cached;
         if (!reply->continuous_usage)
             reply->n_output += event->n_output;
         break;

@@ -50,6 +50,14 @@ struct event_queue {
     size_t first, n, cap;
 };
 
+/* What the engine said of the exchange's requests, for the log. */
+struct request_summary {
+    uint64_t n_prompt, n_cached, n_output;
+    uint64_t admitted_ns, first_token_ns, end_ns; /* the first two of the first, end of the last */
+    bool has_finish, is_cancelled;
+    enum finish_reason finish; /* of the last choice */
+};
+
 struct exchange {
     struct server *server;
     struct http_worker *worker; /* serves the connection; set once, at the request line */
@@ -71,7 +79,8 @@ struct exchange {
     struct api_error refusal; /* http_status 0: none */
     uint64_t tenant;          /* from the API key's digest; 0 without keys */
     uint32_t weight;          /* of the key; 0 without keys */
-    char allow[80];           /* of a 405 */
+    char key_name[LIMIT_KEY_NAME_BYTES + 1];
+    char allow[80]; /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];
     struct buffer ignored_fields;
@@ -93,9 +102,12 @@ struct exchange {
     uint32_t n_requests, n_ended;
     _Atomic uint64_t last_write_ns;
 
+    uint64_t end_ns; /* the connection was done with it; 0: it was never served */
+
     /* Between the two sides, under `lock`. */
     pthread_mutex_t lock;
     struct event_queue queue;
+    struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping;
     uint32_t n_open;       /* requests whose END has not come from the engine */
     _Atomic bool has_lost; /* there was no memory for an event */
@@ -140,13 +152,17 @@ struct http_worker {
 /* ---- the server --------------------------------------------------------------------------------
  */
 
+struct api_key {
+    uint8_t digest[32]; /* SHA-256 */
+    char name[LIMIT_KEY_NAME_BYTES + 1];
+    uint32_t weight; /* its share of a busy engine, beside other keys */
+    bool is_admin;
+};
+
 struct key_set {
     _Atomic uint32_t references;
     uint32_t n;
-    struct key_entry {
-        uint8_t digest[32]; /* SHA-256 */
-        uint32_t weight;    /* its share of a busy engine, beside other keys */
-    } key[];
+    struct api_key keys[];
 };
 
 struct server {
@@ -156,6 +172,7 @@ struct server {
     uint32_t n_workers;
     uint16_t port;
     bool checks_bytes; /* the library is of a version whose parser is known */
+    bool is_local;     /* listens on a loopback address */
     int hangup_fd;     /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
@@ -203,6 +220,10 @@ bool auth_check(struct exchange *x);
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
 bool cors_is_configured(const struct server *server);
+
+/* request_log.c: one line for each request that has ended. */
+void request_summary_add(struct request_summary *summary, const struct event *event);
+void request_log_write(const struct exchange *x); /* both sides are done with it */
 
 /* health.c */
 double server_heartbeat_age(const struct server *server);

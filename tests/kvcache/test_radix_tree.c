@@ -122,6 +122,7 @@ static void equal_pages_are_kept_once(void **state)
     assert_int_equal(page_pool_n_shared(pool), 6);
     assert_int_equal(page_pool_n_private(pool), 0);
     assert_int_equal(radix_tree_check(tree, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_stats(tree).n_duplicates, 2);
     radix_tree_release(tree, &a);
     radix_tree_release(tree, &b);
     assert_int_equal(radix_tree_evict(tree, 100), 6);
@@ -150,6 +151,60 @@ static void the_least_recently_used_goes_first_and_output_before_prompts(void **
     assert_int_equal(radix_tree_evict(tree, 2), 2);
     assert_int_equal(n_found(tree, "34"), 0);
     assert_int_equal(n_found(tree, "12"), 2);
+    const struct radix_stats stats = radix_tree_stats(tree);
+    assert_int_equal(stats.n_evicted[RADIX_OUTPUT], 1);
+    assert_int_equal(stats.n_evicted[RADIX_PROMPT], 2);
+    assert_int_equal(stats.n_duplicates, 0);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+/* Writes the node's space and first token, and its age. */
+struct walk {
+    char text[64];
+    uint64_t age[8];
+    uint32_t n, most;
+};
+
+static bool look(void *context, const struct radix_node_view *view)
+{
+    struct walk *walk = context;
+    size_t len = strlen(walk->text);
+    walk->text[len] = (char)('a' + view->space);
+    walk->text[len + 1] = (char)('0' + view->tokens[0]);
+    walk->age[walk->n++] = view->age;
+    return walk->n < walk->most;
+}
+
+static void a_walk_keeps_namespaces_together_and_ends_when_told_to(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold = run(tree, pool, "12", pages);
+    radix_tree_release(tree, &hold);
+    assert_int_equal(radix_tree_hold(tree, 1, spell("5"), 0, pages, &hold, &err), SERVERD_OK);
+    assert_int_equal(page_pool_take(pool, 1, pages, &err), SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &hold, spell("5"), pages, 1, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    radix_tree_release(tree, &hold);
+    hold = run(tree, pool, "13", pages);
+    radix_tree_release(tree, &hold);
+    struct walk walk = {.most = 8};
+    radix_tree_visit(tree, look, &walk);
+    /* of one namespace the new one, then the other with its fork, youngest child first */
+    assert_string_equal(walk.text, "b5a1a3a2");
+    assert_int_equal(walk.age[1], 0);
+    assert_int_equal(walk.age[2], 0);
+    assert_true(walk.age[3] > walk.age[0] && walk.age[0] > 0);
+    walk = (struct walk){.most = 2};
+    radix_tree_visit(tree, look, &walk);
+    assert_string_equal(walk.text, "b5a1");
+    assert_int_equal(radix_tree_evict(tree, 20), 4);
+    walk = (struct walk){.most = 8};
+    radix_tree_visit(tree, look, &walk);
+    assert_string_equal(walk.text, "");
     radix_tree_destroy(tree);
     page_pool_destroy(pool);
 }
@@ -200,7 +255,7 @@ struct listing {
     uint32_t n_seen;
 };
 
-static void list_node(void *context, const struct radix_node_view *view)
+static bool list_node(void *context, const struct radix_node_view *view)
 {
     struct listing *listing = context;
     struct seen *seen = &listing->seen[listing->n_seen++];
@@ -213,6 +268,7 @@ static void list_node(void *context, const struct radix_node_view *view)
         seen->digits[n] = (char)('0' + view->tokens[p * PAGE]);
         learn(listing->model, view->space, seen->digits, n + 1, view->pages[p]);
     }
+    return true;
 }
 
 struct request {
@@ -356,6 +412,7 @@ int main(void)
         cmocka_unit_test(the_last_page_may_be_shared_in_part),
         cmocka_unit_test(equal_pages_are_kept_once),
         cmocka_unit_test(the_least_recently_used_goes_first_and_output_before_prompts),
+        cmocka_unit_test(a_walk_keeps_namespaces_together_and_ends_when_told_to),
         cmocka_unit_test(random_requests_find_what_was_published_and_lose_no_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -155,12 +155,29 @@ static void on_end(struct plan *plan, const struct event *event)
     plan->n_ends++; /* from here on the test may free the plan */
 }
 
+static void on_inspection(struct world *world, const struct event *event)
+{
+    assert_int_equal(event->kind, EVENT_END);
+    inspection_destroy(world->inspection);
+    world->inspection = event->inspection;
+    world->inspection_status = event->status;
+    world->inspection_is_cancelled = event->is_cancelled;
+    assert_int_equal(event->inspection != NULL, !event->status && !event->is_cancelled);
+    world->n_inspected += event->inspection != NULL;
+    world->n_inspection_ends++; /* from here on the test may look at it */
+    free(event->message);
+}
+
 static void deliver(void *context, const struct event *events, uint32_t n)
 {
     struct world *world = context;
     world->n_deliveries++;
     for (uint32_t i = 0; i < n; i++) {
         struct plan *plan = events[i].user;
+        if (!plan) {
+            on_inspection(world, &events[i]);
+            continue;
+        }
         assert_int_equal(plan->n_ends, 0); /* END is the last */
         assert_true(plan->id == 0 || events[i].request_id == plan->id ||
                     world->clock.context == NULL);
@@ -301,6 +318,7 @@ void world_destroy(struct world *world)
 {
     engine_destroy(world->engine);
     disk_tier_destroy(world->disk);
+    inspection_destroy(world->inspection);
     runtime_close(world->runtime);
     tokenizer_destroy(world->tokenizer);
     metrics_destroy(world->metrics);

@@ -37,6 +37,12 @@ struct world {
     uint64_t now_ns;
     uint64_t tick_ns; /* each look at the clock takes so long, so each step does */
     uint32_t n_deliveries;
+    /* Of inspections, which have no plan: how many ended, how many were made, the last one. */
+    _Atomic uint32_t n_inspection_ends;
+    uint32_t n_inspected;
+    serverd_status inspection_status;
+    bool inspection_is_cancelled;
+    struct inspection *inspection; /* the world's; NULL: it was not made */
 };
 
 /* Prints and exits if anything cannot be made. */

@@ -143,11 +143,52 @@ static void an_engine_that_cannot_be_made_is_an_error(void **state)
     world_destroy(world);
 }
 
+static void an_inspection_without_memory_is_refused_and_its_answer_needs_none(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *plan = make_plan(4);
+    serverd_error err;
+    assert_int_equal(plan_submit(world, plan, &err), SERVERD_OK);
+    static const enum inspection_kind kinds[] = {INSPECT_CACHE, INSPECT_STEPS};
+    for (size_t k = 0; k < 2; k++) {
+        const struct inspection_options options = {.kind = kinds[k],
+                                                   .max_nodes = 10,
+                                                   .max_tokens = 100,
+                                                   .tokens_per_node = 16,
+                                                   .max_steps = 2,
+                                                   .duration_ns = 1000000000};
+        uint64_t id;
+        serverd_status status = SERVERD_NOMEM;
+        for (uint32_t n = 1; status; n++) {
+            has_failed = false;
+            fail_at = n;
+            status = engine_inspect(world->engine, &options, &id, &err);
+            fail_at = 0;
+            assert_int_equal(status, has_failed ? SERVERD_NOMEM : SERVERD_OK);
+        }
+    }
+    world_run(world);
+    plan_check_whole(world, plan);
+    free(plan);
+    assert_int_equal(world->n_inspected, 2);
+    const struct inspection_options whole = {.kind = INSPECT_CACHE, .max_nodes = 10};
+    uint64_t id;
+    assert_int_equal(engine_inspect(world->engine, &whole, &id, &err), SERVERD_OK);
+    has_failed = false;
+    fail_at = 1;
+    (void)engine_step(world->engine);
+    fail_at = 0;
+    assert_false(has_failed);
+    assert_int_equal(world->n_inspected, 3);
+    world_destroy(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_allocation_failure_hurts_more_than_its_request),
         cmocka_unit_test(an_engine_that_cannot_be_made_is_an_error),
+        cmocka_unit_test(an_inspection_without_memory_is_refused_and_its_answer_needs_none),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@ struct client {
     uint64_t seed;
     struct plan *plans[N_REQUESTS];
     bool was_cancelled[N_REQUESTS];
-    uint32_t n_refused;
+    uint32_t n_refused, n_inspections;
 };
 
 static void nap(void)
@@ -44,6 +44,26 @@ static serverd_status submit(struct client *client, struct plan *plan, uint64_t 
     return status;
 }
 
+/* Looks at the cache or at some steps, and perhaps loses interest. */
+static void inspect(struct client *client, uint64_t dice)
+{
+    serverd_error err;
+    uint64_t id;
+    const struct inspection_options options = {
+        .kind = dice % 2 ? INSPECT_CACHE : INSPECT_STEPS,
+        .max_nodes = 100,
+        .max_tokens = 1000,
+        .tokens_per_node = UINT32_MAX,
+        .max_steps = 1 + (uint32_t)(dice / 2 % 20),
+        .duration_ns = 50000000,
+    };
+    serverd_status status = engine_inspect(client->world->engine, &options, &id, &err);
+    assert_true(status == SERVERD_OK || status == SERVERD_BUSY);
+    client->n_inspections += status == SERVERD_OK;
+    if (status == SERVERD_OK && dice % 5 == 0)
+        engine_cancel(client->world->engine, id);
+}
+
 static void *client_main(void *arg)
 {
     struct client *client = arg;
@@ -60,6 +80,8 @@ static void *client_main(void *arg)
             engine_cancel(client->world->engine, id);
             client->was_cancelled[i] = true;
         }
+        if (dice % 4 == 0)
+            inspect(client, dice / 16);
         struct engine_status status;
         engine_status(client->world->engine, &status);
         (void)engine_retry_after_ms(client->world->engine);
@@ -106,6 +128,11 @@ static void clients_may_submit_and_cancel_at_any_time(void **state)
     wait_for_ends(clients);
     engine_stop(world->engine);
     world_check_empty(world);
+    uint32_t n_inspections = 0;
+    for (uint32_t c = 0; c < N_CLIENTS; c++)
+        n_inspections += clients[c].n_inspections;
+    assert_true(n_inspections > 0);
+    assert_int_equal(world->n_inspection_ends, n_inspections);
     for (uint32_t c = 0; c < N_CLIENTS; c++)
         for (uint32_t i = 0; i < N_REQUESTS; i++) {
             struct plan *plan = clients[c].plans[i];

@@ -65,7 +65,7 @@ static void a_cached_prefix_comes_before_a_cold_prompt(void **state)
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){.max_running = 1});
-    world->tick_ns = 10 * MS;
+    world->tick_ns = 4 * MS;
     run_to_end(world, hot(1, 2));
     struct plan *running = plan_of(8, 40, 3), *cold = plan_of(120, 2, 4), *warm = hot(2, 5);
     must_submit(world, running);
@@ -88,7 +88,7 @@ static void a_cold_prompt_is_overdue_one_day(void **state)
     (void)state;
     enum { N = 60 };
     struct world *world = world_create(&(struct world_options){.max_running = 1});
-    world->tick_ns = 10 * MS;
+    world->tick_ns = 4 * MS;
     run_to_end(world, hot(1, 2));
     struct plan *cold = plan_of(150, 1, 4), *warm[N];
     uint32_t n = 0;
@@ -174,7 +174,7 @@ enum { N_GREEDY = 24 };
 static uint32_t greedy_before(uint32_t greedy_weight, uint32_t n, uint32_t weight)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
-    world->tick_ns = 10 * MS;
+    world->tick_ns = 4 * MS;
     struct plan *greedy[N_GREEDY], *modest[N_GREEDY];
     for (uint32_t i = 0; i < N_GREEDY; i++) {
         greedy[i] = plan_of(40, 4, 100 + i);
@@ -213,7 +213,7 @@ static void a_much_higher_priority_takes_a_running_one_s_place(void **state)
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){.max_running = 2});
-    world->tick_ns = 10 * MS;
+    world->tick_ns = 4 * MS;
     struct plan *low[2] = {plan_of(30, 60, 1), plan_of(30, 60, 2)}, *urgent = plan_of(30, 5, 3),
                 *higher = plan_of(30, 5, 4);
     higher->priority = 10; /* not by enough */

@@ -199,7 +199,9 @@ struct edge *edge_create(const struct edge_setup *setup)
     (void)signal(SIGPIPE, SIG_IGN);
     edge->clock = (struct clock){.now_ns = now_ns, .wall_seconds = wall_seconds, .context = edge};
     set_options(edge, setup);
-    must(log_create(STDERR_FILENO, LOG_OFF, LOG_TEXT, &edge->log, &err), &err);
+    must(log_create(setup->log_fd ? setup->log_fd : STDERR_FILENO,
+                    setup->log_fd ? LOG_INFO : LOG_OFF, LOG_JSON, &edge->log, &err),
+         &err);
     edge->metrics = metrics_create();
     assert_non_null(edge->metrics);
     const struct server_options options = {.context = {.options = &edge->options,

@@ -16,6 +16,7 @@ struct edge_setup {
     const char *options[8]; /* "name=value" */
     const char *keys;       /* text of the key file; NULL: none */
     bool is_loading;        /* no model is published */
+    int log_fd;             /* JSON from level info on; 0: no log */
 };
 
 struct edge {

@@ -106,7 +106,7 @@ static void deliver(void *context, const struct event *events, uint32_t n)
         exchange_deliver(events[i].user, &events[i]);
 }
 
-static void create_engine(struct api_world *world)
+static void create_engine(struct api_world *world, bool has_prefix_cache)
 {
     serverd_error err;
     const struct engine_options options = {
@@ -114,6 +114,7 @@ static void create_engine(struct api_world *world)
         .tokenizer = world->tokenizer,
         .clock = &still_clock,
         .metrics = world->metrics,
+        .has_prefix_cache = has_prefix_cache,
         .sink = {deliver, world},
         .context_size = CONTEXT,
         .max_running = MAX_RUNNING,
@@ -124,7 +125,7 @@ static void create_engine(struct api_world *world)
     must(engine_create(&options, &world->engine, &err), &err);
 }
 
-struct api_world *api_world_create(const char *arch, const char *chat_template)
+static struct api_world *create(const char *arch, const char *chat_template, bool has_prefix_cache)
 {
     serverd_error err;
     struct api_world *world = calloc(1, sizeof *world);
@@ -136,7 +137,7 @@ struct api_world *api_world_create(const char *arch, const char *chat_template)
     must(tokenizer_create(&world->program->vocabulary, &world->tokenizer, &err), &err);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world);
-    create_engine(world);
+    create_engine(world, has_prefix_cache);
     world->model.name = "tiny";
     world->model.created = 1600000000;
     world->model.program = world->program;
@@ -150,6 +151,16 @@ struct api_world *api_world_create(const char *arch, const char *chat_template)
         .options = &world->options, .clock = &still_clock, .metrics = world->metrics};
     atomic_store(&world->server.model, &world->model);
     return world;
+}
+
+struct api_world *api_world_create(const char *arch, const char *chat_template)
+{
+    return create(arch, chat_template, false);
+}
+
+struct api_world *api_world_create_with_cache(const char *arch)
+{
+    return create(arch, NULL, true);
 }
 
 void api_world_destroy(struct api_world *world)

@@ -22,6 +22,8 @@ struct api_world {
 
 /* `arch` as in synthetic_model; chat_template NULL: the model's own. */
 struct api_world *api_world_create(const char *arch, const char *chat_template);
+/* With a prefix cache, so that a reply depends on those before it. */
+struct api_world *api_world_create_with_cache(const char *arch);
 void api_world_destroy(struct api_world *world);
 
 struct api_reply {

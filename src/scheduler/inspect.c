@@ -1,0 +1,304 @@
+#include "scheduler/inspect.h"
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "scheduler/engine_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+static bool take_memory(struct inspection *inspection)
+{
+    const struct inspection_options *o = &inspection->options;
+    if (o->kind == INSPECT_CACHE) {
+        inspection->nodes = calloc(max_size(o->max_nodes, 1), sizeof *inspection->nodes);
+        inspection->tokens = calloc(max_size(o->max_tokens, 1), sizeof *inspection->tokens);
+        return inspection->nodes && inspection->tokens;
+    }
+    inspection->steps = calloc(max_size(o->max_steps, 1), sizeof *inspection->steps);
+    inspection->requests = calloc(LIMIT_INSPECT_REQUESTS, sizeof *inspection->requests);
+    return inspection->steps && inspection->requests;
+}
+
+static struct inspection *inspection_create(const struct inspection_options *options)
+{
+    struct inspection *inspection = calloc(1, sizeof *inspection);
+    if (!inspection)
+        return NULL;
+    inspection->options = *options;
+    atomic_init(&inspection->is_cancelled, false);
+    if (take_memory(inspection))
+        return inspection;
+    inspection_destroy(inspection);
+    return NULL;
+}
+
+void inspection_destroy(struct inspection *inspection)
+{
+    if (!inspection)
+        return;
+    free(inspection->nodes);
+    free(inspection->tokens);
+    free(inspection->steps);
+    free(inspection->requests);
+    free(inspection);
+}
+
+/* ---- asking: any thread ---------------------------------------------------------------------- */
+
+/* Needs the mutex. */
+static serverd_status check_open(const struct engine *engine, enum inspection_kind kind,
+                                 serverd_error *err)
+{
+    uint32_t n = 0;
+    bool has_trace = false;
+    for (const struct inspection *i = engine->inspections; i; i = i->next) {
+        n++;
+        has_trace |= i->options.kind == INSPECT_STEPS;
+    }
+    if (engine->is_stopping)
+        return fail(err, SERVERD_UNSUPPORTED, "the server is shutting down");
+    if (kind == INSPECT_STEPS && has_trace)
+        return fail(err, SERVERD_BUSY, "another trace is being recorded");
+    if (n >= LIMIT_INSPECTIONS)
+        return fail(err, SERVERD_BUSY, "%u inspections are under way, at most %u allowed", n,
+                    LIMIT_INSPECTIONS);
+    return SERVERD_OK;
+}
+
+serverd_status engine_inspect(struct engine *engine, const struct inspection_options *options,
+                              uint64_t *id, serverd_error *err)
+{
+    if (options->max_nodes > LIMIT_INSPECT_NODES || options->max_tokens > LIMIT_INSPECT_TOKENS ||
+        options->max_steps > LIMIT_INSPECT_STEPS)
+        return fail(err, SERVERD_INVALID,
+                    "inspection: %u nodes, %u tokens, %u steps, at most %u, %u, %u allowed",
+                    options->max_nodes, options->max_tokens, options->max_steps,
+                    LIMIT_INSPECT_NODES, LIMIT_INSPECT_TOKENS, LIMIT_INSPECT_STEPS);
+    struct inspection *inspection = inspection_create(options);
+    if (!inspection)
+        return fail(err, SERVERD_NOMEM, "no memory for an inspection");
+    (void)pthread_mutex_lock(&engine->mutex);
+    serverd_status status = check_open(engine, options->kind, err);
+    if (!status) {
+        *id = inspection->id = ++engine->last_id;
+        inspection->next = engine->inspections;
+        engine->inspections = inspection;
+        atomic_store(&engine->has_inspections, true);
+        engine_wake(engine);
+    }
+    (void)pthread_mutex_unlock(&engine->mutex);
+    if (status)
+        inspection_destroy(inspection);
+    return status;
+}
+
+void engine_cancel_inspection(struct engine *engine, uint64_t id)
+{
+    for (struct inspection *i = engine->inspections; i; i = i->next)
+        if (i->id == id) {
+            atomic_store(&i->is_cancelled, true);
+            engine_wake(engine);
+        }
+}
+
+/* ---- the KV cache: engine thread ------------------------------------------------------------- */
+
+struct cache_totals engine_cache_totals(const struct engine *engine)
+{
+    struct cache_totals totals = {
+        .n_pages = page_pool_n_pages(engine->pool),
+        .n_free = page_pool_n_free(engine->pool),
+        .n_private = page_pool_n_private(engine->pool),
+        .has_tree = engine->tree != NULL,
+        .use = engine->use,
+    };
+    if (engine->tree) {
+        totals.n_locked = radix_tree_n_locked(engine->tree);
+        totals.n_evictable = radix_tree_n_pages(engine->tree) - totals.n_locked;
+        totals.n_nodes = radix_tree_n_nodes(engine->tree);
+        totals.tree = radix_tree_stats(engine->tree);
+    }
+    return totals;
+}
+
+/* Index + 1 of the node's parent: on the way from the beginning to the node before, which is given
+ * up from its end, so that all nodes together take no more than two steps each. */
+static uint32_t find_parent(const struct inspection *inspection, const struct radix_node *parent)
+{
+    uint32_t at = parent ? inspection->n_nodes : 0;
+    while (at > 0 && inspection->nodes[at - 1].node != parent)
+        at = inspection->nodes[at - 1].parent;
+    return at;
+}
+
+static bool record_node(void *context, const struct radix_node_view *view)
+{
+    struct inspection *inspection = context;
+    const struct inspection_options *o = &inspection->options;
+    if (inspection->n_nodes == o->max_nodes) {
+        inspection->is_cut = true;
+        return false;
+    }
+    size_t n_ids = (size_t)view->n_pages * SERVERD_PAGE_TOKENS;
+    n_ids = min_size(min_size(n_ids, o->tokens_per_node), o->max_tokens - inspection->n_tokens);
+    const struct cache_node node = {
+        .node = view->node,
+        .space = view->space,
+        .age = view->age,
+        .parent = find_parent(inspection, view->parent),
+        .n_pages = view->n_pages,
+        .n_locks = view->n_locks,
+        .first_token = inspection->n_tokens,
+        .n_tokens = (uint32_t)n_ids,
+        .kind = view->kind,
+    };
+    inspection->nodes[inspection->n_nodes++] = node;
+    memcpy(inspection->tokens + inspection->n_tokens, view->tokens, n_ids * sizeof *view->tokens);
+    inspection->n_tokens += (uint32_t)n_ids;
+    return true;
+}
+
+static void record_cache(const struct engine *engine, struct inspection *inspection)
+{
+    inspection->totals = engine_cache_totals(engine);
+    if (engine->tree)
+        radix_tree_visit(engine->tree, record_node, inspection);
+}
+
+/* ---- steps: engine thread -------------------------------------------------------------------- */
+
+void engine_trace_step(struct engine *engine)
+{
+    struct inspection *trace = engine->trace;
+    if (trace->n_steps == trace->options.max_steps)
+        return; /* cancelled meanwhile, perhaps */
+    struct step_record *step = &trace->steps[trace->n_steps++];
+    const struct cache_totals totals = engine_cache_totals(engine);
+    *step = engine->step;
+    step->n_prefill_rows = engine->is_encoder ? step->n_rows : engine->work.n_prefill;
+    step->n_decode_rows = step->n_rows - step->n_prefill_rows;
+    step->n_running = engine->n_running;
+    step->n_waiting = atomic_load_explicit(&engine->shared.n_queued, memory_order_relaxed);
+    step->n_free = totals.n_free;
+    step->n_evictable = totals.n_evictable;
+}
+
+void engine_trace_request(struct engine *engine, const struct job *job)
+{
+    struct inspection *trace = engine->trace;
+    if (trace->n_requests == LIMIT_INSPECT_REQUESTS) {
+        trace->n_requests_lost++;
+        return;
+    }
+    trace->requests[trace->n_requests++] = (struct request_record){
+        .id = job->request->id,
+        .times = job->times,
+        .n_prompt = job->request->n_prompt,
+        .n_cached = job->n_cached,
+        .n_output = job->n_output,
+    };
+}
+
+static bool trace_is_over(const struct engine *engine, const struct inspection *trace)
+{
+    return trace->n_steps == trace->options.max_steps ||
+           engine->now_ns - trace->begin_ns >= trace->options.duration_ns ||
+           atomic_load(&engine->asks_drain);
+}
+
+/* Begins or goes on with the one trace; true: it has ended. */
+static bool trace(struct engine *engine, struct inspection *inspection)
+{
+    if (!engine->trace) {
+        engine->trace = inspection;
+        inspection->begin_ns = engine->now_ns;
+    }
+    if (!trace_is_over(engine, inspection))
+        return false;
+    inspection->end_ns = engine->now_ns;
+    if (engine->step.emitted_ns > inspection->end_ns) /* the step that has just run */
+        inspection->end_ns = engine->step.emitted_ns;
+    for (const struct job *job = engine->live; job; job = job->live_next)
+        engine_trace_request(engine, job);
+    return true;
+}
+
+/* ---- answering: engine thread ---------------------------------------------------------------- */
+
+static void forget(struct engine *engine, const struct inspection *inspection)
+{
+    (void)pthread_mutex_lock(&engine->mutex);
+    struct inspection **link = &engine->inspections;
+    while (*link != inspection)
+        link = &(*link)->next;
+    *link = inspection->next;
+    if (!engine->inspections)
+        atomic_store(&engine->has_inspections, false);
+    (void)pthread_mutex_unlock(&engine->mutex);
+    if (engine->trace == inspection)
+        engine->trace = NULL;
+}
+
+/* Its one event; no error: it was made, or cancelled. */
+static void end(struct engine *engine, struct inspection *inspection, const serverd_error *failure)
+{
+    forget(engine, inspection);
+    struct event event = {
+        .kind = EVENT_END,
+        .request_id = inspection->id,
+        .user = inspection->options.user,
+        .token = -1,
+        .stop_token = -1,
+        .stop_index = -1,
+        .is_cancelled = atomic_load(&inspection->is_cancelled),
+    };
+    if (failure) {
+        event.status = failure->code;
+        event.message = strdup(failure->text); /* NULL is legal */
+    }
+    if (failure || event.is_cancelled)
+        inspection_destroy(inspection);
+    else
+        event.inspection = inspection;
+    engine_event(engine, &event);
+}
+
+/* Those that are open now. */
+static uint32_t list_open(struct engine *engine, struct inspection *open[LIMIT_INSPECTIONS])
+{
+    uint32_t n = 0;
+    (void)pthread_mutex_lock(&engine->mutex);
+    for (struct inspection *i = engine->inspections; i; i = i->next)
+        open[n++] = i;
+    (void)pthread_mutex_unlock(&engine->mutex);
+    return n;
+}
+
+void engine_answer_inspections(struct engine *engine)
+{
+    struct inspection *open[LIMIT_INSPECTIONS];
+    uint32_t n = list_open(engine, open);
+    for (uint32_t i = 0; i < n; i++) {
+        bool is_over = atomic_load(&open[i]->is_cancelled);
+        if (!is_over && open[i]->options.kind == INSPECT_CACHE) {
+            record_cache(engine, open[i]);
+            is_over = true;
+        } else if (!is_over) {
+            is_over = trace(engine, open[i]);
+        }
+        if (is_over)
+            end(engine, open[i], NULL);
+    }
+}
+
+void engine_end_inspections(struct engine *engine, const serverd_error *failure)
+{
+    struct inspection *open[LIMIT_INSPECTIONS];
+    uint32_t n = list_open(engine, open);
+    for (uint32_t i = 0; i < n; i++)
+        end(engine, open[i], failure);
+}

@@ -1,0 +1,318 @@
+/* What the engine thread does and holds, for operators: the prefix tree, and a trace of its steps
+ * in the trace-event form that Perfetto and chrome://tracing read. */
+#include "base/numeric.h"
+#include "server/endpoints.h"
+#include "server/server_internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FIRST_TOKENS    8u /* of a node, if not all are wanted */
+#define DEFAULT_STEPS   1000u
+#define DEFAULT_SECONDS 10u
+
+struct debug_reply {
+    const struct served_model *model;
+    struct inspection *inspection; /* NULL until it has come */
+};
+
+static void on_event(void *state, struct event *event, struct buffer *out)
+{
+    struct debug_reply *reply = state;
+    (void)out;
+    if (!event->inspection)
+        return;
+    inspection_destroy(reply->inspection);
+    reply->inspection = event->inspection;
+    event->inspection = NULL;
+}
+
+static void on_error(void *state, const struct api_error *e, struct buffer *out)
+{
+    (void)state, (void)e, (void)out; /* never a stream */
+}
+
+static void destroy(void *state)
+{
+    struct debug_reply *reply = state;
+    inspection_destroy(reply->inspection);
+    free(reply);
+}
+
+static void inspect(struct exchange *x, const struct inspection_options *options,
+                    const struct reply_encoder *encoder)
+{
+    struct debug_reply *reply = calloc(1, sizeof *reply);
+    if (!reply) {
+        struct api_error e;
+        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        exchange_fail(x, &e);
+        return;
+    }
+    reply->model = exchange_model(x);
+    exchange_inspect(x, options, encoder, reply);
+}
+
+static void write_model(const struct debug_reply *reply, struct buffer *out)
+{
+    buffer_append_str(out, "{\"model\":\"");
+    buffer_append_json(out, reply->model->name, strlen(reply->model->name));
+    buffer_append_char(out, '"');
+}
+
+/* ---- the KV cache ------------------------------------------------------------------------------
+ */
+
+static void write_totals(const struct cache_totals *t, struct buffer *out)
+{
+    buffer_printf(out,
+                  ",\"page_tokens\":%u,\"pages\":{\"total\":%u,\"free\":%u,\"private\":%u,"
+                  "\"locked\":%u,\"evictable\":%u},\"has_prefix_cache\":%s",
+                  SERVERD_PAGE_TOKENS, t->n_pages, t->n_free, t->n_private, t->n_locked,
+                  t->n_evictable, t->has_tree ? "true" : "false");
+    buffer_printf(out,
+                  ",\"counters\":{\"requests\":%" PRIu64 ",\"hits\":%" PRIu64
+                  ",\"cached_tokens\":%" PRIu64 ",\"computed_tokens\":%" PRIu64
+                  ",\"recomputed_tokens\":%" PRIu64 ",\"preemptions\":%" PRIu64,
+                  t->use.n_admitted, t->use.n_hits, t->use.n_cached, t->use.n_computed,
+                  t->use.n_recomputed, t->use.n_preempted);
+    buffer_printf(out,
+                  ",\"evicted_tokens\":{\"prompt\":%" PRIu64 ",\"output\":%" PRIu64
+                  "},\"duplicate_pages\":%" PRIu64 ",\"uses\":%" PRIu64 "}",
+                  t->tree.n_evicted[RADIX_PROMPT] * SERVERD_PAGE_TOKENS,
+                  t->tree.n_evicted[RADIX_OUTPUT] * SERVERD_PAGE_TOKENS, t->tree.n_duplicates,
+                  t->tree.n_uses);
+}
+
+static void write_node(const struct inspection *inspection, uint32_t index, struct buffer *out)
+{
+    const struct cache_node *node = &inspection->nodes[index];
+    const int32_t *tokens = inspection->tokens + node->first_token;
+    buffer_append_str(out, "{\"id\":");
+    buffer_append_u64(out, index + 1);
+    buffer_append_str(out, ",\"parent\":");
+    if (node->parent)
+        buffer_append_u64(out, node->parent);
+    else
+        buffer_append_str(out, "null");
+    buffer_append_str(out, node->kind == RADIX_PROMPT ? ",\"kind\":\"prompt\",\"n_pages\":"
+                                                      : ",\"kind\":\"output\",\"n_pages\":");
+    buffer_append_u64(out, node->n_pages);
+    buffer_append_str(out, ",\"n_tokens\":");
+    buffer_append_u64(out, (uint64_t)node->n_pages * SERVERD_PAGE_TOKENS);
+    buffer_append_str(out, ",\"locks\":");
+    buffer_append_u64(out, node->n_locks);
+    buffer_append_str(out, ",\"age\":");
+    buffer_append_u64(out, node->age);
+    buffer_append_str(out, ",\"tokens\":[");
+    for (uint32_t i = 0; i < node->n_tokens; i++) {
+        if (i > 0)
+            buffer_append_char(out, ',');
+        buffer_append_u64(out, (uint64_t)tokens[i]);
+    }
+    buffer_append_str(out, "]}");
+}
+
+/* The nodes first .. end - 1, which are those of a namespace. */
+static void write_namespace(const struct inspection *inspection, uint32_t first, uint32_t end,
+                            struct buffer *out)
+{
+    uint64_t n_pages = 0, n_locked = 0;
+    for (uint32_t i = first; i < end; i++) {
+        const struct cache_node *node = &inspection->nodes[i];
+        n_pages += node->n_pages;
+        n_locked += node->n_locks > 0 ? node->n_pages : 0;
+    }
+    buffer_printf(out,
+                  "%s{\"id\":\"%016" PRIx64 "\",\"n_nodes\":%u,\"n_pages\":%" PRIu64
+                  ",\"n_locked_pages\":%" PRIu64 ",\"nodes\":[",
+                  first > 0 ? "," : "", inspection->nodes[first].space, end - first, n_pages,
+                  n_locked);
+    for (uint32_t i = first; i < end; i++) {
+        if (i > first)
+            buffer_append_char(out, ',');
+        write_node(inspection, i, out);
+    }
+    buffer_append_str(out, "]}");
+}
+
+static void on_cache_end(void *state, struct buffer *out)
+{
+    const struct debug_reply *reply = state;
+    const struct inspection *inspection = reply->inspection;
+    write_model(reply, out);
+    write_totals(&inspection->totals, out);
+    buffer_printf(out, ",\"n_nodes\":%u,\"is_cut\":%s,\"namespaces\":[", inspection->totals.n_nodes,
+                  inspection->is_cut ? "true" : "false");
+    uint32_t first = 0;
+    for (uint32_t i = 1; i <= inspection->n_nodes; i++)
+        if (i == inspection->n_nodes ||
+            inspection->nodes[i].space != inspection->nodes[first].space) {
+            write_namespace(inspection, first, i, out);
+            first = i;
+        }
+    buffer_append_str(out, "]}");
+}
+
+static const struct reply_encoder cache_encoder = {
+    .on_event = on_event, .on_end = on_cache_end, .on_error = on_error, .destroy = destroy};
+
+void endpoint_debug_kvcache(struct exchange *x)
+{
+    struct api_error e;
+    uint32_t limit = LIMIT_INSPECT_NODES, wants_tokens = 0;
+    if (!exchange_query_u32(x, "limit", 1, LIMIT_INSPECT_NODES, &limit, &e) ||
+        !exchange_query_u32(x, "tokens", 0, 1, &wants_tokens, &e)) {
+        exchange_fail(x, &e);
+        return;
+    }
+    const struct inspection_options options = {
+        .kind = INSPECT_CACHE,
+        .max_nodes = limit,
+        .max_tokens = wants_tokens ? LIMIT_INSPECT_TOKENS : limit * FIRST_TOKENS,
+        .tokens_per_node = wants_tokens ? UINT32_MAX : FIRST_TOKENS,
+    };
+    inspect(x, &options, &cache_encoder);
+}
+
+/* ---- the trace ---------------------------------------------------------------------------------
+ */
+
+/* Microseconds since the trace began; what lies outside of it is moved to its border. */
+static void write_time(const struct inspection *trace, uint64_t at_ns, struct buffer *out)
+{
+    if (at_ns < trace->begin_ns)
+        at_ns = trace->begin_ns;
+    if (at_ns > trace->end_ns)
+        at_ns = trace->end_ns;
+    uint64_t ns = at_ns - trace->begin_ns;
+    buffer_append_u64(out, ns / 1000);
+    const char fraction[] = {'.', (char)('0' + ns / 100 % 10), (char)('0' + ns / 10 % 10),
+                             (char)('0' + ns % 10)};
+    buffer_append(out, fraction, sizeof fraction);
+}
+
+/* A slice of the engine thread, open at its arguments. */
+static void begin_slice(const struct inspection *trace, const char *name, uint64_t begin_ns,
+                        uint64_t end_ns, struct buffer *out)
+{
+    const struct inspection from_zero = {.end_ns = UINT64_MAX};
+    buffer_append_str(out, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":1,\"cat\":\"engine\",\"name\":\"");
+    buffer_append_str(out, name);
+    buffer_append_str(out, "\",\"ts\":");
+    write_time(trace, begin_ns, out);
+    buffer_append_str(out, ",\"dur\":");
+    write_time(&from_zero, end_ns > begin_ns ? end_ns - begin_ns : 0, out);
+}
+
+static void write_count(const char *text, uint64_t n, struct buffer *out)
+{
+    buffer_append_str(out, text);
+    buffer_append_u64(out, n);
+}
+
+static void write_step(const struct inspection *trace, const struct step_record *s,
+                       struct buffer *out)
+{
+    begin_slice(trace, "step", s->begin_ns, s->emitted_ns, out);
+    write_count(",\"args\":{\"rows\":", s->n_rows, out);
+    write_count(",\"decode_rows\":", s->n_decode_rows, out);
+    write_count(",\"prefill_rows\":", s->n_prefill_rows, out);
+    write_count(",\"running\":", s->n_running, out);
+    write_count(",\"waiting\":", s->n_waiting, out);
+    write_count(",\"free_pages\":", s->n_free, out);
+    write_count(",\"evictable_pages\":", s->n_evictable, out);
+    buffer_append_str(out, "}}");
+    begin_slice(trace, "schedule", s->begin_ns, s->scheduled_ns, out);
+    write_count(",\"args\":{\"admitted\":", s->n_admitted, out);
+    write_count(",\"cached_tokens\":", s->n_cached, out);
+    write_count(",\"preempted\":", s->n_preempted, out);
+    buffer_append_str(out, "}}");
+    begin_slice(trace, "compute", s->scheduled_ns, s->computed_ns, out);
+    buffer_append_char(out, '}');
+    begin_slice(trace, "sample", s->computed_ns, s->sampled_ns, out);
+    buffer_append_char(out, '}');
+    begin_slice(trace, "emit", s->sampled_ns, s->emitted_ns, out);
+    buffer_append_char(out, '}');
+}
+
+/* One end of a slice on the request's own track. */
+static void write_border(const struct inspection *trace, const struct request_record *r, char which,
+                         const char *name, uint64_t at_ns, struct buffer *out)
+{
+    buffer_printf(out,
+                  ",\n{\"ph\":\"%c\",\"pid\":1,\"tid\":1,\"cat\":\"request\",\"id\":%" PRIu64
+                  ",\"name\":\"%s\",\"ts\":",
+                  which, r->id, name);
+    write_time(trace, at_ns, out);
+}
+
+/* From one time to the next that is known; nothing if it never began. */
+static void write_phase(const struct inspection *trace, const struct request_record *r,
+                        const char *name, uint64_t begin_ns, uint64_t end_ns, struct buffer *out)
+{
+    if (begin_ns == 0)
+        return;
+    write_border(trace, r, 'b', name, begin_ns, out);
+    buffer_append_char(out, '}');
+    write_border(trace, r, 'e', name, end_ns, out);
+    buffer_append_char(out, '}');
+}
+
+static void write_request(const struct inspection *trace, const struct request_record *r,
+                          struct buffer *out)
+{
+    const struct request_times *t = &r->times;
+    uint64_t end = t->end_ns ? t->end_ns : trace->end_ns;
+    uint64_t admitted = t->admitted_ns ? t->admitted_ns : end;
+    uint64_t first = t->first_token_ns ? t->first_token_ns : end;
+    write_border(trace, r, 'b', "request", t->arrival_ns, out);
+    write_count(",\"args\":{\"prompt_tokens\":", r->n_prompt, out);
+    write_count(",\"cached_tokens\":", r->n_cached, out);
+    write_count(",\"output_tokens\":", r->n_output, out);
+    buffer_append_str(out, t->end_ns ? ",\"has_ended\":true}}" : ",\"has_ended\":false}}");
+    write_phase(trace, r, "queued", t->arrival_ns, admitted, out);
+    write_phase(trace, r, "prefill", t->admitted_ns, first, out);
+    write_phase(trace, r, "decode", t->first_token_ns, end, out);
+    write_border(trace, r, 'e', "request", end, out);
+    buffer_append_char(out, '}');
+}
+
+static void on_trace_end(void *state, struct buffer *out)
+{
+    const struct debug_reply *reply = state;
+    const struct inspection *trace = reply->inspection;
+    buffer_append_str(out, "{\"displayTimeUnit\":\"ms\",\"otherData\":");
+    write_model(reply, out);
+    buffer_printf(out, ",\"steps\":%u,\"requests\":%u,\"requests_lost\":%u,\"seconds\":%.6f}",
+                  trace->n_steps, trace->n_requests, trace->n_requests_lost,
+                  (double)(trace->end_ns - trace->begin_ns) * 1e-9);
+    buffer_append_str(out, ",\"traceEvents\":[\n"
+                           "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\","
+                           "\"args\":{\"name\":\"serverd\"}},\n"
+                           "{\"ph\":\"M\",\"pid\":1,\"tid\":1,\"name\":\"thread_name\","
+                           "\"args\":{\"name\":\"engine\"}}");
+    for (uint32_t i = 0; i < trace->n_steps; i++)
+        write_step(trace, &trace->steps[i], out);
+    for (uint32_t i = 0; i < trace->n_requests; i++)
+        write_request(trace, &trace->requests[i], out);
+    buffer_append_str(out, "\n]}");
+}
+
+static const struct reply_encoder trace_encoder = {
+    .on_event = on_event, .on_end = on_trace_end, .on_error = on_error, .destroy = destroy};
+
+void endpoint_debug_trace(struct exchange *x)
+{
+    struct api_error e;
+    uint32_t n_steps = DEFAULT_STEPS, seconds = DEFAULT_SECONDS;
+    if (!exchange_query_u32(x, "steps", 1, LIMIT_INSPECT_STEPS, &n_steps, &e) ||
+        !exchange_query_u32(x, "seconds", 1, LIMIT_INSPECT_SECONDS, &seconds, &e)) {
+        exchange_fail(x, &e);
+        return;
+    }
+    const struct inspection_options options = {
+        .kind = INSPECT_STEPS, .max_steps = n_steps, .duration_ns = seconds * UINT64_C(1000000000)};
+    inspect(x, &options, &trace_encoder);
+}
