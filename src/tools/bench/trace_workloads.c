@@ -191,6 +191,12 @@ static int compare_arrival(const void *a, const void *b)
     return compare_order(a, b);
 }
 
+/* As exact as it is written. */
+static uint64_t whole_us(double seconds)
+{
+    return (uint64_t)(seconds * 1e6) * 1000;
+}
+
 /* In random order, at a mean rate or all at once; what has its own times is outside of that. */
 static void set_arrivals(struct maker *maker)
 {
@@ -199,14 +205,14 @@ static void set_arrivals(struct maker *maker)
     for (uint32_t i = 0; i < maker->n; i++) {
         struct draft *d = &maker->drafts[i];
         if (d->kind->at_s > 0) {
-            d->arrival_ns = (uint64_t)((d->kind->at_s + d->index * d->kind->gap_s) * 1e9);
+            d->arrival_ns = whole_us(d->kind->at_s + d->index * d->kind->gap_s);
             continue;
         }
         if (maker->options->rate > 0 && d->turn == 0) {
             double u = ((double)(number(maker, 1, i) >> 11) + 0.5) * 0x1p-53;
             now_s += -log(u) / maker->options->rate;
         }
-        d->arrival_ns = (uint64_t)((now_s + d->turn * d->kind->gap_s) * 1e9);
+        d->arrival_ns = whole_us(now_s + d->turn * d->kind->gap_s);
     }
     qsort(maker->drafts, maker->n, sizeof *maker->drafts, compare_arrival);
 }
