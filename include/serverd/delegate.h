@@ -1,4 +1,4 @@
-/* The ABI between serverd and its back-ends (delegates), version 1.0.
+/* The ABI between serverd and its back-ends (delegates), version 1.1.
  *
  * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
  * turns weights into its own layout, holds the KV pages of its device, and executes batches.
@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define SERVERD_DELEGATE_ABI (1u << 16 | 0u) /* major << 16 | minor */
+#define SERVERD_DELEGATE_ABI (1u << 16 | 1u) /* major << 16 | minor */
 #define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
 #define SERVERD_MAX_DIMS     4u
 
@@ -332,6 +332,17 @@ typedef struct serverd_delegate {
     void (*kv_destroy)(serverd_kv *);
     void (*unload)(serverd_handle *);
     void (*close)(serverd_instance *);
+
+    /* Since 1.1; NULL or beyond struct_bytes: pages cannot leave this delegate.
+     *
+     * kv_identity: a number for how the bytes of a page lie and for the arithmetic that makes
+     * them. Two instances that say the same write the same bytes for the same model, spec and
+     * tokens, in this process or in a later one.
+     * kv_export, kv_import: one page of all layers out of the store and into it, as many bytes as
+     * kv_page_bytes says. Bytes go only to a store of the same identity, model and spec. */
+    SERVERD_FN(kv_identity, serverd_instance *, const serverd_kv_spec *, uint64_t *out);
+    SERVERD_FN(kv_export, const serverd_kv *, uint32_t page, void *out);
+    SERVERD_FN(kv_import, serverd_kv *, uint32_t page, const void *bytes);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports. */

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
+#include <xxhash.h>
 
 /* ---- hash_bytes ---- */
 
@@ -39,6 +40,20 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed)
         memcpy(tail, p, n);
     h = multiply_fold(load64(tail) ^ h ^ odd_a, load64(tail + 8) ^ odd_b) + h;
     return hash_mix(h);
+}
+
+/* ---- checksums ---- */
+
+uint64_t checksum64(const void *bytes, size_t n)
+{
+    return XXH3_64bits(bytes, n);
+}
+
+void checksum128(const void *bytes, size_t n, uint8_t out[16])
+{
+    XXH128_canonical_t canonical; /* the same on every machine */
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
+    memcpy(out, canonical.digest, sizeof canonical.digest);
 }
 
 /* ---- SHA-256 (FIPS 180-4) ---- */

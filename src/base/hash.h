@@ -20,6 +20,11 @@ static inline uint64_t hash_mix(uint64_t x)
 /* For tables in memory; not stable across versions, not for hostile collisions without a seed. */
 uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed);
 
+/* XXH3: finds damage and tells contents apart, but is no proof against forgery. Stable, so it may
+ * be stored. */
+uint64_t checksum64(const void *bytes, size_t n);
+void checksum128(const void *bytes, size_t n, uint8_t out[16]);
+
 struct sha256 {
     uint32_t state[8];
     uint64_t n_bytes;

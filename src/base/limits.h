@@ -25,6 +25,12 @@
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
 
+/* The disk tier: a model with larger pages has none; staging memory is not used beyond so many
+ * pages; the oldest files of more go. */
+#define LIMIT_DISK_PAGE_BYTES (256 * MIB)
+#define LIMIT_DISK_STAGED     (1u << 16)
+#define LIMIT_DISK_FILES      (1u << 20)
+
 /* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
 #define LIMIT_LAYERS      1024u
 #define LIMIT_EMBD        65536u
@@ -55,6 +61,9 @@
 #define LIMIT_JSON_DEPTH        64u
 #define LIMIT_JSON_VALUES       1000000u
 #define LIMIT_JSON_NUMBER_BYTES 512u
+
+/* Prefixes that handles hold at once; then the oldest goes. */
+#define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
 #define LIMIT_PROMPTS          2048u

@@ -5,8 +5,10 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "program/dtype.h"
+#include "runtime/identity_internal.h"
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +35,8 @@ struct runtime {
     void **packed; /* [graph.n_tensors] in packed_block, NULL where used in place */
     uint32_t n_pages;
     uint64_t page_bytes;
+    bool has_identity;
+    struct sha256 identity; /* of the tensors, then of all; if it is wanted */
     char device_text[160];
 };
 
@@ -266,10 +270,14 @@ static serverd_status pack_all(struct runtime *runtime, const struct runtime_opt
         if (forms[i].layout != SERVERD_LAYOUT_ROWS) {
             runtime->packed[i] = runtime->packed_block + places[i];
             status = pack_tensor(runtime, i, &forms[i], err);
-            if (status != SERVERD_OK)
-                return error_context(err, "tensor %s", graph->tensors[i].name);
-            program_forget_tensor(runtime->program, i);
         }
+        /* now, while the bytes are in memory */
+        if (status == SERVERD_OK && options->wants_kv_identity)
+            status =
+                identity_add_tensor(&runtime->identity, &graph->tensors[i], runtime->pool, err);
+        if (status != SERVERD_OK)
+            return error_context(err, "tensor %s", graph->tensors[i].name);
+        program_forget_tensor(runtime->program, i);
         done += graph->tensors[i].bytes;
         if (options->progress)
             options->progress(options->progress_context, (double)done / (double)total);
@@ -328,6 +336,37 @@ static serverd_status size_kv(struct runtime *runtime, uint64_t kv_bytes, server
     return SERVERD_OK;
 }
 
+/* That the delegate is new enough to have the functions of version 1.1, and has them. */
+static bool can_export(const serverd_delegate *delegate)
+{
+    return delegate->struct_bytes >= offsetof(serverd_delegate, kv_import) + sizeof(void *) &&
+           delegate->kv_identity && delegate->kv_export && delegate->kv_import;
+}
+
+/* What the identity has beside the tensors. */
+static serverd_status finish_identity(struct runtime *runtime, serverd_error *err)
+{
+    const serverd_delegate *delegate = runtime->delegate;
+    if (!can_export(delegate))
+        return SERVERD_OK;
+    uint64_t number;
+    serverd_status status =
+        delegate->kv_identity(runtime->instance, &runtime->kv_spec, &number, err);
+    if (status != SERVERD_OK)
+        return status;
+    struct sha256 *identity = &runtime->identity;
+    identity_add_graph(identity, &runtime->program->graph, runtime->limits.max_context);
+    identity_add_kv_spec(identity, &runtime->kv_spec);
+    sha256_update(identity, &number, sizeof number);
+    sha256_update(identity, &runtime->page_bytes, sizeof runtime->page_bytes);
+    /* with their ends: "ab", "c" is not "a", "bc" */
+    sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
+    sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
+    sha256_update(identity, PROJECT_VERSION, sizeof PROJECT_VERSION);
+    runtime->has_identity = true;
+    return SERVERD_OK;
+}
+
 static serverd_status create_kv(struct runtime *runtime, const struct runtime_options *options,
                                 serverd_error *err)
 {
@@ -338,6 +377,8 @@ static serverd_status create_kv(struct runtime *runtime, const struct runtime_op
     runtime->kv_spec.dtype = options->kv_dtype;
     runtime->kv_spec.page_tokens = SERVERD_PAGE_TOKENS;
     serverd_status status = size_kv(runtime, options->kv_bytes, err);
+    if (status == SERVERD_OK && options->wants_kv_identity)
+        status = finish_identity(runtime, err);
     if (status != SERVERD_OK)
         return status;
     return runtime->delegate->kv_create(runtime->instance, &runtime->kv_spec, runtime->n_pages,
@@ -376,6 +417,7 @@ serverd_status runtime_open(struct program *program, const struct runtime_option
     runtime->log_context = options->log_context;
     runtime->limits = options->limits;
     runtime->limits.struct_bytes = sizeof runtime->limits;
+    sha256_init(&runtime->identity);
     runtime->host = (serverd_host){.struct_bytes = sizeof runtime->host,
                                    .n_workers = worker_pool_n_workers(options->pool),
                                    .context = runtime,
@@ -468,4 +510,43 @@ serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t 
         return fail(err, SERVERD_INTERNAL, "kv copy: page %u to %u, %u tokens; there are %u pages",
                     from, to, n_tokens, runtime->n_pages);
     return runtime->delegate->kv_copy(runtime->kv, from, to, n_tokens, err);
+}
+
+/* SERVERD_OK if a page can be taken out or put in. */
+static serverd_status check_transfer(const struct runtime *runtime, uint32_t page,
+                                     serverd_error *err)
+{
+    if (!runtime->kv || !can_export(runtime->delegate))
+        return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages cannot leave it",
+                    runtime->delegate->name);
+    if (page >= runtime->n_pages)
+        return fail(err, SERVERD_INTERNAL, "kv transfer: page %u; there are %u", page,
+                    runtime->n_pages);
+    return SERVERD_OK;
+}
+
+serverd_status runtime_kv_export(struct runtime *runtime, uint32_t page, void *out,
+                                 serverd_error *err)
+{
+    serverd_status status = check_transfer(runtime, page, err);
+    return status == SERVERD_OK ? runtime->delegate->kv_export(runtime->kv, page, out, err)
+                                : status;
+}
+
+serverd_status runtime_kv_import(struct runtime *runtime, uint32_t page, const void *bytes,
+                                 serverd_error *err)
+{
+    serverd_status status = check_transfer(runtime, page, err);
+    return status == SERVERD_OK ? runtime->delegate->kv_import(runtime->kv, page, bytes, err)
+                                : status;
+}
+
+serverd_status runtime_kv_identity(struct runtime *runtime, uint8_t out[32], serverd_error *err)
+{
+    if (!runtime->has_identity)
+        return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages have no identity",
+                    runtime->delegate->name);
+    struct sha256 identity = runtime->identity; /* so that it can be asked again */
+    sha256_final(&identity, out);
+    return SERVERD_OK;
 }

@@ -8,6 +8,8 @@
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
+#include <stdbool.h>
+
 struct runtime;
 
 struct runtime_options {
@@ -23,6 +25,8 @@ struct runtime_options {
     /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
+    /* For runtime_kv_identity: all weights are hashed while they are packed. */
+    bool wants_kv_identity;
     void (*log)(void *context, int level, const char *text); /* may be NULL */
     void *log_context;
     /* Packing progress 0..1, from the calling thread; may be NULL. */
@@ -52,5 +56,18 @@ serverd_status runtime_kv_zero(struct runtime *runtime, const uint32_t *pages, u
                                serverd_error *err);
 serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t to,
                                uint32_t n_tokens, serverd_error *err);
+
+/* The bytes of one page, runtime_page_bytes, out of the pool and into it. SERVERD_UNSUPPORTED: the
+ * delegate cannot. */
+serverd_status runtime_kv_export(struct runtime *runtime, uint32_t page, void *out,
+                                 serverd_error *err);
+serverd_status runtime_kv_import(struct runtime *runtime, uint32_t page, const void *bytes,
+                                 serverd_error *err);
+
+/* What exported bytes are good for: they may be imported, in this process or a later one, where
+ * the identity is the same. It covers weights, graph, KV spec, delegate, the arithmetic it chose
+ * and the version of serverd. SERVERD_UNSUPPORTED: not wanted at open, no KV pages, or the delegate
+ * cannot export. */
+serverd_status runtime_kv_identity(struct runtime *runtime, uint8_t out[32], serverd_error *err);
 
 #endif

@@ -10,6 +10,12 @@
 #define RESERVE_STEPS  600
 #define RESERVE_TOKENS 4096u /* of one sequence at most */
 
+/* A sequence that gave its pages up so often keeps them if another one can. */
+#define MAX_PREEMPTIONS 3u
+
+/* A waiting request takes the place of a running one whose priority is lower by more than that. */
+#define PREEMPTING_PRIORITY 10
+
 /* ---- pages ------------------------------------------------------------------------------- */
 
 bool engine_take_pages(struct engine *engine, struct sequence *s, uint32_t n_pages,
@@ -57,6 +63,15 @@ static void raise_reserve(struct engine *engine)
     engine->reserve_ratio = fmin(1.0, fmax(engine->reserve_ratio, n_output / n_most));
 }
 
+/* Whether `a` rather gives its pages up than `b`. */
+static bool is_better_victim(const struct sequence *a, const struct sequence *b)
+{
+    bool is_protected = a->n_preempted >= MAX_PREEMPTIONS;
+    if (is_protected != (b->n_preempted >= MAX_PREEMPTIONS))
+        return !is_protected;
+    return sequence_comes_before(b, a);
+}
+
 static struct sequence *choose_victim(const struct engine *engine, uint32_t *n_active)
 {
     struct sequence *victim = NULL;
@@ -66,7 +81,7 @@ static struct sequence *choose_victim(const struct engine *engine, uint32_t *n_a
         if (s->state != SEQUENCE_RUNNING || s->job->is_ending)
             continue;
         ++*n_active;
-        if (!victim || sequence_comes_before(victim, s))
+        if (!victim || is_better_victim(s, victim))
             victim = s;
     }
     return victim;
@@ -75,6 +90,7 @@ static struct sequence *choose_victim(const struct engine *engine, uint32_t *n_a
 static void preempt(struct engine *engine, struct sequence *s)
 {
     raise_reserve(engine);
+    s->n_preempted++;
     engine_wait(engine, s);
     metrics_add(engine->options.metrics, METRIC_PREEMPTIONS, 1);
 }
@@ -165,23 +181,63 @@ static void start(struct engine *engine, struct sequence *s)
     engine_copy_partial(engine, s);
     if (is_new) {
         job->n_cached = s->n_computed;
+        queue_admitted(engine, s);
         metrics_add(engine->options.metrics, METRIC_CACHED_TOKENS, s->n_computed);
     }
 }
 
-void engine_admit(struct engine *engine)
+/* The running sequence that `s` may take pages and place of; NULL: none. */
+static struct sequence *lesser(const struct engine *engine, const struct sequence *s)
 {
-    while (engine->waiting && engine->n_running < engine->max_running) {
-        struct sequence *s = engine->waiting;
+    struct sequence *least = NULL;
+    for (uint32_t i = 0; i < engine->n_running; i++) {
+        struct sequence *r = engine->running[i];
+        if (r->state == SEQUENCE_RUNNING && !r->job->is_ending &&
+            (!least || sequence_comes_before(least, r)))
+            least = r;
+    }
+    if (!least || engine->is_encoder)
+        return NULL;
+    int64_t above = (int64_t)s->job->request->priority - least->job->request->priority;
+    return above > PREEMPTING_PRIORITY ? least : NULL;
+}
+
+/* Starts the best of the waiting; false: nobody can start now. */
+static bool admit_one(struct engine *engine)
+{
+    const bool has_place = engine->n_running < engine->max_running;
+    struct sequence *first = engine->waiting, *s, *victim;
+    /* the first of the list has the highest priority */
+    if ((!has_place && !lesser(engine, first)) || !(s = queue_best(engine)))
+        return false;
+    if (has_place) {
         if (!prepare(engine, s)) {
             engine_sweep(engine);
-            continue;
+            return true;
         }
-        if (!fits(engine, s)) {
-            engine_give_pages(engine, s); /* of the tree: others may need them more */
-            break;
+        if (fits(engine, s)) {
+            start(engine, s);
+            queue_add_leader(engine, s);
+            return true;
         }
-        start(engine, s);
+        engine_give_pages(engine, s); /* of the tree: others may need them more */
+        if (handles_give_way(engine))
+            return true;
     }
+    victim = lesser(engine, s);
+    if (!victim)
+        return false;
+    preempt(engine, victim);
+    engine_compact(engine);
+    queue_find_leaders(engine);
+    return true;
+}
+
+void engine_admit(struct engine *engine)
+{
+    queue_refresh(engine);
+    queue_find_leaders(engine);
+    while (engine->waiting && admit_one(engine))
+        ;
     engine_sweep(engine);
 }

@@ -2,12 +2,22 @@
 
 #include <assert.h>
 
-#define MIN_CHUNK  32u /* so that prefill always moves, and its weights are read for some rows */
-#define CHUNK_TILE 16u /* rows that the kernels like to have together */
+#define CHUNK_TILE 16u /* rows that the kernels like to have together; the least chunk */
+
+/* A step with prefill takes at most so many times what decode rows alone take, if no target is
+ * set: streams go on at that share of their pace. */
+#define AUTO_TARGET 2.5
 
 static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
     engine->slice[engine->n_slices++] = (struct slice){s, n_rows};
+}
+
+static void add_prefill(struct engine *engine, struct sequence *s, uint32_t n_rows)
+{
+    add_slice(engine, s, n_rows);
+    engine->work.n_prefill += n_rows;
+    engine->work.prefill_context += (double)n_rows * (s->n_computed + n_rows / 2.0);
 }
 
 /* Rows of one sequence, at most `budget`; scored rows take logit rows from *n_spare. */
@@ -15,8 +25,11 @@ static uint32_t take_rows(const struct sequence *s, uint32_t budget, uint32_t *n
 {
     uint32_t n = min_u32(sequence_n_left(s), budget);
     if (n > 0 && s->job->request->wants_prompt_logprobs) {
-        n = min_u32(n, *n_spare + 1); /* every running sequence has one logit row for itself */
-        *n_spare -= n - 1;
+        /* every running sequence has one logit row for itself */
+        uint32_t first_scored = sequence_next_score(s) - 1;
+        uint32_t n_before = first_scored > s->n_computed ? first_scored - s->n_computed : 0;
+        n = min_u32(n, n_before + *n_spare + 1);
+        *n_spare -= n > n_before + 1 ? n - n_before - 1 : 0;
     }
     return n;
 }
@@ -34,34 +47,20 @@ static void plan_encoder(struct engine *engine)
     }
 }
 
-/* Rows of prefill for this step, beside n_decoding rows of decode. */
-static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding)
+/* Rows of prefill for this step behind n_before tokens, beside n_decoding rows of decode. */
+static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, uint32_t n_before)
 {
     uint32_t most = min_u32(engine->options.prefill_chunk, engine->max_rows - n_decoding);
-    const struct step_cost *cost = &engine->cost;
-    if (engine->options.step_target_ns == 0 || n_decoding == 0 || cost->prefill_row <= 0)
+    double decode = n_decoding > 0 ? cost_of_decode(&engine->cost, n_decoding) : 0;
+    if (decode <= 0)
         return most;
-    double left = (double)engine->options.step_target_ns * 1e-9 - cost->decode_step;
-    double n_rows = left / cost->prefill_row;
-    if (n_rows >= most)
+    double target = (double)engine->options.itl_target_ns * 1e-9;
+    if (target <= 0)
+        target = AUTO_TARGET * decode;
+    uint32_t n = cost_prefill_rows(&engine->cost, target - decode, n_before, most);
+    if (n == most)
         return most;
-    if (n_rows < MIN_CHUNK)
-        return min_u32(MIN_CHUNK, most);
-    return (uint32_t)n_rows / CHUNK_TILE * CHUNK_TILE;
-}
-
-static void learn(double *mean, double value)
-{
-    *mean = *mean > 0 ? *mean + 0.2 * (value - *mean) : value;
-}
-
-void engine_learn_cost(struct engine *engine, double seconds)
-{
-    struct step_cost *cost = &engine->cost;
-    if (engine->n_prefill_rows == 0)
-        learn(&cost->decode_step, seconds);
-    else if (engine->n_prefill_rows >= CHUNK_TILE && seconds > cost->decode_step)
-        learn(&cost->prefill_row, (seconds - cost->decode_step) / engine->n_prefill_rows);
+    return min_u32(n < CHUNK_TILE ? CHUNK_TILE : n / CHUNK_TILE * CHUNK_TILE, most);
 }
 
 /* Decode rows first. Then prefill in the order of admission; the first keeps at least half of
@@ -75,6 +74,7 @@ static void plan_decoder(struct engine *engine)
         uint32_t n_left = sequence_n_left(s);
         if (n_left == 1) {
             add_slice(engine, s, 1);
+            engine->work.n_decode++;
             continue;
         }
         if (!first)
@@ -83,23 +83,26 @@ static void plan_decoder(struct engine *engine)
             n_left_others =
                 min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
     }
+    if (engine->work.n_decode > 0 && (!first || !engine->has_decoded)) {
+        engine->has_decoded = true; /* this step tells what decode rows alone take */
+        return;
+    }
     if (!first)
         return;
-    uint32_t budget = chunk_budget(engine, engine->n_slices), n_before = budget;
+    uint32_t budget = chunk_budget(engine, engine->n_slices, first->n_computed);
     uint32_t n_spare = engine->max_logit_rows - engine->n_running;
     uint32_t for_others = min_u32(n_left_others, budget / 2);
     uint32_t n = take_rows(first, budget - for_others, &n_spare);
-    add_slice(engine, first, n);
+    add_prefill(engine, first, n);
     budget -= n;
     for (uint32_t i = 0; i < engine->n_running && budget > 0; i++) {
         struct sequence *s = engine->running[i];
         if (s == first || sequence_n_left(s) == 1)
             continue;
         n = take_rows(s, budget, &n_spare);
-        add_slice(engine, s, n);
+        add_prefill(engine, s, n);
         budget -= n;
     }
-    engine->n_prefill_rows = n_before - budget;
 }
 
 static struct sequence *find_suspect(const struct engine *engine)
@@ -113,7 +116,7 @@ static struct sequence *find_suspect(const struct engine *engine)
 void engine_plan(struct engine *engine)
 {
     engine->n_slices = 0;
-    engine->n_prefill_rows = 0;
+    engine->work = (struct step_work){0};
     struct sequence *suspect = find_suspect(engine);
     if (suspect) {
         uint32_t n_spare = engine->max_logit_rows - engine->n_running;
@@ -121,8 +124,7 @@ void engine_plan(struct engine *engine)
                               ? engine->max_rows
                               : min_u32(engine->options.prefill_chunk, engine->max_rows);
         uint32_t n = take_rows(suspect, budget, &n_spare);
-        add_slice(engine, suspect, n);
-        engine->n_prefill_rows = n > 1 ? n : 0;
+        add_prefill(engine, suspect, n);
     } else if (engine->is_encoder) {
         plan_encoder(engine);
     } else {
@@ -134,7 +136,7 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
 {
     const struct sequence *s = slice->sequence;
     const struct request *r = s->job->request;
-    if (r->wants_prompt_logprobs && position + 1 < r->n_prompt && position >= s->n_scored)
+    if (position + 1 < r->n_prompt && position + 1 >= sequence_next_score(s))
         return true;
     return r->max_new_tokens > 0 && position + 1 == sequence_n_tokens(s);
 }

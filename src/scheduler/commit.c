@@ -76,6 +76,7 @@ void engine_end_event(struct engine *engine, struct job *job)
     event.n_prompt = job->request->n_prompt;
     event.n_output = job->n_output;
     event.n_cached = job->n_cached;
+    event.prefix_handle = job->prefix_handle;
     event.times = job->times;
     engine_event(engine, &event);
 }
@@ -169,6 +170,7 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
             return;
     }
     measure_token(engine, s);
+    tenant_charge(job, 1);
     sampler_accept(s->sampler, event.token);
     s->output[s->n_output++] = event.token;
     job->n_output++;
@@ -252,7 +254,7 @@ static void score_prompt(struct engine *engine, struct sequence *s, const float 
 {
     struct job *job = s->job;
     struct event event = event_of(job, EVENT_PROMPT_LOGPROBS, 0);
-    event.index = s->n_scored + 1;
+    event.index = sequence_next_score(s);
     event.token = job->request->prompt[event.index];
     event.logprobs = make_logprobs(engine, job, logits, event.token);
     if (!event.logprobs)

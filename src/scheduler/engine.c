@@ -43,6 +43,7 @@ static bool take_memory(struct engine *e)
     return e->pool && (e->tree || !has_tree) && (e->scratch || e->is_encoder) &&
            take_array(&e->running, e->max_running, sizeof *e->running) &&
            take_array(&e->slice, e->max_running, sizeof *e->slice) &&
+           take_array(&e->leaders, e->max_running, sizeof *e->leaders) &&
            take_array(&e->events, e->events_cap, sizeof *e->events) &&
            take_array(&e->token, e->max_rows, sizeof *e->token) &&
            take_array(&e->position, e->max_rows, sizeof *e->position) &&
@@ -132,11 +133,13 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->events) /* created whole, or nothing can be running */
         engine_stop(engine);
+    handles_destroy(engine);
     radix_tree_destroy(engine->tree);
     page_pool_destroy(engine->pool);
     sampling_scratch_destroy(engine->scratch);
     free(engine->running);
     free(engine->slice);
+    free(engine->leaders);
     free(engine->events);
     free(engine->token);
     free(engine->position);
@@ -154,8 +157,7 @@ void engine_destroy(struct engine *engine)
 
 /* ---- the thread -------------------------------------------------------------------------- */
 
-/* Needs the mutex. */
-static void wake(struct engine *engine)
+void engine_wake(struct engine *engine)
 {
     engine->is_woken = true;
     (void)pthread_cond_signal(&engine->wake);
@@ -218,7 +220,7 @@ void engine_drain(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     atomic_store(&engine->shared.is_draining, true);
     atomic_store(&engine->asks_drain, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
 }
 
@@ -227,7 +229,7 @@ void engine_stop(struct engine *engine)
     (void)pthread_mutex_lock(&engine->mutex);
     engine->is_stopping = true;
     atomic_store(&engine->shared.is_draining, true);
-    wake(engine);
+    engine_wake(engine);
     (void)pthread_mutex_unlock(&engine->mutex);
     if (engine->has_thread) {
         (void)pthread_join(engine->thread, NULL);
@@ -282,6 +284,9 @@ static serverd_status check_request(const struct engine *engine, const struct re
     if (r->n_choices == 0 || r->n_choices > LIMIT_CHOICES)
         return fail(err, SERVERD_INVALID, "n: %u choices, allowed 1 to %u", r->n_choices,
                     LIMIT_CHOICES);
+    if (r->wants_prompt_logprobs && (r->score_from == 0 || r->score_from > r->n_prompt))
+        return fail(err, SERVERD_INVALID, "scores from token %u on: allowed 1 to %u", r->score_from,
+                    r->n_prompt);
     if (r->n_top_logprobs > LIMIT_TOP_LOGPROBS)
         return fail(err, SERVERD_INVALID, "top_logprobs: %u, at most %u allowed", r->n_top_logprobs,
                     LIMIT_TOP_LOGPROBS);
@@ -358,7 +363,7 @@ static void enqueue(struct engine *engine, struct job *job)
     engine->inbox_end = &job->inbox_next;
     atomic_fetch_add(&engine->shared.n_queued, 1);
     atomic_fetch_add(&engine->shared.n_queued_tokens, job->request->n_prompt);
-    wake(engine);
+    engine_wake(engine);
 }
 
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
@@ -396,7 +401,7 @@ void engine_cancel(struct engine *engine, uint64_t request_id)
     if (job) {
         atomic_store(&job->is_cancelled, true);
         atomic_store(&engine->has_cancels, true);
-        wake(engine);
+        engine_wake(engine);
     }
     (void)pthread_mutex_unlock(&engine->mutex);
 }
@@ -450,15 +455,22 @@ void engine_status(const struct engine *engine, struct engine_status *out)
     };
 }
 
+static uint32_t bounded_ms(double ms)
+{
+    return (uint32_t)(ms < MIN_RETRY_MS ? MIN_RETRY_MS : ms > MAX_RETRY_MS ? MAX_RETRY_MS : ms);
+}
+
 uint32_t engine_retry_after_ms(const struct engine *engine)
 {
     const struct shared_status *s = &engine->shared;
+    double interval = atomic_load_explicit(&s->admit_interval, memory_order_relaxed);
+    double n_waiting = atomic_load_explicit(&s->n_queued, memory_order_relaxed);
+    if (interval > 0)
+        return bounded_ms(n_waiting * interval * 1e3);
     double rate = atomic_load_explicit(&s->tokens_per_second, memory_order_relaxed);
     if (rate <= 0)
         return UNKNOWN_RETRY_MS;
-    double n_queued = atomic_load_explicit(&s->n_queued, memory_order_relaxed);
     double n_tokens = (double)atomic_load_explicit(&s->n_queued_tokens, memory_order_relaxed) +
-                      n_queued * atomic_load_explicit(&s->mean_output, memory_order_relaxed);
-    double ms = n_tokens / rate * 1e3;
-    return (uint32_t)(ms < MIN_RETRY_MS ? MIN_RETRY_MS : ms > MAX_RETRY_MS ? MAX_RETRY_MS : ms);
+                      n_waiting * atomic_load_explicit(&s->mean_output, memory_order_relaxed);
+    return bounded_ms(n_tokens / rate * 1e3);
 }

@@ -1,10 +1,11 @@
 /* The engine: one loaded program, its queue, its KV pool and its thread, and the only owner of
- * running state. Continuous batching: every step takes new requests in, admits the first of the
- * queue while pages and places last, runs all decode rows plus a bounded chunk of prefill rows
- * in one batch, samples, and hands all events out with one call.
+ * running state. Continuous batching: every step takes new requests in, admits the best of the
+ * queue (queue.c) while pages and places last, runs all decode rows plus a bounded chunk of
+ * prefill rows in one batch, samples, and hands all events out with one call.
  *
- * When pages run out the youngest sequence gives its pages up, waits at the head of the queue
- * and is computed again from its tokens later: its client sees a pause and the same text.
+ * When pages run out the youngest sequence of the lowest priority gives its pages up, waits at the
+ * head of the queue and is computed again from its tokens later: its client sees a pause and the
+ * same text.
  *
  * engine_submit, engine_cancel and the readers are for any thread; everything else belongs to
  * the engine's own thread (or to the test that calls engine_step). */
@@ -40,12 +41,14 @@ struct engine_options {
     uint32_t max_running;   /* sequences */
     uint32_t prefill_chunk; /* rows of prefill per step at most */
     /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
-     * the chunk shrinks to fit the measured cost of a row, but not below 32. 0: it does not. */
-    uint64_t step_target_ns;
+     * the chunk shrinks to what fits, but not below 16 rows. 0: two and a half times what a step
+     * of decode rows alone takes. */
+    uint64_t itl_target_ns;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;
+    double wait_bound; /* a request is overdue after that multiple of its fair waiting time */
 };
 
 serverd_status engine_create(const struct engine_options *options, struct engine **out,
@@ -62,6 +65,12 @@ serverd_status engine_submit(struct engine *engine, struct request *request, uin
 /* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
 
+/* Gives up what a request's hold_ns has kept (EVENT_END's prefix_handle) before its time is over.
+ * Any thread; an unknown or expired handle is ignored. Requests go on behind a handle's tokens by
+ * beginning with them. Handles give way when pages are short: they save work and promise nothing.
+ */
+void engine_release_prefix(struct engine *engine, uint64_t handle);
+
 /* One step on the caller's thread; false if there was nothing to do. For tests. */
 bool engine_step(struct engine *engine);
 
@@ -77,7 +86,8 @@ struct engine_status {
 };
 void engine_status(const struct engine *engine, struct engine_status *out);
 
-/* When there will be room: waiting work / measured rate, 50..60,000 ms. */
+/* When there will be room: the queue's length by the time between admissions, or, before any was
+ * measured, its tokens by the rate of computing; 50..60,000 ms. */
 uint32_t engine_retry_after_ms(const struct engine *engine);
 
 /* No new requests: waiting ones end with SERVERD_BUSY, running ones go on. */

@@ -1,7 +1,8 @@
 /* The engine's state and the parts of a step. engine.c owns the thread and everything other
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
- * jobs.c keeps the lists and ends jobs; admission.c gives pages and places; batch.c chooses and
- * lays out the rows; commit.c turns logits into tokens and events.
+ * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
+ * places; batch.c chooses and lays out the rows, cost.c knows what they take; commit.c turns
+ * logits into tokens and events.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -10,6 +11,7 @@
 #ifndef SCHEDULER_ENGINE_INTERNAL_H
 #define SCHEDULER_ENGINE_INTERNAL_H
 
+#include "scheduler/cost.h"
 #include "scheduler/engine.h"
 #include "scheduler/sequence_internal.h"
 
@@ -22,19 +24,13 @@ struct slice {
     uint32_t n_rows;
 };
 
-/* Measured running means, seconds; 0: not yet known. */
-struct step_cost {
-    double decode_step; /* a step without prefill */
-    double prefill_row; /* each further row */
-};
-
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
 struct shared_status {
     _Atomic uint32_t n_running, n_pages, n_free_pages;
     _Atomic uint32_t n_queued; /* written under the mutex */
     _Atomic uint64_t n_queued_tokens;
     _Atomic uint64_t heartbeat_ns, n_steps;
-    _Atomic double tokens_per_second, mean_output;
+    _Atomic double tokens_per_second, mean_output, admit_interval;
     atomic_bool is_draining, is_lost;
 };
 
@@ -48,23 +44,35 @@ struct engine {
     /* Engine thread. */
     struct page_pool *pool;
     struct radix_tree *tree; /* NULL: no prefix cache */
+    struct prefix_handle *handles;
+    uint32_t n_handles, n_held_pages;
+    uint64_t last_handle;
     struct sampling_scratch *scratch;
     struct job *live;                        /* all jobs taken in */
     struct job *ending;                      /* those to end in this step */
     struct sequence *waiting, *waiting_last; /* sorted by sequence_comes_before */
-    struct sequence **running;               /* [max_running] */
-    uint32_t n_running;                      /* entries, some perhaps done or waiting again */
-    uint64_t next_deadline_ns;               /* the first of all live jobs, UINT64_MAX: none */
-    double reserve_ratio;                    /* see admission */
-    uint64_t now_ns;                         /* the clock, read twice a step */
-    struct event *events;                    /* [events_cap] of this step */
+    uint32_t n_waiting;
+    struct sequence *refreshed; /* the next to be looked up in the tree again; NULL: the first */
+    struct tenant *tenants;     /* those with jobs */
+    double tenant_floor;        /* where the tenant stood that was served last */
+    uint64_t last_admission_ns; /* 0: nobody waited for the next */
+    double admit_interval;      /* seconds between admissions while some wait; 0: unknown */
+    struct sequence **leaders;  /* [max_running] whose prompts are being computed, in admission */
+    uint32_t n_leaders;
+    struct sequence **running; /* [max_running] */
+    uint32_t n_running;        /* entries, some perhaps done or waiting again */
+    uint64_t next_deadline_ns; /* the first of all live jobs, UINT64_MAX: none */
+    double reserve_ratio;      /* see admission */
+    uint64_t now_ns;           /* the clock, read twice a step */
+    struct event *events;      /* [events_cap] of this step */
     uint32_t n_events, events_cap;
 
     /* The batch, taken once. */
     struct slice *slice; /* [max_running] */
     uint32_t n_slices;
-    uint32_t n_prefill_rows; /* in the present step */
+    struct step_work work; /* of the present step */
     struct step_cost cost;
+    bool has_decoded;                  /* a step of decode rows alone was run, or is */
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
@@ -80,7 +88,8 @@ struct engine {
     struct job **bucket; /* [n_buckets], jobs by id */
     uint32_t n_buckets;
     uint64_t last_id;
-    atomic_bool has_cancels, asks_drain; /* set under the mutex */
+    struct handle_release *released;
+    atomic_bool has_cancels, has_releases, asks_drain; /* set under the mutex */
 
     pthread_t thread;
     bool has_thread;
@@ -103,13 +112,26 @@ static inline uint32_t pages_for(uint32_t n_tokens)
 }
 
 /* engine.c: bookkeeping that other threads read. */
+void engine_wake(struct engine *engine); /* needs the mutex */
 void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
 
-/* jobs.c */
+/* queue.c */
+bool tenant_join(struct engine *engine, struct job *job); /* false: no memory, it has none */
+void tenant_leave(struct engine *engine, struct job *job);
+void tenant_charge(struct job *job, uint32_t n_rows);
 void waiting_insert(struct engine *engine, struct sequence *sequence);
 void waiting_remove(struct engine *engine, struct sequence *sequence);
+void queue_arrive(struct engine *engine, struct sequence *sequence); /* for the first time */
+void queue_refresh(struct engine *engine);                           /* once a step */
+void queue_find_leaders(struct engine *engine);                      /* before choosing */
+void queue_add_leader(struct engine *engine, struct sequence *sequence);
+struct sequence *queue_best(struct engine *engine); /* NULL: nobody is to start now */
+/* It has left the queue for the first time, behind n_computed cached tokens. */
+void queue_admitted(struct engine *engine, struct sequence *sequence);
+
+/* jobs.c */
 void live_insert(struct engine *engine, struct job *job);
 void engine_compact(struct engine *engine); /* drops from `running` what no longer runs */
 void engine_give_pages(struct engine *engine, struct sequence *sequence); /* back */
@@ -146,10 +168,17 @@ void engine_forget_prefixes(struct engine *engine);
 /* Makes at least n pages free, if that many are available. */
 void engine_evict(struct engine *engine, uint32_t n);
 
+/* handles.c */
+/* Its prefix stays held for its request's hold_ns; returns the handle's id, 0: none. */
+uint64_t handles_keep(struct engine *engine, struct sequence *sequence);
+bool handles_give_way(struct engine *engine); /* one goes; false: there is none */
+void handles_drop_all(struct engine *engine);
+void handles_expire(struct engine *engine); /* and what was released */
+void handles_destroy(struct engine *engine);
+
 /* batch.c */
 void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
-void engine_learn_cost(struct engine *engine, double seconds); /* of the present step */
 
 /* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
  * row if a token is to be drawn. */

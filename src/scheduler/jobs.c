@@ -5,24 +5,6 @@
 
 /* ---- lists ------------------------------------------------------------------------------- */
 
-void waiting_insert(struct engine *engine, struct sequence *s)
-{
-    struct sequence *after = engine->waiting_last; /* newcomers belong at the end */
-    while (after && sequence_comes_before(s, after))
-        after = after->prev;
-    s->prev = after;
-    s->next = after ? after->next : engine->waiting;
-    *(s->prev ? &s->prev->next : &engine->waiting) = s;
-    *(s->next ? &s->next->prev : &engine->waiting_last) = s;
-}
-
-void waiting_remove(struct engine *engine, struct sequence *s)
-{
-    *(s->prev ? &s->prev->next : &engine->waiting) = s->next;
-    *(s->next ? &s->next->prev : &engine->waiting_last) = s->prev;
-    s->prev = s->next = NULL;
-}
-
 void live_insert(struct engine *engine, struct job *job)
 {
     job->live_next = engine->live;
@@ -82,6 +64,8 @@ void engine_release(struct engine *engine, struct sequence *s)
     if (s->state == SEQUENCE_WAITING)
         waiting_remove(engine, s);
     s->state = SEQUENCE_DONE;
+    if (s->job->request->hold_ns > 0 && s->choice == 0 && !s->job->is_ending)
+        s->job->prefix_handle = handles_keep(engine, s);
     engine_give_pages(engine, s);
 }
 
@@ -98,6 +82,7 @@ static void end_job(struct engine *engine, struct job *job)
     engine_forget(engine, job);
     live_remove(engine, job);
     engine_end_event(engine, job);
+    tenant_leave(engine, job);
     while (job->sequences) {
         struct sequence *s = job->sequences;
         job->sequences = s->sibling;

@@ -10,10 +10,8 @@
  * log probabilities are still to be given out. */
 static uint32_t n_reusable(const struct sequence *s)
 {
-    const struct request *r = s->job->request;
-    if (r->wants_prompt_logprobs && s->n_scored + 1 < r->n_prompt)
-        return 0;
-    return sequence_n_tokens(s) - 1;
+    uint32_t n_next = sequence_next_score(s);
+    return n_next < s->job->request->n_prompt ? n_next - 1 : sequence_n_tokens(s) - 1;
 }
 
 /* Tokens first .. end - 1 of the sequence in one piece. */
@@ -88,14 +86,20 @@ void engine_publish_prefix(struct engine *engine, struct sequence *s)
 
 void engine_evict(struct engine *engine, uint32_t n)
 {
+    if (!engine->tree)
+        return;
+    while (n > engine_n_available(engine) && handles_give_way(engine))
+        ;
     uint32_t n_free = page_pool_n_free(engine->pool);
-    if (engine->tree && n > n_free)
+    if (n > n_free)
         (void)radix_tree_evict(engine->tree,
                                n - n_free + page_pool_n_pages(engine->pool) / EVICT_AHEAD);
 }
 
 void engine_forget_prefixes(struct engine *engine)
 {
-    if (engine->tree)
-        (void)radix_tree_evict(engine->tree, UINT32_MAX);
+    if (!engine->tree)
+        return;
+    handles_drop_all(engine);
+    (void)radix_tree_evict(engine->tree, UINT32_MAX);
 }

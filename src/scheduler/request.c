@@ -15,6 +15,7 @@ struct request *request_create(void)
     }
     *request = (struct request){
         .n_choices = 1,
+        .score_from = 1,
         .sampling = sampling_params_default(),
         .skips_special = true,
         .arena = arena,

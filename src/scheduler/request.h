@@ -31,12 +31,18 @@ struct request {
     bool skips_special;  /* control tokens give no text */
     bool wants_logprobs; /* of the output, with the n_top_logprobs best */
     uint32_t n_top_logprobs;
-    bool wants_prompt_logprobs; /* of prompt tokens 1..n_prompt-1, with n_top_logprobs best */
+    bool wants_prompt_logprobs; /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
+    uint32_t score_from;        /* at least 1; what lies before may come from the prefix cache */
     bool wants_embedding;       /* encoder models */
     int32_t priority;           /* higher: sooner */
+    uint64_t tenant;            /* who asks: tenants share the engine by their weights */
+    uint32_t weight;            /* of the tenant; 0 is 1 */
     uint64_t cache_space;       /* only requests of the same one share prefixes */
     uint64_t arrival_ns;        /* the clock at arrival */
     uint64_t deadline_ns;       /* 0: none */
+    /* For how long prompt and output of its first choice stay in the prefix cache afterwards, held
+     * by a handle that EVENT_END names; 0: not at all. */
+    uint64_t hold_ns;
 
     struct arena *arena; /* holds the request and all it points to */
 };
@@ -89,6 +95,7 @@ struct event {
     char *message; /* the error's text or NULL; the receiver's, free() */
     bool is_cancelled;
     uint32_t n_prompt, n_cached, n_output; /* n_output: all choices, hidden tokens too */
+    uint64_t prefix_handle;                /* 0: none was wanted, or there was no room */
     struct request_times times;
 };
 

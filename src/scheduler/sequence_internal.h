@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 
 struct sequence;
+struct tenant;
 
 struct job {
     struct request *request;
@@ -25,6 +26,8 @@ struct job {
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that were in the prefix tree at admission */
+    struct tenant *tenant;      /* whose it is; NULL: no memory for it */
+    uint64_t prefix_handle;     /* see request.hold_ns */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
     serverd_error failure;      /* code SERVERD_OK: none */
@@ -57,13 +60,21 @@ struct sequence {
     struct page_id *page;
     uint32_t n_pages, n_shared;
     struct radix_hold hold;
-    uint32_t n_scored; /* prompt log probabilities given out, counted from token 1 */
+    uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
     struct stop_matcher *matcher; /* NULL: no stop strings */
     uint64_t matcher_base;        /* bytes of text that were not searched (min_tokens) */
     uint64_t n_bytes;             /* of the text */
     uint32_t n_failures;          /* steps that failed since it last got on */
     uint64_t last_token_ns;
+    uint32_t n_preempted;
+
+    /* While it waits for the first time (queue.c). */
+    uint64_t first_page; /* hash of its first page and its namespace */
+    uint32_t n_matched;  /* tokens that the prefix tree has of its prompt, as of its last look */
+    uint64_t leader;     /* the request that computes its first n_led tokens now; 0: none */
+    uint32_t n_led;
+    uint64_t overdue_ns; /* from then on it comes before others of its tenant */
 };
 
 /* What the sequences of an engine have in common. */
@@ -95,6 +106,13 @@ static inline int32_t sequence_token(const struct sequence *s, uint32_t i)
 {
     const struct request *r = s->job->request;
     return i < r->n_prompt ? r->prompt[i] : s->output[i - r->n_prompt];
+}
+
+/* The first prompt token whose log probability is still wanted; n_prompt: none. */
+static inline uint32_t sequence_next_score(const struct sequence *s)
+{
+    const struct request *r = s->job->request;
+    return r->wants_prompt_logprobs ? r->score_from + s->n_scored : r->n_prompt;
 }
 
 /* Tokens it may still add. */

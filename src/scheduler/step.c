@@ -37,7 +37,8 @@ void engine_adopt(struct engine *engine, struct job *inbox)
         struct job *job = inbox;
         inbox = job->inbox_next;
         live_insert(engine, job);
-        waiting_insert(engine, job->sequences);
+        (void)tenant_join(engine, job); /* without memory it has its turn like one without key */
+        queue_arrive(engine, job->sequences);
         uint64_t deadline = job_deadline(engine, job);
         if (deadline < engine->next_deadline_ns)
             engine->next_deadline_ns = deadline;
@@ -104,7 +105,7 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     metrics_observe(metrics, METRIC_STEP_TIME, seconds);
     if (seconds <= 0)
         return;
-    engine_learn_cost(engine, seconds);
+    cost_learn(&engine->cost, &engine->work, seconds);
     /* Mean over the last RATE_SECONDS of steps. */
     const double RATE_SECONDS = 5;
     double rate = atomic_load_explicit(&engine->shared.tokens_per_second, memory_order_relaxed);
@@ -163,6 +164,7 @@ bool engine_step(struct engine *engine)
     if (atomic_load(&engine->asks_drain))
         drop_queued(engine);
     check_cancels_and_deadlines(engine);
+    handles_expire(engine);
     bool has_ended = engine->ending != NULL;
     engine_sweep(engine);
     if (atomic_load(&engine->shared.is_lost) && engine->live) {

@@ -627,7 +627,8 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     r->wants_logprobs = n_logprobs >= 0;
     r->n_top_logprobs = n_logprobs > 0 ? (uint32_t)n_logprobs : 0;
     r->priority = (int32_t)f->priority;
-    r->cache_space = x->tenant;
+    r->tenant = r->cache_space = x->tenant;
+    r->weight = x->weight;
     if (f->cache_salt)
         r->cache_space = hash_mix(x->tenant ^ sha256_number(f->cache_salt, strlen(f->cache_salt)));
     set_sampling(x, f, &r->sampling);

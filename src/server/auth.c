@@ -17,22 +17,53 @@ static bool is_key_char(char c)
     return c > 0x20 && c < 0x7f;
 }
 
-/* The next line's key; false at the end. Comments and empty lines have len 0. */
-static bool next_line(const char **at, const char **key, size_t *len)
+/* A line is KEY, or KEY weight=N. */
+struct key_line {
+    const char *key;
+    size_t len; /* 0: comments and empty lines */
+    uint32_t weight;
+    bool is_valid;
+};
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r';
+}
+
+static bool read_weight(const char *word, size_t len, uint32_t *out)
+{
+    static const char name[] = "weight=";
+    if (len <= strlen(name) || len > strlen(name) + 4 || strncmp(word, name, strlen(name)) != 0)
+        return false;
+    *out = 0;
+    for (size_t i = strlen(name); i < len; i++) {
+        if (word[i] < '0' || word[i] > '9')
+            return false;
+        *out = *out * 10 + (uint32_t)(word[i] - '0');
+    }
+    return *out > 0;
+}
+
+/* False at the end. */
+static bool next_line(const char **at, struct key_line *out)
 {
     if (**at == '\0')
         return false;
-    const char *line = *at;
-    size_t n = strcspn(line, "\n");
-    *at = line + n + (line[n] == '\n');
-    while (n > 0 && (line[n - 1] == '\r' || line[n - 1] == ' ' || line[n - 1] == '\t'))
-        n--;
-    while (n > 0 && (*line == ' ' || *line == '\t')) {
+    const char *line = *at, *end = line + strcspn(line, "\n");
+    *at = end + (*end == '\n');
+    while (line < end && is_space(*line))
         line++;
-        n--;
-    }
-    *key = line;
-    *len = n > 0 && line[0] == '#' ? 0 : n;
+    *out = (struct key_line){.key = line, .weight = 1, .is_valid = true};
+    if (line < end && *line == '#')
+        return true;
+    for (; line < end && !is_space(*line); line++, out->len++)
+        out->is_valid = out->is_valid && is_key_char(*line);
+    while (line < end && is_space(*line))
+        line++;
+    while (line < end && is_space(end[-1]))
+        end--;
+    if (line < end && !read_weight(line, (size_t)(end - line), &out->weight))
+        out->is_valid = false;
     return true;
 }
 
@@ -44,11 +75,11 @@ serverd_status key_set_read(const char *path, struct key_set **out, serverd_erro
     if (status != SERVERD_OK)
         return error_context(err, "api-key-file");
     uint32_t n = 0, line = 0;
-    const char *at = text, *key;
-    size_t key_len;
-    while (next_line(&at, &key, &key_len))
-        n += key_len > 0;
-    struct key_set *keys = malloc(sizeof *keys + (size_t)n * sizeof keys->digest[0]);
+    const char *at = text;
+    struct key_line l;
+    while (next_line(&at, &l))
+        n += l.len > 0;
+    struct key_set *keys = malloc(sizeof *keys + (size_t)n * sizeof keys->key[0]);
     if (!keys)
         status = fail(err, SERVERD_NOMEM, "api-key-file: no memory for %u keys", n);
     else if (n == 0)
@@ -57,14 +88,18 @@ serverd_status key_set_read(const char *path, struct key_set **out, serverd_erro
         atomic_init(&keys->references, 1);
         keys->n = 0;
     }
-    for (at = text; status == SERVERD_OK && next_line(&at, &key, &key_len);) {
+    for (at = text; status == SERVERD_OK && next_line(&at, &l);) {
         line++;
-        for (size_t i = 0; i < key_len; i++)
-            if (!is_key_char(key[i]))
-                status = fail(err, SERVERD_INVALID,
-                              "api-key-file: %s:%u: a key is one word of ASCII", path, line);
-        if (key_len > 0 && status == SERVERD_OK)
-            sha256_bytes(key, key_len, keys->digest[keys->n++]);
+        if (!l.is_valid) {
+            status = fail(err, SERVERD_INVALID,
+                          "api-key-file: %s:%u: a line is a key, one word of ASCII, and perhaps "
+                          "weight=N, 1 to 9999",
+                          path, line);
+        } else if (l.len > 0) {
+            struct key_entry *entry = &keys->key[keys->n++];
+            sha256_bytes(l.key, l.len, entry->digest);
+            entry->weight = l.weight;
+        }
     }
     explicit_bzero(text, len);
     free(text);
@@ -112,13 +147,17 @@ static const char *credential(const struct exchange *x, bool *is_ambiguous)
     return found;
 }
 
-/* Digests are compared, all of them, so that time tells neither key nor length. */
-static bool is_known(const struct key_set *keys, const uint8_t digest[32])
+/* The weight of the key with that digest; 0: there is none. Digests are compared, all of them, so
+ * that time tells neither key nor length. */
+static uint32_t weight_of(const struct key_set *keys, const uint8_t digest[32])
 {
-    unsigned matches = 0;
-    for (uint32_t i = 0; i < keys->n; i++)
-        matches |= equal_constant_time(digest, keys->digest[i], sizeof keys->digest[i]);
-    return matches != 0;
+    uint32_t weight = 0;
+    for (uint32_t i = 0; i < keys->n; i++) {
+        const struct key_entry *entry = &keys->key[i];
+        uint32_t is_it = equal_constant_time(digest, entry->digest, sizeof entry->digest);
+        weight |= (0u - is_it) & entry->weight;
+    }
+    return weight;
 }
 
 bool auth_check(struct exchange *x)
@@ -133,9 +172,10 @@ bool auth_check(struct exchange *x)
     uint8_t digest[32] = {0};
     if (key)
         sha256_bytes(key, strlen(key), digest);
-    bool is_allowed = key && !is_ambiguous && is_known(keys, digest);
+    uint32_t weight = weight_of(keys, digest);
     key_set_unref(keys);
-    if (is_allowed) {
+    if (key && !is_ambiguous && weight > 0) {
+        x->weight = weight;
         memcpy(&x->tenant, digest, sizeof x->tenant);
         return true;
     }

@@ -70,6 +70,7 @@ struct exchange {
         is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
     uint64_t tenant;          /* from the API key's digest; 0 without keys */
+    uint32_t weight;          /* of the key; 0 without keys */
     char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];
@@ -142,7 +143,10 @@ struct http_worker {
 struct key_set {
     _Atomic uint32_t references;
     uint32_t n;
-    uint8_t digest[][32]; /* SHA-256 */
+    struct key_entry {
+        uint8_t digest[32]; /* SHA-256 */
+        uint32_t weight;    /* its share of a busy engine, beside other keys */
+    } key[];
 };
 
 struct server {

@@ -16,9 +16,6 @@
 /* Rows of logits beside one for each running sequence: what scoring a prompt may take a step. */
 #define SPARE_LOGIT_ROWS 16
 
-/* The longest gap that a prompt may tear into running streams. */
-#define STEP_TARGET_NS UINT64_C(150000000)
-
 struct model {
     struct program *program;
     struct tokenizer *tokenizer;
@@ -145,11 +142,12 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .context_size = runtime_limits(model->runtime)->max_context,
         .max_running = (uint32_t)options->max_running,
         .prefill_chunk = (uint32_t)options->prefill_chunk,
-        .step_target_ns = STEP_TARGET_NS,
+        .itl_target_ns = (uint64_t)(options->itl_target_ms * 1e6),
         .has_prefix_cache = options->prefix_cache,
         .max_queue = (uint32_t)options->max_queue,
         .max_queue_tokens = (uint64_t)options->max_queue_tokens,
         .queue_timeout_ns = (uint64_t)(options->queue_timeout * 1e9),
+        .wait_bound = options->queue_wait_bound,
     };
     serverd_status status = engine_create(&engine_options, &model->engine, err);
     return status == SERVERD_OK ? engine_start(model->engine, err) : status;

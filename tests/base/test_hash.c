@@ -83,6 +83,19 @@ static void random_bytes_differ(void **state)
     assert_memory_not_equal(a, b, sizeof a);
 }
 
+/* Files keep them: they may never change. */
+static void checksums_are_those_of_xxh3(void **state)
+{
+    (void)state;
+    static const uint8_t empty[16] = {0x99, 0xaa, 0x06, 0xd3, 0x01, 0x47, 0x98, 0xd8,
+                                      0x60, 0x01, 0xc3, 0x24, 0x46, 0x8d, 0x49, 0x7f};
+    uint8_t sum[16];
+    assert_true(checksum64("", 0) == 0x2d06800538d394c2u);
+    checksum128("", 0, sum);
+    assert_memory_equal(sum, empty, sizeof sum);
+    assert_true(checksum64("page", 4) != checksum64("pagf", 4));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -90,6 +103,7 @@ int main(void)
         cmocka_unit_test(a_hash_depends_on_every_byte_length_and_seed),
         cmocka_unit_test(equality_in_constant_time_is_equality),
         cmocka_unit_test(random_bytes_differ),
+        cmocka_unit_test(checksums_are_those_of_xxh3),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,7 +74,8 @@ static struct engine_under_test open_on(struct program *program, const char *dev
                                                        .max_logit_rows = MAX_SEQS * LONG_TOKENS,
                                                        .max_seqs = MAX_SEQS,
                                                        .max_context = CONTEXT},
-                                            .kv_dtype = kv};
+                                            .kv_dtype = kv,
+                                            .wants_kv_identity = true};
     if (runtime_open(program, &options, &e.runtime, &err) != SERVERD_OK)
         fail_msg("%s: %s", device, err.text);
     e.width = runtime_output_width(e.runtime);
@@ -385,6 +386,105 @@ static void copied_pages_are_as_good(void **state)
     program_unref(program);
 }
 
+/* The pages of a sequence's beginning leave one runtime and go on in another, elsewhere in it. */
+static void check_exported_pages(const char *arch, serverd_dtype kv)
+{
+    enum { N_PAGES = 2, BEGIN = N_PAGES * SERVERD_PAGE_TOKENS };
+    struct program *program = compile(arch, "Q8_0");
+    struct engine_under_test from = open_on(program, "cpu", 1, kv), to;
+    from.n_shared = from.n_tokens; /* every sequence is number 0 */
+    size_t floats = (size_t)from.n_tokens * from.width,
+           page_bytes = runtime_page_bytes(from.runtime);
+    float *expected = malloc(floats * sizeof *expected), *out = malloc(floats * sizeof *out);
+    char *pages = malloc((N_PAGES + 1) * page_bytes), *again = pages + N_PAGES * page_bytes;
+    uint8_t identity[2][32];
+    assert_true(expected && out && pages);
+    run_alone(&from, 0, 7, expected);
+    for (uint32_t p = 0; p < N_PAGES; p++)
+        assert_int_equal(
+            runtime_kv_export(from.runtime, page_of(&from, 0, p), pages + p * page_bytes, &err),
+            SERVERD_OK);
+    assert_int_equal(runtime_kv_identity(from.runtime, identity[0], &err), SERVERD_OK);
+    close_engine(&from);
+    program_unref(program);
+
+    program = compile(arch, "Q8_0");
+    to = open_on(program, "cpu", 2, kv);
+    to.n_shared = to.n_tokens;
+    assert_int_equal(runtime_kv_identity(to.runtime, identity[1], &err), SERVERD_OK);
+    assert_memory_equal(identity[0], identity[1], sizeof identity[0]);
+    for (uint32_t p = 0; p < N_PAGES; p++) {
+        uint32_t page = page_of(&to, 1, p);
+        assert_int_equal(runtime_kv_import(to.runtime, page, pages + p * page_bytes, &err),
+                         SERVERD_OK);
+        assert_int_equal(runtime_kv_export(to.runtime, page, again, &err), SERVERD_OK);
+        assert_memory_equal(again, pages + p * page_bytes, page_bytes);
+    }
+    const uint32_t seq = 1, begin = BEGIN, end = to.n_tokens;
+    assert_int_equal(step(&to, 1, &seq, &begin, &end, out), SERVERD_OK);
+    assert_same_bits(expected + (size_t)BEGIN * to.width, out, (size_t)(end - BEGIN) * to.width,
+                     "imported pages of type", kv);
+    uint32_t n = runtime_n_pages(to.runtime);
+    assert_int_equal(runtime_kv_export(to.runtime, n, again, &err), SERVERD_INTERNAL);
+    assert_int_equal(runtime_kv_import(to.runtime, n, again, &err), SERVERD_INTERNAL);
+    close_engine(&to);
+    program_unref(program);
+    free(expected);
+    free(out);
+    free(pages);
+}
+
+static void exported_pages_go_on_elsewhere_with_the_same_bits(void **state)
+{
+    (void)state;
+    static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        check_exported_pages("llama", kinds[i]);
+        check_exported_pages("gemma3", kinds[i]);
+    }
+}
+
+/* One bit of one weight, the type of the pages, the arithmetic, the model: all of them count. */
+static void the_identity_of_pages_covers_what_makes_them(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arch, *dtype, *device;
+        serverd_dtype kv;
+        bool is_changed;
+    } rows[] = {{"llama", "F32", "cpu:isa=generic", DTYPE_F32, false},
+                {"llama", "F32", "cpu:isa=generic", DTYPE_F32, true},
+                {"llama", "F32", "cpu:isa=generic", DTYPE_F16, false},
+                {"llama", "F32", "cpu:isa=avx2", DTYPE_F32, false},
+                {"llama", "F32", "null", DTYPE_F32, false},
+                {"llama", "F16", "cpu:isa=generic", DTYPE_F32, false},
+                {"qwen2", "F32", "cpu:isa=generic", DTYPE_F32, false}};
+    enum { N = sizeof rows / sizeof *rows };
+    uint8_t identity[N][32];
+    for (size_t i = 0; i < N; i++) {
+        bool is_here = strcmp(rows[i].device, "cpu:isa=avx2") != 0 || cpu_kernels_named("avx2");
+        struct program *program = compile(rows[i].arch, rows[i].dtype);
+        struct serverd_tensor *last =
+            (struct serverd_tensor *)&program->graph.tensors[program->graph.n_tensors - 1];
+        char *copy = malloc(last->bytes);
+        assert_non_null(copy);
+        memcpy(copy, last->data, last->bytes);
+        copy[last->bytes - 2] ^= rows[i].is_changed ? 4 : 0;
+        last->data = copy;
+        struct engine_under_test e =
+            open_on(program, is_here ? rows[i].device : "null", 2, rows[i].kv);
+        assert_int_equal(runtime_kv_identity(e.runtime, identity[i], &err), SERVERD_OK);
+        for (size_t j = 0; j < i && is_here; j++)
+            if (memcmp(identity[i], identity[j], sizeof identity[i]) == 0)
+                fail_msg("rows %zu and %zu have the same identity", i, j);
+        if (!is_here)
+            memset(identity[i], 0, sizeof identity[i]);
+        close_engine(&e);
+        program_unref(program);
+        free(copy);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -393,6 +493,8 @@ int main(void)
         cmocka_unit_test(sequences_share_the_pages_of_a_common_beginning),
         cmocka_unit_test(an_encoder_gives_the_same_bits_alone_and_batched),
         cmocka_unit_test(copied_pages_are_as_good),
+        cmocka_unit_test(exported_pages_go_on_elsewhere_with_the_same_bits),
+        cmocka_unit_test(the_identity_of_pages_covers_what_makes_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -174,6 +174,59 @@ static void a_stale_or_foreign_page_changes_the_answer(void **state)
     runtime_close(runtime);
 }
 
+static void a_page_leaves_and_comes_back(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"null", "fault:inner=null"};
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        struct runtime *runtime;
+        assert_int_equal(open_on(devices[i], 0, &runtime), SERVERD_OK);
+        int32_t tokens[20];
+        for (int32_t t = 0; t < 20; t++)
+            tokens[t] = t;
+        const uint32_t pages[MAX_PAGES] = {0, 1}, other[MAX_PAGES] = {2, 3};
+        float logits[N_VOCAB];
+        char bytes[SERVERD_PAGE_TOKENS * sizeof(uint64_t)];
+        uint8_t identity[32];
+        assert_int_equal(runtime_page_bytes(runtime), sizeof bytes);
+        int32_t right = run(runtime, tokens, 0, 20, pages, logits);
+        assert_int_not_equal(run(runtime, tokens, 16, 20, other, logits), right);
+        assert_int_equal(runtime_kv_export(runtime, 0, bytes, &err), SERVERD_OK);
+        assert_int_equal(runtime_kv_import(runtime, 2, bytes, &err), SERVERD_OK);
+        assert_int_equal(run(runtime, tokens, 16, 20, other, logits), right);
+        assert_int_equal(runtime_kv_export(runtime, 1000, bytes, &err), SERVERD_INTERNAL);
+        assert_int_equal(runtime_kv_import(runtime, 1000, bytes, &err), SERVERD_INTERNAL);
+        /* nobody wanted it at open */
+        assert_int_equal(runtime_kv_identity(runtime, identity, &err), SERVERD_UNSUPPORTED);
+        runtime_close(runtime);
+    }
+}
+
+static void pages_stay_in_a_delegate_of_version_1_0(void **state)
+{
+    (void)state;
+    serverd_delegate old = *builtin_delegates[n_builtin_delegates - 2];
+    assert_string_equal(old.name, "null");
+    old.abi = 1u << 16;
+    old.struct_bytes = offsetof(serverd_delegate, kv_identity);
+    const serverd_delegate *const list[] = {&old};
+    const struct runtime_options options = {
+        .delegates = list,
+        .n_delegates = 1,
+        .device = "null",
+        .pool = pool,
+        .limits = {.max_rows = 1, .max_seqs = 1, .max_context = CONTEXT},
+        .wants_kv_identity = true};
+    struct runtime *runtime;
+    char bytes[SERVERD_PAGE_TOKENS * sizeof(uint64_t)] = {0};
+    uint8_t identity[32];
+    assert_int_equal(runtime_open(program, &options, &runtime, &err), SERVERD_OK);
+    assert_int_equal(runtime_kv_identity(runtime, identity, &err), SERVERD_UNSUPPORTED);
+    assert_int_equal(runtime_kv_export(runtime, 0, bytes, &err), SERVERD_UNSUPPORTED);
+    assert_int_equal(runtime_kv_import(runtime, 0, bytes, &err), SERVERD_UNSUPPORTED);
+    runtime_close(runtime);
+}
+
 static void a_device_that_is_not_there_is_named(void **state)
 {
     (void)state;
@@ -326,6 +379,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_null_model_is_a_function_of_history_however_it_is_cut),
         cmocka_unit_test(a_stale_or_foreign_page_changes_the_answer),
+        cmocka_unit_test(a_page_leaves_and_comes_back),
+        cmocka_unit_test(pages_stay_in_a_delegate_of_version_1_0),
         cmocka_unit_test(a_device_that_is_not_there_is_named),
         cmocka_unit_test(memory_that_holds_no_context_is_refused_with_what_is_needed),
         cmocka_unit_test(a_step_beyond_the_promise_is_refused),

@@ -114,7 +114,7 @@ static void on_finish(struct plan *plan, const struct event *event)
 
 static void on_prompt_logprobs(struct plan *plan, const struct event *event)
 {
-    assert_int_equal(event->index, ++plan->n_scored);
+    assert_int_equal(event->index, plan->score_from + plan->n_scored++);
     assert_int_equal(event->token, plan->prompt[event->index]);
     assert_int_equal(event->logprobs->chosen.token, event->token);
     uint64_t state = NULL_MODEL_EMPTY;
@@ -140,6 +140,7 @@ static void on_end(struct plan *plan, const struct event *event)
     plan->is_cancelled = event->is_cancelled;
     plan->n_output = event->n_output;
     plan->n_cached = event->n_cached;
+    plan->prefix_handle = event->prefix_handle;
     plan->times = event->times;
     const struct request_times *t = &event->times;
     assert_true(t->arrival_ns > 0 && t->end_ns >= t->arrival_ns);
@@ -250,7 +251,8 @@ struct world *world_create(const struct world_options *o)
         .max_queue = o->max_queue ? o->max_queue : 10000,
         .max_queue_tokens = o->max_queue_tokens ? o->max_queue_tokens : 10000000,
         .queue_timeout_ns = o->queue_timeout_ns,
-        .step_target_ns = o->step_target_ns,
+        .itl_target_ns = o->itl_target_ns,
+        .wait_bound = 2,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)
@@ -297,6 +299,7 @@ struct plan *plan_create(void)
     struct plan *plan = calloc(1, sizeof *plan);
     assert_non_null(plan);
     plan->n_choices = 1;
+    plan->score_from = 1;
     plan->max_new_tokens = 10;
     plan->sampling = sampling_params_default();
     plan->sampling.temperature = 0;
@@ -347,9 +350,13 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->includes_stop = plan->includes_stop;
     r->wants_logprobs = plan->wants_logprobs;
     r->wants_prompt_logprobs = plan->wants_prompt_logprobs;
+    r->score_from = plan->score_from;
+    r->hold_ns = plan->hold_ns;
     r->n_top_logprobs = plan->n_top_logprobs;
     r->wants_embedding = plan->wants_embedding;
     r->priority = plan->priority;
+    r->tenant = plan->tenant;
+    r->weight = plan->weight;
     r->cache_space = plan->cache_space;
     r->deadline_ns = plan->deadline_ns;
     r->arrival_ns = clock_now_ns(&world->clock);
@@ -469,5 +476,5 @@ void plan_check_whole(const struct world *world, const struct plan *plan)
     if (plan->wants_logprobs)
         assert_int_equal(plan->n_logprobs, n_output);
     if (plan->wants_prompt_logprobs)
-        assert_int_equal(plan->n_scored, plan->n_prompt - 1);
+        assert_int_equal(plan->n_scored, plan->n_prompt - plan->score_from);
 }

@@ -20,7 +20,7 @@ struct world_options {
     const char *device; /* NULL: null */
     uint32_t n_pages;   /* 0: enough for all */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
-    uint64_t queue_timeout_ns, step_target_ns;
+    uint64_t queue_timeout_ns, itl_target_ns;
     bool is_encoder, has_thread, has_real_clock;
 };
 
@@ -51,7 +51,8 @@ struct plan {
     bool includes_stop, wants_logprobs, wants_prompt_logprobs, wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
-    uint64_t deadline_ns;
+    uint64_t deadline_ns, tenant, hold_ns;
+    uint32_t weight, score_from;
 
     uint64_t id;
     struct choice_result {
@@ -69,6 +70,7 @@ struct plan {
     bool is_cancelled;
     uint32_t n_output, n_cached;
     uint64_t cache_space;
+    uint64_t prefix_handle;
     struct request_times times;
 };
 

@@ -71,7 +71,7 @@ static void a_long_prompt_does_not_stop_those_that_decode(void **state)
     decoding->max_new_tokens = 40;
     decoding->sampling.ignore_eos = true;
     must_submit(world, decoding);
-    step(world, 1);
+    step(world, 2); /* the second is of decode rows alone, and is measured */
     plan_fill_prompt(prefilling, 160, 2);
     must_submit(world, prefilling);
     for (uint32_t i = 0; i < 9; i++) {
@@ -95,10 +95,10 @@ static void chunks_shrink_to_the_wanted_step_time_while_others_decode(void **sta
     const struct {
         uint64_t target_ns;
         uint32_t n_steps; /* for 160 tokens beside a decoding sequence */
-    } rows[] = {{0, 3}, {1, 5}, {60000000000, 3}};
+    } rows[] = {{0, 3}, {1, 10}, {60000000000, 3}};
     for (uint32_t i = 0; i < 3; i++) {
         struct world *world = world_create(
-            &(struct world_options){.prefill_chunk = 60, .step_target_ns = rows[i].target_ns});
+            &(struct world_options){.prefill_chunk = 60, .itl_target_ns = rows[i].target_ns});
         world->tick_ns = 1000000;
         struct plan *decoding = plan_create(), *prefilling = plan_create();
         plan_fill_prompt(decoding, 60, 1);
@@ -107,6 +107,7 @@ static void chunks_shrink_to_the_wanted_step_time_while_others_decode(void **sta
         must_submit(world, decoding);
         step(world, 1); /* alone: the whole chunk, whatever the time */
         assert_int_equal(decoding->result[0].n, 1);
+        step(world, 1); /* decode rows alone, and what they take */
         plan_fill_prompt(prefilling, 160, 2);
         must_submit(world, prefilling);
         uint32_t n = 0;
@@ -541,7 +542,7 @@ static void a_beginning_is_shared_while_its_first_request_runs(void **state)
     must_submit(world, third);
     world_run(world);
     finish(world, first, 0);
-    finish(world, second, 64);
+    finish(world, second, 96); /* it waited for the rest of what both begin with */
     assert_true(third->n_cached >= 96);
     finish(world, third, third->n_cached);
     world_check_empty(world);

@@ -50,7 +50,11 @@ static struct plan *random_plan(const struct world *world)
     plan->wants_logprobs = one_in(4);
     plan->wants_prompt_logprobs = one_in(6);
     plan->n_top_logprobs = random_below(4);
-    plan->priority = one_in(4) ? (int32_t)random_below(3) : 0;
+    plan->score_from = 1 + random_below(plan->n_prompt);
+    plan->priority = one_in(4) ? (int32_t)random_below(3) * 8 : 0;
+    plan->tenant = random_below(3);
+    plan->weight = random_below(4);
+    plan->hold_ns = one_in(6) ? 1 + random_below(100) * 1000000u : 0;
     if (one_in(10))
         plan->deadline_ns = world->now_ns + random_below(200) * 1000000u;
     return plan;
@@ -90,6 +94,8 @@ static void run_seed(uint64_t seed, bool has_faults)
         }
         if (n > 0 && one_in(20))
             engine_cancel(world->engine, plans[random_below(n)]->id);
+        if (n > 0 && one_in(20))
+            engine_release_prefix(world->engine, plans[random_below(n)]->prefix_handle);
         (void)engine_step(world->engine);
         world->now_ns += random_below(3) * 1000000u;
         if (engine_check(world->engine, &err))
@@ -103,6 +109,8 @@ static void run_seed(uint64_t seed, bool has_faults)
             plan_check_whole(world, plans[i]);
         free(plans[i]);
     }
+    world->now_ns += 1000000000; /* handles are over */
+    world_run(world);
     world_check_empty(world);
     world_destroy(world);
 }

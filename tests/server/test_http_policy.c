@@ -497,12 +497,25 @@ static void keys_are_read_again_and_a_broken_file_changes_nothing(void **state)
     assert_int_equal(server_reload_keys(edge->server, &err), SERVERD_OK);
     assert_int_equal(status_with(edge, "/metrics", "x-api-key: old\r\n"), 401);
     assert_int_equal(status_with(edge, "/metrics", "x-api-key: new\r\n"), 200);
-    static const char *const broken[] = {"", "# none\n", "two words\n", "caf\xc3\xa9\n"};
+    static const char *const broken[] = {"",
+                                         "# none\n",
+                                         "two words\n",
+                                         "caf\xc3\xa9\n",
+                                         "new weight=0\n",
+                                         "new weight=12345\n",
+                                         "new weight=-1\n",
+                                         "new weight=\n",
+                                         "new weight=2 more\n"};
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         edge_write_keys(edge, broken[i]);
         assert_int_not_equal(server_reload_keys(edge->server, &err), SERVERD_OK);
         assert_int_equal(status_with(edge, "/metrics", "x-api-key: new\r\n"), 200);
     }
+    edge_write_keys(edge, " heavy \t weight=9999 \r\n# weight=2\nlight\n");
+    assert_int_equal(server_reload_keys(edge->server, &err), SERVERD_OK);
+    assert_int_equal(status_with(edge, "/metrics", "x-api-key: heavy\r\n"), 200);
+    assert_int_equal(status_with(edge, "/metrics", "x-api-key: light\r\n"), 200);
+    assert_int_equal(status_with(edge, "/metrics", "x-api-key: weight=9999\r\n"), 401);
     edge_destroy(edge);
 }
 

@@ -199,6 +199,10 @@ serverd_status cpu_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *e
 serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
                            serverd_error *err);
 void cpu_kv_destroy(serverd_kv *kv);
+serverd_status cpu_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                               uint64_t *out, serverd_error *err);
+serverd_status cpu_kv_export(const serverd_kv *kv, uint32_t page, void *out, serverd_error *err);
+serverd_status cpu_kv_import(serverd_kv *kv, uint32_t page, const void *bytes, serverd_error *err);
 
 /* The page of one head. */
 static inline void *cpu_kv_keys(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)

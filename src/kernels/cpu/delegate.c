@@ -291,4 +291,7 @@ const serverd_delegate cpu_delegate = {
     .kv_destroy = cpu_kv_destroy,
     .unload = cpu_unload,
     .close = cpu_close,
+    .kv_identity = cpu_kv_identity,
+    .kv_export = cpu_kv_export,
+    .kv_import = cpu_kv_import,
 };

@@ -1,4 +1,5 @@
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
 #include "program/dtype.h"
@@ -133,4 +134,58 @@ serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t 
                layer->n_kv_heads * layer->value_bytes);
     }
     return SERVERD_OK;
+}
+
+/* ---- pages that leave and come back ---------------------------------------------------------- */
+
+/* Raised when pages lie differently, or when keys and values come out with other bits. */
+#define KV_VERSION 1
+
+/* The level counts, too: those with a bf16 dot product of their own give other bits than the rest.
+ */
+serverd_status cpu_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                               uint64_t *out, serverd_error *err)
+{
+    (void)spec, (void)err;
+    const char *level = instance->kernels->name;
+    *out = sha256_number(level, strlen(level)) + KV_VERSION;
+    return SERVERD_OK;
+}
+
+static serverd_status check_page(const serverd_kv *kv, uint32_t page, serverd_error *err)
+{
+    if (page >= kv->n_pages)
+        return fail(err, SERVERD_INTERNAL, "cpu: there is no KV page %u", page);
+    return SERVERD_OK;
+}
+
+/* Layer by layer, the keys of all heads and then their values. */
+serverd_status cpu_kv_export(const serverd_kv *kv, uint32_t page, void *out, serverd_error *err)
+{
+    serverd_status status = check_page(kv, page, err);
+    char *at = out;
+    for (uint32_t l = 0; l < kv->n_layers && status == SERVERD_OK; l++) {
+        const struct cpu_kv_layer *layer = &kv->layers[l];
+        size_t key_bytes = layer->n_kv_heads * layer->key_bytes;
+        size_t value_bytes = layer->n_kv_heads * layer->value_bytes;
+        memcpy(at, cpu_kv_keys(layer, page, 0), key_bytes);
+        memcpy(at + key_bytes, cpu_kv_values(layer, page, 0), value_bytes);
+        at += key_bytes + value_bytes;
+    }
+    return status;
+}
+
+serverd_status cpu_kv_import(serverd_kv *kv, uint32_t page, const void *bytes, serverd_error *err)
+{
+    serverd_status status = check_page(kv, page, err);
+    const char *at = bytes;
+    for (uint32_t l = 0; l < kv->n_layers && status == SERVERD_OK; l++) {
+        const struct cpu_kv_layer *layer = &kv->layers[l];
+        size_t key_bytes = layer->n_kv_heads * layer->key_bytes;
+        size_t value_bytes = layer->n_kv_heads * layer->value_bytes;
+        memcpy(cpu_kv_keys(layer, page, 0), at, key_bytes);
+        memcpy(cpu_kv_values(layer, page, 0), at + key_bytes, value_bytes);
+        at += key_bytes + value_bytes;
+    }
+    return status;
 }

@@ -398,6 +398,27 @@ static serverd_status fault_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, 
     return kv->instance->inner->kv_copy(kv->inner, from, to, n_tokens, err);
 }
 
+static serverd_status fault_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                                        uint64_t *out, serverd_error *err)
+{
+    serverd_status status = need_inner(instance, err);
+    return status != SERVERD_OK
+               ? status
+               : instance->inner->kv_identity(instance->inner_instance, spec, out, err);
+}
+
+static serverd_status fault_kv_export(const serverd_kv *kv, uint32_t page, void *out,
+                                      serverd_error *err)
+{
+    return kv->instance->inner->kv_export(kv->inner, page, out, err);
+}
+
+static serverd_status fault_kv_import(serverd_kv *kv, uint32_t page, const void *bytes,
+                                      serverd_error *err)
+{
+    return kv->instance->inner->kv_import(kv->inner, page, bytes, err);
+}
+
 static serverd_status fault_execute(serverd_handle *handle, const serverd_batch *batch,
                                     serverd_kv *kv, float *out, serverd_error *err)
 {
@@ -439,4 +460,7 @@ const serverd_delegate fault_delegate = {
     .kv_destroy = fault_kv_destroy,
     .unload = fault_unload,
     .close = fault_close,
+    .kv_identity = fault_kv_identity,
+    .kv_export = fault_kv_export,
+    .kv_import = fault_kv_import,
 };

@@ -166,6 +166,32 @@ static serverd_status null_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, u
     return SERVERD_OK;
 }
 
+static serverd_status null_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                                       uint64_t *out, serverd_error *err)
+{
+    (void)instance, (void)spec, (void)err;
+    *out = NULL_MODEL_EMPTY;
+    return SERVERD_OK;
+}
+
+static serverd_status null_kv_export(const serverd_kv *kv, uint32_t page, void *out,
+                                     serverd_error *err)
+{
+    if (page >= kv->n_pages)
+        return fail(err, SERVERD_INTERNAL, "null: there is no page %u", page);
+    memcpy(out, kv->state[page], sizeof *kv->state);
+    return SERVERD_OK;
+}
+
+static serverd_status null_kv_import(serverd_kv *kv, uint32_t page, const void *bytes,
+                                     serverd_error *err)
+{
+    if (page >= kv->n_pages)
+        return fail(err, SERVERD_INTERNAL, "null: there is no page %u", page);
+    memcpy(kv->state[page], bytes, sizeof *kv->state);
+    return SERVERD_OK;
+}
+
 /* ---- a step -------------------------------------------------------------------------------- */
 
 static void sleep_us(uint64_t us)
@@ -275,4 +301,7 @@ const serverd_delegate null_delegate = {
     .kv_destroy = null_kv_destroy,
     .unload = null_unload,
     .close = null_close,
+    .kv_identity = null_kv_identity,
+    .kv_export = null_kv_export,
+    .kv_import = null_kv_import,
 };

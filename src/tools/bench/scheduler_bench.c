@@ -112,6 +112,7 @@ static serverd_status measure_steps(const struct scheduler_options *o, uint32_t 
         .max_queue = 1000000,
         .max_queue_tokens = UINT32_MAX,
         .has_prefix_cache = true,
+        .wait_bound = 2,
         .sink = {ignore, NULL},
     };
     serverd_status status = virtual_engine_create(&options, &engine, err);

@@ -36,9 +36,10 @@ static serverd_status run_trace(const struct simulate_options *o, const struct t
         .prefill_chunk = o->prefill_chunk,
         .max_queue = o->max_queue,
         .max_queue_tokens = o->max_queue_tokens,
-        .step_target_ns = (uint64_t)(o->step_target_ms * 1e6),
+        .itl_target_ns = (uint64_t)(o->itl_target_ms * 1e6),
         .queue_timeout_ns = (uint64_t)(o->queue_timeout_s * 1e9),
         .has_prefix_cache = o->has_prefix_cache,
+        .wait_bound = o->wait_bound,
     };
     struct simulation_result result = {0};
     struct json_lines lines;
@@ -92,8 +93,9 @@ static const struct bench_option rows[] = {
      "Sequences that run at once"},
     {"prefill-chunk", 0, BENCH_COUNT, AT(prefill_chunk), "TOKENS", "512", 16, 8192,
      "Prompt tokens computed in one step at most"},
-    {"step-target-ms", 0, BENCH_FLOAT, AT(step_target_ms), "MS", "150", 0, 60000,
-     "Longest step wanted while sequences decode; 0: none"},
+    {"itl-target-ms", 0, BENCH_FLOAT, AT(itl_target_ms), "MS", "0", 0, 60000,
+     "Longest gap wanted between two tokens of a stream; 0: two and a half times the gap without "
+     "prefill"},
     {"prefix-cache", 0, BENCH_FLAG, AT(has_prefix_cache), NULL, "true", 0, 0,
      "Requests with the same beginning compute it once"},
     {"max-queue", 0, BENCH_COUNT, AT(max_queue), "N", "1000000", 1, TRACE_MAX_REQUESTS,
@@ -102,6 +104,9 @@ static const struct bench_option rows[] = {
      4294967295.0, "Prompt tokens that may wait; more are refused"},
     {"queue-timeout", 0, BENCH_FLOAT, AT(queue_timeout_s), "SECONDS", "0", 0, 1e6,
      "Longest wait in the queue; 0: any"},
+    {"queue-wait-bound", 0, BENCH_FLOAT, AT(wait_bound), "X", "2", 1, 1000,
+     "Requests behind a cached prefix go first, until others have waited for X times their fair "
+     "time"},
     {"cost-step-ms", 0, BENCH_FLOAT, AT(price.step_ms), "MS", "2.5", 0, 60000,
      "A step lasts at least so long"},
     {"cost-row-ms", 0, BENCH_FLOAT, AT(price.row_ms), "MS", "0.5", 0, 60000,

@@ -11,7 +11,7 @@ struct simulate_options {
     uint32_t n, seed, block_tokens;
     double rate;
     uint32_t context_size, n_pages, max_running, prefill_chunk, max_queue, max_queue_tokens;
-    double step_target_ms, queue_timeout_s;
+    double itl_target_ms, queue_timeout_s, wait_bound;
     bool has_prefix_cache;
     struct step_price price;
 };

@@ -178,18 +178,20 @@ static serverd_status write_group(void *context, const char *kind, const char *n
 static json_t *json_of_run(const struct simulate_options *o, const struct simulation_result *r)
 {
     json_t *all = json_of_group(o->label, "simulate", "", r->all);
-    json_t *more = json_pack(
-        "{s:s, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:f, s:b}",
-        "version", PROJECT_VERSION, "makespan_s", r->makespan_s, "busy_s", r->busy_s, "steps",
-        (json_int_t)r->n_steps, "rows", (json_int_t)r->n_rows, "preemptions",
-        (json_int_t)r->n_preemptions, "optimum_hit_rate",
-        ratio((double)r->n_optimum, (double)r->all->n_prompt), "output_tok_s",
-        ratio((double)r->all->n_output, r->makespan_s), "total_tok_s",
-        ratio((double)(r->all->n_output + r->all->n_prompt), r->makespan_s),
-        "scheduler_us_per_step", r->scheduler_us, "wall_s", r->wall_s, "ctx_size",
-        (json_int_t)o->context_size, "kv_pages", (json_int_t)o->n_pages, "max_running",
-        (json_int_t)o->max_running, "prefill_chunk", (json_int_t)o->prefill_chunk, "step_target_ms",
-        o->step_target_ms, "prefix_cache", (int)o->has_prefix_cache);
+    json_t *more =
+        json_pack("{s:s, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, "
+                  "s:f, s:f, s:b}",
+                  "version", PROJECT_VERSION, "makespan_s", r->makespan_s, "busy_s", r->busy_s,
+                  "steps", (json_int_t)r->n_steps, "rows", (json_int_t)r->n_rows, "preemptions",
+                  (json_int_t)r->n_preemptions, "optimum_hit_rate",
+                  ratio((double)r->n_optimum, (double)r->all->n_prompt), "output_tok_s",
+                  ratio((double)r->all->n_output, r->makespan_s), "total_tok_s",
+                  ratio((double)(r->all->n_output + r->all->n_prompt), r->makespan_s),
+                  "scheduler_us_per_step", r->scheduler_us, "wall_s", r->wall_s, "ctx_size",
+                  (json_int_t)o->context_size, "kv_pages", (json_int_t)o->n_pages, "max_running",
+                  (json_int_t)o->max_running, "prefill_chunk", (json_int_t)o->prefill_chunk,
+                  "itl_target_ms", o->itl_target_ms, "queue_wait_bound", o->wait_bound,
+                  "prefix_cache", (int)o->has_prefix_cache);
     bool is_good = all && more && json_object_update(all, more) == 0;
     json_decref(more);
     if (is_good)

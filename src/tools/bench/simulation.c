@@ -175,7 +175,8 @@ static struct request *make_request(const struct simulation *s, uint32_t index)
     request->max_new_tokens = r->n_output;
     request->sampling.temperature = 0;
     request->priority = r->priority;
-    request->cache_space = hash_mix(r->key); /* as the daemon does: keys share nothing */
+    request->tenant = hash_mix(r->key);
+    request->cache_space = request->tenant; /* as in the daemon: keys share nothing */
     request->arrival_ns = s->begin_ns + r->arrival_ns;
     request->deadline_ns = r->deadline_ns ? request->arrival_ns + r->deadline_ns : 0;
     return request;

@@ -47,11 +47,12 @@ static serverd_status open_engine(struct virtual_engine *e, const struct virtual
         .context_size = o->context_size,
         .max_running = o->max_running,
         .prefill_chunk = o->prefill_chunk,
-        .step_target_ns = o->step_target_ns,
+        .itl_target_ns = o->itl_target_ns,
         .has_prefix_cache = o->has_prefix_cache,
         .max_queue = o->max_queue,
         .max_queue_tokens = o->max_queue_tokens,
         .queue_timeout_ns = o->queue_timeout_ns,
+        .wait_bound = o->wait_bound,
     };
     return engine_create(&options, &e->engine, err);
 }

@@ -9,7 +9,8 @@
 struct virtual_engine_options {
     struct step_price price;
     uint32_t n_vocab, context_size, n_pages, max_running, prefill_chunk, max_queue;
-    uint64_t max_queue_tokens, step_target_ns, queue_timeout_ns; /* 0: no target, no timeout */
+    uint64_t max_queue_tokens, itl_target_ns, queue_timeout_ns; /* no timeout: 0 */
+    double wait_bound;
     bool has_prefix_cache;
     struct event_sink sink;
 };

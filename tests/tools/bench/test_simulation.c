@@ -22,6 +22,7 @@ static const struct virtual_engine_options base = {
     .max_queue = 100000,
     .max_queue_tokens = 1000000000,
     .has_prefix_cache = true,
+    .wait_bound = 2,
 };
 
 static void must(serverd_status status)

@@ -1,0 +1,19 @@
+/* What a program computes, as a hash: two programs with the same one give the same keys and values
+ * for the same tokens on the same back-end. Names and texts do not count. */
+#ifndef RUNTIME_IDENTITY_INTERNAL_H
+#define RUNTIME_IDENTITY_INTERNAL_H
+
+#include "base/hash.h"
+#include "runtime/worker_pool.h"
+#include "serverd/delegate.h"
+
+/* Type, shape and all bytes of one tensor. */
+serverd_status identity_add_tensor(struct sha256 *identity, const serverd_tensor *tensor,
+                                   struct worker_pool *pool, serverd_error *err);
+
+/* Operations, attributes and how they hang together. `max_context` chooses between tables. */
+void identity_add_graph(struct sha256 *identity, const serverd_graph *graph, uint32_t max_context);
+
+void identity_add_kv_spec(struct sha256 *identity, const serverd_kv_spec *spec);
+
+#endif

@@ -1,0 +1,297 @@
+/* Who is next. Among those of the highest priority:
+ *
+ *   1. sequences that ran already and had to give their pages up, oldest first;
+ *   2. the tenant (API key) that was served least for its weight;
+ *   3. of that tenant's requests those that are overdue, oldest first: they have waited for a
+ *      multiple of their fair time, which is the time that those before them should have taken;
+ *   4. the greatest response ratio, (wait + service) / service, where service is the time that
+ *      the tokens take that the prefix tree does not have: a request behind a cached prefix is
+ *      soon first, and a cold one rises until it is (Brinch Hansen's highest response ratio next).
+ *
+ * A request stands back while another one computes the beginning that both have. */
+#include "scheduler/engine_internal.h"
+
+#include "base/hash.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE SERVERD_PAGE_TOKENS
+
+/* What a prefill row is taken to cost before one was measured, and the least service. */
+#define UNKNOWN_ROW_SECONDS 0.5e-3
+#define LEAST_SERVICE_ROWS  16.0
+
+/* The least fair time: running sequences end when they do. */
+#define LEAST_FAIR_SECONDS 0.5
+
+/* Waiting requests that are looked up in the prefix tree again, each step. */
+#define REFRESHED_PER_STEP 16u
+
+/* ---- tenants --------------------------------------------------------------------------------- */
+
+struct tenant {
+    struct tenant *next;
+    uint64_t id;
+    double weight;
+    /* Rows that were computed for it, for each unit of weight; newcomers begin where the one that
+     * was served last stands, so that idle time earns nothing. */
+    double served;
+    uint32_t n_jobs, n_waiting;
+};
+
+bool tenant_join(struct engine *engine, struct job *job)
+{
+    const struct request *r = job->request;
+    struct tenant *tenant = engine->tenants;
+    while (tenant && tenant->id != r->tenant)
+        tenant = tenant->next;
+    if (!tenant) {
+        tenant = calloc(1, sizeof *tenant);
+        if (!tenant)
+            return false;
+        tenant->id = r->tenant;
+        tenant->next = engine->tenants;
+        engine->tenants = tenant;
+    }
+    if (tenant->n_waiting == 0)
+        tenant->served = fmax(tenant->served, engine->tenant_floor);
+    tenant->weight = r->weight > 0 ? r->weight : 1;
+    tenant->n_jobs++;
+    job->tenant = tenant;
+    return true;
+}
+
+void tenant_leave(struct engine *engine, struct job *job)
+{
+    struct tenant *tenant = job->tenant;
+    if (!tenant || --tenant->n_jobs > 0)
+        return;
+    struct tenant **link = &engine->tenants;
+    while (*link != tenant)
+        link = &(*link)->next;
+    *link = tenant->next;
+    free(tenant);
+}
+
+void tenant_charge(struct job *job, uint32_t n_rows)
+{
+    if (job->tenant)
+        job->tenant->served += n_rows / job->tenant->weight;
+}
+
+/* ---- the list -------------------------------------------------------------------------------- */
+
+void waiting_insert(struct engine *engine, struct sequence *s)
+{
+    struct sequence *after = engine->waiting_last; /* newcomers belong at the end */
+    while (after && sequence_comes_before(s, after))
+        after = after->prev;
+    s->prev = after;
+    s->next = after ? after->next : engine->waiting;
+    *(s->prev ? &s->prev->next : &engine->waiting) = s;
+    *(s->next ? &s->next->prev : &engine->waiting_last) = s;
+    engine->n_waiting++;
+    if (s->job->tenant)
+        s->job->tenant->n_waiting++;
+}
+
+void waiting_remove(struct engine *engine, struct sequence *s)
+{
+    if (engine->refreshed == s)
+        engine->refreshed = s->next;
+    *(s->prev ? &s->prev->next : &engine->waiting) = s->next;
+    *(s->next ? &s->next->prev : &engine->waiting_last) = s->prev;
+    s->prev = s->next = NULL;
+    engine->n_waiting--;
+    if (s->job->tenant)
+        s->job->tenant->n_waiting--;
+}
+
+/* ---- common prefixes ------------------------------------------------------------------------- */
+
+/* Whole pages that the tree would give it. */
+static uint32_t reusable_pages(const struct sequence *s)
+{
+    return (min_u32(sequence_next_score(s), s->job->request->n_prompt) - 1) / PAGE;
+}
+
+static void look_up(struct engine *engine, struct sequence *s)
+{
+    const struct request *r = s->job->request;
+    if (!engine->tree || reusable_pages(s) == 0)
+        return;
+    s->n_matched =
+        radix_tree_find(engine->tree, r->cache_space, r->prompt, reusable_pages(s) * PAGE).n_pages *
+        PAGE;
+}
+
+static bool is_prefilling(const struct sequence *s)
+{
+    return s->state == SEQUENCE_RUNNING && s->choice == 0 && !s->job->is_ending &&
+           s->n_computed < s->job->request->n_prompt;
+}
+
+void queue_find_leaders(struct engine *engine)
+{
+    engine->n_leaders = 0;
+    if (!engine->tree)
+        return;
+    for (uint32_t i = 0; i < engine->n_running; i++)
+        queue_add_leader(engine, engine->running[i]);
+}
+
+void queue_add_leader(struct engine *engine, struct sequence *s)
+{
+    if (engine->tree && is_prefilling(s))
+        engine->leaders[engine->n_leaders++] = s;
+}
+
+/* Pages that both prompts begin with. */
+static uint32_t common_pages(const struct sequence *a, const struct sequence *b)
+{
+    const int32_t *p = a->job->request->prompt, *q = b->job->request->prompt;
+    uint32_t n = min_u32(reusable_pages(a), b->job->request->n_prompt / PAGE), i = 0;
+    while (i < n && memcmp(p + i * PAGE, q + i * PAGE, PAGE * sizeof *p) == 0)
+        i++;
+    return i;
+}
+
+static bool is_behind(struct sequence *s, const struct sequence *leader)
+{
+    return s->n_led > s->n_matched && leader->n_computed < s->n_led;
+}
+
+/* Does somebody compute what it would compute? Its leader is remembered by its id, since it may
+ * be gone any time; when it is done the tree most likely has the tokens. */
+static bool stands_back(struct engine *engine, struct sequence *s)
+{
+    for (uint32_t i = 0; i < engine->n_leaders && s->leader; i++)
+        if (engine->leaders[i]->job->request->id == s->leader && is_behind(s, engine->leaders[i]))
+            return true;
+    if (s->leader && s->n_matched < s->n_led)
+        s->n_matched = s->n_led;
+    s->leader = 0;
+    for (uint32_t i = 0; i < engine->n_leaders; i++) {
+        const struct sequence *leader = engine->leaders[i];
+        const struct request *r = leader->job->request;
+        if (leader->first_page != s->first_page || r->cache_space != s->job->request->cache_space)
+            continue;
+        s->n_led = common_pages(s, leader) * PAGE;
+        if (is_behind(s, leader)) {
+            s->leader = r->id;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- waiting times --------------------------------------------------------------------------- */
+
+static double service_seconds(const struct engine *engine, const struct sequence *s)
+{
+    double row = cost_of_prefill_row(&engine->cost);
+    double n_rows = (double)s->job->request->n_prompt - s->n_matched;
+    return (row > 0 ? row : UNKNOWN_ROW_SECONDS) * fmax(n_rows, LEAST_SERVICE_ROWS);
+}
+
+/* How long it should wait: while those are admitted that came before, in turn with other tenants.
+ */
+static double fair_seconds(const struct engine *engine, const struct sequence *s)
+{
+    const struct tenant *own = s->job->tenant;
+    double n_before = engine->n_waiting, weights = 0;
+    for (const struct tenant *t = engine->tenants; t; t = t->next)
+        weights += t->n_waiting > 0 ? t->weight : 0;
+    if (own && own->n_waiting > 0)
+        n_before = fmin(n_before, own->n_waiting * weights / own->weight);
+    double service = service_seconds(engine, s);
+    double interval = engine->admit_interval > 0 ? engine->admit_interval : service;
+    return fmax(n_before * interval + service, LEAST_FAIR_SECONDS);
+}
+
+void queue_arrive(struct engine *engine, struct sequence *s)
+{
+    const struct request *r = s->job->request;
+    uint32_t n = min_u32(r->n_prompt, PAGE);
+    s->first_page = hash_bytes(r->prompt, n * sizeof *r->prompt, r->cache_space);
+    look_up(engine, s);
+    s->overdue_ns =
+        s->job->times.arrival_ns +
+        (uint64_t)(fmin(engine->options.wait_bound * fair_seconds(engine, s), 1e9) * 1e9);
+    waiting_insert(engine, s);
+}
+
+void queue_admitted(struct engine *engine, struct sequence *s)
+{
+    /* Time between admissions, while somebody waits for the next one. */
+    const double weight = 1.0 / 32;
+    if (engine->n_waiting > 0 && engine->last_admission_ns > 0) {
+        double interval = seconds_between(engine->last_admission_ns, engine->now_ns);
+        double *mean = &engine->admit_interval;
+        *mean = *mean > 0 ? *mean + weight * (interval - *mean) : interval;
+        atomic_store_explicit(&engine->shared.admit_interval, *mean, memory_order_relaxed);
+    }
+    engine->last_admission_ns = engine->n_waiting > 0 ? engine->now_ns : 0;
+    struct tenant *tenant = s->job->tenant;
+    if (!tenant)
+        return;
+    engine->tenant_floor = fmax(engine->tenant_floor, tenant->served);
+    tenant_charge(s->job, s->job->request->n_prompt - s->n_computed);
+}
+
+/* ---- choosing -------------------------------------------------------------------------------- */
+
+struct candidate {
+    struct sequence *sequence;
+    bool is_overdue;
+    double ratio;
+};
+
+static bool is_better(const struct candidate *a, const struct candidate *b)
+{
+    const struct job *ja = a->sequence->job, *jb = b->sequence->job;
+    if (ja->request->priority != jb->request->priority)
+        return ja->request->priority > jb->request->priority;
+    if (ja->is_queued != jb->is_queued)
+        return jb->is_queued;
+    if (!ja->is_queued)
+        return false; /* the list is in that order */
+    double served_a = ja->tenant ? ja->tenant->served : 0,
+           served_b = jb->tenant ? jb->tenant->served : 0;
+    if (ja->tenant != jb->tenant && served_a != served_b)
+        return served_a < served_b;
+    if (a->is_overdue != b->is_overdue)
+        return a->is_overdue;
+    return !a->is_overdue && a->ratio > b->ratio;
+}
+
+struct sequence *queue_best(struct engine *engine)
+{
+    struct candidate best = {NULL, false, 0};
+    for (struct sequence *s = engine->waiting; s; s = s->next) {
+        struct candidate c = {s, engine->now_ns >= s->overdue_ns, 0};
+        if (best.sequence && s->job->request->priority < best.sequence->job->request->priority)
+            break;
+        if (s->job->is_queued) {
+            if (!c.is_overdue && stands_back(engine, s))
+                continue;
+            c.ratio = seconds_between(s->job->times.arrival_ns, engine->now_ns) /
+                      service_seconds(engine, s);
+        }
+        if (!best.sequence || is_better(&c, &best))
+            best = c;
+    }
+    return best.sequence;
+}
+
+void queue_refresh(struct engine *engine)
+{
+    for (uint32_t i = 0; i < min_u32(REFRESHED_PER_STEP, engine->n_waiting); i++) {
+        struct sequence *s = engine->refreshed ? engine->refreshed : engine->waiting;
+        engine->refreshed = s->next;
+        if (s->job->is_queued)
+            look_up(engine, s);
+    }
+}
