@@ -7,6 +7,7 @@
 #include "base/numeric.h"
 #include "kvcache/disk_index.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -155,6 +156,7 @@ struct disk_tier {
     /* The thread's alone. */
     struct scan scan;
     uint64_t n_temporaries;
+    uint64_t shown_bytes;              /* in the metrics */
     uint64_t pause_ns;                 /* how long the next pause is */
     uint64_t log_after_ns, n_unlogged; /* bad files */
 
@@ -168,6 +170,8 @@ struct disk_tier {
     struct disk_load *first_load, *last_load;
     uint32_t n_loading;       /* pages of loads that are not done */
     uint64_t writes_after_ns; /* no writing before this time */
+    void (*wake)(void *context);
+    void *wake_context;
     bool is_ending;
     struct disk_tier_status numbers; /* what is counted; the rest is filled in when asked for */
 };
@@ -198,6 +202,20 @@ report(const struct disk_tier *tier, enum log_level level, const char *format, .
     (void)vsnprintf(text, sizeof text, format, args); /* a longer text is cut */
     va_end(args);
     tier->options.log(tier->options.log_context, level, text);
+}
+
+/* The mutex is held, here and in the next. */
+static void count(struct disk_tier *tier, uint64_t *number, enum metric_id id, uint64_t n)
+{
+    *number += n;
+    metrics_add(tier->options.metrics, id, (double)n);
+}
+
+static void count_refused(struct disk_tier *tier, enum disk_result result)
+{
+    const char *reason = disk_result_name(result);
+    tier->numbers.n_refused[result]++;
+    metrics_add_labelled(tier->options.metrics, METRIC_TIER_REFUSED, &reason, 1);
 }
 
 /* Rank of a page that is used now, with so many pages before it. */
@@ -297,7 +315,7 @@ static uint32_t stage(struct disk_tier *tier, const struct disk_chain *chain)
     bool has_room = now_ns(tier) >= tier->writes_after_ns && tier->store.n_free > 0;
     entry = has_room ? disk_index_add(tier->index, key) : NULL;
     if (!entry) {
-        tier->numbers.n_not_stored++;
+        count(tier, &tier->numbers.n_not_stored, METRIC_TIER_NOT_STORED, 1);
         return NO_SLOT;
     }
     entry->has_before = chain->n_pages > 1;
@@ -452,6 +470,14 @@ void disk_tier_drop(struct disk_tier *tier, struct disk_load *load)
     unlock(tier);
 }
 
+void disk_tier_set_wake(struct disk_tier *tier, void (*wake)(void *context), void *context)
+{
+    lock(tier);
+    tier->wake = wake;
+    tier->wake_context = context;
+    unlock(tier);
+}
+
 /* ---- the thread: loads ----------------------------------------------------------------------- */
 
 /* A file is no good, or not there. What is damaged goes; what only could not be read stays. */
@@ -465,7 +491,7 @@ static void refuse(struct disk_tier *tier, const struct disk_chain *chain, enum 
     if (is_damaged)
         (void)unlinkat(tier->folder, name, 0); /* it may be gone already */
     lock(tier);
-    tier->numbers.n_refused[result]++;
+    count_refused(tier, result);
     struct disk_entry *entry = disk_index_find(tier->index, key);
     if (entry && entry->is_stored)
         disk_index_remove(tier->index, entry);
@@ -524,7 +550,7 @@ static void run_load(struct disk_tier *tier)
     uint64_t bytes = n * tier->options.page_bytes, ns = now_ns(tier) - begin;
     lock(tier);
     tier->n_loading -= load->n_pages;
-    tier->numbers.n_loaded += n;
+    count(tier, &tier->numbers.n_loaded, METRIC_TIER_LOADED, n);
     tier->numbers.loaded_bytes += bytes;
     if (n > 0)
         note_rate(tier, bytes, ns);
@@ -532,11 +558,8 @@ static void run_load(struct disk_tier *tier)
     atomic_store_explicit(&load->is_done, true, memory_order_release);
     if (is_dropped)
         free_load(tier, load);
-    if (is_dropped || !tier->options.wake)
-        return;
-    unlock(tier);
-    tier->options.wake(tier->options.wake_context);
-    lock(tier);
+    else if (tier->wake)
+        tier->wake(tier->wake_context);
 }
 
 /* ---- the thread: eviction -------------------------------------------------------------------- */
@@ -556,7 +579,7 @@ static void evict_some(struct disk_tier *tier, uint64_t more_bytes)
         struct disk_entry *oldest = disk_index_oldest(tier->index);
         char name[DISK_NAME_BYTES];
         disk_name_of(oldest->key, name);
-        tier->numbers.n_evicted++;
+        count(tier, &tier->numbers.n_evicted, METRIC_TIER_EVICTED, 1);
         tier->numbers.evicted_bytes += oldest->bytes;
         disk_index_remove(tier->index, oldest);
         unlock(tier);
@@ -597,6 +620,7 @@ static void run_store(struct disk_tier *tier)
     bool is_off = now_ns(tier) < tier->writes_after_ns;
     enum disk_result result = DISK_NO_SPACE;
     int reason = 0;
+    assert(entry && !entry->is_stored);
     if (!is_off && !entry->is_doomed) {
         unlock(tier);
         result = write_page(tier, slot, slot_payload(&tier->store, i));
@@ -607,7 +631,7 @@ static void run_store(struct disk_tier *tier)
             disk_index_store(tier->index, entry, tier->file_bytes, rank);
             entry->scan = tier->scan.number;
             staging_give(&tier->store, i);
-            tier->numbers.n_stored++;
+            count(tier, &tier->numbers.n_stored, METRIC_TIER_STORED, 1);
             tier->numbers.stored_bytes += tier->options.page_bytes;
             tier->pause_ns = 0;
         } else {
@@ -615,7 +639,7 @@ static void run_store(struct disk_tier *tier)
         }
     }
     if (result != DISK_OK) {
-        tier->numbers.n_not_stored++;
+        count(tier, &tier->numbers.n_not_stored, METRIC_TIER_NOT_STORED, 1);
         give_up(tier, i);
     }
     tier->n_to_store--;
@@ -701,7 +725,7 @@ static void see_name(struct disk_tier *tier, const char *name)
         return;                            /* somebody writes it */
     (void)unlinkat(tier->folder, name, 0); /* cut off, or left over */
     lock(tier);
-    tier->numbers.n_refused[DISK_BAD_SIZE]++;
+    count_refused(tier, DISK_BAD_SIZE);
     unlock(tier);
 }
 
@@ -802,6 +826,16 @@ static bool has_work(const struct disk_tier *tier)
            now_ns(tier) >= tier->scan.next_ns;
 }
 
+static void show_bytes(struct disk_tier *tier)
+{
+    const char *name = "disk";
+    uint64_t bytes = disk_index_bytes(tier->index);
+    if (bytes == tier->shown_bytes)
+        return;
+    tier->shown_bytes = bytes;
+    metrics_set_labelled(tier->options.metrics, METRIC_TIER_BYTES, &name, (double)bytes);
+}
+
 /* The mutex is held since has_work said no. Sleeps until there is some. */
 static void rest(struct disk_tier *tier)
 {
@@ -826,6 +860,7 @@ static void *run(void *context)
             run_store(tier);
         if (tier->scan.phase != SCAN_RESTS || now_ns(tier) >= tier->scan.next_ns)
             run_scan(tier);
+        show_bytes(tier);
         if (!has_work(tier))
             rest(tier);
     }

@@ -17,6 +17,7 @@
 #define KVCACHE_DISK_TIER_H
 
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "kvcache/disk_page.h"
 
 struct disk_tier;
@@ -28,10 +29,8 @@ struct disk_tier_options {
     uint64_t page_bytes;
     uint64_t max_bytes;               /* of all files */
     uint64_t store_bytes, load_bytes; /* staging memory, at least one page each */
-    const struct clock *clock;
-    /* A load is done; called on the tier's thread, must not block. May be NULL. */
-    void (*wake)(void *context);
-    void *wake_context;
+    const struct clock *clock;        /* NULL: the machine's */
+    struct metrics *metrics;          /* tier_*; may be NULL */
     /* Rare lines about the disk, with a level of base/log.h; on the tier's thread. May be NULL. */
     void (*log)(void *context, int level, const char *text);
     void *log_context;
@@ -90,6 +89,10 @@ bool disk_load_is_done(const struct disk_load *load);
 const void *disk_load_page(const struct disk_load *load, uint32_t i);
 /* Ends or cancels it. The memory is free when the thread has let go of it. */
 void disk_tier_drop(struct disk_tier *tier, struct disk_load *load);
+
+/* `wake` is called whenever a load is done, on the tier's thread; it must neither block nor call
+ * the tier. The one before it is not called any more; NULL: none is. */
+void disk_tier_set_wake(struct disk_tier *tier, void (*wake)(void *context), void *context);
 
 /* ---- numbers ---- */
 

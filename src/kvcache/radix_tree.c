@@ -26,8 +26,8 @@ struct radix_node {
     uint64_t space, last_use;
     int32_t *tokens; /* [n_pages][PAGE]; a root has none */
     struct page_id *pages;
-    uint32_t n_pages;
-    uint32_t n_locks; /* holds that end here, and children with locks */
+    uint32_t n_pages, n_saved; /* the first n_saved were taken by radix_tree_save */
+    uint32_t n_locks;          /* holds that end here, and children with locks */
     uint32_t heap_at;
     enum radix_kind kind;
 };
@@ -36,6 +36,10 @@ struct radix_tree {
     struct page_pool *pool;
     uint64_t clock, seed;
     uint32_t n_pages, n_locked, n_nodes; /* nodes: roots are counted, too */
+    radix_evict_fn evicting;
+    void *evict_context;
+    int32_t *path; /* tokens on the way to a node; for a while */
+    uint32_t path_cap;
 
     /* Children by parent and first page, roots by their namespace; open addressing, linear. */
     struct radix_node **table;
@@ -266,6 +270,8 @@ static struct radix_node *split(struct radix_tree *tree, struct radix_node *node
     upper->last_use = node->last_use;
     upper->kind = node->kind;
     upper->n_locks = node->n_locks > 0;
+    upper->n_saved = (uint32_t)min_size(node->n_saved, n_pages);
+    node->n_saved -= upper->n_saved;
     node->n_pages -= n_pages;
     memmove(node->tokens, node->tokens + n_pages * PAGE, node->n_pages * PAGE_BYTES);
     memmove(node->pages, node->pages + n_pages, node->n_pages * sizeof *node->pages);
@@ -477,6 +483,66 @@ void radix_tree_release(struct radix_tree *tree, struct radix_hold *hold)
     hold->node = NULL;
 }
 
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+/* All tokens to the end of the node; NULL: no memory. */
+static const int32_t *path_to(struct radix_tree *tree, const struct radix_node *node,
+                              uint32_t *n_before)
+{
+    uint32_t n_pages = 0;
+    for (const struct radix_node *n = node; n; n = n->parent)
+        n_pages += n->n_pages;
+    if (n_pages > tree->path_cap) {
+        int32_t *path = realloc(tree->path, 2 * n_pages * PAGE_BYTES);
+        if (!path)
+            return NULL;
+        tree->path = path;
+        tree->path_cap = 2 * n_pages;
+    }
+    *n_before = n_pages - node->n_pages;
+    for (const struct radix_node *n = node; n->parent; n = n->parent) {
+        n_pages -= n->n_pages;
+        memcpy(tree->path + n_pages * PAGE, n->tokens, n->n_pages * PAGE_BYTES);
+    }
+    return tree->path;
+}
+
+/* The node's pages from `first` on. */
+static bool make_run(struct radix_tree *tree, const struct radix_node *node, uint32_t first,
+                     struct radix_run *out)
+{
+    *out = (struct radix_run){.space = node->space,
+                              .pages = node->pages + first,
+                              .n_pages = node->n_pages - first,
+                              .kind = node->kind};
+    out->tokens = path_to(tree, node, &out->n_before);
+    out->n_before += first;
+    return out->tokens != NULL;
+}
+
+bool radix_tree_save(struct radix_tree *tree,
+                     uint32_t (*save)(void *context, const struct radix_run *run), void *context)
+{
+    for (uint32_t i = 0; i < tree->n_slots; i++) {
+        struct radix_node *node = tree->table[i];
+        struct radix_run run;
+        if (!node || node->n_saved == node->n_pages)
+            continue;
+        if (!make_run(tree, node, node->n_saved, &run))
+            return false;
+        node->n_saved += (uint32_t)min_size(save(context, &run), run.n_pages);
+        if (node->n_saved < node->n_pages)
+            return false;
+    }
+    return true;
+}
+
+void radix_tree_on_evict(struct radix_tree *tree, radix_evict_fn evicting, void *context)
+{
+    tree->evicting = evicting;
+    tree->evict_context = context;
+}
+
 /* ---- evicting -------------------------------------------------------------------------------- */
 
 static void remove_leaf(struct radix_tree *tree, struct radix_node *node)
@@ -496,7 +562,11 @@ uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages)
     while (n_evicted < n_pages && tree->n_heap > 0) {
         struct radix_node *node = tree->heap[0];
         uint32_t n = (uint32_t)min_size(node->n_pages, n_pages - n_evicted);
+        struct radix_run run;
+        if (tree->evicting && make_run(tree, node, node->n_pages - n, &run))
+            tree->evicting(tree->evict_context, &run);
         node->n_pages -= n;
+        node->n_saved = (uint32_t)min_size(node->n_saved, node->n_pages);
         page_pool_give(tree->pool, node->pages + node->n_pages, n);
         tree->n_pages -= n;
         n_evicted += n;
@@ -539,6 +609,7 @@ void radix_tree_destroy(struct radix_tree *tree)
         }
     free(tree->table);
     free(tree->heap);
+    free(tree->path);
     free(tree);
 }
 

@@ -54,6 +54,26 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
 /* A zero hold is fine; it is zero afterwards. */
 void radix_tree_release(struct radix_tree *tree, struct radix_hold *hold);
 
+/* Some consecutive pages of one node. */
+struct radix_run {
+    uint64_t space;
+    const int32_t *tokens; /* from the beginning of the namespace to the end of the run */
+    uint32_t n_before;     /* pages in front of it */
+    const struct page_id *pages;
+    uint32_t n_pages;
+    enum radix_kind kind;
+};
+
+/* Called with what is about to be evicted, which it may still read; it must not use the tree.
+ * NULL: nobody. */
+typedef void (*radix_evict_fn)(void *context, const struct radix_run *run);
+void radix_tree_on_evict(struct radix_tree *tree, radix_evict_fn evicting, void *context);
+
+/* Every page once: calls `save` with runs of pages that it has not taken yet, until it takes fewer
+ * than there are (it returns how many) or all have been taken. True: all have. */
+bool radix_tree_save(struct radix_tree *tree,
+                     uint32_t (*save)(void *context, const struct radix_run *run), void *context);
+
 /* Gives up to n_pages pages that nobody holds back to the pool; returns how many. */
 uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages);
 

@@ -235,6 +235,7 @@ static bool admit_one(struct engine *engine)
 
 void engine_admit(struct engine *engine)
 {
+    tier_poll(engine);
     queue_refresh(engine);
     queue_find_leaders(engine);
     while (engine->waiting && admit_one(engine))

@@ -48,6 +48,13 @@ double cost_of_prefill_row(const struct step_cost *cost)
     return per_row;
 }
 
+double cost_of_prefill(const struct step_cost *cost, uint32_t n_rows, uint32_t n_before)
+{
+    double per_row, per_pair;
+    fit_solve(&cost->prefill, &per_row, &per_pair);
+    return n_rows * (per_row + per_pair * (n_before + n_rows / 2.0));
+}
+
 void cost_learn(struct step_cost *cost, const struct step_work *work, double seconds)
 {
     if (work->n_prefill == 0) {

@@ -35,6 +35,9 @@ double cost_of_decode(const struct step_cost *cost, uint32_t n_decode);
 /* Of a row of prefill without context; 0: not known. */
 double cost_of_prefill_row(const struct step_cost *cost);
 
+/* Rows of prefill behind `n_before` tokens; 0: not known. */
+double cost_of_prefill(const struct step_cost *cost, uint32_t n_rows, uint32_t n_before);
+
 /* Rows of prefill behind `n_before` tokens that take `seconds`; `most` if that is not known. */
 uint32_t cost_prefill_rows(const struct step_cost *cost, double seconds, uint32_t n_before,
                            uint32_t most);

@@ -17,6 +17,7 @@
 /* An idle thread shows life this often; one that has work it cannot start yet looks sooner. */
 #define IDLE_WAIT_NS    1000000000u
 #define BLOCKED_WAIT_NS 10000000u
+#define SAVE_WAIT_NS    5000000u /* between pages that go to the disk */
 
 /* ---- life -------------------------------------------------------------------------------- */
 
@@ -120,6 +121,7 @@ serverd_status engine_create(const struct engine_options *options, struct engine
         engine_destroy(engine);
         return status;
     }
+    tier_begin(engine);
     atomic_store(&engine->shared.heartbeat_ns, engine->now_ns);
     atomic_store(&engine->shared.n_pages, page_pool_n_pages(engine->pool));
     atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));
@@ -133,6 +135,7 @@ void engine_destroy(struct engine *engine)
         return;
     if (engine->events) /* created whole, or nothing can be running */
         engine_stop(engine);
+    tier_destroy(engine);
     handles_destroy(engine);
     radix_tree_destroy(engine->tree);
     page_pool_destroy(engine->pool);
@@ -190,6 +193,7 @@ static void end_everything(struct engine *engine)
     engine_adopt(engine, job);
     engine_end_all(engine, SERVERD_BUSY, "the server is shutting down");
     engine_flush(engine);
+    tier_end(engine);
     atomic_store(&engine->shared.n_running, 0);
     atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));
 }
@@ -200,7 +204,11 @@ static void *engine_main(void *arg)
     uint64_t wait_ns = 0;
     while (wait_for_work(engine, wait_ns)) {
         bool has_done = engine_step(engine);
-        wait_ns = has_done ? 0 : engine->live ? BLOCKED_WAIT_NS : IDLE_WAIT_NS;
+        bool is_idle = !has_done && !engine->live;
+        if (is_idle && tier_save_some(engine))
+            wait_ns = SAVE_WAIT_NS;
+        else
+            wait_ns = has_done ? 0 : is_idle ? IDLE_WAIT_NS : BLOCKED_WAIT_NS;
     }
     end_everything(engine);
     return NULL;

@@ -15,11 +15,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "kvcache/disk_tier.h"
 #include "runtime/runtime.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
 
 struct engine;
+struct disk_tier;
 
 /* Where events go. Called on the engine thread, once per step (more often only if a step has far
  * more events than sequences), without locks held; it must not block. The events are the callee's
@@ -45,6 +47,9 @@ struct engine_options {
      * of decode rows alone takes. */
     uint64_t itl_target_ns;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
+    /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
+     * Outlives the engine, for pages of this runtime. */
+    struct disk_tier *disk;
     uint32_t max_queue;
     uint64_t max_queue_tokens;
     uint64_t queue_timeout_ns;

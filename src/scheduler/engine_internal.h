@@ -44,6 +44,9 @@ struct engine {
     /* Engine thread. */
     struct page_pool *pool;
     struct radix_tree *tree; /* NULL: no prefix cache */
+    bool is_forgetting;      /* what is evicted now is no good for the disk */
+    struct tier_load *loads; /* of waiting sequences, from the disk */
+    uint32_t n_loads;
     struct prefix_handle *handles;
     uint32_t n_handles, n_held_pages;
     uint64_t last_handle;
@@ -124,8 +127,11 @@ void tenant_charge(struct job *job, uint32_t n_rows);
 void waiting_insert(struct engine *engine, struct sequence *sequence);
 void waiting_remove(struct engine *engine, struct sequence *sequence);
 void queue_arrive(struct engine *engine, struct sequence *sequence); /* for the first time */
-void queue_refresh(struct engine *engine);                           /* once a step */
-void queue_find_leaders(struct engine *engine);                      /* before choosing */
+/* Whole pages of its prompt that may come from elsewhere; how many the tree has. */
+uint32_t queue_reusable_pages(const struct sequence *sequence);
+void queue_look_up(struct engine *engine, struct sequence *sequence);
+void queue_refresh(struct engine *engine);      /* once a step */
+void queue_find_leaders(struct engine *engine); /* before choosing */
 void queue_add_leader(struct engine *engine, struct sequence *sequence);
 struct sequence *queue_best(struct engine *engine); /* NULL: nobody is to start now */
 /* It has left the queue for the first time, behind n_computed cached tokens. */
@@ -167,6 +173,17 @@ void engine_publish_prefix(struct engine *engine, struct sequence *sequence);
 void engine_forget_prefixes(struct engine *engine);
 /* Makes at least n pages free, if that many are available. */
 void engine_evict(struct engine *engine, uint32_t n);
+
+/* tier.c: prefixes on the disk; nothing is done without one. */
+void tier_begin(struct engine *engine);
+void tier_arrive(struct engine *engine, struct sequence *sequence); /* looks for its prompt there */
+bool tier_is_loading(const struct engine *engine, const struct sequence *sequence);
+void tier_poll(struct engine *engine);                              /* takes what was loaded */
+void tier_leave(struct engine *engine, struct sequence *sequence);  /* it does not wait any more */
+void tier_forget(struct engine *engine, struct sequence *sequence); /* its pages may be bad */
+bool tier_save_some(struct engine *engine); /* while nothing else is to do; false: all is saved */
+void tier_end(struct engine *engine);       /* saves everything, as far as that goes soon */
+void tier_destroy(struct engine *engine);
 
 /* handles.c */
 /* Its prefix stays held for its request's hold_ns; returns the handle's id, 0: none. */

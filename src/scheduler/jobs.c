@@ -99,7 +99,10 @@ void engine_sweep(struct engine *engine)
         return;
     bool has_bad_numbers = false;
     for (struct job *job = engine->ending; job; job = job->ending_next) {
-        has_bad_numbers |= job->failure.code == SERVERD_NUMERIC;
+        const bool is_bad = job->failure.code == SERVERD_NUMERIC;
+        has_bad_numbers |= is_bad;
+        for (struct sequence *s = job->sequences; s && is_bad; s = s->sibling)
+            tier_forget(engine, s);
         for (struct sequence *s = job->sequences; s; s = s->sibling)
             if (s->state != SEQUENCE_DONE)
                 engine_release(engine, s);

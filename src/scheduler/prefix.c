@@ -101,5 +101,7 @@ void engine_forget_prefixes(struct engine *engine)
     if (!engine->tree)
         return;
     handles_drop_all(engine);
+    engine->is_forgetting = true;
     (void)radix_tree_evict(engine->tree, UINT32_MAX);
+    engine->is_forgetting = false;
 }

@@ -99,6 +99,7 @@ void waiting_insert(struct engine *engine, struct sequence *s)
 
 void waiting_remove(struct engine *engine, struct sequence *s)
 {
+    tier_leave(engine, s);
     if (engine->refreshed == s)
         engine->refreshed = s->next;
     *(s->prev ? &s->prev->next : &engine->waiting) = s->next;
@@ -111,19 +112,19 @@ void waiting_remove(struct engine *engine, struct sequence *s)
 
 /* ---- common prefixes ------------------------------------------------------------------------- */
 
-/* Whole pages that the tree would give it. */
-static uint32_t reusable_pages(const struct sequence *s)
+uint32_t queue_reusable_pages(const struct sequence *s)
 {
     return (min_u32(sequence_next_score(s), s->job->request->n_prompt) - 1) / PAGE;
 }
 
-static void look_up(struct engine *engine, struct sequence *s)
+void queue_look_up(struct engine *engine, struct sequence *s)
 {
     const struct request *r = s->job->request;
-    if (!engine->tree || reusable_pages(s) == 0)
+    if (!engine->tree || queue_reusable_pages(s) == 0)
         return;
     s->n_matched =
-        radix_tree_find(engine->tree, r->cache_space, r->prompt, reusable_pages(s) * PAGE).n_pages *
+        radix_tree_find(engine->tree, r->cache_space, r->prompt, queue_reusable_pages(s) * PAGE)
+            .n_pages *
         PAGE;
 }
 
@@ -152,7 +153,7 @@ void queue_add_leader(struct engine *engine, struct sequence *s)
 static uint32_t common_pages(const struct sequence *a, const struct sequence *b)
 {
     const int32_t *p = a->job->request->prompt, *q = b->job->request->prompt;
-    uint32_t n = min_u32(reusable_pages(a), b->job->request->n_prompt / PAGE), i = 0;
+    uint32_t n = min_u32(queue_reusable_pages(a), b->job->request->n_prompt / PAGE), i = 0;
     while (i < n && memcmp(p + i * PAGE, q + i * PAGE, PAGE * sizeof *p) == 0)
         i++;
     return i;
@@ -163,10 +164,12 @@ static bool is_behind(struct sequence *s, const struct sequence *leader)
     return s->n_led > s->n_matched && leader->n_computed < s->n_led;
 }
 
-/* Does somebody compute what it would compute? Its leader is remembered by its id, since it may
- * be gone any time; when it is done the tree most likely has the tokens. */
+/* Does somebody compute what it would compute, or the disk read it? Its leader is remembered by its
+ * id, since it may be gone any time; when it is done the tree most likely has the tokens. */
 static bool stands_back(struct engine *engine, struct sequence *s)
 {
+    if (tier_is_loading(engine, s))
+        return true;
     for (uint32_t i = 0; i < engine->n_leaders && s->leader; i++)
         if (engine->leaders[i]->job->request->id == s->leader && is_behind(s, engine->leaders[i]))
             return true;
@@ -216,11 +219,12 @@ void queue_arrive(struct engine *engine, struct sequence *s)
     const struct request *r = s->job->request;
     uint32_t n = min_u32(r->n_prompt, PAGE);
     s->first_page = hash_bytes(r->prompt, n * sizeof *r->prompt, r->cache_space);
-    look_up(engine, s);
+    queue_look_up(engine, s);
     s->overdue_ns =
         s->job->times.arrival_ns +
         (uint64_t)(fmin(engine->options.wait_bound * fair_seconds(engine, s), 1e9) * 1e9);
     waiting_insert(engine, s);
+    tier_arrive(engine, s);
 }
 
 void queue_admitted(struct engine *engine, struct sequence *s)
@@ -291,7 +295,10 @@ void queue_refresh(struct engine *engine)
     for (uint32_t i = 0; i < min_u32(REFRESHED_PER_STEP, engine->n_waiting); i++) {
         struct sequence *s = engine->refreshed ? engine->refreshed : engine->waiting;
         engine->refreshed = s->next;
-        if (s->job->is_queued)
-            look_up(engine, s);
+        if (!s->job->is_queued)
+            continue;
+        queue_look_up(engine, s);
+        if (!s->has_asked_disk)
+            tier_arrive(engine, s);
     }
 }

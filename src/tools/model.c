@@ -7,6 +7,7 @@
 #include "base/numeric.h"
 #include "compiler/compile.h"
 #include "kernels/builtin.h"
+#include "kvcache/disk_tier.h"
 #include "program/dtype.h"
 
 #include <stdio.h>
@@ -16,6 +17,10 @@
 /* Rows of logits beside one for each running sequence: what scoring a prompt may take a step. */
 #define SPARE_LOGIT_ROWS 16
 
+/* Memory for pages on the way to the disk, and for those that come from there. */
+#define DISK_STORE_BYTES (64 * MIB)
+#define DISK_LOAD_BYTES  (128 * MIB)
+
 struct model {
     struct program *program;
     struct tokenizer *tokenizer;
@@ -23,6 +28,7 @@ struct model {
     char *template_source; /* of --chat-template; else the program's */
     struct worker_pool *pool;
     struct runtime *runtime;
+    struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
     bool has_stopped;
     char name[128];
@@ -93,6 +99,11 @@ static void forward_log(void *context, int level, const char *text)
     log_write(context, (enum log_level)level, "runtime", "%s", text);
 }
 
+static bool wants_disk(const struct options *options)
+{
+    return options->kv_disk_path && options->prefix_cache;
+}
+
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
                                    serverd_error *err)
 {
@@ -120,12 +131,39 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                    .max_context = context},
         .kv_dtype = kv_dtypes[options->kv_dtype],
         .kv_bytes = options->kv_memory,
+        .wants_kv_identity = wants_disk(options),
         .log = forward_log,
         .log_context = setup->log,
         .progress = setup->progress,
         .progress_context = setup->progress_context,
     };
     return runtime_open(model->program, &runtime_options, &model->runtime, err);
+}
+
+/* A model whose pages cannot leave their device goes without. */
+static serverd_status open_disk(struct model *model, const struct model_setup *setup,
+                                serverd_error *err)
+{
+    const struct options *options = setup->options;
+    struct disk_tier_options disk = {.folder = options->kv_disk_path,
+                                     .page_bytes = runtime_page_bytes(model->runtime),
+                                     .max_bytes = options->kv_disk_size,
+                                     .store_bytes = DISK_STORE_BYTES,
+                                     .load_bytes = DISK_LOAD_BYTES,
+                                     .clock = setup->clock,
+                                     .metrics = setup->metrics,
+                                     .log = forward_log,
+                                     .log_context = setup->log};
+    if (!wants_disk(options))
+        return SERVERD_OK;
+    serverd_status status = runtime_kv_identity(model->runtime, disk.identity, err);
+    if (status == SERVERD_UNSUPPORTED) {
+        log_warn(setup->log, "model", "kv-disk-path is not used: %s", err->text);
+        return SERVERD_OK;
+    }
+    if (status == SERVERD_OK)
+        status = disk_tier_create(&disk, &model->disk, err);
+    return status == SERVERD_OK ? SERVERD_OK : error_context(err, "kv-disk-path");
 }
 
 static serverd_status start_engine(struct model *model, const struct model_setup *setup,
@@ -144,6 +182,7 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .prefill_chunk = (uint32_t)options->prefill_chunk,
         .itl_target_ns = (uint64_t)(options->itl_target_ms * 1e6),
         .has_prefix_cache = options->prefix_cache,
+        .disk = model->disk,
         .max_queue = (uint32_t)options->max_queue,
         .max_queue_tokens = (uint64_t)options->max_queue_tokens,
         .queue_timeout_ns = (uint64_t)(options->queue_timeout * 1e9),
@@ -192,6 +231,8 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
         status = open_runtime(model, setup, err);
+    if (status == SERVERD_OK)
+        status = open_disk(model, setup, err);
     if (status == SERVERD_OK)
         status = start_engine(model, setup, err);
     return status;
@@ -243,6 +284,7 @@ void model_close(struct model *model)
     model_stop(model);
     if (model->engine)
         engine_destroy(model->engine);
+    disk_tier_destroy(model->disk);
     runtime_close(model->runtime);
     worker_pool_destroy(model->pool);
     if (model->chat_template)

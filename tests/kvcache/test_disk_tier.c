@@ -77,7 +77,6 @@ static struct disk_tier_options options_of(uint8_t identity, uint64_t max_bytes)
                                       .store_bytes = 64 * PAYLOAD,
                                       .load_bytes = 64 * PAYLOAD,
                                       .clock = &system_clock,
-                                      .wake = count_wake,
                                       .log = count_line};
 }
 
@@ -86,6 +85,7 @@ static struct disk_tier *open_with(const struct disk_tier_options *options)
     struct disk_tier *tier;
     if (disk_tier_create(options, &tier, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
+    disk_tier_set_wake(tier, count_wake, NULL);
     assert_true(disk_tier_flush(tier, LONG_NS));
     return tier;
 }
@@ -208,7 +208,10 @@ static const char *path_of(const struct disk_tier *tier, uint64_t space, const c
 static void pages_are_found_and_come_back(void **state)
 {
     (void)state;
-    struct disk_tier *tier = open_tier(PLENTY);
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.metrics = metrics_create();
+    assert_non_null(options.metrics);
+    struct disk_tier *tier = open_with(&options);
     assert_int_equal(n_found(tier, 0, "1234"), 0);
     assert_int_equal(store(tier, 0, "1234"), 4);
     assert_true(disk_tier_flush(tier, LONG_NS));
@@ -225,15 +228,27 @@ static void pages_are_found_and_come_back(void **state)
     assert_int_equal(load(tier, 0, "1277", 0), 2);
     assert_true(disk_tier_load_ns(tier, 4) > 0);
     assert_int_equal(n_wakes, 3);
+    disk_tier_set_wake(tier, NULL, NULL);
+    assert_int_equal(load(tier, 0, "1", 0), 1);
+    assert_int_equal(n_wakes, 3);
     struct disk_tier_status status = status_of(tier);
     assert_int_equal(status.n_stored, 6);
     assert_int_equal(status.stored_bytes, 6 * PAYLOAD);
-    assert_int_equal(status.n_loaded, 8);
+    assert_int_equal(status.n_loaded, 9);
     assert_int_equal(status.n_refused[DISK_GONE], 1);
     assert_int_equal(status.bytes, 6 * FILE_BYTES);
     assert_int_equal(status.n_staged + status.n_loading, 0);
     assert_true(status.load_rate > 0 && status.is_writing && status.is_scanned);
     disk_tier_destroy(tier);
+    struct buffer text;
+    buffer_init(&text, 1 << 20);
+    metrics_render(options.metrics, &text);
+    assert_non_null(strstr(buffer_str(&text), "serverd_tier_bytes{tier=\"disk\"} 49152\n"));
+    assert_non_null(strstr(buffer_str(&text), "serverd_tier_refused_total{reason=\"gone\"} 1\n"));
+    assert_true(metrics_get(options.metrics, METRIC_TIER_STORED) == 6);
+    assert_true(metrics_get(options.metrics, METRIC_TIER_LOADED) == 9);
+    buffer_deinit(&text);
+    metrics_destroy(options.metrics);
 }
 
 static void a_restart_finds_what_was_stored(void **state)
@@ -410,19 +425,31 @@ static void loads_can_be_dropped_at_any_time(void **state)
     disk_tier_destroy(tier);
 }
 
+static struct rlimit limit_before;
+
+/* The files of this process end at 3,000 bytes; output of the tests goes to pipes and terminals. */
+static void fill_disk(void)
+{
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit_before), 0);
+    const struct rlimit small = {.rlim_cur = 3000, .rlim_max = limit_before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+}
+
+static void empty_disk(void)
+{
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit_before), 0);
+}
+
 static void a_full_disk_ends_writing_for_a_while_and_nothing_else(void **state)
 {
     (void)state;
-    struct rlimit before, small = {.rlim_cur = 3000};
     struct disk_tier *tier = open_tier(PLENTY);
     assert_int_equal(store(tier, 0, "12"), 2);
     assert_true(disk_tier_flush(tier, LONG_NS));
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    small.rlim_max = before.rlim_max;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    fill_disk();
     (void)store(tier, 0, "1234");
     bool is_flushed = disk_tier_flush(tier, LONG_NS);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    empty_disk();
     assert_true(is_flushed);
     struct disk_tier_status status = status_of(tier);
     assert_int_equal(status.n_failed_writes, 1);
@@ -433,6 +460,54 @@ static void a_full_disk_ends_writing_for_a_while_and_nothing_else(void **state)
     assert_int_equal(n_found(tier, 0, "1234"), 2);
     assert_int_equal(load(tier, 0, "1234", 0), 2);
     assert_int_equal(store(tier, 0, "1234"), 0); /* not now */
+    disk_tier_destroy(tier);
+}
+
+static _Atomic uint64_t virtual_ns;
+
+static uint64_t virtual_now(void *context)
+{
+    (void)context;
+    return virtual_ns;
+}
+
+static int64_t virtual_wall(void *context)
+{
+    (void)context;
+    return 1700000000;
+}
+
+/* Twice as long after each failure, and from the start again after a success. */
+static void writing_is_tried_again_later(void **state)
+{
+    (void)state;
+    const struct clock clock = {.now_ns = virtual_now, .wall_seconds = virtual_wall};
+    const uint64_t second = 1000000000, pauses[] = {30, 60, 120, 240, 480, 600, 600};
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.clock = &clock;
+    struct disk_tier *tier = open_with(&options);
+    for (size_t i = 0; i < sizeof pauses / sizeof *pauses; i++) {
+        fill_disk();
+        assert_int_equal(store(tier, 0, "1"), 1);
+        assert_true(disk_tier_flush(tier, LONG_NS));
+        empty_disk();
+        assert_int_equal(status_of(tier).n_failed_writes, i + 1);
+        virtual_ns += pauses[i] * second - 1;
+        assert_int_equal(store(tier, 0, "1"), 0);
+        assert_false(status_of(tier).is_writing);
+        virtual_ns += 1;
+        assert_true(status_of(tier).is_writing);
+    }
+    assert_int_equal(store(tier, 0, "1"), 1);
+    assert_true(disk_tier_flush(tier, LONG_NS));
+    assert_int_equal(load(tier, 0, "1", 0), 1);
+    fill_disk();
+    assert_int_equal(store(tier, 0, "12"), 1);
+    assert_true(disk_tier_flush(tier, LONG_NS));
+    empty_disk();
+    assert_false(status_of(tier).is_writing);
+    virtual_ns += pauses[0] * second;
+    assert_true(status_of(tier).is_writing);
     disk_tier_destroy(tier);
 }
 
@@ -683,6 +758,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(loads_can_be_dropped_at_any_time, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_full_disk_ends_writing_for_a_while_and_nothing_else,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(writing_is_tried_again_later, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_folder_that_is_not_safe_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(what_is_not_ours_is_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(two_tiers_share_a_folder, set_up, tear_down),

@@ -6,11 +6,14 @@
 #include "program/dtype.h"
 #include "sampling/sample.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -219,9 +222,40 @@ static void open_runtime(struct world *world, const struct world_options *o, uin
                    .max_seqs = max_running,
                    .max_context = CONTEXT},
         .kv_dtype = DTYPE_F32,
+        .wants_kv_identity = o->disk_folder != NULL,
         .kv_bytes = (uint64_t)o->n_pages * SERVERD_PAGE_TOKENS * sizeof(uint64_t),
     };
     must(runtime_open(world->program, &options, &world->runtime, &err), &err);
+}
+
+static void open_disk(struct world *world, const char *folder)
+{
+    serverd_error err;
+    struct disk_tier_options options = {.folder = folder,
+                                        .page_bytes = runtime_page_bytes(world->runtime),
+                                        .max_bytes = 1 << 20,
+                                        .store_bytes = 64 << 10,
+                                        .load_bytes = 64 << 10,
+                                        .clock = &system_clock};
+    must(runtime_kv_identity(world->runtime, options.identity, &err), &err);
+    must(disk_tier_create(&options, &world->disk, &err), &err);
+    assert_true(disk_tier_flush(world->disk, UINT64_C(10000000000)));
+}
+
+void folder_create(char path[64])
+{
+    (void)snprintf(path, 64, "/tmp/serverd-disk-XXXXXX");
+    assert_non_null(mkdtemp(path));
+}
+
+void folder_remove(const char *path)
+{
+    DIR *folder = opendir(path);
+    assert_non_null(folder);
+    for (struct dirent *entry; (entry = readdir(folder));)
+        (void)unlinkat(dirfd(folder), entry->d_name, 0);
+    (void)closedir(folder);
+    assert_int_equal(rmdir(path), 0);
 }
 
 struct world *world_create(const struct world_options *o)
@@ -238,6 +272,8 @@ struct world *world_create(const struct world_options *o)
     open_runtime(world, o, max_running);
     must(tokenizer_create(make_vocabulary(world->program), &world->tokenizer, &err), &err);
     world->metrics = metrics_create();
+    if (o->disk_folder)
+        open_disk(world, o->disk_folder);
     struct engine_options options = {
         .has_prefix_cache = true,
         .runtime = world->runtime,
@@ -253,6 +289,7 @@ struct world *world_create(const struct world_options *o)
         .queue_timeout_ns = o->queue_timeout_ns,
         .itl_target_ns = o->itl_target_ns,
         .wait_bound = 2,
+        .disk = world->disk,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)
@@ -263,6 +300,7 @@ struct world *world_create(const struct world_options *o)
 void world_destroy(struct world *world)
 {
     engine_destroy(world->engine);
+    disk_tier_destroy(world->disk);
     runtime_close(world->runtime);
     tokenizer_destroy(world->tokenizer);
     metrics_destroy(world->metrics);
@@ -274,9 +312,15 @@ void world_destroy(struct world *world)
 void world_run(struct world *world)
 {
     serverd_error err;
-    while (engine_step(world->engine)) {
-        world->now_ns += 1000000;
-        must(engine_check(world->engine, &err), &err);
+    for (struct engine_status status = {.n_waiting = 1}; status.n_waiting > 0;) {
+        while (engine_step(world->engine)) {
+            world->now_ns += 1000000;
+            must(engine_check(world->engine, &err), &err);
+        }
+        engine_status(world->engine, &status);
+        if (status.n_waiting > 0 && !world->disk)
+            fail_msg("%u requests wait for nothing", status.n_waiting);
+        (void)usleep(status.n_waiting > 0 ? 100 : 0);
     }
 }
 

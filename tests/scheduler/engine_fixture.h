@@ -22,6 +22,7 @@ struct world_options {
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
     uint64_t queue_timeout_ns, itl_target_ns;
     bool is_encoder, has_thread, has_real_clock;
+    const char *disk_folder; /* NULL: no disk tier */
 };
 
 struct world {
@@ -30,6 +31,7 @@ struct world {
     struct runtime *runtime;
     struct tokenizer *tokenizer;
     struct metrics *metrics;
+    struct disk_tier *disk;
     struct engine *engine;
     struct clock clock;
     uint64_t now_ns;
@@ -89,7 +91,11 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
 void plan_check_whole(const struct world *world, const struct plan *plan);
 void plan_check_prefix(const struct world *world, const struct plan *plan);
 
-/* Steps, with checks, until the engine has nothing to do. */
+/* A folder for a disk tier; removed with all that it holds. */
+void folder_create(char path[64]);
+void folder_remove(const char *path);
+
+/* Steps, with checks, until the engine has nothing to do, nor waits for the disk. */
 void world_run(struct world *world);
 void world_check_empty(struct world *world); /* all pages are back */
 

@@ -60,7 +60,7 @@ static struct plan *random_plan(const struct world *world)
     return plan;
 }
 
-static struct world *random_world(bool has_faults)
+static struct world *random_world(bool has_faults, const char *disk_folder)
 {
     char device[128] = "null";
     if (has_faults)
@@ -74,13 +74,18 @@ static struct world *random_world(bool has_faults)
         .max_running = 1 + random_below(8),
         .prefill_chunk = 1 + random_below(MAX_ROWS),
         .queue_timeout_ns = one_in(4) ? 300000000 : 0,
+        .disk_folder = disk_folder,
     });
 }
 
 static void run_seed(uint64_t seed, bool has_faults)
 {
     random_state = seed;
-    struct world *world = random_world(has_faults);
+    char folder[64];
+    const bool has_disk = one_in(3);
+    if (has_disk)
+        folder_create(folder);
+    struct world *world = random_world(has_faults, has_disk ? folder : NULL);
     struct plan *plans[N_PLANS] = {NULL};
     uint32_t n = 0;
     serverd_error err;
@@ -113,6 +118,8 @@ static void run_seed(uint64_t seed, bool has_faults)
     world_run(world);
     world_check_empty(world);
     world_destroy(world);
+    if (has_disk)
+        folder_remove(folder);
 }
 
 static void run_seeds(bool has_faults)

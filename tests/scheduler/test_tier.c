@@ -1,0 +1,221 @@
+/* Prefixes on the disk: they come back after their eviction and after a restart, with the same
+ * answers, and whatever goes wrong there is only time. */
+#include "engine_fixture.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static serverd_error err;
+static char folder[64];
+
+static int setup(void **state)
+{
+    (void)state;
+    folder_create(folder);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    folder_remove(folder);
+    return 0;
+}
+
+static struct world *new_world(uint32_t n_pages)
+{
+    return world_create(&(struct world_options){.n_pages = n_pages, .disk_folder = folder});
+}
+
+static struct plan *alike(uint32_t n_alike, uint32_t n_prompt, uint64_t seed)
+{
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, n_prompt, seed);
+    plan_begin_alike(plan, n_alike, 1);
+    plan->max_new_tokens = 3;
+    plan->sampling.ignore_eos = true;
+    return plan;
+}
+
+static void submit(struct world *world, struct plan *plan)
+{
+    if (plan_submit(world, plan, &err))
+        fail_msg("%s", err.text);
+}
+
+static uint32_t cached_of(struct world *world, struct plan *plan)
+{
+    submit(world, plan);
+    world_run(world);
+    plan_check_whole(world, plan);
+    uint32_t n = plan->n_cached;
+    free(plan);
+    return n;
+}
+
+/* All that was cached before is evicted. */
+static void fill_pool(struct world *world, uint32_t n, uint64_t seed)
+{
+    for (uint32_t i = 0; i < n; i++)
+        (void)cached_of(world, alike(0, 150, seed + i));
+    assert_true(disk_tier_flush(world->disk, UINT64_C(10000000000)));
+}
+
+static void evicted_prefixes_come_back(void **state)
+{
+    (void)state;
+    struct world *world = new_world(24);
+    assert_int_equal(cached_of(world, alike(100, 100, 1)), 0);
+    fill_pool(world, 6, 100);
+    assert_int_equal(cached_of(world, alike(100, 120, 2)), 96);
+    fill_pool(world, 6, 200);
+    /* in the tree some of it, the rest on the disk */
+    assert_int_equal(cached_of(world, alike(40, 120, 3)), 32);
+    assert_int_equal(cached_of(world, alike(100, 130, 4)), 96);
+    struct plan *stranger = alike(100, 120, 5);
+    stranger->cache_space = 9;
+    assert_int_equal(cached_of(world, stranger), 0);
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+static void a_restart_comes_back_warm(void **state)
+{
+    (void)state;
+    struct world *world = new_world(0);
+    struct plan *first = alike(90, 90, 1), *next = alike(90, 140, 2);
+    first->max_new_tokens = 40;
+    submit(world, first);
+    world_run(world);
+    memcpy(next->prompt + 90, first->result[0].token, 39 * sizeof *next->prompt);
+    free(first);
+    world_destroy(world);
+    world = new_world(0);
+    assert_int_equal(cached_of(world, next), 128); /* the output, too */
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+static void requests_with_one_beginning_read_it_once(void **state)
+{
+    (void)state;
+    enum { N = 6 };
+    struct world *world = new_world(0);
+    (void)cached_of(world, alike(100, 100, 1));
+    world_destroy(world);
+    world = new_world(0);
+    struct plan *plans[N];
+    for (uint32_t i = 0; i < N; i++)
+        submit(world, plans[i] = alike(100, 110 + i, 10 + i));
+    world_run(world);
+    struct disk_tier_status status;
+    disk_tier_status(world->disk, &status);
+    assert_int_equal(status.n_loaded, 6);
+    for (uint32_t i = 0; i < N; i++) {
+        plan_check_whole(world, plans[i]);
+        assert_true(plans[i]->n_cached >= 96);
+        free(plans[i]);
+    }
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+/* Flips a byte of every file, or cuts it off. */
+static void damage_files(bool cuts)
+{
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        int fd = openat(dirfd(dir), entry->d_name, O_RDWR);
+        assert_true(fd >= 0);
+        off_t last = lseek(fd, 0, SEEK_END) - 1;
+        char byte = 0;
+        assert_int_equal(pread(fd, &byte, 1, last), 1);
+        byte ^= 1;
+        assert_int_equal(cuts ? ftruncate(fd, last) : pwrite(fd, &byte, 1, last) - 1, 0);
+        (void)close(fd);
+    }
+    (void)closedir(dir);
+}
+
+static void damaged_files_are_computed_again(void **state)
+{
+    (void)state;
+    for (int cuts = 0; cuts < 2; cuts++) {
+        struct world *world = new_world(0);
+        (void)cached_of(world, alike(100, 100, 1));
+        world_destroy(world);
+        damage_files(cuts != 0);
+        world = new_world(0);
+        assert_int_equal(cached_of(world, alike(100, 120, 2)), 0);
+        world_destroy(world);
+    }
+}
+
+static void a_cancelled_request_ends_its_load(void **state)
+{
+    (void)state;
+    struct world *world = new_world(0);
+    (void)cached_of(world, alike(100, 100, 1));
+    world_destroy(world);
+    for (uint32_t n_steps = 0; n_steps < 4; n_steps++) {
+        world = new_world(0);
+        struct plan *plan = alike(100, 120, 2);
+        submit(world, plan);
+        for (uint32_t i = 0; i < n_steps; i++)
+            (void)engine_step(world->engine);
+        engine_cancel(world->engine, plan->id);
+        world_run(world);
+        assert_int_equal(plan->n_ends, 1);
+        free(plan);
+        world_check_empty(world);
+        world_destroy(world);
+    }
+}
+
+static void what_gave_not_a_number_is_not_kept(void **state)
+{
+    (void)state;
+    /* another script would be another model to the disk */
+    const struct world_options options = {
+        .device = "fault:inner=null;script=nan@6:0", .prefill_chunk = 32, .disk_folder = folder};
+    for (uint32_t n_new = 1; n_new <= 20; n_new += 19) {
+        struct world *world = world_create(&options);
+        struct plan *plan = alike(100, 100, 1);
+        plan->max_new_tokens = n_new;
+        submit(world, plan);
+        world_run(world);
+        assert_int_equal(plan->status, n_new == 1 ? SERVERD_OK : SERVERD_NUMERIC);
+        free(plan);
+        world_destroy(world);
+        world = world_create(&options);
+        plan = alike(100, 100, 1);
+        plan->max_new_tokens = 1;
+        assert_int_equal(cached_of(world, plan), n_new == 1 ? 96 : 0);
+        world_destroy(world);
+    }
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(evicted_prefixes_come_back),
+        TEST(a_restart_comes_back_warm),
+        TEST(requests_with_one_beginning_read_it_once),
+        TEST(damaged_files_are_computed_again),
+        TEST(a_cancelled_request_ends_its_load),
+        TEST(what_gave_not_a_number_is_not_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
