@@ -154,8 +154,8 @@ def test_scheduler_measures_steps_and_the_tree(tmp_path):
     done = run("scheduler", "--running", "2,4", "--waiting", "0,3", "--steps", 5, "--nodes", 50, "--tokens", 128,
                "--looks", 20, "-o", tmp_path / "out")
     lines = read_lines(tmp_path / "out")
-    assert len(lines) == 5 and all(0 < line["p50_us"] <= line["p99_us"] <= line["max_us"] for line in lines)
-    assert "4 running, 3 waiting" in done.stdout and "find and hold 128 tokens" in done.stdout
+    assert len(lines) == 9 and all(0 < line["p50_us"] <= line["p99_us"] <= line["max_us"] for line in lines)
+    assert "step with turnover, 4 running, 3 waiting" in done.stdout and "find and hold 128 tokens" in done.stdout
 
 
 def free_port():

@@ -39,7 +39,8 @@ static void ignore(void *context, const struct event *events, uint32_t n)
         free(events[i].message);
 }
 
-static serverd_status submit(struct engine *engine, uint64_t seed, serverd_error *err)
+static serverd_status submit(struct engine *engine, uint64_t seed, uint32_t n_output,
+                             serverd_error *err)
 {
     struct request *request = request_create();
     int32_t *prompt = request ? arena_array(request->arena, PROMPT_TOKENS, sizeof *prompt) : NULL;
@@ -51,7 +52,7 @@ static serverd_status submit(struct engine *engine, uint64_t seed, serverd_error
         fill(prompt, PROMPT_TOKENS, seed);
         request->prompt = prompt;
         request->n_prompt = PROMPT_TOKENS;
-        request->max_new_tokens = CONTEXT - PROMPT_TOKENS;
+        request->max_new_tokens = n_output;
         request->sampling.temperature = 0;
         status = engine_submit(engine, request, &id, err);
     }
@@ -75,7 +76,7 @@ static serverd_status time_steps(struct virtual_engine *e, uint32_t n_running, u
 {
     double us;
     for (uint32_t i = 0; i < n_running + n_waiting; i++)
-        if (submit(e->engine, hash_mix(i), err))
+        if (submit(e->engine, hash_mix(i), CONTEXT - PROMPT_TOKENS, err))
             return err->code;
     struct engine_status status;
     uint32_t most =
@@ -98,8 +99,46 @@ static serverd_status time_steps(struct virtual_engine *e, uint32_t n_running, u
     return SERVERD_OK;
 }
 
-static serverd_status measure_steps(const struct scheduler_options *o, uint32_t n_running,
-                                    uint32_t n_waiting, struct samples *out, serverd_error *err)
+/* The same, but in each step one ends, one is admitted and computes its prompt, and one comes. */
+static serverd_status time_turnover(struct virtual_engine *e, uint32_t n_running,
+                                    uint32_t n_waiting, uint32_t n_steps, struct samples *out,
+                                    serverd_error *err)
+{
+    struct engine_status status;
+    uint32_t n_submitted = 0;
+    for (; n_submitted < n_running + n_waiting; n_submitted++) {
+        uint32_t n_output = n_submitted < n_running ? n_submitted + 1 : n_running;
+        if (submit(e->engine, hash_mix(n_submitted), n_output, err))
+            return err->code;
+    }
+    for (uint32_t i = 0; i < WARM_UP_STEPS + n_steps; i++) {
+        double us;
+        if (!step_us(e, &us))
+            return fail(err, SERVERD_INTERNAL, "step %u: there is nothing to do", i);
+        if (i >= WARM_UP_STEPS)
+            samples_add(out, us);
+        if (submit(e->engine, hash_mix(n_submitted++), n_running, err))
+            return err->code;
+    }
+    engine_status(e->engine, &status);
+    if (status.n_waiting < n_waiting || status.n_waiting > n_waiting + 2)
+        return fail(err, SERVERD_INTERNAL, "%u requests wait; meant were %u", status.n_waiting,
+                    n_waiting);
+    return SERVERD_OK;
+}
+
+/* Two kinds of steps that are measured. */
+struct step_kind {
+    const char *name;
+    serverd_status (*time)(struct virtual_engine *engine, uint32_t n_running, uint32_t n_waiting,
+                           uint32_t n_steps, struct samples *out, serverd_error *err);
+};
+static const struct step_kind step_kinds[] = {{"step", time_steps},
+                                              {"step with turnover", time_turnover}};
+
+static serverd_status measure_steps(const struct scheduler_options *o, const struct step_kind *kind,
+                                    uint32_t n_running, uint32_t n_waiting, struct samples *out,
+                                    serverd_error *err)
 {
     struct virtual_engine *engine;
     const struct virtual_engine_options options = {
@@ -118,7 +157,7 @@ static serverd_status measure_steps(const struct scheduler_options *o, uint32_t 
     serverd_status status = virtual_engine_create(&options, &engine, err);
     if (status != SERVERD_OK)
         return status;
-    status = time_steps(engine, n_running, n_waiting, o->steps, out, err);
+    status = kind->time(engine, n_running, n_waiting, o->steps, out, err);
     virtual_engine_destroy(engine);
     return status;
 }
@@ -246,13 +285,15 @@ static serverd_status add(struct report *report, const char *name, struct sample
 }
 
 static serverd_status add_steps(const struct scheduler_options *o, struct report *report,
-                                uint32_t n_running, uint32_t n_waiting, serverd_error *err)
+                                const struct step_kind *kind, uint32_t n_running,
+                                uint32_t n_waiting, serverd_error *err)
 {
     struct samples us = {0};
     char name[CELL_BYTES];
-    (void)snprintf(name, sizeof name, "step, %u running, %u waiting", n_running, n_waiting);
+    (void)snprintf(name, sizeof name, "%s, %u running, %u waiting", kind->name, n_running,
+                   n_waiting);
     progress_show("%s", name);
-    serverd_status status = measure_steps(o, n_running, n_waiting, &us, err);
+    serverd_status status = measure_steps(o, kind, n_running, n_waiting, &us, err);
     if (status == SERVERD_OK)
         status = add(report, name, &us, err);
     samples_deinit(&us);
@@ -284,9 +325,11 @@ static serverd_status bench_scheduler_run(const void *values, serverd_error *err
     serverd_status status = table_init(&report.table, 6, headers, err);
     if (status == SERVERD_OK)
         status = add_tree(o, &report, err);
-    for (uint32_t i = 0; i < o->running.n; i++)
-        for (uint32_t j = 0; j < o->waiting.n && status == SERVERD_OK; j++)
-            status = add_steps(o, &report, o->running.value[i], o->waiting.value[j], err);
+    for (size_t k = 0; k < sizeof step_kinds / sizeof *step_kinds; k++)
+        for (uint32_t i = 0; i < o->running.n; i++)
+            for (uint32_t j = 0; j < o->waiting.n && status == SERVERD_OK; j++)
+                status = add_steps(o, &report, &step_kinds[k], o->running.value[i],
+                                   o->waiting.value[j], err);
     progress_clear();
     if (status == SERVERD_OK)
         table_print(&report.table, stdout);
