@@ -130,6 +130,34 @@ def test_kernels_have_a_row_for_each_level_and_number_of_rows(tmp_path):
     assert "limits at the end" in done.stdout
 
 
+def test_simulate_runs_what_it_generates(tmp_path):
+    trace, out = tmp_path / "trace.jsonl", tmp_path / "out"
+    trace.write_text(run("simulate", "--generate", "tenants", "-n", 60, "--rate", 4).stdout)
+    assert len(read_lines(trace)) == 60
+    options = ["--max-running", 4, "-o", out, "--label", "few"]
+    from_file = run("simulate", trace, "--block-tokens", 16, *options).stdout
+    direct = run("simulate", "-w", "tenants", "-n", 60, "--rate", 4, *options).stdout
+    for text in (from_file, direct):
+        assert "longest wait/mean" in text and "key greedy" in text and "hit rate" in text
+    lines = read_lines(out)
+    runs = [line for line in lines if line["kind"] == "simulate"]
+    keys = [line for line in lines[: len(lines) // 2] if line["kind"] == "key"]
+    assert runs[0]["done"] == 60 == sum(line["done"] for line in keys) and len(keys) == 5
+    assert runs[0]["max_running"] == 4 and runs[0]["label"] == "few"
+    for name in ("queue_ms", "ttft_ms", "itl_ms", "makespan_s", "cached_tokens", "steps"):
+        assert runs[0][name] == runs[1][name], name
+    assert "line 1: hash_ids" in run("simulate", trace, code=1).stderr  # blocks of 512
+    assert "one of them" in run("simulate", trace, "-w", "mixed", code=1).stderr
+
+
+def test_scheduler_measures_steps_and_the_tree(tmp_path):
+    done = run("scheduler", "--running", "2,4", "--waiting", "0,3", "--steps", 5, "--nodes", 50, "--tokens", 128,
+               "--looks", 20, "-o", tmp_path / "out")
+    lines = read_lines(tmp_path / "out")
+    assert len(lines) == 9 and all(0 < line["p50_us"] <= line["p99_us"] <= line["max_us"] for line in lines)
+    assert "step with turnover, 4 running, 3 waiting" in done.stdout and "find and hold 128 tokens" in done.stdout
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

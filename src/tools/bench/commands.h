@@ -4,6 +4,7 @@
 
 #include "tools/bench/options.h"
 
-extern const struct bench_command bench_model, bench_serve, bench_compare, bench_kernels;
+extern const struct bench_command bench_model, bench_serve, bench_compare, bench_kernels,
+    bench_simulate, bench_scheduler;
 
 #endif

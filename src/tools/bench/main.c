@@ -12,8 +12,8 @@
 enum { EXIT_BENCH_GOOD = 0, EXIT_BENCH_FAILED = 1, EXIT_BENCH_USAGE = 2 };
 
 /* One row for each sub-command. */
-static const struct bench_command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
-                                                       &bench_compare};
+static const struct bench_command *const commands[] = {
+    &bench_model, &bench_kernels, &bench_serve, &bench_compare, &bench_simulate, &bench_scheduler};
 
 #define N_COMMANDS (sizeof commands / sizeof *commands)
 
