@@ -7,7 +7,7 @@
 
 static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
-    engine->slice[engine->n_slices++] = (struct slice){s, n_rows};
+    engine->slice[engine->n_slices++] = (struct slice){.sequence = s, .n_rows = n_rows};
 }
 
 /* Rows of one sequence, at most `budget`; scored rows take logit rows from *n_spare. */
@@ -64,8 +64,9 @@ void engine_learn_cost(struct engine *engine, double seconds)
         learn(&cost->prefill_row, (seconds - cost->decode_step) / engine->n_prefill_rows);
 }
 
-/* Decode rows first. Then prefill in the order of admission; the first keeps at least half of
- * the chunk, so that short prompts behind a long one get on too. */
+/* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order
+ * of admission; the first keeps at least half of the chunk, so that short prompts behind a long one
+ * get on too. */
 static void plan_decoder(struct engine *engine)
 {
     uint32_t n_left_others = 0;
@@ -83,8 +84,10 @@ static void plan_decoder(struct engine *engine)
             n_left_others =
                 min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
     }
-    if (!first)
+    if (!first) {
+        engine_draft(engine);
         return;
+    }
     uint32_t budget = chunk_budget(engine, engine->n_slices), n_before = budget;
     uint32_t n_spare = engine->max_logit_rows - engine->n_running;
     uint32_t for_others = min_u32(n_left_others, budget / 2);
@@ -114,6 +117,7 @@ void engine_plan(struct engine *engine)
 {
     engine->n_slices = 0;
     engine->n_prefill_rows = 0;
+    engine->n_rejected_rows = 0;
     struct sequence *suspect = find_suspect(engine);
     if (suspect) {
         uint32_t n_spare = engine->max_logit_rows - engine->n_running;
@@ -136,16 +140,17 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
     const struct request *r = s->job->request;
     if (r->wants_prompt_logprobs && position + 1 < r->n_prompt && position >= s->n_scored)
         return true;
-    return r->max_new_tokens > 0 && position + 1 == sequence_n_tokens(s);
+    return r->max_new_tokens > 0 && position + 1 >= sequence_n_tokens(s);
 }
 
 static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
 {
     const struct slice *slice = &engine->slice[index];
     const struct sequence *s = slice->sequence;
+    uint32_t n_known = slice->n_rows - slice->n_drafts;
     for (uint32_t i = 0; i < slice->n_rows; i++) {
         uint32_t row = batch->n_rows++, position = s->n_computed + i;
-        engine->token[row] = sequence_token(s, position);
+        engine->token[row] = i < n_known ? sequence_token(s, position) : slice->draft[i - n_known];
         engine->position[row] = (int32_t)position;
         engine->row_seq[row] = index;
         if (!engine->is_encoder && slice_wants_logits(slice, position))

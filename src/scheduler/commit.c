@@ -270,6 +270,21 @@ static void finish_empty(struct engine *engine, struct sequence *s)
         finish_event(engine, job, c, FINISH_LENGTH, &(struct text_step){.stop_index = -1}, -1);
 }
 
+/* The rows behind the last token: as long as the guess is the token that was drawn, its row is what
+ * a step of its own would have given. */
+static void commit_drafts(struct engine *engine, const struct slice *slice, const float *logits)
+{
+    struct sequence *s = slice->sequence;
+    uint32_t n_right = 0;
+    while (n_right < slice->n_drafts && s->state == SEQUENCE_RUNNING && !s->job->is_ending &&
+           s->output[s->n_output - 1] == slice->draft[n_right]) {
+        s->n_computed++;
+        engine_publish_prefix(engine, s);
+        commit_token(engine, s, logits + (size_t)n_right++ * engine->width);
+    }
+    engine_learn_draft(engine, slice, n_right);
+}
+
 /* Returns how many of the logit rows were the slice's. */
 static uint32_t commit_slice(struct engine *engine, const struct slice *slice, const float *logits)
 {
@@ -282,7 +297,7 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
     }
     for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
         score_prompt(engine, s, logits + (size_t)i * engine->width);
-    s->n_computed = end;
+    s->n_computed = end - slice->n_drafts;
     engine_publish_prefix(engine, s);
     if (job->is_ending || sequence_n_left(s) > 0)
         return n_logit_rows;
@@ -292,11 +307,13 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
         finish_empty(engine, s);
         return n_logit_rows;
     }
-    const float *last = logits + (size_t)(n_logit_rows - 1) * engine->width;
+    const float *last = logits + (size_t)(n_logit_rows - slice->n_drafts - 1) * engine->width;
     if (s->choice == 0 && s->n_output == 0)
         fork_choices(engine, s, last);
     if (!job->is_ending)
         commit_token(engine, s, last);
+    if (slice->n_drafts > 0)
+        commit_drafts(engine, slice, last + engine->width);
     return n_logit_rows;
 }
 

@@ -42,6 +42,7 @@ struct engine_options {
     /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
      * the chunk shrinks to fit the measured cost of a row, but not below 32. 0: it does not. */
     uint64_t step_target_ns;
+    uint32_t max_draft;    /* next tokens of a sequence that are guessed in a step; 0: none */
     bool has_prefix_cache; /* requests with the same beginning compute it once */
     uint32_t max_queue;
     uint64_t max_queue_tokens;

@@ -1,7 +1,8 @@
 /* The engine's state and the parts of a step. engine.c owns the thread and everything other
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
  * jobs.c keeps the lists and ends jobs; admission.c gives pages and places; batch.c chooses and
- * lays out the rows; commit.c turns logits into tokens and events.
+ * lays out the rows; draft.c adds guessed tokens to them; commit.c turns logits into tokens and
+ * events.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -16,16 +17,26 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* Rows of one sequence in the present step. */
+/* Rows of one sequence in the present step. The last n_drafts are not its own tokens but guesses of
+ * the next ones. */
 struct slice {
     struct sequence *sequence;
-    uint32_t n_rows;
+    uint32_t n_rows, n_drafts;
+    const int32_t *draft; /* [n_drafts] */
+    enum draft_source source;
 };
 
 /* Measured running means, seconds; 0: not yet known. */
 struct step_cost {
     double decode_step; /* a step without prefill */
     double prefill_row; /* each further row */
+};
+
+/* Measured time of steps without prefill: first * (1 + more * (rows - 1)). */
+struct row_cost {
+    double first; /* seconds; 0: nothing measured */
+    double more;
+    uint32_t n_learned; /* steps of more than one row */
 };
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
@@ -63,8 +74,11 @@ struct engine {
     /* The batch, taken once. */
     struct slice *slice; /* [max_running] */
     uint32_t n_slices;
-    uint32_t n_prefill_rows; /* in the present step */
+    uint32_t n_prefill_rows;  /* in the present step */
+    uint32_t n_rejected_rows; /* in the present step: of guesses that were wrong */
     struct step_cost cost;
+    struct row_cost row_cost;
+    int32_t draft[DRAFT_MAX_ROWS];     /* of all slices */
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
@@ -151,9 +165,16 @@ void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
 void engine_learn_cost(struct engine *engine, double seconds); /* of the present step */
 
-/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
- * row if a token is to be drawn. */
+/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and if a token
+ * is to be drawn the last row, and all guesses. */
 bool slice_wants_logits(const struct slice *slice, uint32_t position);
+
+/* draft.c: guesses of the next tokens, whose rows run behind those that are due. Nothing depends on
+ * them but time: a guess counts only if it is the token that is drawn. */
+void engine_draft(struct engine *engine); /* for the slices of a step of decode rows */
+void engine_learn_draft(struct engine *engine, const struct slice *slice, uint32_t n_right);
+/* A step without prefill took so long. */
+void engine_learn_row_cost(struct engine *engine, uint32_t n_rows, double seconds);
 
 /* commit.c */
 void engine_event(struct engine *engine, const struct event *event);

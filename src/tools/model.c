@@ -146,6 +146,7 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .max_running = (uint32_t)options->max_running,
         .prefill_chunk = (uint32_t)options->prefill_chunk,
         .step_target_ns = STEP_TARGET_NS,
+        .max_draft = options->speculation ? (uint32_t)options->draft_tokens : 0,
         .has_prefix_cache = options->prefix_cache,
         .max_queue = (uint32_t)options->max_queue,
         .max_queue_tokens = (uint64_t)options->max_queue_tokens,

@@ -21,6 +21,8 @@ struct world_options {
     uint32_t n_pages;   /* 0: enough for all */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
     uint64_t queue_timeout_ns, step_target_ns;
+    uint32_t max_draft; /* guessed tokens of a sequence per step */
+    uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
     bool is_encoder, has_thread, has_real_clock;
 };
 
@@ -35,6 +37,7 @@ struct world {
     uint64_t now_ns;
     uint64_t tick_ns; /* each look at the clock takes so long, so each step does */
     uint32_t n_deliveries;
+    uint32_t repeat; /* as the null delegate's option */
 };
 
 /* Prints and exits if anything cannot be made. */
