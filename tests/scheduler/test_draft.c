@@ -279,6 +279,33 @@ static void guesses_that_do_not_pay_are_few(void **state)
     assert_true(2 * n_dear < n_cheap);
 }
 
+static void no_guesses_run_beside_prefill(void **state)
+{
+    struct world *world = repeating_world(7);
+    struct plan *decoding = plan_create(), *prefilling = plan_create();
+    decoding->max_new_tokens = 200;
+    decoding->sampling.ignore_eos = true;
+    if (plan_submit(world, decoding, &err))
+        fail_msg("%s", err.text);
+    while (counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") < 20)
+        (void)engine_step(world->engine);
+    plan_fill_prompt(prefilling, 160, 2); /* five chunks */
+    if (plan_submit(world, prefilling, &err))
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < 5; i++) {
+        uint32_t n = decoding->result[0].n;
+        (void)engine_step(world->engine);
+        assert_int_equal(decoding->result[0].n, n + 1);
+    }
+    assert_int_equal(prefilling->result[0].n, 1);
+    world_run(world);
+    plan_check_whole(world, decoding);
+    plan_check_whole(world, prefilling);
+    free(decoding);
+    free(prefilling);
+    world_destroy(world);
+}
+
 static void many_sequences_make_no_guesses(void **state)
 {
     struct world *world = world_create(&(struct world_options){
@@ -311,6 +338,7 @@ int main(void)
         cmocka_unit_test(a_repeated_question_is_answered_from_the_tree),
         cmocka_unit_test(draws_at_any_temperature_are_the_same),
         cmocka_unit_test(guesses_that_do_not_pay_are_few),
+        cmocka_unit_test(no_guesses_run_beside_prefill),
         cmocka_unit_test(many_sequences_make_no_guesses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
