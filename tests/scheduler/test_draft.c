@@ -184,7 +184,7 @@ static void what_ends_a_text_ends_it_in_the_middle_of_guesses(void **state)
         free(plan);
     }
     uint32_t len;
-    for (uint32_t n = 30; n < 60; n++) {
+    for (uint32_t n = 90; n < 150; n++) { /* the text repeats itself by then */
         struct plan *plan = plan_create();
         char stop[8] = {0};
         memcpy(stop, tokenizer_piece(world->tokenizer, whole->result[0].token[n], &len), 2);
@@ -279,6 +279,24 @@ static void guesses_that_do_not_pay_are_few(void **state)
     assert_true(2 * n_dear < n_cheap);
 }
 
+/* Its only row left is the end of the prompt: nothing is to be drawn, or the first token. */
+static void no_guesses_are_made_for_prompts(void **state)
+{
+    struct world *world = repeating_world(7);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct plan *plan = plan_create();
+        plan->n_prompt = 33; /* one more than a chunk */
+        for (uint32_t k = 0; k < 33; k++)
+            plan->prompt[k] = (int32_t)(10 + k % 4);
+        plan->max_new_tokens = i;
+        plan->cache_space = i;
+        (void)steps_of(world, plan);
+        free(plan);
+    }
+    assert_int_equal(counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} "), 0);
+    world_destroy(world);
+}
+
 static void no_guesses_run_beside_prefill(void **state)
 {
     struct world *world = repeating_world(7);
@@ -338,6 +356,7 @@ int main(void)
         cmocka_unit_test(a_repeated_question_is_answered_from_the_tree),
         cmocka_unit_test(draws_at_any_temperature_are_the_same),
         cmocka_unit_test(guesses_that_do_not_pay_are_few),
+        cmocka_unit_test(no_guesses_are_made_for_prompts),
         cmocka_unit_test(no_guesses_run_beside_prefill),
         cmocka_unit_test(many_sequences_make_no_guesses),
     };
