@@ -368,6 +368,44 @@ struct radix_match radix_tree_find(const struct radix_tree *tree, uint64_t space
     return match;
 }
 
+static bool begins_with(const struct radix_node *node, const int32_t *tokens, uint32_t n_tokens)
+{
+    return memcmp(node->tokens, tokens, n_tokens * sizeof *tokens) == 0;
+}
+
+/* The child that goes on with `tail`: the one used last, if that is less than a page. */
+static const struct radix_node *follow(const struct radix_tree *tree, const struct radix_node *node,
+                                       const int32_t *tail, uint32_t n_tail)
+{
+    if (n_tail >= PAGE)
+        return find_child(tree, node, tail);
+    const struct radix_node *found = NULL, *child = node->first_child;
+    for (uint32_t i = 0; child && i < MAX_PARTIAL_LOOKS; child = child->next, i++)
+        if ((!found || child->last_use > found->last_use) && begins_with(child, tail, n_tail))
+            found = child;
+    return found;
+}
+
+uint32_t radix_tree_continuation(const struct radix_tree *tree, const struct radix_hold *hold,
+                                 const int32_t *tail, uint32_t n_tail, int32_t *out,
+                                 uint32_t n_most)
+{
+    const struct radix_node *node = hold->node;
+    uint32_t n = 0;
+    while (n < n_most && node && (node = follow(tree, node, tail, n_tail))) {
+        uint32_t n_tokens = node->n_pages * PAGE;
+        uint32_t n_same = (uint32_t)min_size(n_tail, n_tokens);
+        if (!begins_with(node, tail, n_same))
+            return 0;
+        tail += n_same;
+        n_tail -= n_same;
+        uint32_t n_taken = (uint32_t)min_size(n_tokens - n_same, n_most - n);
+        memcpy(out + n, node->tokens + n_same, n_taken * sizeof *out);
+        n += n_taken;
+    }
+    return n;
+}
+
 /* ---- holding and publishing ------------------------------------------------------------------ */
 
 serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const int32_t *tokens,

@@ -37,6 +37,13 @@ void radix_tree_destroy(struct radix_tree *tree);
 struct radix_match radix_tree_find(const struct radix_tree *tree, uint64_t space,
                                    const int32_t *tokens, uint32_t n_tokens);
 
+/* What others went on with: up to n_most tokens behind a held prefix and the n_tail tokens after
+ * it, on the way that was used last where it forks. Writes them to `out` and returns how many; 0:
+ * nobody went on behind these tokens. Changes nothing. */
+uint32_t radix_tree_continuation(const struct radix_tree *tree, const struct radix_hold *hold,
+                                 const int32_t *tail, uint32_t n_tail, int32_t *out,
+                                 uint32_t n_most);
+
 /* Holds the first n_pages pages of `tokens`, no more than were found; writes their ids.
  * SERVERD_NOMEM: nothing is held. */
 serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const int32_t *tokens,

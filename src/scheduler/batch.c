@@ -10,7 +10,7 @@
 
 static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
-    engine->slice[engine->n_slices++] = (struct slice){s, n_rows};
+    engine->slice[engine->n_slices++] = (struct slice){.sequence = s, .n_rows = n_rows};
 }
 
 static void add_prefill(struct engine *engine, struct sequence *s, uint32_t n_rows)
@@ -63,8 +63,9 @@ static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, u
     return min_u32(n < CHUNK_TILE ? CHUNK_TILE : n / CHUNK_TILE * CHUNK_TILE, most);
 }
 
-/* Decode rows first. Then prefill in the order of admission; the first keeps at least half of
- * the chunk, so that short prompts behind a long one get on too. */
+/* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order
+ * of admission; the first keeps at least half of the chunk, so that short prompts behind a long one
+ * get on too. */
 static void plan_decoder(struct engine *engine)
 {
     uint32_t n_left_others = 0;
@@ -83,7 +84,11 @@ static void plan_decoder(struct engine *engine)
             n_left_others =
                 min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
     }
-    if (engine->work.n_decode > 0 && (!first || !engine->has_decoded)) {
+    if (engine->work.n_decode > 0 && !first) {
+        engine->has_decoded |= engine_draft(engine) == 0;
+        return;
+    }
+    if (engine->work.n_decode > 0 && !engine->has_decoded) {
         engine->has_decoded = true; /* this step tells what decode rows alone take */
         return;
     }
@@ -117,6 +122,7 @@ void engine_plan(struct engine *engine)
 {
     engine->n_slices = 0;
     engine->work = (struct step_work){0};
+    engine->n_rejected_rows = 0;
     struct sequence *suspect = find_suspect(engine);
     if (suspect) {
         uint32_t n_spare = engine->max_logit_rows - engine->n_running;
@@ -138,16 +144,17 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
     const struct request *r = s->job->request;
     if (position + 1 < r->n_prompt && position + 1 >= sequence_next_score(s))
         return true;
-    return r->max_new_tokens > 0 && position + 1 == sequence_n_tokens(s);
+    return r->max_new_tokens > 0 && position + 1 >= sequence_n_tokens(s);
 }
 
 static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
 {
     const struct slice *slice = &engine->slice[index];
     const struct sequence *s = slice->sequence;
+    uint32_t n_known = slice->n_rows - slice->n_drafts;
     for (uint32_t i = 0; i < slice->n_rows; i++) {
         uint32_t row = batch->n_rows++, position = s->n_computed + i;
-        engine->token[row] = sequence_token(s, position);
+        engine->token[row] = i < n_known ? sequence_token(s, position) : slice->draft[i - n_known];
         engine->position[row] = (int32_t)position;
         engine->row_seq[row] = index;
         if (!engine->is_encoder && slice_wants_logits(slice, position))

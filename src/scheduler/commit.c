@@ -295,6 +295,22 @@ static void count_computed(struct engine *engine, struct sequence *s, uint32_t e
         s->n_known = end;
 }
 
+/* The rows behind the last token: as long as the guess is the token that was drawn, its row is what
+ * a step of its own would have given. */
+static void commit_drafts(struct engine *engine, const struct slice *slice, const float *logits)
+{
+    struct sequence *s = slice->sequence;
+    uint32_t n_right = 0;
+    while (n_right < slice->n_drafts && s->state == SEQUENCE_RUNNING && !s->job->is_ending &&
+           s->output[s->n_output - 1] == slice->draft[n_right]) {
+        count_computed(engine, s, s->n_computed + 1);
+        s->n_computed++;
+        engine_publish_prefix(engine, s);
+        commit_token(engine, s, logits + (size_t)n_right++ * engine->width);
+    }
+    engine_learn_draft(engine, slice, n_right);
+}
+
 /* Returns how many of the logit rows were the slice's. */
 static uint32_t commit_slice(struct engine *engine, const struct slice *slice, const float *logits)
 {
@@ -307,6 +323,7 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
     }
     for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
         score_prompt(engine, s, logits + (size_t)i * engine->width);
+    end -= slice->n_drafts;
     count_computed(engine, s, end);
     s->n_computed = end;
     engine_publish_prefix(engine, s);
@@ -318,11 +335,13 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
         finish_empty(engine, s);
         return n_logit_rows;
     }
-    const float *last = logits + (size_t)(n_logit_rows - 1) * engine->width;
+    const float *last = logits + (size_t)(n_logit_rows - slice->n_drafts - 1) * engine->width;
     if (s->choice == 0 && s->n_output == 0)
         fork_choices(engine, s, last);
     if (!job->is_ending)
         commit_token(engine, s, last);
+    if (slice->n_drafts > 0)
+        commit_drafts(engine, slice, last + engine->width);
     return n_logit_rows;
 }
 

@@ -1,7 +1,8 @@
 /* The engine's state and the parts of a step. engine.c owns the thread and everything other
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
  * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
- * places; batch.c chooses and lays out the rows, cost.c knows what they take; commit.c turns
+ * places; batch.c chooses and lays out the rows, cost.c knows what they take; draft.c
+ * adds guessed tokens to them; commit.c turns
  * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
  * what goes on.
  *
@@ -19,10 +20,20 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* Rows of one sequence in the present step. */
+/* Rows of one sequence in the present step. The last n_drafts are not its own tokens but guesses of
+ * the next ones. */
 struct slice {
     struct sequence *sequence;
-    uint32_t n_rows;
+    uint32_t n_rows, n_drafts;
+    const int32_t *draft; /* [n_drafts] */
+    enum draft_source source;
+};
+
+/* Measured time of steps without prefill: first * (1 + more * (rows - 1)). */
+struct row_cost {
+    double first; /* seconds; 0: nothing measured */
+    double more;
+    uint32_t n_learned; /* steps of more than one row */
 };
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
@@ -80,7 +91,10 @@ struct engine {
     uint32_t n_slices;
     struct step_work work; /* of the present step */
     struct step_cost cost;
-    bool has_decoded;                  /* a step of decode rows alone was run, or is */
+    bool has_decoded;         /* a step of decode rows alone was run, or is */
+    uint32_t n_rejected_rows; /* in the present step: of guesses that were wrong */
+    struct row_cost row_cost;
+    int32_t draft[DRAFT_MAX_ROWS];     /* of all slices */
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
@@ -204,9 +218,17 @@ void handles_destroy(struct engine *engine);
 void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
 
-/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and the last
- * row if a token is to be drawn. */
+/* Which rows of a slice give logits: prompt rows whose next token is to be scored, and if a token
+ * is to be drawn the last row, and all guesses. */
 bool slice_wants_logits(const struct slice *slice, uint32_t position);
+
+/* draft.c: guesses of the next tokens, whose rows run behind those that are due. Nothing depends on
+ * them but time: a guess counts only if it is the token that is drawn. */
+/* For the slices of a step of decode rows. Returns how many. */
+uint32_t engine_draft(struct engine *engine);
+void engine_learn_draft(struct engine *engine, const struct slice *slice, uint32_t n_right);
+/* A step without prefill took so long. */
+void engine_learn_row_cost(struct engine *engine, uint32_t n_rows, double seconds);
 
 /* commit.c */
 void engine_event(struct engine *engine, const struct event *event);

@@ -74,6 +74,7 @@ void sequence_destroy(struct sequence *s)
     free(s->page);
     sampler_destroy(s->sampler);
     stop_matcher_destroy(s->matcher);
+    drafter_destroy(s->drafter);
     free(s);
 }
 

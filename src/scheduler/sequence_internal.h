@@ -12,6 +12,7 @@
 
 #include "kvcache/radix_tree.h"
 #include "sampling/sample.h"
+#include "scheduler/draft_internal.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
 
@@ -67,6 +68,7 @@ struct sequence {
     uint64_t matcher_base;        /* bytes of text that were not searched (min_tokens) */
     uint64_t n_bytes;             /* of the text */
     uint32_t n_failures;          /* steps that failed since it last got on */
+    struct drafter *drafter;      /* guesses its next tokens; NULL: it has not done so yet */
     uint64_t last_token_ns;
     uint32_t n_preempted;
 

@@ -103,11 +103,14 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     metrics_add(metrics, METRIC_STEPS, 1);
     if (seconds <= 0)
         return;
-    cost_learn(&engine->cost, &engine->work, seconds);
+    if (engine->work.n_prefill > 0 || batch->n_rows == engine->work.n_decode)
+        cost_learn(&engine->cost, &engine->work, seconds);
+    if (engine->work.n_prefill == 0)
+        engine_learn_row_cost(engine, batch->n_rows, seconds);
     /* Mean over the last RATE_SECONDS of steps. */
     const double RATE_SECONDS = 5;
     double rate = atomic_load_explicit(&engine->shared.tokens_per_second, memory_order_relaxed);
-    double now = batch->n_rows / seconds;
+    double now = (batch->n_rows - engine->n_rejected_rows) / seconds;
     rate = rate > 0 ? rate + (now - rate) * seconds / (seconds + RATE_SECONDS) : now;
     atomic_store_explicit(&engine->shared.tokens_per_second, rate, memory_order_relaxed);
 }

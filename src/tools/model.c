@@ -181,6 +181,7 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .max_running = (uint32_t)options->max_running,
         .prefill_chunk = (uint32_t)options->prefill_chunk,
         .itl_target_ns = (uint64_t)(options->itl_target_ms * 1e6),
+        .max_draft = options->speculation ? (uint32_t)options->draft_tokens : 0,
         .has_prefix_cache = options->prefix_cache,
         .disk = model->disk,
         .max_queue = (uint32_t)options->max_queue,

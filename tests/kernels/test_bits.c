@@ -39,6 +39,7 @@ struct engine_under_test {
     uint32_t n_tokens;     /* of each sequence */
     uint32_t n_shared;     /* sequences begin with so many tokens of sequence 0 */
     bool has_shared_pages; /* and keep them in its pages */
+    uint32_t wrong_from;   /* tokens from there on are others; 0: all are right */
 };
 
 static struct program *compile(const char *arch, const char *dtype)
@@ -93,6 +94,8 @@ static int32_t token_of(const struct engine_under_test *e, uint32_t seq, uint32_
 {
     if (position < e->n_shared)
         seq = 0;
+    if (e->wrong_from > 0 && position >= e->wrong_from)
+        seq += 77;
     return (int32_t)(hash_mix(seq * 1000u + position) % e->program->vocabulary.n_tokens);
 }
 
@@ -485,6 +488,42 @@ static void the_identity_of_pages_covers_what_makes_them(void **state)
     }
 }
 
+/* As when tokens are guessed: some rows of each step turn out wrong, and later ones write over
+ * them. */
+static void check_wrong_guesses(const char *arch, serverd_dtype kv, uint32_t n_tokens)
+{
+    enum { N_GUESSED = 8, N_RIGHT = 3 };
+    struct program *program = compile(arch, "Q8_0");
+    struct engine_under_test e = open_on(program, "cpu", 2, kv);
+    e.n_tokens = n_tokens;
+    float *expected = malloc((size_t)n_tokens * e.width * sizeof *expected);
+    float *out = malloc((size_t)N_GUESSED * e.width * sizeof *out);
+    assert_true(expected && out);
+    run_alone(&e, 0, n_tokens, expected);
+    const uint32_t seq = 1; /* whose pages hold nothing yet */
+    e.n_shared = n_tokens;  /* but whose tokens are those of sequence 0 */
+    for (uint32_t begin = 0; begin + N_GUESSED <= n_tokens; begin += N_RIGHT) {
+        uint32_t end = begin + N_GUESSED;
+        e.wrong_from = begin + N_RIGHT;
+        assert_int_equal(step(&e, 1, &seq, &begin, &end, out), SERVERD_OK);
+        assert_same_bits(expected + (size_t)begin * e.width, out, N_RIGHT * (size_t)e.width,
+                         "guesses behind", begin);
+    }
+    free(expected);
+    free(out);
+    close_engine(&e);
+    program_unref(program);
+}
+
+static void wrong_guesses_leave_nothing_behind(void **state)
+{
+    (void)state;
+    check_wrong_guesses("llama", DTYPE_BF16, LONG_TOKENS);
+    check_wrong_guesses("gemma3", DTYPE_F16, N_TOKENS);
+    check_wrong_guesses("qwen2", DTYPE_I8, N_TOKENS);
+    check_wrong_guesses("llama", DTYPE_F32, N_TOKENS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -495,6 +534,7 @@ int main(void)
         cmocka_unit_test(copied_pages_are_as_good),
         cmocka_unit_test(exported_pages_go_on_elsewhere_with_the_same_bits),
         cmocka_unit_test(the_identity_of_pages_covers_what_makes_them),
+        cmocka_unit_test(wrong_guesses_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

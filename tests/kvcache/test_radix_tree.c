@@ -209,6 +209,54 @@ static void a_walk_keeps_namespaces_together_and_ends_when_told_to(void **state)
     page_pool_destroy(pool);
 }
 
+/* The digits of what others went on with; '.' where a page ends in the middle. */
+static const char *went_on(const struct radix_tree *tree, const struct radix_hold *hold,
+                           const char *digits, uint32_t n_tail, uint32_t n_most)
+{
+    static char found[MAX_TOKENS + 1];
+    int32_t tail[MAX_TOKENS], out[MAX_TOKENS];
+    memcpy(tail, spell(digits), sizeof tail);
+    uint32_t n = radix_tree_continuation(tree, hold, tail, n_tail, out, n_most), n_digits = 0;
+    assert_true(n <= n_most);
+    for (uint32_t i = 0; i < n; i++)
+        if (i == 0 || (n_tail + i) % PAGE == 0)
+            found[n_digits++] = (char)('0' + out[i]);
+    found[n_digits] = '\0';
+    return found;
+}
+
+static void others_have_gone_on_behind_a_prefix(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(30);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold first = run(tree, pool, "1234", pages), hold;
+    struct radix_hold second = run(tree, pool, "1256", pages);
+    assert_int_equal(radix_tree_hold(tree, 0, spell("12"), 2, pages, &hold, &err), SERVERD_OK);
+    assert_string_equal(went_on(tree, &hold, "3", 1, 100), "34");
+    assert_string_equal(went_on(tree, &hold, "5", 15, 100), "56");
+    assert_string_equal(went_on(tree, &hold, "5", 15, 1), "5");
+    assert_string_equal(went_on(tree, &hold, "3", PAGE, 100), "4");
+    assert_string_equal(went_on(tree, &hold, "34", PAGE + 3, 7), "4");
+    assert_string_equal(went_on(tree, &hold, "34", 2 * PAGE, 7), "");
+    assert_string_equal(went_on(tree, &hold, "35", PAGE + 3, 7), "");
+    assert_string_equal(went_on(tree, &hold, "7", 2, 7), "");
+    assert_string_equal(went_on(tree, &hold, "3", 3, 0), "");
+    assert_string_equal(went_on(tree, &first, "3", 3, 9), ""); /* its own end */
+    assert_string_equal(went_on(tree, &(struct radix_hold){0}, "1", 3, 9), "");
+    radix_tree_release(tree, &hold);
+    assert_int_equal(radix_tree_hold(tree, 0, spell(""), 0, pages, &hold, &err), SERVERD_OK);
+    assert_string_equal(went_on(tree, &hold, "1", 3, 100), "1256"); /* what was used last */
+    assert_string_equal(went_on(tree, &hold, "123", 2 * PAGE + 3, 100), "34");
+    radix_tree_release(tree, &hold);
+    radix_tree_release(tree, &first);
+    radix_tree_release(tree, &second);
+    assert_int_equal(radix_tree_check(tree, &err), SERVERD_OK);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
 /* ---- random requests against a list ---------------------------------------------------------- */
 
 enum { N_PAGES = 160, MAX_KNOWN = 4096, N_RUNNING = 12 };
@@ -413,6 +461,7 @@ int main(void)
         cmocka_unit_test(equal_pages_are_kept_once),
         cmocka_unit_test(the_least_recently_used_goes_first_and_output_before_prompts),
         cmocka_unit_test(a_walk_keeps_namespaces_together_and_ends_when_told_to),
+        cmocka_unit_test(others_have_gone_on_behind_a_prefix),
         cmocka_unit_test(random_requests_find_what_was_published_and_lose_no_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -115,7 +115,8 @@ static void on_finish(struct plan *plan, const struct event *event)
     result->stop_index = event->stop_index;
 }
 
-static void on_prompt_logprobs(struct plan *plan, const struct event *event)
+static void on_prompt_logprobs(const struct world *world, struct plan *plan,
+                               const struct event *event)
 {
     assert_int_equal(event->index, plan->score_from + plan->n_scored++);
     assert_int_equal(event->token, plan->prompt[event->index]);
@@ -123,7 +124,8 @@ static void on_prompt_logprobs(struct plan *plan, const struct event *event)
     uint64_t state = NULL_MODEL_EMPTY;
     for (uint32_t i = 0; i < event->index; i++)
         state = null_model_next(state, plan->prompt[i], i);
-    int32_t best = null_model_token(state, 0, N_VOCAB);
+    int32_t last = plan->prompt[event->index - 1];
+    int32_t best = null_model_answer(state, last, world->repeat, 0, N_VOCAB);
     assert_int_equal(event->logprobs->chosen_rank == 1, best == event->token);
     if (event->logprobs->n_top > 0)
         assert_int_equal(event->logprobs->top[0].token, best);
@@ -189,7 +191,7 @@ static void deliver(void *context, const struct event *events, uint32_t n)
             on_finish(plan, &events[i]);
             break;
         case EVENT_PROMPT_LOGPROBS:
-            on_prompt_logprobs(plan, &events[i]);
+            on_prompt_logprobs(world, plan, &events[i]);
             break;
         case EVENT_EMBEDDING:
             on_embedding(plan, &events[i]);
@@ -280,6 +282,7 @@ struct world *world_create(const struct world_options *o)
     serverd_error err;
     struct world *world = calloc(1, sizeof *world);
     assert_non_null(world);
+    world->repeat = o->repeat;
     world->now_ns = 1000000000;
     world->clock = o->has_real_clock ? system_clock
                                      : (struct clock){virtual_now_ns, virtual_wall_seconds, world};
@@ -307,6 +310,7 @@ struct world *world_create(const struct world_options *o)
         .itl_target_ns = o->itl_target_ns,
         .wait_bound = 2,
         .disk = world->disk,
+        .max_draft = o->max_draft,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)
@@ -465,6 +469,7 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
     struct sampler *sampler = sampler_create(&setup);
     struct sampling_scratch *scratch = sampling_scratch_create(N_VOCAB);
     uint64_t state = NULL_MODEL_EMPTY, len = 0, searched_from = 0;
+    int32_t token = plan->prompt[plan->n_prompt - 1];
     char text[CONTEXT * 8] = "";
     *out = (struct choice_result){.finish_token = -1, .stop_index = -1, .is_finished = true};
     out->finish = FINISH_LENGTH;
@@ -472,8 +477,7 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
         state = null_model_next(state, plan->prompt[i], i);
     while (out->n < plan->max_new_tokens && plan->n_prompt + out->n < CONTEXT) {
         float logits[N_VOCAB] = {0};
-        logits[null_model_token(state, 0, N_VOCAB)] = 16.0f;
-        int32_t token;
+        logits[null_model_answer(state, token, world->repeat, 0, N_VOCAB)] = 16.0f;
         serverd_error err;
         must(sampler_draw(sampler, scratch, logits, out->n, &token, &err), &err);
         sampler_accept(sampler, token);

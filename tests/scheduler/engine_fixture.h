@@ -21,6 +21,8 @@ struct world_options {
     uint32_t n_pages;   /* 0: enough for all */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
     uint64_t queue_timeout_ns, itl_target_ns;
+    uint32_t max_draft; /* guessed tokens of a sequence per step */
+    uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
     bool is_encoder, has_thread, has_real_clock;
     const char *disk_folder; /* NULL: no disk tier */
 };
@@ -43,6 +45,7 @@ struct world {
     serverd_status inspection_status;
     bool inspection_is_cancelled;
     struct inspection *inspection; /* the world's; NULL: it was not made */
+    uint32_t repeat;               /* as the null delegate's option */
 };
 
 /* Prints and exits if anything cannot be made. */

@@ -62,20 +62,27 @@ static struct plan *random_plan(const struct world *world)
 
 static struct world *random_world(bool has_faults, const char *disk_folder)
 {
-    char device[128] = "null";
+    char device[128];
+    uint32_t repeat = one_in(2) ? 0 : 50 + random_below(50);
+    (void)snprintf(device, sizeof device, "null:repeat=%u", repeat);
     if (has_faults)
         (void)snprintf(
-            device, sizeof device, "fault:inner=null;script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
-            1 + random_below(40), 1 + random_below(4), 1 + random_below(80), random_below(4),
-            1 + random_below(100), 1 + random_below(8), 1 + random_below(200));
-    return world_create(&(struct world_options){
+            device, sizeof device,
+            "fault:inner=null;inner.repeat=%u;script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
+            repeat, 1 + random_below(40), 1 + random_below(4), 1 + random_below(80),
+            random_below(4), 1 + random_below(100), 1 + random_below(8), 1 + random_below(200));
+    struct world *world = world_create(&(struct world_options){
         .device = device,
+        .repeat = repeat,
+        .max_draft = one_in(4) ? 0 : 1 + random_below(15),
         .n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30),
         .max_running = 1 + random_below(8),
         .prefill_chunk = 1 + random_below(MAX_ROWS),
         .queue_timeout_ns = one_in(4) ? 300000000 : 0,
         .disk_folder = disk_folder,
     });
+    world->tick_ns = one_in(2) ? 0 : random_below(1000);
+    return world;
 }
 
 static void run_seed(uint64_t seed, bool has_faults)

@@ -13,7 +13,7 @@
 #define BEST_LOGIT 16.0f /* the others are 0: the best token has nearly all probability */
 
 struct serverd_instance {
-    uint32_t step_us, row_us, min_token;
+    uint32_t step_us, row_us, min_token, repeat;
 };
 
 struct serverd_handle {
@@ -83,6 +83,7 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         {"step_us", &instance->step_us, 60000000},
         {"row_us", &instance->row_us, 1000000},
         {"min_token", &instance->min_token, INT32_MAX},
+        {"repeat", &instance->repeat, 100},
     };
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         uint64_t number;
@@ -94,7 +95,7 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         *options[i].value = (uint32_t)number;
         return SERVERD_OK;
     }
-    return fail(err, SERVERD_INVALID, "there are step_us, row_us and min_token");
+    return fail(err, SERVERD_INVALID, "there are step_us, row_us, min_token and repeat");
 }
 
 static serverd_status null_load(serverd_instance *instance, const serverd_graph *graph,
@@ -237,10 +238,12 @@ static serverd_status row_state(const serverd_kv *kv, const serverd_batch *batch
     return SERVERD_OK;
 }
 
-static void write_logits(const serverd_handle *handle, uint64_t state, float *out)
+static void write_logits(const serverd_handle *handle, uint64_t state, int32_t last, float *out)
 {
+    const serverd_instance *instance = handle->instance;
     memset(out, 0, handle->n_out * sizeof *out);
-    out[null_model_token(state, handle->instance->min_token, handle->n_out)] = BEST_LOGIT;
+    out[null_model_answer(state, last, instance->repeat, instance->min_token, handle->n_out)] =
+        BEST_LOGIT;
 }
 
 /* A unit vector that depends on the whole sequence. */
@@ -264,7 +267,7 @@ static serverd_status null_execute(serverd_handle *handle, const serverd_batch *
         if (!kv && is_last)
             write_embedding(handle, state, out + (size_t)batch->row_seq[row] * handle->n_out);
         if (kv && logit < batch->n_logit_rows && batch->logit_row[logit] == row)
-            write_logits(handle, state, out + (size_t)logit++ * handle->n_out);
+            write_logits(handle, state, batch->token[row], out + (size_t)logit++ * handle->n_out);
     }
     sleep_us(instance->step_us + (uint64_t)instance->row_us * batch->n_rows);
     return SERVERD_OK;

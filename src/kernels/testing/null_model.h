@@ -19,4 +19,13 @@ static inline int32_t null_model_token(uint64_t state, uint32_t min_token, uint3
     return (int32_t)(min_token + hash_mix(state) % (n_vocab - min_token));
 }
 
+/* The same, but for `repeat` percent of the states it is a function of the last token alone, so
+ * that texts repeat themselves. Which states these are, their whole history decides. */
+static inline int32_t null_model_answer(uint64_t state, int32_t last, uint32_t repeat,
+                                        uint32_t min_token, uint32_t n_vocab)
+{
+    bool repeats = hash_mix(~state) % 100 < repeat;
+    return null_model_token(repeats ? (uint32_t)last : state, min_token, n_vocab);
+}
+
 #endif

@@ -52,7 +52,9 @@ struct serve_options {
          0,                                                                                          \
          "closed: n prompts, c in flight; poisson: they arrive at a rate; shared: one preamble, "    \
          "n questions; multiturn: conversations that send their history; fewshot: preambles x "      \
-         "questions, shuffled; longprefill: long prompts beside c streams"},                         \
+         "questions, shuffled; longprefill: long prompts beside c streams; code-edit: source "       \
+         "files "                                                                                    \
+         "to return with a function renamed"},                                                       \
         {"requests",                                                                                 \
          'n',                                                                                        \
          BENCH_COUNT,                                                                                \

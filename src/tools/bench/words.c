@@ -1,7 +1,9 @@
-/* Text without meaning, of common words. */
+/* Text and source files without meaning, of common words. */
 #include "tools/bench/workload.h"
 
 #include "base/hash.h"
+
+#include <stdio.h>
 
 static const char *const words[] = {
     "able",      "above",  "acre",    "after",    "again",   "amber",   "answer",  "apple",
@@ -50,5 +52,41 @@ void workload_text(struct buffer *out, uint64_t *state, uint32_t n_words)
         buffer_append_str(out, word + 1);
         if (--left == 0 || i + 1 == n_words)
             buffer_append_char(out, '.');
+    }
+}
+
+static const char *word(uint64_t *state)
+{
+    return words[next(state) % N_WORDS];
+}
+
+static void append_function(struct buffer *out, uint64_t *state, const char *name,
+                            const char *called)
+{
+    char line[128];
+    const char *a = word(state), *b = word(state), *c = word(state);
+    unsigned n = (unsigned)(next(state) % 90) + 2, m = (unsigned)(next(state) % 900) + 2;
+    (void)snprintf(line, sizeof line, "def %s(%s, %s):\n", name, a, b);
+    buffer_append_str(out, line);
+    (void)snprintf(line, sizeof line, "    \"\"\"Return the %s of %s and %s.\"\"\"\n", c, a, b);
+    buffer_append_str(out, line);
+    (void)snprintf(line, sizeof line, "    %s = %s * %u + %s\n", c, a, n, b);
+    buffer_append_str(out, line);
+    (void)snprintf(line, sizeof line, "    if %s > %u:\n        %s -= %u\n", c, m, c, m);
+    buffer_append_str(out, line);
+    (void)snprintf(line, sizeof line, "    return %s(%s, %u)\n\n\n", called, c, n);
+    buffer_append_str(out, line);
+}
+
+void workload_source(struct buffer *out, uint64_t *state, uint32_t n_functions,
+                     char first[SOURCE_NAME_BYTES])
+{
+    char name[SOURCE_NAME_BYTES], called[SOURCE_NAME_BYTES] = "max";
+    for (uint32_t i = 0; i < n_functions; i++) {
+        (void)snprintf(name, sizeof name, "%s_%s", word(state), word(state));
+        if (i == 0)
+            (void)snprintf(first, SOURCE_NAME_BYTES, "%s", name);
+        append_function(out, state, name, i + 1 == n_functions ? first : called);
+        (void)snprintf(called, sizeof called, "%s", name);
     }
 }

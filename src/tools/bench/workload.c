@@ -12,6 +12,7 @@
 #define TEXT_LIMIT  (64 * MIB)
 #define TURN_WORDS  30u /* of a question in a conversation */
 #define ASK_WORDS   12u /* of a question behind a preamble */
+#define FUNCTIONS   8u  /* of a source file */
 #define WARM_CHUNKS 16u /* that each stream gets before a long prompt comes */
 
 /* Of random numbers: what they are drawn for. */
@@ -106,6 +107,24 @@ static bool append_question(json_t *messages, const struct workload_options *opt
                   message("user", before, state_for(options, FOR_PROMPT, index), ASK_WORDS));
 }
 
+static bool append_edit(json_t *messages, const struct workload_options *options, uint32_t index)
+{
+    struct buffer text;
+    char name[SOURCE_NAME_BYTES];
+    uint64_t state = state_for(options, FOR_PROMPT, index);
+    buffer_init(&text, TEXT_LIMIT);
+    buffer_append_str(&text, "```python\n");
+    workload_source(&text, &state, FUNCTIONS, name);
+    buffer_append_str(&text, "```\n\nRename the function ");
+    buffer_append_str(&text, name);
+    buffer_append_str(&text, " to run_first everywhere, and return the whole file.");
+    bool is_made =
+        !text.is_failed && append(messages, json_pack("{s:s, s:s#}", "role", "user", "content",
+                                                      buffer_str(&text), (int)text.len));
+    buffer_deinit(&text);
+    return is_made;
+}
+
 static bool is_shared(const struct workload_options *options, uint32_t index)
 {
     return options->shared_share > 0 &&
@@ -126,6 +145,8 @@ static bool fill_messages(const struct workload_options *options, const struct r
         if (record->is_long)
             return append_distinct(messages, options, FOR_LONG, record->index, options->long_words);
         break;
+    case SCENARIO_CODE_EDIT:
+        return append_edit(messages, options, record->index);
     default:
         break;
     }

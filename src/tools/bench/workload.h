@@ -9,7 +9,9 @@
  *                answers in it; as many conversations as are in flight unless said
  *   fewshot      preambles x questions, shuffled
  *   longprefill  one long prompt alone; then `concurrency` streams, and the long prompts one after
- *                the other while they run */
+ *                the other while they run
+ *   code-edit    as closed: a source file of some 60 lines, to be returned with a function renamed
+ */
 #ifndef TOOLS_BENCH_WORKLOAD_H
 #define TOOLS_BENCH_WORKLOAD_H
 
@@ -23,9 +25,10 @@ enum scenario {
     SCENARIO_SHARED,
     SCENARIO_MULTITURN,
     SCENARIO_FEWSHOT,
-    SCENARIO_LONGPREFILL
+    SCENARIO_LONGPREFILL,
+    SCENARIO_CODE_EDIT
 };
-#define SCENARIO_NAMES "closed|poisson|shared|multiturn|fewshot|longprefill"
+#define SCENARIO_NAMES "closed|poisson|shared|multiturn|fewshot|longprefill|code-edit"
 
 #define WORKLOAD_MAX_REQUESTS 1000000u
 
@@ -76,6 +79,11 @@ bool workload_is_over(const struct workload *workload);
 
 /* n words of sentences from the generator's state. */
 void workload_text(struct buffer *out, uint64_t *state, uint32_t n_words);
+
+/* A source file of n functions, the last of which calls the first. Writes the first one's name. */
+#define SOURCE_NAME_BYTES 32
+void workload_source(struct buffer *out, uint64_t *state, uint32_t n_functions,
+                     char first[SOURCE_NAME_BYTES]);
 
 /* Arrival of a poisson request, seconds from the start. */
 double workload_arrival(const struct workload_options *options, uint32_t index);

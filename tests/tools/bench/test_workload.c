@@ -76,7 +76,9 @@ static char *all_bodies(enum scenario scenario, uint64_t seed, uint32_t *n)
 static void the_same_seed_asks_the_same(void **state)
 {
     (void)state;
-    for (int s = SCENARIO_CLOSED; s < SCENARIO_LONGPREFILL; s++) {
+    for (int s = SCENARIO_CLOSED; s <= SCENARIO_CODE_EDIT; s++) {
+        if (s == SCENARIO_LONGPREFILL)
+            continue; /* starts by what comes back */
         uint32_t n[3];
         char *first = all_bodies((enum scenario)s, 1, &n[0]);
         char *again = all_bodies((enum scenario)s, 1, &n[1]);

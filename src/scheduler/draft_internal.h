@@ -1,0 +1,22 @@
+/* What guessing the next tokens of a sequence needs to remember; the guessing is draft.c's. */
+#ifndef SCHEDULER_DRAFT_INTERNAL_H
+#define SCHEDULER_DRAFT_INTERNAL_H
+
+#include <stdint.h>
+
+/* A step with guesses has no more rows. */
+#define DRAFT_MAX_ROWS 16u
+
+/* What speaks for a guess. */
+enum draft_source {
+    DRAFT_SHORT, /* a few of the sequence's last tokens have occurred in it before */
+    DRAFT_LONG,  /* many of them */
+    DRAFT_TREE,  /* a sequence with the very same tokens has gone on like this */
+    DRAFT_N_SOURCES
+};
+
+/* Of one sequence. */
+struct drafter;
+void drafter_destroy(struct drafter *drafter); /* NULL is fine */
+
+#endif
