@@ -225,9 +225,8 @@ static struct sequence *lesser(const struct engine *engine, const struct sequenc
 static bool admit_one(struct engine *engine)
 {
     const bool has_place = engine->n_running < engine->max_running;
-    struct sequence *first = engine->waiting, *s, *victim;
-    /* the first of the list has the highest priority */
-    if ((!has_place && !lesser(engine, first)) || !(s = queue_best(engine)))
+    struct sequence *s, *victim;
+    if ((!has_place && !lesser(engine, queue_highest(engine))) || !(s = queue_best(engine)))
         return false;
     if (has_place) {
         if (!prepare(engine, s)) {
@@ -257,7 +256,7 @@ void engine_admit(struct engine *engine)
     tier_poll(engine);
     queue_refresh(engine);
     queue_find_leaders(engine);
-    while (engine->waiting && admit_one(engine))
+    while (engine->n_waiting > 0 && admit_one(engine))
         ;
     engine_sweep(engine);
 }

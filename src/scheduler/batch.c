@@ -2,7 +2,8 @@
 
 #include <assert.h>
 
-#define CHUNK_TILE 16u /* rows that the kernels like to have together; the least chunk */
+#define CHUNK_TILE  16u /* rows that the kernels like to have together */
+#define LEAST_CHUNK 8u  /* so that prefill always moves */
 
 /* A step with prefill takes at most so many times what decode rows alone take, if no target is
  * set: streams go on at that share of their pace. */
@@ -60,7 +61,9 @@ static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, u
     uint32_t n = cost_prefill_rows(&engine->cost, target - decode, n_before, most);
     if (n == most)
         return most;
-    return min_u32(n < CHUNK_TILE ? CHUNK_TILE : n / CHUNK_TILE * CHUNK_TILE, most);
+    if (n >= CHUNK_TILE)
+        return n / CHUNK_TILE * CHUNK_TILE;
+    return min_u32(n < LEAST_CHUNK ? LEAST_CHUNK : n, most);
 }
 
 /* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order

@@ -63,12 +63,13 @@ struct engine {
     uint32_t n_handles, n_held_pages;
     uint64_t last_handle;
     struct sampling_scratch *scratch;
-    struct job *live;                        /* all jobs taken in */
-    struct job *ending;                      /* those to end in this step */
-    struct sequence *waiting, *waiting_last; /* sorted by sequence_comes_before */
-    uint32_t n_waiting;
+    struct job *live;              /* all jobs taken in */
+    struct job *ending;            /* those to end in this step */
+    struct sequence_list resuming; /* that ran and wait, sorted by sequence_comes_before */
+    uint32_t n_waiting;            /* all, those of the tenants, too */
+    uint64_t n_choices;
     struct sequence *refreshed; /* the next to be looked up in the tree again; NULL: the first */
-    struct tenant *tenants;     /* those with jobs */
+    struct tenant *tenants;     /* those with jobs, and who waits of them */
     double tenant_floor;        /* where the tenant stood that was served last */
     uint64_t last_admission_ns; /* 0: nobody waited for the next */
     double admit_interval;      /* seconds between admissions while some wait; 0: unknown */
@@ -142,7 +143,7 @@ void engine_forget(struct engine *engine, struct job *job); /* no cancel finds i
 void engine_unqueue(struct engine *engine, struct job *job);
 
 /* queue.c */
-bool tenant_join(struct engine *engine, struct job *job); /* false: no memory, it has none */
+bool tenant_join(struct engine *engine, struct job *job); /* false: no memory */
 void tenant_leave(struct engine *engine, struct job *job);
 void tenant_charge(struct job *job, uint32_t n_rows);
 void waiting_insert(struct engine *engine, struct sequence *sequence);
@@ -155,6 +156,9 @@ void queue_refresh(struct engine *engine);      /* once a step */
 void queue_find_leaders(struct engine *engine); /* before choosing */
 void queue_add_leader(struct engine *engine, struct sequence *sequence);
 struct sequence *queue_best(struct engine *engine); /* NULL: nobody is to start now */
+/* One of the highest priority that waits. */
+const struct sequence *queue_highest(const struct engine *engine);
+uint32_t queue_n_listed(const struct engine *engine); /* counts; for checks */
 /* It has left the queue for the first time, behind n_computed cached tokens. */
 void queue_admitted(struct engine *engine, struct sequence *sequence);
 

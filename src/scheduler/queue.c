@@ -26,6 +26,10 @@
 /* The least fair time: running sequences end when they do. */
 #define LEAST_FAIR_SECONDS 0.5
 
+/* Requests of a tenant that are compared: the oldest, so that a choice takes little time however
+ * many wait. */
+#define LOOKED_AT 1024u
+
 /* Waiting requests that are looked up in the prefix tree again, each step. */
 #define REFRESHED_PER_STEP 16u
 
@@ -39,6 +43,8 @@ struct tenant {
      * was served last stands, so that idle time earns nothing. */
     double served;
     uint32_t n_jobs, n_waiting;
+    struct sequence_list waiting; /* that never ran, sorted by sequence_comes_before */
+    uint64_t looked_at;           /* the last choice that it had its turn in */
 };
 
 bool tenant_join(struct engine *engine, struct job *job)
@@ -77,37 +83,71 @@ void tenant_leave(struct engine *engine, struct job *job)
 
 void tenant_charge(struct job *job, uint32_t n_rows)
 {
-    if (job->tenant)
-        job->tenant->served += n_rows / job->tenant->weight;
+    job->tenant->served += n_rows / job->tenant->weight;
 }
 
-/* ---- the list -------------------------------------------------------------------------------- */
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+static struct sequence_list *list_of(struct engine *engine, const struct sequence *s)
+{
+    return s->job->is_queued ? &s->job->tenant->waiting : &engine->resuming;
+}
 
 void waiting_insert(struct engine *engine, struct sequence *s)
 {
-    struct sequence *after = engine->waiting_last; /* newcomers belong at the end */
+    struct sequence_list *list = list_of(engine, s);
+    struct sequence *after = list->last; /* newcomers belong at the end */
     while (after && sequence_comes_before(s, after))
         after = after->prev;
     s->prev = after;
-    s->next = after ? after->next : engine->waiting;
-    *(s->prev ? &s->prev->next : &engine->waiting) = s;
-    *(s->next ? &s->next->prev : &engine->waiting_last) = s;
+    s->next = after ? after->next : list->first;
+    *(s->prev ? &s->prev->next : &list->first) = s;
+    *(s->next ? &s->next->prev : &list->last) = s;
     engine->n_waiting++;
-    if (s->job->tenant)
-        s->job->tenant->n_waiting++;
+    s->job->tenant->n_waiting += s->job->is_queued;
+}
+
+/* The next of those that never ran; NULL: the round is over. */
+static struct sequence *behind(const struct sequence *s)
+{
+    if (s->next)
+        return s->next;
+    for (const struct tenant *t = s->job->tenant->next; t; t = t->next)
+        if (t->waiting.first)
+            return t->waiting.first;
+    return NULL;
+}
+
+static struct sequence *first_waiting(const struct engine *engine)
+{
+    for (const struct tenant *t = engine->tenants; t; t = t->next)
+        if (t->waiting.first)
+            return t->waiting.first;
+    return NULL;
 }
 
 void waiting_remove(struct engine *engine, struct sequence *s)
 {
+    struct sequence_list *list = list_of(engine, s);
     tier_leave(engine, s);
     if (engine->refreshed == s)
-        engine->refreshed = s->next;
-    *(s->prev ? &s->prev->next : &engine->waiting) = s->next;
-    *(s->next ? &s->next->prev : &engine->waiting_last) = s->prev;
+        engine->refreshed = behind(s);
+    *(s->prev ? &s->prev->next : &list->first) = s->next;
+    *(s->next ? &s->next->prev : &list->last) = s->prev;
     s->prev = s->next = NULL;
     engine->n_waiting--;
-    if (s->job->tenant)
-        s->job->tenant->n_waiting--;
+    s->job->tenant->n_waiting -= s->job->is_queued;
+}
+
+uint32_t queue_n_listed(const struct engine *engine)
+{
+    uint32_t n = 0;
+    for (const struct sequence *s = engine->resuming.first; s; s = s->next)
+        n++;
+    for (const struct tenant *t = engine->tenants; t; t = t->next)
+        for (const struct sequence *s = t->waiting.first; s; s = s->next)
+            n++;
+    return n;
 }
 
 /* ---- common prefixes ------------------------------------------------------------------------- */
@@ -207,7 +247,7 @@ static double fair_seconds(const struct engine *engine, const struct sequence *s
     double n_before = engine->n_waiting, weights = 0;
     for (const struct tenant *t = engine->tenants; t; t = t->next)
         weights += t->n_waiting > 0 ? t->weight : 0;
-    if (own && own->n_waiting > 0)
+    if (own->n_waiting > 0)
         n_before = fmin(n_before, own->n_waiting * weights / own->weight);
     double service = service_seconds(engine, s);
     double interval = engine->admit_interval > 0 ? engine->admit_interval : service;
@@ -238,10 +278,7 @@ void queue_admitted(struct engine *engine, struct sequence *s)
         atomic_store_explicit(&engine->shared.admit_interval, *mean, memory_order_relaxed);
     }
     engine->last_admission_ns = engine->n_waiting > 0 ? engine->now_ns : 0;
-    struct tenant *tenant = s->job->tenant;
-    if (!tenant)
-        return;
-    engine->tenant_floor = fmax(engine->tenant_floor, tenant->served);
+    engine->tenant_floor = fmax(engine->tenant_floor, s->job->tenant->served);
     tenant_charge(s->job, s->job->request->n_prompt - s->n_computed);
 }
 
@@ -253,50 +290,79 @@ struct candidate {
     double ratio;
 };
 
-static bool is_better(const struct candidate *a, const struct candidate *b)
+static int32_t priority_of(const struct sequence *s)
 {
-    const struct job *ja = a->sequence->job, *jb = b->sequence->job;
-    if (ja->request->priority != jb->request->priority)
-        return ja->request->priority > jb->request->priority;
-    if (ja->is_queued != jb->is_queued)
-        return jb->is_queued;
-    if (!ja->is_queued)
-        return false; /* the list is in that order */
-    double served_a = ja->tenant ? ja->tenant->served : 0,
-           served_b = jb->tenant ? jb->tenant->served : 0;
-    if (ja->tenant != jb->tenant && served_a != served_b)
-        return served_a < served_b;
-    if (a->is_overdue != b->is_overdue)
-        return a->is_overdue;
-    return !a->is_overdue && a->ratio > b->ratio;
+    return s->job->request->priority;
 }
 
-struct sequence *queue_best(struct engine *engine)
+/* The best of a tenant's, of the highest priority that does not stand back as a whole. */
+static struct sequence *best_of_tenant(struct engine *engine, const struct tenant *tenant)
 {
     struct candidate best = {NULL, false, 0};
-    for (struct sequence *s = engine->waiting; s; s = s->next) {
-        struct candidate c = {s, engine->now_ns >= s->overdue_ns, 0};
-        if (best.sequence && s->job->request->priority < best.sequence->job->request->priority)
+    uint32_t n = 0;
+    for (struct sequence *s = tenant->waiting.first; s && n < LOOKED_AT; s = s->next, n++) {
+        if (best.sequence && priority_of(s) < priority_of(best.sequence))
             break;
-        if (s->job->is_queued) {
-            if (!c.is_overdue && stands_back(engine, s))
+        struct candidate c = {s, engine->now_ns >= s->overdue_ns, 0};
+        if (!c.is_overdue) {
+            if (best.is_overdue || stands_back(engine, s))
                 continue;
             c.ratio = seconds_between(s->job->times.arrival_ns, engine->now_ns) /
                       service_seconds(engine, s);
         }
-        if (!best.sequence || is_better(&c, &best))
+        if (!best.sequence || c.is_overdue > best.is_overdue || c.ratio > best.ratio)
             best = c;
     }
     return best.sequence;
 }
 
+/* The tenant whose turn it is: of the highest priority, served least; NULL: all were looked at. */
+static struct tenant *next_tenant(const struct engine *engine)
+{
+    struct tenant *best = NULL;
+    for (struct tenant *t = engine->tenants; t; t = t->next) {
+        if (!t->waiting.first || t->looked_at == engine->n_choices)
+            continue;
+        int32_t priority = priority_of(t->waiting.first);
+        if (!best || priority > priority_of(best->waiting.first) ||
+            (priority == priority_of(best->waiting.first) && t->served < best->served))
+            best = t;
+    }
+    return best;
+}
+
+const struct sequence *queue_highest(const struct engine *engine)
+{
+    const struct sequence *best = engine->resuming.first;
+    for (const struct tenant *t = engine->tenants; t; t = t->next)
+        if (t->waiting.first && (!best || priority_of(t->waiting.first) > priority_of(best)))
+            best = t->waiting.first;
+    return best;
+}
+
+struct sequence *queue_best(struct engine *engine)
+{
+    struct sequence *best = engine->resuming.first;
+    struct tenant *tenant;
+    engine->n_choices++;
+    while ((tenant = next_tenant(engine))) {
+        if (best && priority_of(best) >= priority_of(tenant->waiting.first))
+            break;
+        tenant->looked_at = engine->n_choices;
+        struct sequence *s = best_of_tenant(engine, tenant);
+        if (s && (!best || priority_of(s) > priority_of(best)))
+            best = s;
+    }
+    return best;
+}
+
 void queue_refresh(struct engine *engine)
 {
     for (uint32_t i = 0; i < min_u32(REFRESHED_PER_STEP, engine->n_waiting); i++) {
-        struct sequence *s = engine->refreshed ? engine->refreshed : engine->waiting;
-        engine->refreshed = s->next;
-        if (!s->job->is_queued)
-            continue;
+        struct sequence *s = engine->refreshed ? engine->refreshed : first_waiting(engine);
+        if (!s)
+            return;
+        engine->refreshed = behind(s);
         queue_look_up(engine, s);
         if (!s->has_asked_disk)
             tier_arrive(engine, s);

@@ -27,7 +27,7 @@ struct job {
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that the prefix tree had and it never computed */
-    struct tenant *tenant;      /* whose it is; NULL: no memory for it */
+    struct tenant *tenant;      /* whose it is; NULL before it was taken in */
     uint64_t prefix_handle;     /* see request.hold_ns */
     bool is_queued;             /* not yet admitted: counts for the queue's bounds */
     bool is_ending;             /* in the engine's list of ending jobs */
@@ -47,10 +47,14 @@ enum sequence_state {
     SEQUENCE_DONE     /* in no list, without pages; freed with its job */
 };
 
+struct sequence_list {
+    struct sequence *first, *last;
+};
+
 struct sequence {
     struct job *job;
     struct sequence *sibling;
-    struct sequence *prev, *next; /* of the waiting queue */
+    struct sequence *prev, *next; /* of a list of those that wait */
     uint32_t choice;
     enum sequence_state state;
     int32_t *output; /* [as many as can ever come] */

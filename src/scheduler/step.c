@@ -37,7 +37,13 @@ void engine_adopt(struct engine *engine, struct job *inbox)
         struct job *job = inbox;
         inbox = job->inbox_next;
         live_insert(engine, job);
-        (void)tenant_join(engine, job); /* without memory it has its turn like one without key */
+        if (!tenant_join(engine, job)) {
+            serverd_error err;
+            (void)fail(&err, SERVERD_NOMEM, "no memory for a request's tenant");
+            job->sequences->state = SEQUENCE_DONE; /* it is in no list */
+            job_fail(engine, job, &err);
+            continue;
+        }
         queue_arrive(engine, job->sequences);
         uint64_t deadline = job_deadline(engine, job);
         if (deadline < engine->next_deadline_ns)
@@ -257,9 +263,7 @@ serverd_status engine_check(const struct engine *engine, serverd_error *err)
                                 job->request->id, s->page[i].index);
         }
     }
-    uint32_t n_listed = 0;
-    for (const struct sequence *s = engine->waiting; s; s = s->next)
-        n_listed++;
+    uint32_t n_listed = queue_n_listed(engine);
     if (n_pages != page_pool_n_private(engine->pool) || n_running != engine->n_running ||
         n_waiting != n_listed)
         return fail(err, SERVERD_INTERNAL,

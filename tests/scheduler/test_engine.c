@@ -95,7 +95,7 @@ static void chunks_shrink_to_the_wanted_step_time_while_others_decode(void **sta
     const struct {
         uint64_t target_ns;
         uint32_t n_steps; /* for 160 tokens beside a decoding sequence */
-    } rows[] = {{0, 3}, {1, 10}, {60000000000, 3}};
+    } rows[] = {{0, 3}, {1, 20}, {60000000000, 3}};
     for (uint32_t i = 0; i < 3; i++) {
         struct world *world = world_create(
             &(struct world_options){.prefill_chunk = 60, .itl_target_ns = rows[i].target_ns});
