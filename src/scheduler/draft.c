@@ -80,12 +80,13 @@ void engine_learn_row_cost(struct engine *engine, uint32_t n_rows, double second
     seconds = fmin(fmax(seconds, expected / MOST_CHANGE), expected * MOST_CHANGE);
     if (n_rows > 1) {
         double more = fmax(seconds / cost->first - 1, 0) / (n_rows - 1);
-        /* few rows say little of one: all that disturbs a step is in the difference */
-        double weight =
-            fmax(MORE_WEIGHT, 1.0 / (cost->n_learned + 2)) * (n_rows - 1) / (n_rows + 2);
-        if (cost->n_learned++ == 0)
+        double weight = fmax(MORE_WEIGHT, 1.0 / (cost->n_learned + 2));
+        if (cost->n_learned == 0)
             cost->more = UNKNOWN_MORE;
-        cost->more += weight * (more - cost->more);
+        if (weight > MORE_WEIGHT)
+            cost->n_learned++;
+        /* few rows say little of one: all that disturbs a step is in the difference */
+        cost->more += weight * (n_rows - 1) / (n_rows + 2) * (more - cost->more);
     }
     cost->first *= 1 + FIRST_WEIGHT * (seconds / expected - 1);
 }

@@ -33,7 +33,7 @@ struct slice {
 struct row_cost {
     double first; /* seconds; 0: nothing measured */
     double more;
-    uint32_t n_learned; /* steps of more than one row */
+    uint32_t n_learned; /* steps of more than one row, up to a few; 0: `more` is not known */
 };
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */

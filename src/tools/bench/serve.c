@@ -26,8 +26,8 @@ struct runner {
 
 const char *serve_scenario_name(const struct serve_options *options)
 {
-    static const char *const names[] = {"closed",    "poisson", "shared",
-                                        "multiturn", "fewshot", "longprefill"};
+    static const char *const names[] = {"closed",  "poisson",     "shared",   "multiturn",
+                                        "fewshot", "longprefill", "code-edit"};
     return names[options->scenario];
 }
 

@@ -98,6 +98,19 @@ static void gaps_beside_a_long_prompt_are_told_apart(void **state)
     serve_result_deinit(&result);
 }
 
+static void a_scenario_is_reported_by_the_name_it_is_asked_for(void **state)
+{
+    (void)state;
+    char names[256] = "";
+    struct serve_options any = options;
+    for (any.scenario = SCENARIO_CLOSED; any.scenario <= SCENARIO_CODE_EDIT; any.scenario++) {
+        size_t len = strlen(names);
+        (void)snprintf(names + len, sizeof names - len, "%s%s", len ? "|" : "",
+                       serve_scenario_name(&any));
+    }
+    assert_string_equal(names, SCENARIO_NAMES);
+}
+
 static void the_page_stands_alone_and_is_escaped(void **state)
 {
     (void)state;
@@ -153,6 +166,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_summary_counts_what_it_should),
         cmocka_unit_test(gaps_beside_a_long_prompt_are_told_apart),
+        cmocka_unit_test(a_scenario_is_reported_by_the_name_it_is_asked_for),
         cmocka_unit_test(the_page_stands_alone_and_is_escaped),
         cmocka_unit_test(a_table_has_columns_as_wide_as_their_widest_cell),
     };
