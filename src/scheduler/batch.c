@@ -1,13 +1,14 @@
 #include "scheduler/engine_internal.h"
 
 #include <assert.h>
+#include <math.h>
 
 #define CHUNK_TILE  16u /* rows that the kernels like to have together */
 #define LEAST_CHUNK 8u  /* so that prefill always moves */
 
-/* A step with prefill takes at most so many times what decode rows alone take, if no target is
- * set: streams go on at that share of their pace. */
-#define AUTO_TARGET 2.5
+/* If no target is set, prefill may take so many times what decode rows alone take, and more if more
+ * prompts wait for it than streams go on: a step for few streams is a poor use of the machine. */
+#define AUTO_PREFILL 1.5
 
 static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
@@ -48,17 +49,19 @@ static void plan_encoder(struct engine *engine)
     }
 }
 
-/* Rows of prefill for this step behind n_before tokens, beside n_decoding rows of decode. */
-static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, uint32_t n_before)
+/* Rows of prefill for this step behind n_before tokens, beside n_decoding rows of decode, for that
+ * many prompts. */
+static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, uint32_t n_prompts,
+                             uint32_t n_before)
 {
     uint32_t most = min_u32(engine->options.prefill_chunk, engine->max_rows - n_decoding);
     double decode = n_decoding > 0 ? cost_of_decode(&engine->cost, n_decoding) : 0;
     if (decode <= 0)
         return most;
-    double target = (double)engine->options.itl_target_ns * 1e-9;
-    if (target <= 0)
-        target = AUTO_TARGET * decode;
-    uint32_t n = cost_prefill_rows(&engine->cost, target - decode, n_before, most);
+    double seconds = (double)engine->options.itl_target_ns * 1e-9 - decode;
+    if (engine->options.itl_target_ns == 0)
+        seconds = AUTO_PREFILL * decode * fmax(1.0, (double)n_prompts / n_decoding);
+    uint32_t n = cost_prefill_rows(&engine->cost, seconds, n_before, most);
     if (n == most)
         return most;
     if (n >= CHUNK_TILE)
@@ -71,7 +74,7 @@ static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, u
  * get on too. */
 static void plan_decoder(struct engine *engine)
 {
-    uint32_t n_left_others = 0;
+    uint32_t n_left_others = 0, n_prompts = 0;
     struct sequence *first = NULL;
     for (uint32_t i = 0; i < engine->n_running; i++) {
         struct sequence *s = engine->running[i];
@@ -81,6 +84,7 @@ static void plan_decoder(struct engine *engine)
             engine->work.n_decode++;
             continue;
         }
+        n_prompts++;
         if (!first)
             first = s;
         else
@@ -97,7 +101,7 @@ static void plan_decoder(struct engine *engine)
     }
     if (!first)
         return;
-    uint32_t budget = chunk_budget(engine, engine->n_slices, first->n_computed);
+    uint32_t budget = chunk_budget(engine, engine->n_slices, n_prompts, first->n_computed);
     uint32_t n_spare = engine->max_logit_rows - engine->n_running;
     uint32_t for_others = min_u32(n_left_others, budget / 2);
     uint32_t n = take_rows(first, budget - for_others, &n_spare);

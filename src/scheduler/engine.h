@@ -45,7 +45,7 @@ struct engine_options {
     uint32_t prefill_chunk; /* rows of prefill per step at most */
     /* Longest step wanted while sequences decode, which is the gap between two of their tokens:
      * the chunk shrinks to what fits, but not below 8 rows. 0: two and a half times what a step
-     * of decode rows alone takes. */
+     * of decode rows alone takes, or more if more prompts wait than streams go on. */
     uint64_t itl_target_ns;
     uint32_t max_draft;    /* next tokens of a sequence that are guessed in a step; 0: none */
     bool has_prefix_cache; /* requests with the same beginning compute it once */
