@@ -239,19 +239,24 @@ static double service_seconds(const struct engine *engine, const struct sequence
     return (row > 0 ? row : UNKNOWN_ROW_SECONDS) * fmax(n_rows, LEAST_SERVICE_ROWS);
 }
 
-/* How long it should wait: while those are admitted that came before, in turn with other tenants.
- */
-static double fair_seconds(const struct engine *engine, const struct sequence *s)
+/* How many should be admitted before one that arrives now: those that wait, in turn with other
+ * tenants. */
+static double fair_place(const struct engine *engine, const struct tenant *own)
 {
-    const struct tenant *own = s->job->tenant;
     double n_before = engine->n_waiting, weights = 0;
     for (const struct tenant *t = engine->tenants; t; t = t->next)
         weights += t->n_waiting > 0 ? t->weight : 0;
-    if (own->n_waiting > 0)
-        n_before = fmin(n_before, own->n_waiting * weights / own->weight);
+    return own->n_waiting > 0 ? fmin(n_before, own->n_waiting * weights / own->weight) : n_before;
+}
+
+/* It waits for longer than its turn should have taken, times the bound. */
+static bool is_overdue(const struct engine *engine, const struct sequence *s)
+{
     double service = service_seconds(engine, s);
     double interval = engine->admit_interval > 0 ? engine->admit_interval : service;
-    return fmax(n_before * interval + service, LEAST_FAIR_SECONDS);
+    double fair = fmax(s->fair_place * interval + service, LEAST_FAIR_SECONDS);
+    return seconds_between(s->job->times.arrival_ns, engine->now_ns) >=
+           engine->options.wait_bound * fair;
 }
 
 void queue_arrive(struct engine *engine, struct sequence *s)
@@ -260,9 +265,7 @@ void queue_arrive(struct engine *engine, struct sequence *s)
     uint32_t n = min_u32(r->n_prompt, PAGE);
     s->first_page = hash_bytes(r->prompt, n * sizeof *r->prompt, r->cache_space);
     queue_look_up(engine, s);
-    s->overdue_ns =
-        s->job->times.arrival_ns +
-        (uint64_t)(fmin(engine->options.wait_bound * fair_seconds(engine, s), 1e9) * 1e9);
+    s->fair_place = fair_place(engine, s->job->tenant);
     waiting_insert(engine, s);
     tier_arrive(engine, s);
 }
@@ -303,7 +306,7 @@ static struct sequence *best_of_tenant(struct engine *engine, const struct tenan
     for (struct sequence *s = tenant->waiting.first; s && n < LOOKED_AT; s = s->next, n++) {
         if (best.sequence && priority_of(s) < priority_of(best.sequence))
             break;
-        struct candidate c = {s, engine->now_ns >= s->overdue_ns, 0};
+        struct candidate c = {s, is_overdue(engine, s), 0};
         if (!c.is_overdue) {
             if (best.is_overdue || stands_back(engine, s))
                 continue;

@@ -82,7 +82,7 @@ struct sequence {
     bool has_asked_disk; /* what the disk has of it was looked up */
     uint64_t leader;     /* the request that computes its first n_led tokens now; 0: none */
     uint32_t n_led;
-    uint64_t overdue_ns; /* from then on it comes before others of its tenant */
+    double fair_place; /* how many should be admitted before it */
 };
 
 /* What the sequences of an engine have in common. */
