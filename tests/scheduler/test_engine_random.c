@@ -85,14 +85,10 @@ static struct world *random_world(bool has_faults, const char *disk_folder)
     return world;
 }
 
-static void run_seed(uint64_t seed, bool has_faults)
+/* From start to end; the folder, if there is one, may have prefixes of an earlier run. */
+static void run_engine(uint64_t seed, bool has_faults, const char *disk_folder)
 {
-    random_state = seed;
-    char folder[64];
-    const bool has_disk = one_in(3);
-    if (has_disk)
-        folder_create(folder);
-    struct world *world = random_world(has_faults, has_disk ? folder : NULL);
+    struct world *world = random_world(has_faults, disk_folder);
     struct plan *plans[N_PLANS] = {NULL};
     uint32_t n = 0;
     serverd_error err;
@@ -125,8 +121,20 @@ static void run_seed(uint64_t seed, bool has_faults)
     world_run(world);
     world_check_empty(world);
     world_destroy(world);
-    if (has_disk)
-        folder_remove(folder);
+}
+
+static void run_seed(uint64_t seed, bool has_faults)
+{
+    random_state = seed;
+    if (!one_in(3)) {
+        run_engine(seed, has_faults, NULL);
+        return;
+    }
+    char folder[64];
+    folder_create(folder);
+    for (int start = 0; start < 2; start++)
+        run_engine(seed, has_faults, folder);
+    folder_remove(folder);
 }
 
 static void run_seeds(bool has_faults)
