@@ -203,7 +203,8 @@ void engine_evict(struct engine *engine, uint32_t n);
 void tier_begin(struct engine *engine);
 void tier_arrive(struct engine *engine, struct sequence *sequence); /* looks for its prompt there */
 bool tier_is_loading(const struct engine *engine, const struct sequence *sequence);
-void tier_poll(struct engine *engine);                              /* takes what was loaded */
+void tier_poll(struct engine *engine);     /* takes what was loaded */
+bool tier_give_way(struct engine *engine); /* a load ends; false: there is none */
 void tier_leave(struct engine *engine, struct sequence *sequence);  /* it does not wait any more */
 void tier_forget(struct engine *engine, struct sequence *sequence); /* its pages may be bad */
 bool tier_save_some(struct engine *engine); /* while nothing else is to do; false: all is saved */

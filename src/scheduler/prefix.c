@@ -88,7 +88,7 @@ void engine_evict(struct engine *engine, uint32_t n)
 {
     if (!engine->tree)
         return;
-    while (n > engine_n_available(engine) && handles_give_way(engine))
+    while (n > engine_n_available(engine) && (tier_give_way(engine) || handles_give_way(engine)))
         ;
     uint32_t n_free = page_pool_n_free(engine->pool);
     if (n > n_free)

@@ -204,6 +204,8 @@ static bool take(struct engine *engine, struct tier_load *load, uint32_t n)
     struct page_id ids[TAKEN_PER_STEP];
     serverd_error ignored; /* the tokens are computed */
     assert(n <= TAKEN_PER_STEP);
+    if (n > engine_n_available(engine))
+        return false; /* those who run need the pool */
     engine_evict(engine, n);
     if (page_pool_take(engine->pool, n, ids, &ignored))
         return false;
@@ -237,6 +239,14 @@ void tier_poll(struct engine *engine)
         end_load(engine, load);
         queue_look_up(engine, s);
     }
+}
+
+bool tier_give_way(struct engine *engine)
+{
+    if (engine->n_loads == 0)
+        return false;
+    end_load(engine, &engine->loads[engine->n_loads - 1]);
+    return true;
 }
 
 void tier_leave(struct engine *engine, struct sequence *s)
