@@ -16,6 +16,10 @@
 
 #include <string.h>
 
+/* Up to so many rows are taken without panels, FEW_ROWS at a time; from two whole rounds on panels
+ * are faster. */
+#define MOST_FEW_ROWS (2 * FEW_ROWS - 1)
+
 /* Bytes ahead of the weights' stream that are asked for. */
 #define PREFETCH_BYTES 4096
 
@@ -163,8 +167,8 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
     }
 }
 
-/* The first `m` rows times one column block. */
-INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int m,
+/* `m` rows from `row` on times one column block. */
+INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int m, size_t row,
                      const uint8_t *unit, fvec *acc)
 {
     const struct packed_form *form = call->form;
@@ -172,7 +176,7 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
     for (int r = 0; r < m; r++)
         acc[r] = f_splat(0.0f);
     for (size_t s = 0; s < cpu_n_spans(call->k); s++) {
-        const struct cpu_span *spans = spans_at(call->x, s, 0);
+        const struct cpu_span *spans = spans_at(call->x, s, row);
         size_t n = min_size(CPU_SPAN_BLOCKS, call->k / PACKED_BLOCK - s * CPU_SPAN_BLOCKS);
         fvec parts[FEW_ROWS];
         UNROLL
@@ -215,24 +219,27 @@ INLINE void put_row(const struct cpu_linear *call, size_t row, size_t column, fv
     f_store_part(call->out + at, n, call->added ? add_some(v, call->added + at, n) : v);
 }
 
+/* A column block stays in the first cache while all rows run over it. */
 INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants f)
 {
-    for (size_t b = 0; b < call->n_blocks; b++) {
-        const uint8_t *unit = call->weights + b * call->column_bytes;
-        fvec acc[FEW_ROWS];
-        if (!IS_SPECIALISED)
-            few_rows(call, f, (int)call->n_rows, unit, acc);
-        else if (FEW_ROWS == 1 || call->n_rows == 1)
-            few_rows(call, f, 1, unit, acc);
-        else if (call->n_rows == 2)
-            few_rows(call, f, 2, unit, acc);
-        else if (call->n_rows == 3)
-            few_rows(call, f, 3, unit, acc);
-        else
-            few_rows(call, f, FEW_ROWS, unit, acc);
-        for (size_t r = 0; r < call->n_rows; r++)
-            put_row(call, r, (call->first_block + b) * PACKED_COLUMNS, acc[r]);
-    }
+    for (size_t b = 0; b < call->n_blocks; b++)
+        for (size_t row = 0; row < call->n_rows; row += FEW_ROWS) {
+            const uint8_t *unit = call->weights + b * call->column_bytes;
+            const size_t n = min_size(FEW_ROWS, call->n_rows - row);
+            fvec acc[FEW_ROWS];
+            if (!IS_SPECIALISED)
+                few_rows(call, f, (int)n, row, unit, acc);
+            else if (FEW_ROWS == 1 || n == 1)
+                few_rows(call, f, 1, row, unit, acc);
+            else if (n == 2)
+                few_rows(call, f, 2, row, unit, acc);
+            else if (n == 3)
+                few_rows(call, f, 3, row, unit, acc);
+            else
+                few_rows(call, f, FEW_ROWS, row, unit, acc);
+            for (size_t r = 0; r < n; r++)
+                put_row(call, row + r, (call->first_block + b) * PACKED_COLUMNS, acc[r]);
+        }
 }
 
 /* ---- many rows -------------------------------------------------------------------------------
@@ -693,7 +700,7 @@ INLINE void linear_of_any_form(const struct cpu_linear *call)
                                      form->zero};
     if (packed_is_float(form))
         number_linear(call, form->codes);
-    else if (call->n_rows <= FEW_ROWS)
+    else if (call->n_rows <= MOST_FEW_ROWS)
         few_rows_linear(call, f);
     else
         many_rows_linear(call, f);
@@ -723,7 +730,7 @@ static void linear(const struct cpu_linear *call)
         const struct form_constants *f = &linears[i].form;
         if (f->codes == form->codes && f->scales == form->scales &&
             f->has_min == (int)form->has_min && f->group == form->group && f->zero == form->zero) {
-            (call->n_rows <= FEW_ROWS ? linears[i].few : linears[i].many)(call);
+            (call->n_rows <= MOST_FEW_ROWS ? linears[i].few : linears[i].many)(call);
             return;
         }
     }
