@@ -393,6 +393,7 @@ static void texts_that_do_not_fit_into_it_get_no_guesses(void **state)
     uint32_t n_taken = steps_of(world, plan);
     assert_int_equal(n_taken, plan->n_output + 1); /* two chunks of prompt */
     assert_int_equal(counter(world, ACCEPTED), n);
+    assert_true(draft_model_is_good(world->engine->draft_model));
     free(plan);
     world_check_empty(world);
     world_destroy(world);
