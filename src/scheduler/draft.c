@@ -63,6 +63,7 @@ static struct drafter *drafter_create(uint32_t n_tokens)
         return NULL;
     for (uint32_t i = 0; i < DRAFT_N_SOURCES; i++)
         drafter->rate[i] = first_rate[i];
+    drafter->next_model_probe = PROBE_TOKENS;
     drafter->ngrams = ngram_index_create(n_tokens);
     if (drafter->ngrams)
         return drafter;
@@ -258,7 +259,7 @@ static bool may_catch_up(const struct engine *engine, const struct load *load,
     double share = 1 - speed_of(engine, load) / choice->speed;
     if (choice->is_probe) {
         n_tokens += PROBE_TOKENS - s->drafter->next_model_probe;
-        share = PROBE_SHARE;
+        share = PROBE_SHARE / load->n_slices;
     }
     return n * catch_up_cost(engine) <= share * min_u32(n_tokens, n_room);
 }
