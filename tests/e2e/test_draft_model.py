@@ -13,7 +13,7 @@ SLOW = ["--device", "fault:inner=cpu;script=slow@1:30x2000000000", "--draft-devi
 TEXTS = ["Tell me a story about a fox and a river.", "Explain how bread is baked.", "Why is the sky blue?"]
 
 
-def texts(url, n_tokens=120, **fields):
+def texts(url, n_tokens=150, **fields):
     bodies = [{"messages": [{"role": "user", "content": t}], "temperature": 0, "max_tokens": n_tokens, **fields} for t in TEXTS]
     return [answer(url, body) for body in bodies]
 
@@ -45,10 +45,10 @@ def test_coarser_weights_are_a_good_draft(start):
         pytest.skip("SERVERD_TEST_MODELS has no SmolLM2 in Q8_0 and Q4_0")
     drafted, plain = start(model, "--draft-model-path", draft, *SLOW), start(model, "--speculation", "off")
     assert texts(drafted.url) == texts(plain.url)
-    assert texts(drafted.url, temperature=0.8, seed=3) == texts(plain.url, temperature=0.8, seed=3)
     found = counters(drafted.url)
     assert found["draft", "model"] > 100
-    assert found["accepted", "model"] > 0.5 * found["draft", "model"]
+    assert found["accepted", "model"] > 0.45 * found["draft", "model"]  # also those behind a wrong one
+    assert texts(drafted.url, temperature=0.8, seed=3) == texts(plain.url, temperature=0.8, seed=3)
 
 
 def test_another_vocabulary_is_refused(default_model, tiny_model):
