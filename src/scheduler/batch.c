@@ -130,6 +130,7 @@ void engine_plan(struct engine *engine)
     engine->n_slices = 0;
     engine->work = (struct step_work){0};
     engine->n_rejected_rows = 0;
+    engine->draft_seconds = 0;
     struct sequence *suspect = find_suspect(engine);
     if (suspect) {
         uint32_t n_spare = engine->max_logit_rows - engine->n_running;

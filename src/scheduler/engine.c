@@ -41,7 +41,10 @@ static bool take_memory(struct engine *e)
     bool has_tree = e->options.has_prefix_cache && !e->is_encoder;
     e->tree = has_tree && e->pool ? radix_tree_create(e->pool) : NULL;
     e->scratch = e->is_encoder ? NULL : sampling_scratch_create(e->width);
+    struct runtime *draft = e->is_encoder ? NULL : e->options.draft_runtime;
+    e->draft_model = draft ? draft_model_create(draft, e->options.clock, e->width) : NULL;
     return e->pool && (e->tree || !has_tree) && (e->scratch || e->is_encoder) &&
+           (e->draft_model || !draft) &&
            take_array(&e->running, e->max_running, sizeof *e->running) &&
            take_array(&e->slice, e->max_running, sizeof *e->slice) &&
            take_array(&e->leaders, e->max_running, sizeof *e->leaders) &&
@@ -138,6 +141,7 @@ void engine_destroy(struct engine *engine)
     tier_destroy(engine);
     handles_destroy(engine);
     radix_tree_destroy(engine->tree);
+    draft_model_destroy(engine->draft_model);
     page_pool_destroy(engine->pool);
     sampling_scratch_destroy(engine->scratch);
     free(engine->running);

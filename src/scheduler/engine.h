@@ -47,7 +47,9 @@ struct engine_options {
      * the chunk shrinks to what fits, but not below 8 rows. 0: two and a half times what a step
      * of decode rows alone takes, or more if more prompts wait than streams go on. */
     uint64_t itl_target_ns;
-    uint32_t max_draft;    /* next tokens of a sequence that are guessed in a step; 0: none */
+    uint32_t max_draft; /* next tokens of a sequence that are guessed in a step; 0: none */
+    /* A smaller model that guesses, too; see draft_model.h. NULL: none. Outlives the engine. */
+    struct runtime *draft_runtime;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
     /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
      * Outlives the engine, for pages of this runtime. */

@@ -2,7 +2,7 @@
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
  * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
  * places; batch.c chooses and lays out the rows, cost.c knows what they take; draft.c
- * adds guessed tokens to them; commit.c turns
+ * adds guessed tokens to them, some of which draft_model.c makes; commit.c turns
  * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
  * what goes on.
  *
@@ -14,6 +14,7 @@
 #define SCHEDULER_ENGINE_INTERNAL_H
 
 #include "scheduler/cost.h"
+#include "scheduler/draft_model_internal.h"
 #include "scheduler/engine.h"
 #include "scheduler/sequence_internal.h"
 
@@ -27,13 +28,6 @@ struct slice {
     uint32_t n_rows, n_drafts;
     const int32_t *draft; /* [n_drafts] */
     enum draft_source source;
-};
-
-/* Measured time of steps without prefill: first * (1 + more * (rows - 1)). */
-struct row_cost {
-    double first; /* seconds; 0: nothing measured */
-    double more;
-    uint32_t n_learned; /* steps of more than one row, up to a few; 0: `more` is not known */
 };
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
@@ -95,7 +89,11 @@ struct engine {
     bool has_decoded;         /* a step of decode rows alone was run, or is */
     uint32_t n_rejected_rows; /* in the present step: of guesses that were wrong */
     struct row_cost row_cost;
-    int32_t draft[DRAFT_MAX_ROWS];     /* of all slices */
+    int32_t draft[DRAFT_MAX_ROWS];   /* of all slices */
+    struct draft_model *draft_model; /* NULL: none */
+    struct draft_work draft_work[DRAFT_MAX_SEQUENCES];
+    uint32_t n_draft_works;
+    double draft_seconds;              /* that the draft model took in the present step */
     int32_t *token, *position;         /* [max_rows] */
     uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
     uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */

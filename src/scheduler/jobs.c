@@ -55,6 +55,7 @@ void engine_give_pages(struct engine *engine, struct sequence *s)
         page_pool_give(engine->pool, s->page + s->n_shared, s->n_pages - s->n_shared);
     if (engine->tree)
         radix_tree_release(engine->tree, &s->hold);
+    draft_model_release(engine->draft_model, s);
     s->n_pages = s->n_shared = 0;
     s->n_computed = 0;
 }

@@ -73,6 +73,8 @@ struct sequence {
     uint64_t n_bytes;             /* of the text */
     uint32_t n_failures;          /* steps that failed since it last got on */
     struct drafter *drafter;      /* guesses its next tokens; NULL: it has not done so yet */
+    /* What the draft model has of it; NULL: nothing. */
+    struct draft_context *draft_context;
     uint64_t last_token_ns;
     uint32_t n_preempted;
 

@@ -107,12 +107,13 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     struct metrics *metrics = engine->options.metrics;
     double seconds = seconds_between(begin_ns, engine->now_ns);
     metrics_add(metrics, METRIC_STEPS, 1);
-    if (seconds <= 0)
+    double own = seconds - engine->draft_seconds; /* without the draft model */
+    if (own <= 0)
         return;
     if (engine->work.n_prefill > 0 || batch->n_rows == engine->work.n_decode)
-        cost_learn(&engine->cost, &engine->work, seconds);
+        cost_learn(&engine->cost, &engine->work, own);
     if (engine->work.n_prefill == 0)
-        engine_learn_row_cost(engine, batch->n_rows, seconds);
+        engine_learn_row_cost(engine, batch->n_rows, own);
     /* Mean over the last RATE_SECONDS of steps. */
     const double RATE_SECONDS = 5;
     double rate = atomic_load_explicit(&engine->shared.tokens_per_second, memory_order_relaxed);
@@ -154,7 +155,9 @@ static void measure_phases(struct engine *engine)
     struct step_record *step = &engine->step;
     step->emitted_ns = clock_now_ns(engine->options.clock);
     metrics_observe(metrics, METRIC_STEP_SCHEDULE,
-                    seconds_between(step->begin_ns, step->scheduled_ns));
+                    seconds_between(step->begin_ns, step->scheduled_ns) - engine->draft_seconds);
+    if (engine->draft_seconds > 0)
+        metrics_observe(metrics, METRIC_STEP_DRAFT, engine->draft_seconds);
     metrics_observe(metrics, METRIC_STEP_COMPUTE,
                     seconds_between(step->scheduled_ns, step->computed_ns));
     metrics_observe(metrics, METRIC_STEP_SAMPLE,
@@ -249,6 +252,8 @@ serverd_status engine_check(const struct engine *engine, serverd_error *err)
     if (page_pool_check(engine->pool, err))
         return err->code;
     if (engine->tree && radix_tree_check(engine->tree, err))
+        return err->code;
+    if (engine->draft_model && draft_model_audit(engine->draft_model, err))
         return err->code;
     uint32_t n_pages = 0, n_running = 0, n_waiting = 0, n_queued = 0;
     for (const struct job *job = engine->live; job; job = job->live_next) {

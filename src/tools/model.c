@@ -9,6 +9,7 @@
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
+#include "scheduler/draft_model.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +23,12 @@
 #define DISK_LOAD_BYTES  (128 * MIB)
 
 struct model {
-    struct program *program;
+    struct program *program, *draft_program; /* draft_...: NULL if there is no draft model */
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     char *template_source; /* of --chat-template; else the program's */
     struct worker_pool *pool;
-    struct runtime *runtime;
+    struct runtime *runtime, *draft_runtime;
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
     bool has_stopped;
@@ -104,6 +105,48 @@ static bool wants_disk(const struct options *options)
     return options->kv_disk_path && options->prefix_cache;
 }
 
+/* Packing two models is one progress: each has the share of its weights. */
+struct progress_part {
+    const struct model_setup *setup;
+    double begin, share;
+};
+
+static void forward_progress(void *context, double share)
+{
+    const struct progress_part *part = context;
+    if (part->setup->progress)
+        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
+}
+
+static struct runtime_options runtime_options(const struct model *model,
+                                              const struct model_setup *setup,
+                                              struct progress_part *part)
+{
+    static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
+                                              DTYPE_F32}; /* as the option */
+    return (struct runtime_options){
+        .delegates = builtin_delegates,
+        .n_delegates = n_builtin_delegates,
+        .device = setup->options->device,
+        .pool = model->pool,
+        .clock = setup->clock,
+        .kv_dtype = kv_dtypes[setup->options->kv_dtype],
+        .log = forward_log,
+        .log_context = setup->log,
+        .progress = forward_progress,
+        .progress_context = part,
+    };
+}
+
+/* Of all weights that are packed, the model's. */
+static double model_share(const struct model *model)
+{
+    double own = (double)model->program->config.weight_bytes, draft = 0;
+    if (model->draft_program)
+        draft = (double)model->draft_program->config.weight_bytes;
+    return own + draft > 0 ? own / (own + draft) : 1;
+}
+
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
                                    serverd_error *err)
 {
@@ -116,29 +159,75 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
     serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
     if (status != SERVERD_OK)
         return status;
-    static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
-                                              DTYPE_F32}; /* as the option */
-    const struct runtime_options runtime_options = {
-        .delegates = builtin_delegates,
-        .n_delegates = n_builtin_delegates,
-        .device = options->device,
-        .pool = model->pool,
-        .clock = setup->clock,
-        .limits = {.struct_bytes = sizeof(serverd_limits),
-                   .max_rows = max_rows,
-                   .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
-                   .max_seqs = max_running,
-                   .max_context = context},
-        .kv_dtype = kv_dtypes[options->kv_dtype],
-        .kv_bytes = options->kv_memory,
-        .wants_kv_identity = wants_disk(options),
-        .log = forward_log,
-        .log_context = setup->log,
-        .progress = setup->progress,
-        .progress_context = setup->progress_context,
-    };
-    return runtime_open(model->program, &runtime_options, &model->runtime, err);
+    struct progress_part part = {setup, 0, model_share(model)};
+    struct runtime_options opening = runtime_options(model, setup, &part);
+    opening.limits = (serverd_limits){.struct_bytes = sizeof(serverd_limits),
+                                      .max_rows = max_rows,
+                                      .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
+                                      .max_seqs = max_running,
+                                      .max_context = context};
+    opening.kv_bytes = options->kv_memory;
+    opening.wants_kv_identity = wants_disk(options);
+    return runtime_open(model->program, &opening, &model->runtime, err);
 }
+
+/* ---- the draft model ------------------------------------------------------------------------- */
+
+static bool wants_draft(const struct options *options)
+{
+    return options->draft_model_path && options->speculation;
+}
+
+static serverd_status compile_draft(struct model *model, const struct model_setup *setup,
+                                    serverd_error *err)
+{
+    const struct compile_options compile = {.path = setup->options->draft_model_path};
+    if (setup->options->draft_model_path && !setup->options->speculation)
+        log_warn(setup->log, "model", "draft-model-path is not used: speculation is off");
+    if (!wants_draft(setup->options))
+        return SERVERD_OK;
+    serverd_status status = compile_model(&compile, &model->draft_program, err);
+    if (status == SERVERD_OK)
+        status = draft_model_check(model->draft_program, model->program, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "draft-model-path");
+    if (model->draft_program->config.weight_bytes > model->program->config.weight_bytes)
+        log_warn(setup->log, "model", "draft-model-path: the draft model is larger than the model");
+    return SERVERD_OK;
+}
+
+/* Its threads are the model's: the engine runs one after the other. */
+static serverd_status open_draft(struct model *model, const struct model_setup *setup,
+                                 serverd_error *err)
+{
+    if (!model->draft_program)
+        return SERVERD_OK;
+    const struct program_config *config = &model->draft_program->config;
+    uint32_t context = runtime_limits(model->runtime)->max_context;
+    if (context > config->context_length)
+        context = config->context_length; /* of longer texts it guesses nothing */
+    double begin = model_share(model);
+    struct progress_part part = {setup, begin, 1 - begin};
+    struct runtime_options opening = runtime_options(model, setup, &part);
+    opening.limits = draft_model_limits((uint32_t)setup->options->max_running, context);
+    if (setup->options->draft_device)
+        opening.device = setup->options->draft_device;
+    serverd_status status =
+        runtime_open(model->draft_program, &opening, &model->draft_runtime, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "draft-model-path");
+    uint64_t n_pages = runtime_n_pages(model->draft_runtime);
+    log_info(setup->log, "model",
+             "draft model: %s, %s, %.1f M parameters, context %u, on %s, KV cache for %llu tokens "
+             "(%llu MiB)",
+             config->architecture, config->quantisation, (double)config->n_parameters / 1e6,
+             context, runtime_device(model->draft_runtime),
+             (unsigned long long)n_pages * SERVERD_PAGE_TOKENS,
+             (unsigned long long)(n_pages * runtime_page_bytes(model->draft_runtime) / MIB));
+    return SERVERD_OK;
+}
+
+/* ---- disk and engine ------------------------------------------------------------------------- */
 
 /* A model whose pages cannot leave their device goes without. */
 static serverd_status open_disk(struct model *model, const struct model_setup *setup,
@@ -182,6 +271,7 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .prefill_chunk = (uint32_t)options->prefill_chunk,
         .itl_target_ns = (uint64_t)(options->itl_target_ms * 1e6),
         .max_draft = options->speculation ? (uint32_t)options->draft_tokens : 0,
+        .draft_runtime = model->draft_runtime,
         .has_prefix_cache = options->prefix_cache,
         .disk = model->disk,
         .max_queue = (uint32_t)options->max_queue,
@@ -231,7 +321,11 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     if (status == SERVERD_OK)
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
+        status = compile_draft(model, setup, err); /* refused before anything is packed */
+    if (status == SERVERD_OK)
         status = open_runtime(model, setup, err);
+    if (status == SERVERD_OK)
+        status = open_draft(model, setup, err);
     if (status == SERVERD_OK)
         status = open_disk(model, setup, err);
     if (status == SERVERD_OK)
@@ -286,12 +380,14 @@ void model_close(struct model *model)
     if (model->engine)
         engine_destroy(model->engine);
     disk_tier_destroy(model->disk);
+    runtime_close(model->draft_runtime);
     runtime_close(model->runtime);
     worker_pool_destroy(model->pool);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
     if (model->tokenizer)
         tokenizer_destroy(model->tokenizer);
+    program_unref(model->draft_program);
     program_unref(model->program);
     free(model->template_source);
     free(model);

@@ -5,6 +5,7 @@
 #include "kernels/testing/null_model.h"
 #include "program/dtype.h"
 #include "sampling/sample.h"
+#include "scheduler/draft_model.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -247,6 +248,24 @@ static void open_runtime(struct world *world, const struct world_options *o, uin
     must(runtime_open(world->program, &options, &world->runtime, &err), &err);
 }
 
+/* The same program, so a draft of the null delegate is right if it has the same options. */
+static void open_draft(struct world *world, const struct world_options *o, uint32_t max_running)
+{
+    serverd_error err;
+    struct runtime_options options = {
+        .delegates = builtin_delegates,
+        .n_delegates = n_builtin_delegates,
+        .device = o->draft_device,
+        .pool = world->workers,
+        .clock = &system_clock,
+        .limits =
+            draft_model_limits(max_running, o->n_draft_context ? o->n_draft_context : CONTEXT),
+        .kv_dtype = DTYPE_F32,
+        .kv_bytes = (uint64_t)o->n_draft_pages * SERVERD_PAGE_TOKENS * sizeof(uint64_t),
+    };
+    must(runtime_open(world->program, &options, &world->draft_runtime, &err), &err);
+}
+
 static void open_disk(struct world *world, const char *folder)
 {
     serverd_error err;
@@ -290,6 +309,8 @@ struct world *world_create(const struct world_options *o)
     world->program = make_program(o->is_encoder);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world, o, max_running);
+    if (o->draft_device)
+        open_draft(world, o, max_running);
     must(tokenizer_create(make_vocabulary(world->program), &world->tokenizer, &err), &err);
     world->metrics = metrics_create();
     if (o->disk_folder)
@@ -311,6 +332,7 @@ struct world *world_create(const struct world_options *o)
         .wait_bound = 2,
         .disk = world->disk,
         .max_draft = o->max_draft,
+        .draft_runtime = world->draft_runtime,
     };
     must(engine_create(&options, &world->engine, &err), &err);
     if (o->has_thread)
@@ -323,6 +345,7 @@ void world_destroy(struct world *world)
     engine_destroy(world->engine);
     disk_tier_destroy(world->disk);
     inspection_destroy(world->inspection);
+    runtime_close(world->draft_runtime);
     runtime_close(world->runtime);
     tokenizer_destroy(world->tokenizer);
     metrics_destroy(world->metrics);

@@ -21,7 +21,9 @@ struct world_options {
     uint32_t n_pages;   /* 0: enough for all */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
     uint64_t queue_timeout_ns, itl_target_ns;
-    uint32_t max_draft; /* guessed tokens of a sequence per step */
+    uint32_t max_draft;                      /* guessed tokens of a sequence per step */
+    const char *draft_device;                /* NULL: no draft model */
+    uint32_t n_draft_pages, n_draft_context; /* 0: enough for all */
     uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
     bool is_encoder, has_thread, has_real_clock;
     const char *disk_folder; /* NULL: no disk tier */
@@ -30,7 +32,7 @@ struct world_options {
 struct world {
     struct program *program;
     struct worker_pool *workers;
-    struct runtime *runtime;
+    struct runtime *runtime, *draft_runtime;
     struct tokenizer *tokenizer;
     struct metrics *metrics;
     struct disk_tier *disk;

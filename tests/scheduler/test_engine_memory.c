@@ -62,8 +62,11 @@ static struct plan *make_plan(uint32_t i)
 /* False once no allocation is left to fail. */
 static bool run_with_failure(uint32_t n)
 {
-    struct world *world = world_create(&(struct world_options){
-        .device = "null:repeat=90", .repeat = 90, .n_pages = 24, .max_draft = 7});
+    struct world *world = world_create(&(struct world_options){.device = "null:repeat=90",
+                                                               .repeat = 90,
+                                                               .n_pages = 24,
+                                                               .max_draft = 7,
+                                                               .draft_device = "null"});
     struct plan *plans[N_PLANS];
     bool is_submitted[N_PLANS];
     serverd_error err;

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -62,7 +63,7 @@ static struct plan *random_plan(const struct world *world)
 
 static struct world *random_world(bool has_faults, const char *disk_folder)
 {
-    char device[128];
+    char device[128], draft[160], *draft_end;
     uint32_t repeat = one_in(2) ? 0 : 50 + random_below(50);
     (void)snprintf(device, sizeof device, "null:repeat=%u", repeat);
     if (has_faults)
@@ -71,8 +72,16 @@ static struct world *random_world(bool has_faults, const char *disk_folder)
             "fault:inner=null;inner.repeat=%u;script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
             repeat, 1 + random_below(40), 1 + random_below(4), 1 + random_below(80),
             random_below(4), 1 + random_below(100), 1 + random_below(8), 1 + random_below(200));
+    (void)snprintf(draft, sizeof draft,
+                   "fault:inner=null;inner.repeat=%u;inner.min_token=%u;script=%s@%u:%u",
+                   one_in(2) ? repeat : random_below(100), one_in(3) ? random_below(80) : 0,
+                   one_in(2) ? "error" : "nan", 1 + random_below(600), random_below(4));
+    if (!has_faults && (draft_end = strstr(draft, ";script")))
+        *draft_end = '\0';
     struct world *world = world_create(&(struct world_options){
         .device = device,
+        .draft_device = one_in(2) ? draft : NULL,
+        .n_draft_pages = one_in(2) ? 0 : CONTEXT / SERVERD_PAGE_TOKENS + random_below(20),
         .repeat = repeat,
         .max_draft = one_in(4) ? 0 : 1 + random_below(15),
         .n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30),
