@@ -18,6 +18,10 @@
  * prompt: it comes back only if a conversation goes on. */
 #define OUTPUT_AGE 64
 
+/* And a prefix for each step of its request's priority as used this much later or earlier. */
+#define PRIORITY_AGE  16
+#define MOST_PRIORITY 16
+
 #define NOT_IN_HEAP UINT32_MAX
 
 struct radix_node {
@@ -30,6 +34,7 @@ struct radix_node {
     uint32_t n_locks;          /* holds that end here, and children with locks */
     uint32_t heap_at;
     enum radix_kind kind;
+    int32_t priority; /* of who published it, within MOST_PRIORITY */
 };
 
 struct radix_tree {
@@ -127,12 +132,17 @@ static bool grow(struct radix_tree *tree)
     return true;
 }
 
+static int32_t within(int32_t value, int32_t least, int32_t most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
 /* ---- heap ------------------------------------------------------------------------------------ */
 
-static uint64_t rank_of(const struct radix_node *node)
+static int64_t rank_of(const struct radix_node *node)
 {
-    uint64_t age = node->kind == RADIX_OUTPUT ? OUTPUT_AGE : 0;
-    return node->last_use > age ? node->last_use - age : 0;
+    int64_t age = node->kind == RADIX_OUTPUT ? OUTPUT_AGE : 0;
+    return (int64_t)node->last_use - age + (int64_t)node->priority * PRIORITY_AGE;
 }
 
 static void heap_set(struct radix_tree *tree, uint32_t at, struct radix_node *node)
@@ -144,7 +154,7 @@ static void heap_set(struct radix_tree *tree, uint32_t at, struct radix_node *no
 /* `node` goes to its place, from the hole at `at`. */
 static void heap_settle(struct radix_tree *tree, uint32_t at, struct radix_node *node)
 {
-    uint64_t rank = rank_of(node);
+    int64_t rank = rank_of(node);
     for (; at > 0 && rank_of(tree->heap[(at - 1) / 2]) > rank; at = (at - 1) / 2)
         heap_set(tree, at, tree->heap[(at - 1) / 2]);
     for (uint32_t child; (child = 2 * at + 1) < tree->n_heap; at = child) {
@@ -271,6 +281,7 @@ static struct radix_node *split(struct radix_tree *tree, struct radix_node *node
     upper->space = node->space;
     upper->last_use = node->last_use;
     upper->kind = node->kind;
+    upper->priority = node->priority;
     upper->n_locks = node->n_locks > 0;
     upper->n_saved = (uint32_t)min_size(node->n_saved, n_pages);
     node->n_saved -= upper->n_saved;
@@ -426,7 +437,7 @@ serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const in
         return fail(err, SERVERD_NOMEM, "KV cache: no memory for a node");
     lock(tree, node);
     touch(tree, node);
-    *out = (struct radix_hold){node};
+    *out = (struct radix_hold){.node = node};
     for (uint32_t at = n_pages; node; node = node->parent) {
         at -= node->n_pages;
         if (node->n_pages > 0)
@@ -487,6 +498,7 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
     }
     lock(tree, node);
     struct radix_node *end = node;
+    const int32_t priority = within(hold->priority, -MOST_PRIORITY, MOST_PRIORITY);
     uint32_t n_new = n_pages - n_equal;
     /* two locks are ours: the hold's and the one just taken, at the same node if nothing was equal
      */
@@ -512,6 +524,9 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
         memcpy(pages + at, n->pages, n->n_pages * sizeof *pages);
     }
     unlock(tree, hold->node);
+    /* it is held, so in no heap */
+    if (priority > end->priority || end != node)
+        end->priority = priority;
     hold->node = end;
     touch(tree, end);
     return SERVERD_OK;

@@ -26,6 +26,7 @@ struct radix_match {
 /* A held prefix. Zero: none. */
 struct radix_hold {
     struct radix_node *node;
+    int32_t priority; /* of who publishes behind it: what more urgent requests said stays longer */
 };
 
 /* The pool outlives the tree. NULL: no memory. */

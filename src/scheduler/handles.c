@@ -50,7 +50,7 @@ uint64_t handles_keep(struct engine *engine, struct sequence *s)
                                      .expires_ns = engine->now_ns + s->job->request->hold_ns,
                                      .hold = s->hold,
                                      .n_pages = s->n_shared};
-    s->hold = (struct radix_hold){NULL};
+    s->hold = (struct radix_hold){.node = NULL};
     while (*end)
         end = &(*end)->next;
     *end = handle;

@@ -32,6 +32,7 @@ static void hold(struct engine *engine, struct sequence *s, const int32_t *token
     if (radix_tree_hold(engine->tree, s->job->request->cache_space, tokens, n_pages, s->page,
                         &s->hold, &ignored))
         return;
+    s->hold.priority = s->job->request->priority;
     s->n_pages = s->n_shared = n_pages;
     s->n_computed = n_pages * SERVERD_PAGE_TOKENS;
 }

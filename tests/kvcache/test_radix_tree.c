@@ -131,6 +131,34 @@ static void equal_pages_are_kept_once(void **state)
     page_pool_destroy(pool);
 }
 
+static void prefixes_of_urgent_requests_stay_longer(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20);
+    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_id pages[MAX_PAGES];
+    static const int32_t priorities[] = {0, 5, INT32_MIN, INT32_MAX};
+    static const char *const digits[] = {"1", "2", "3", "4"};
+    static const size_t order[] = {2, 0, 1, 3};
+    for (size_t i = 0; i < 4; i++) {
+        struct radix_hold hold;
+        assert_int_equal(radix_tree_hold(tree, 0, spell(""), 0, pages, &hold, &err), SERVERD_OK);
+        hold.priority = priorities[i];
+        assert_int_equal(page_pool_take(pool, 1, pages, &err), SERVERD_OK);
+        assert_int_equal(
+            radix_tree_publish(tree, &hold, spell(digits[i]), pages, 1, RADIX_PROMPT, &err),
+            SERVERD_OK);
+        radix_tree_release(tree, &hold);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(n_found(tree, digits[order[i]]), 1);
+        assert_int_equal(radix_tree_evict(tree, 1), 1);
+        assert_int_equal(n_found(tree, digits[order[i]]), 0);
+    }
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
 static void the_least_recently_used_goes_first_and_output_before_prompts(void **state)
 {
     (void)state;
@@ -460,6 +488,7 @@ int main(void)
         cmocka_unit_test(the_last_page_may_be_shared_in_part),
         cmocka_unit_test(equal_pages_are_kept_once),
         cmocka_unit_test(the_least_recently_used_goes_first_and_output_before_prompts),
+        cmocka_unit_test(prefixes_of_urgent_requests_stay_longer),
         cmocka_unit_test(a_walk_keeps_namespaces_together_and_ends_when_told_to),
         cmocka_unit_test(others_have_gone_on_behind_a_prefix),
         cmocka_unit_test(random_requests_find_what_was_published_and_lose_no_page),
