@@ -114,7 +114,7 @@ serverd_status engine_create(const struct engine_options *options, struct engine
     engine->options = *options;
     engine->inbox_end = &engine->inbox;
     engine->reserve_ratio = 0.7;
-    engine->next_deadline_ns = UINT64_MAX;
+    engine->next_deadline_ns = engine->next_expiry_ns = UINT64_MAX;
     engine->now_ns = clock_now_ns(options->clock);
     serverd_status status = set_bounds(engine, err);
     if (!status && !take_memory(engine))

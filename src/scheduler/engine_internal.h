@@ -56,18 +56,19 @@ struct engine {
     struct prefix_handle *handles;
     uint32_t n_handles, n_held_pages;
     uint64_t last_handle;
+    uint64_t next_expiry_ns; /* of a handle, or earlier; UINT64_MAX: none */
     struct sampling_scratch *scratch;
     struct job *live;              /* all jobs taken in */
     struct job *ending;            /* those to end in this step */
     struct sequence_list resuming; /* that ran and wait, sorted by sequence_comes_before */
     uint32_t n_waiting;            /* all, those of the tenants, too */
-    uint64_t n_choices;
-    struct sequence *refreshed; /* the next to be looked up in the tree again; NULL: the first */
-    struct tenant *tenants;     /* those with jobs, and who waits of them */
-    double tenant_floor;        /* where the tenant stood that was served last */
-    uint64_t last_admission_ns; /* 0: nobody waited for the next */
-    double admit_interval;      /* seconds between admissions while some wait; 0: unknown */
-    struct sequence **leaders;  /* [max_running] whose prompts are being computed, in admission */
+    uint64_t n_selections;         /* how often queue_best was asked */
+    struct sequence *refreshed;    /* the next to be looked up in the tree again; NULL: the first */
+    struct tenant *tenants;        /* those with jobs, and who waits of them */
+    double tenant_floor;           /* where the tenant stood that was served last */
+    uint64_t last_admission_ns;    /* 0: nobody waited for the next */
+    double admit_interval;         /* seconds between admissions while some wait; 0: unknown */
+    struct sequence **leaders; /* [max_running] whose prompts are being computed, in admission */
     uint32_t n_leaders;
     struct sequence **running; /* [max_running] */
     uint32_t n_running;        /* entries, some perhaps done or waiting again */

@@ -56,6 +56,8 @@ uint64_t handles_keep(struct engine *engine, struct sequence *s)
     *end = handle;
     engine->n_handles++;
     engine->n_held_pages += handle->n_pages;
+    if (handle->expires_ns < engine->next_expiry_ns)
+        engine->next_expiry_ns = handle->expires_ns;
     return handle->id;
 }
 
@@ -97,11 +99,18 @@ void handles_expire(struct engine *engine)
         drop_id(engine, release->id);
         free(release);
     }
-    for (struct prefix_handle **link = &engine->handles; *link;)
-        if ((*link)->expires_ns <= engine->now_ns)
+    if (engine->now_ns < engine->next_expiry_ns)
+        return;
+    engine->next_expiry_ns = UINT64_MAX;
+    for (struct prefix_handle **link = &engine->handles; *link;) {
+        if ((*link)->expires_ns <= engine->now_ns) {
             drop(engine, link);
-        else
-            link = &(*link)->next;
+            continue;
+        }
+        if ((*link)->expires_ns < engine->next_expiry_ns)
+            engine->next_expiry_ns = (*link)->expires_ns;
+        link = &(*link)->next;
+    }
 }
 
 void engine_release_prefix(struct engine *engine, uint64_t handle)

@@ -44,7 +44,7 @@ struct tenant {
     double served;
     uint32_t n_jobs, n_waiting;
     struct sequence_list waiting; /* that never ran, sorted by sequence_comes_before */
-    uint64_t looked_at;           /* the last choice that it had its turn in */
+    uint64_t looked_at;           /* the last selection that it had its turn in */
 };
 
 bool tenant_join(struct engine *engine, struct job *job)
@@ -324,7 +324,7 @@ static struct tenant *next_tenant(const struct engine *engine)
 {
     struct tenant *best = NULL;
     for (struct tenant *t = engine->tenants; t; t = t->next) {
-        if (!t->waiting.first || t->looked_at == engine->n_choices)
+        if (!t->waiting.first || t->looked_at == engine->n_selections)
             continue;
         int32_t priority = priority_of(t->waiting.first);
         if (!best || priority > priority_of(best->waiting.first) ||
@@ -347,11 +347,11 @@ struct sequence *queue_best(struct engine *engine)
 {
     struct sequence *best = engine->resuming.first;
     struct tenant *tenant;
-    engine->n_choices++;
+    engine->n_selections++;
     while ((tenant = next_tenant(engine))) {
         if (best && priority_of(best) >= priority_of(tenant->waiting.first))
             break;
-        tenant->looked_at = engine->n_choices;
+        tenant->looked_at = engine->n_selections;
         struct sequence *s = best_of_tenant(engine, tenant);
         if (s && (!best || priority_of(s) > priority_of(best)))
             best = s;

@@ -31,38 +31,40 @@ static struct disk_tier *disk_of(const struct engine *engine)
 
 /* ---- to the disk ----------------------------------------------------------------------------- */
 
-/* Pages of the run that are on the disk or on their way, from the first on. Stops at one that
- * finds no room, or after `most` copies. */
-static uint32_t save_run(struct engine *engine, const struct radix_run *run, uint32_t most)
+/* The page that follows the chain, which goes on behind it. False: it is known, or finds no room.
+ */
+static bool save_page(struct engine *engine, struct disk_chain *chain, const struct radix_run *run,
+                      uint32_t i)
 {
     struct disk_tier *disk = engine->options.disk;
-    struct disk_chain chain = disk_tier_chain(disk, run->space);
-    disk_chain_extend(&chain, run->tokens, run->n_before);
-    for (uint32_t i = 0; i < run->n_pages; i++) {
-        const int32_t *tokens = run->tokens + (size_t)(run->n_before + i) * PAGE;
-        if (disk_tier_find(disk, &chain, tokens, 1) == 1) {
-            disk_chain_extend(&chain, tokens, 1);
-            continue;
-        }
-        void *bytes = most > 0 ? disk_tier_stage(disk, &chain, tokens) : NULL;
-        if (!bytes)
-            return i;
-        serverd_error ignored; /* a page less on the disk */
-        if (runtime_kv_export(engine->options.runtime, run->pages[i].index, bytes, &ignored)) {
-            disk_tier_unstage(disk, bytes);
-            return i;
-        }
-        disk_tier_store(disk, bytes);
-        most--;
+    void *bytes = disk_tier_stage(disk, chain, run->tokens + (size_t)(run->n_before + i) * PAGE);
+    serverd_error ignored; /* a page less on the disk */
+    if (!bytes)
+        return false;
+    if (runtime_kv_export(engine->options.runtime, run->pages[i].index, bytes, &ignored)) {
+        disk_tier_unstage(disk, bytes);
+        return false;
     }
-    return run->n_pages;
+    disk_tier_store(disk, bytes);
+    return true;
 }
 
+static struct disk_chain chain_before(const struct engine *engine, const struct radix_run *run)
+{
+    struct disk_chain chain = disk_tier_chain(engine->options.disk, run->space);
+    disk_chain_extend(&chain, run->tokens, run->n_before);
+    return chain;
+}
+
+/* What finds no room is lost. */
 static void save_evicted(void *context, const struct radix_run *run)
 {
     struct engine *engine = context;
-    if (!engine->is_forgetting)
-        (void)save_run(engine, run, UINT32_MAX);
+    if (engine->is_forgetting)
+        return;
+    struct disk_chain chain = chain_before(engine, run);
+    for (uint32_t i = 0; i < run->n_pages; i++)
+        (void)save_page(engine, &chain, run, i);
 }
 
 /* Something was loaded. On the tier's thread. */
@@ -85,15 +87,25 @@ void tier_begin(struct engine *engine)
 
 struct saver {
     struct engine *engine;
-    uint32_t n_left;
+    uint32_t n_left; /* copies */
 };
 
+/* Pages of the run that are on the disk now or on their way, from the first on. */
 static uint32_t save_some_of(void *context, const struct radix_run *run)
 {
     struct saver *saver = context;
-    uint32_t n = save_run(saver->engine, run, saver->n_left);
-    saver->n_left -= min_u32(n, saver->n_left);
-    return n;
+    struct engine *engine = saver->engine;
+    struct disk_chain chain = chain_before(engine, run);
+    for (uint32_t i = 0; i < run->n_pages; i++) {
+        const int32_t *tokens = run->tokens + (size_t)(run->n_before + i) * PAGE;
+        if (disk_tier_find(engine->options.disk, &chain, tokens, 1) == 1)
+            disk_chain_extend(&chain, tokens, 1);
+        else if (saver->n_left == 0 || !save_page(engine, &chain, run, i))
+            return i;
+        else
+            saver->n_left--;
+    }
+    return run->n_pages;
 }
 
 /* True: there is more. */
