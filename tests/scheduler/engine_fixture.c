@@ -1,6 +1,7 @@
 #include "engine_fixture.h"
 
 #include "base/arena.h"
+#include "base/buffer.h"
 #include "kernels/builtin.h"
 #include "kernels/testing/null_model.h"
 #include "program/dtype.h"
@@ -369,6 +370,30 @@ void world_run(struct world *world)
     }
 }
 
+void world_step(struct world *world, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        (void)engine_step(world->engine);
+}
+
+uint32_t world_n_steps(const struct world *world)
+{
+    struct engine_status status;
+    engine_status(world->engine, &status);
+    return (uint32_t)status.n_steps;
+}
+
+double world_counter(const struct world *world, const char *series)
+{
+    struct buffer text;
+    buffer_init(&text, 1 << 20);
+    metrics_render(world->metrics, &text);
+    const char *at = strstr(buffer_str(&text), series);
+    double value = at ? strtod(at + strlen(series), NULL) : 0;
+    buffer_deinit(&text);
+    return value;
+}
+
 void world_check_empty(struct world *world)
 {
     serverd_error err;
@@ -566,4 +591,26 @@ void plan_check_whole(const struct world *world, const struct plan *plan)
         assert_int_equal(plan->n_logprobs, n_output);
     if (plan->wants_prompt_logprobs)
         assert_int_equal(plan->n_scored, plan->n_prompt - plan->score_from);
+}
+
+void plan_must_submit(struct world *world, struct plan *plan)
+{
+    serverd_error err;
+    if (plan_submit(world, plan, &err))
+        fail_msg("%s", err.text);
+}
+
+void plan_finish(struct world *world, struct plan *plan)
+{
+    plan_check_whole(world, plan);
+    free(plan);
+}
+
+struct plan *plan_of(uint32_t n_prompt, uint32_t n_new, uint64_t seed)
+{
+    struct plan *plan = plan_create();
+    plan_fill_prompt(plan, n_prompt, seed);
+    plan->max_new_tokens = n_new;
+    plan->sampling.ignore_eos = true;
+    return plan;
 }

@@ -106,6 +106,18 @@ void plan_check_prefix(const struct world *world, const struct plan *plan);
 void folder_create(char path[64]);
 void folder_remove(const char *path);
 
+/* Fails the test if the request is refused. */
+void plan_must_submit(struct world *world, struct plan *plan);
+/* Its answer is whole and right; frees it. */
+void plan_finish(struct world *world, struct plan *plan);
+/* One choice of n_new tokens, whatever they are. */
+struct plan *plan_of(uint32_t n_prompt, uint32_t n_new, uint64_t seed);
+
+void world_step(struct world *world, uint32_t n);
+uint32_t world_n_steps(const struct world *world);
+/* The number behind the series' name and labels (with the space) in the metrics; 0: not there. */
+double world_counter(const struct world *world, const char *series);
+
 /* Steps, with checks, until the engine has nothing to do, nor waits for the disk. */
 void world_run(struct world *world);
 void world_check_empty(struct world *world); /* all pages are back */

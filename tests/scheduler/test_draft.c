@@ -102,32 +102,14 @@ static void old_text_leaves_the_index(void **state)
 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
-static double counter(const struct world *world, const char *series)
-{
-    struct buffer text;
-    buffer_init(&text, 1 << 20);
-    metrics_render(world->metrics, &text);
-    const char *at = strstr(buffer_str(&text), series);
-    double value = at ? strtod(at + strlen(series), NULL) : 0;
-    buffer_deinit(&text);
-    return value;
-}
-
-static uint32_t n_steps(const struct world *world)
-{
-    struct engine_status status;
-    engine_status(world->engine, &status);
-    return (uint32_t)status.n_steps;
-}
-
 static uint32_t steps_of(struct world *world, struct plan *plan)
 {
-    uint32_t n_before = n_steps(world);
+    uint32_t n_before = world_n_steps(world);
     if (plan_submit(world, plan, &err))
         fail_msg("%s", err.text);
     world_run(world);
     plan_check_whole(world, plan);
-    return n_steps(world) - n_before;
+    return world_n_steps(world) - n_before;
 }
 
 static struct world *repeating_world(uint32_t max_draft)
@@ -152,14 +134,15 @@ static void a_text_that_repeats_itself_takes_few_steps(void **state)
             n_tokens += plan->n_output;
             free(plan);
         }
-        double n_right = counter(world, "serverd_accepted_tokens_total{kind=\"ngram\"} ");
+        double n_right = world_counter(world, "serverd_accepted_tokens_total{kind=\"ngram\"} ");
         if (max_draft == 0) {
             n_without = n;
             assert_int_equal(n_right, 0);
         } else {
             assert_true(2 * n < n_without);
             assert_int_equal(n_without - n, n_right); /* every one saves a step */
-            assert_true(counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") >= n_right);
+            assert_true(world_counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") >=
+                        n_right);
         }
         assert_int_equal(n_tokens, 800);
         world_check_empty(world);
@@ -222,7 +205,7 @@ static void a_repeated_question_is_answered_from_the_tree(void **state)
         else
             assert_true(2 * n > n_first); /* another's tree is another's */
     }
-    assert_true(counter(world, "serverd_accepted_tokens_total{kind=\"tree\"} ") > 50);
+    assert_true(world_counter(world, "serverd_accepted_tokens_total{kind=\"tree\"} ") > 50);
     world_check_empty(world);
     world_destroy(world);
 }
@@ -243,7 +226,7 @@ static void draws_at_any_temperature_are_the_same(void **state)
         (void)steps_of(world, plan);
         free(plan);
     }
-    assert_true(counter(world, "serverd_accepted_tokens_total{kind=\"ngram\"} ") > 100);
+    assert_true(world_counter(world, "serverd_accepted_tokens_total{kind=\"ngram\"} ") > 100);
     world_check_empty(world);
     world_destroy(world);
 }
@@ -259,14 +242,14 @@ static double n_guesses(const char *device)
         plan->max_new_tokens = 220;
         plan->sampling.ignore_eos = true;
         plan->cache_space = i;
-        n_before = counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ");
+        n_before = world_counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ");
         if (plan_submit(world, plan, &err))
             fail_msg("%s", err.text);
         world_run(world);
         assert_int_equal(plan->result[0].n, 220);
         free(plan);
     }
-    double n = counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") - n_before;
+    double n = world_counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") - n_before;
     world_destroy(world);
     return n;
 }
@@ -310,7 +293,7 @@ static void no_guesses_run_beside_prefill(void **state)
     decoding->sampling.ignore_eos = true;
     if (plan_submit(world, decoding, &err))
         fail_msg("%s", err.text);
-    while (counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") < 20)
+    while (world_counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} ") < 20)
         (void)engine_step(world->engine);
     plan_fill_prompt(prefilling, 160, 2); /* five chunks */
     if (plan_submit(world, prefilling, &err))
@@ -351,7 +334,7 @@ static void many_sequences_make_no_guesses(void **state)
         plan_check_whole(world, plans[i]);
         free(plans[i]);
     }
-    assert_int_equal(counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} "), 0);
+    assert_int_equal(world_counter(world, "serverd_draft_tokens_total{kind=\"ngram\"} "), 0);
     world_destroy(world);
 }
 

@@ -205,24 +205,6 @@ static void a_sequence_without_pages_gives_up_what_it_had(void **state)
 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
-static double counter(const struct world *world, const char *series)
-{
-    struct buffer text;
-    buffer_init(&text, 1 << 20);
-    metrics_render(world->metrics, &text);
-    const char *at = strstr(buffer_str(&text), series);
-    double value = at ? strtod(at + strlen(series), NULL) : 0;
-    buffer_deinit(&text);
-    return value;
-}
-
-static uint32_t n_steps(const struct world *world)
-{
-    struct engine_status status;
-    engine_status(world->engine, &status);
-    return (uint32_t)status.n_steps;
-}
-
 /* A long text that only a model can guess, in a namespace of its own. */
 static struct plan *long_plan(uint32_t n_prompt, uint32_t seed)
 {
@@ -242,11 +224,11 @@ static void submit(struct world *world, struct plan *plan)
 
 static uint32_t steps_of(struct world *world, struct plan *plan)
 {
-    uint32_t n_before = n_steps(world);
+    uint32_t n_before = world_n_steps(world);
     submit(world, plan);
     world_run(world);
     plan_check_whole(world, plan);
-    return n_steps(world) - n_before;
+    return world_n_steps(world) - n_before;
 }
 
 /* Further rows of the model cost little; time stands still, so the engine does not learn it. */
@@ -265,10 +247,10 @@ static void a_right_draft_saves_steps(void **state)
     struct world *world = drafted_world("null");
     struct plan *plan = long_plan(20, 3);
     uint32_t n = steps_of(world, plan);
-    double n_right = counter(world, ACCEPTED);
+    double n_right = world_counter(world, ACCEPTED);
     assert_true(2 * n < plan->n_output);
     assert_int_equal(plan->n_output + 1 - n, n_right + 1); /* every one saves a step */
-    assert_int_equal(n_right, counter(world, DRAFTED));
+    assert_int_equal(n_right, world_counter(world, DRAFTED));
     assert_true(n_right > 0);
     free(plan);
     world_check_empty(world);
@@ -290,8 +272,8 @@ static void several_sequences_are_guessed_together(void **state)
         n_tokens += plans[i]->n_output;
         free(plans[i]);
     }
-    assert_true(8 * n_steps(world) < 3 * n_tokens); /* a quarter if there were no guesses */
-    assert_int_equal(counter(world, ACCEPTED), counter(world, DRAFTED));
+    assert_true(8 * world_n_steps(world) < 3 * n_tokens); /* a quarter if there were no guesses */
+    assert_int_equal(world_counter(world, ACCEPTED), world_counter(world, DRAFTED));
     world_check_empty(world);
     world_destroy(world);
 }
@@ -312,10 +294,10 @@ static void a_wrong_draft_changes_nothing(void **state)
             (void)steps_of(world, plan);
             free(plan);
         }
-        print_message("%s: %g of %g guesses are right\n", drafts[d], counter(world, ACCEPTED),
-                      counter(world, DRAFTED));
-        assert_true(counter(world, DRAFTED) > 10);
-        assert_true(d == 0 || counter(world, ACCEPTED) < counter(world, DRAFTED));
+        print_message("%s: %g of %g guesses are right\n", drafts[d], world_counter(world, ACCEPTED),
+                      world_counter(world, DRAFTED));
+        assert_true(world_counter(world, DRAFTED) > 10);
+        assert_true(d == 0 || world_counter(world, ACCEPTED) < world_counter(world, DRAFTED));
         world_check_empty(world);
         world_destroy(world);
     }
@@ -337,13 +319,13 @@ static void a_draft_that_fails_is_not_used_any_more(void **state)
             world_run(world);
             plan_check_whole(world, plans[0]);
             plan_check_whole(world, plans[1]);
-            double n = counter(world, DRAFTED);
+            double n = world_counter(world, DRAFTED);
             struct plan *later = long_plan(20, 3);
             uint32_t n_taken = steps_of(world, later);
             assert_int_equal(n_taken, later->n_output);
-            assert_int_equal(counter(world, DRAFTED), n);
+            assert_int_equal(world_counter(world, DRAFTED), n);
             assert_false(draft_model_is_good(world->engine->draft_model));
-            assert_int_equal(counter(world, "serverd_step_failures_total "), 0);
+            assert_int_equal(world_counter(world, "serverd_step_failures_total "), 0);
             free(plans[0]);
             free(plans[1]);
             free(later);
@@ -360,7 +342,7 @@ static void it_catches_up_with_a_prompt_in_small_steps(void **state)
     plan->max_new_tokens = 150;
     submit(world, plan);
     uint32_t n_catching_up = 0;
-    while (counter(world, DRAFTED) == 0 && plan->n_ends == 0) {
+    while (world_counter(world, DRAFTED) == 0 && plan->n_ends == 0) {
         const struct engine *engine = world->engine;
         engine_step(world->engine);
         if (engine->n_draft_works == 0)
@@ -373,7 +355,7 @@ static void it_catches_up_with_a_prompt_in_small_steps(void **state)
     assert_true(n_catching_up >= 2);
     world_run(world);
     plan_check_whole(world, plan);
-    assert_true(counter(world, ACCEPTED) > 30);
+    assert_true(world_counter(world, ACCEPTED) > 30);
     free(plan);
     world_destroy(world);
 }
@@ -384,13 +366,13 @@ static void texts_that_do_not_fit_into_it_get_no_guesses(void **state)
         &(struct world_options){.draft_device = "null", .n_draft_context = 40, .max_draft = 7});
     struct plan *plan = long_plan(10, 1);
     (void)steps_of(world, plan);
-    double n = counter(world, ACCEPTED);
+    double n = world_counter(world, ACCEPTED);
     assert_in_range((unsigned)n, 10, 29);
     free(plan);
     plan = long_plan(50, 2);
     uint32_t n_taken = steps_of(world, plan);
     assert_int_equal(n_taken, plan->n_output + 1); /* two chunks of prompt */
-    assert_int_equal(counter(world, ACCEPTED), n);
+    assert_int_equal(world_counter(world, ACCEPTED), n);
     assert_true(draft_model_is_good(world->engine->draft_model));
     free(plan);
     world_check_empty(world);
@@ -411,7 +393,7 @@ static void many_sequences_make_no_guesses(void **state)
         plan_check_whole(world, plans[i]);
         free(plans[i]);
     }
-    assert_int_equal(counter(world, DRAFTED), 0);
+    assert_int_equal(world_counter(world, DRAFTED), 0);
     world_destroy(world);
 }
 
@@ -445,7 +427,7 @@ static void its_pages_come_back(void **state)
     world_run(world); /* checks after every step */
     assert_true(preempting->is_cancelled);
     plan_check_whole(world, plan);
-    assert_true(counter(world, ACCEPTED) > 20);
+    assert_true(world_counter(world, ACCEPTED) > 20);
     free(plan);
     free(preempting);
     world_check_empty(world);
@@ -461,13 +443,13 @@ static double n_guesses(const char *device, const char *draft)
     for (uint32_t i = 0; i < 2; i++) {
         struct plan *plan = long_plan(20, i);
         plan->max_new_tokens = 200;
-        n_before = counter(world, DRAFTED);
+        n_before = world_counter(world, DRAFTED);
         submit(world, plan);
         world_run(world);
         assert_int_equal(plan->result[0].n, 200);
         free(plan);
     }
-    double n = counter(world, DRAFTED) - n_before;
+    double n = world_counter(world, DRAFTED) - n_before;
     world_destroy(world);
     return n;
 }
@@ -496,8 +478,8 @@ static void its_time_is_counted_apart(void **state)
     double seconds = cost->first * row_cost_of(cost, 8); /* 6.2 ms with the draft's */
     print_message("a step of eight rows: %g ms\n", seconds * 1e3);
     assert_true(seconds > 0.001 && seconds < 0.0045);
-    assert_true(counter(world, "serverd_step_time_seconds_sum{phase=\"draft\"} ") > 0.005);
-    assert_true(counter(world, "serverd_step_time_seconds_sum{phase=\"schedule\"} ") < 0.005);
+    assert_true(world_counter(world, "serverd_step_time_seconds_sum{phase=\"draft\"} ") > 0.005);
+    assert_true(world_counter(world, "serverd_step_time_seconds_sum{phase=\"schedule\"} ") < 0.005);
     free(plan);
     world_destroy(world);
 }

@@ -12,18 +12,6 @@
 
 static serverd_error err;
 
-static void must_submit(struct world *world, struct plan *plan)
-{
-    if (plan_submit(world, plan, &err))
-        fail_msg("%s", err.text);
-}
-
-static void step(struct world *world, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        (void)engine_step(world->engine);
-}
-
 static void a_request_gets_the_text_of_its_history(void **state)
 {
     struct world *world = world_create(&(struct world_options){0});
@@ -32,7 +20,7 @@ static void a_request_gets_the_text_of_its_history(void **state)
     plan->max_new_tokens = 60;
     plan->wants_logprobs = true;
     plan->n_top_logprobs = 5;
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     plan_check_whole(world, plan);
     assert_true(plan->times.first_token_ns >= plan->times.admitted_ns);
@@ -50,9 +38,9 @@ static void all_events_of_a_step_come_in_one_delivery(void **state)
     for (uint32_t i = 0; i < 6; i++) {
         plans[i] = plan_create();
         plan_fill_prompt(plans[i], 4, i);
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
-    step(world, 1);
+    world_step(world, 1);
     assert_int_equal(world->n_deliveries, 1);
     for (uint32_t i = 0; i < 6; i++)
         assert_int_equal(plans[i]->result[0].n, 1);
@@ -70,17 +58,17 @@ static void a_long_prompt_does_not_stop_those_that_decode(void **state)
     struct plan *decoding = plan_create(), *prefilling = plan_create();
     decoding->max_new_tokens = 40;
     decoding->sampling.ignore_eos = true;
-    must_submit(world, decoding);
-    step(world, 2); /* the second is of decode rows alone, and is measured */
+    plan_must_submit(world, decoding);
+    world_step(world, 2); /* the second is of decode rows alone, and is measured */
     plan_fill_prompt(prefilling, 160, 2);
-    must_submit(world, prefilling);
+    plan_must_submit(world, prefilling);
     for (uint32_t i = 0; i < 9; i++) {
         uint32_t n = decoding->result[0].n;
-        step(world, 1);
+        world_step(world, 1);
         assert_int_equal(decoding->result[0].n, n + 1);
         assert_int_equal(prefilling->result[0].n, 0);
     }
-    step(world, 1);
+    world_step(world, 1);
     assert_int_equal(prefilling->result[0].n, 1);
     world_run(world);
     plan_check_whole(world, decoding);
@@ -104,15 +92,15 @@ static void chunks_shrink_to_the_wanted_step_time_while_others_decode(void **sta
         plan_fill_prompt(decoding, 60, 1);
         decoding->max_new_tokens = 40;
         decoding->sampling.ignore_eos = true;
-        must_submit(world, decoding);
-        step(world, 1); /* alone: the whole chunk, whatever the time */
+        plan_must_submit(world, decoding);
+        world_step(world, 1); /* alone: the whole chunk, whatever the time */
         assert_int_equal(decoding->result[0].n, 1);
-        step(world, 1); /* decode rows alone, and what they take */
+        world_step(world, 1); /* decode rows alone, and what they take */
         plan_fill_prompt(prefilling, 160, 2);
-        must_submit(world, prefilling);
+        plan_must_submit(world, prefilling);
         uint32_t n = 0;
         for (; prefilling->result[0].n == 0; n++)
-            step(world, 1);
+            world_step(world, 1);
         assert_int_equal(n, rows[i].n_steps);
         world_run(world);
         plan_check_whole(world, decoding);
@@ -129,9 +117,9 @@ static void a_short_prompt_is_not_stuck_behind_a_long_one(void **state)
     struct plan *slow = plan_create(), *quick = plan_create();
     plan_fill_prompt(slow, 160, 2);
     plan_fill_prompt(quick, 8, 3);
-    must_submit(world, slow);
-    must_submit(world, quick);
-    step(world, 1);
+    plan_must_submit(world, slow);
+    plan_must_submit(world, quick);
+    world_step(world, 1);
     assert_int_equal(quick->result[0].n, 1);
     world_run(world);
     plan_check_whole(world, slow);
@@ -151,7 +139,7 @@ static void choices_share_one_prefill_and_get_their_own_text(void **state)
         plan->max_new_tokens = 30;
         plan->sampling.temperature = 8;
         plan->sampling.seed = 5;
-        must_submit(world, plan);
+        plan_must_submit(world, plan);
         world_run(world);
         plan_check_whole(world, plan);
         assert_memory_not_equal(plan->result[0].token, plan->result[1].token, 20);
@@ -172,7 +160,7 @@ static void prompts_are_scored_token_by_token(void **state)
         plan->sampling.temperature = 1;
         plan->wants_prompt_logprobs = true;
         plan->n_top_logprobs = 2;
-        must_submit(world, plan);
+        plan_must_submit(world, plan);
         world_run(world);
         plan_check_whole(world, plan);
         free(plan);
@@ -185,7 +173,7 @@ static void no_new_tokens_only_compute_the_prompt(void **state)
     struct world *world = world_create(&(struct world_options){0});
     struct plan *plan = plan_create();
     plan->max_new_tokens = 0;
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     plan_check_whole(world, plan);
     assert_int_equal(plan->n_output, 0);
@@ -200,7 +188,7 @@ static void the_context_ends_a_text_with_length(void **state)
     plan_fill_prompt(plan, 150, 4);
     plan->max_new_tokens = 100000;
     plan->sampling.ignore_eos = true;
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     plan_check_whole(world, plan);
     assert_int_equal(plan->result[0].n, CONTEXT - 150);
@@ -215,7 +203,7 @@ static void stops_end_a_text_and_hold_it_back(void **state)
     struct plan *whole = plan_create();
     whole->max_new_tokens = 20;
     whole->sampling.ignore_eos = true;
-    must_submit(world, whole);
+    plan_must_submit(world, whole);
     world_run(world);
     char stop[4] = {0}; /* second letter of token 7 and both of token 8 */
     uint32_t len;
@@ -231,7 +219,7 @@ static void stops_end_a_text_and_hold_it_back(void **state)
         plan->includes_stop = i == 1;
         plan->sampling.min_tokens = i == 2 ? 9 : 0;
         plan->stop_token = i == 3 ? whole->result[0].token[6] : -1;
-        must_submit(world, plan);
+        plan_must_submit(world, plan);
         world_run(world);
         plan_check_whole(world, plan);
         assert_int_equal(plan->result[0].finish == FINISH_STOP, i != 2);
@@ -250,7 +238,7 @@ static void embeddings_come_once_per_request(void **state)
         plan_fill_prompt(plans[i], 5 * i + 1, i);
         plans[i]->max_new_tokens = 0;
         plans[i]->wants_embedding = true;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 12; i++) {
@@ -292,7 +280,7 @@ static void what_cannot_run_is_refused_at_the_door(void **state)
     REFUSED(SERVERD_UNSUPPORTED, plan->wants_embedding = true);
     REFUSED(SERVERD_TIMEOUT, plan->deadline_ns = 1);
 #undef REFUSED
-    must_submit(world, good);
+    plan_must_submit(world, good);
     world_run(world);
     plan_check_whole(world, good);
     free(good);
@@ -307,17 +295,17 @@ static void a_full_queue_is_busy_and_says_when_to_come_back(void **state)
     for (uint32_t i = 0; i < 4; i++)
         plans[i] = plan_create();
     for (uint32_t i = 0; i < 3; i++)
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     assert_int_equal(plan_submit(world, plans[3], &err), SERVERD_BUSY);
     uint32_t ms = engine_retry_after_ms(world->engine);
     assert_true(ms >= 50 && ms <= 60000);
-    step(world, 1);
-    must_submit(world, plans[3]); /* one has left the queue */
+    world_step(world, 1);
+    plan_must_submit(world, plans[3]); /* one has left the queue */
     struct plan *large = plan_create();
     plan_fill_prompt(large, 95, 1);
     assert_int_equal(plan_submit(world, large, &err), SERVERD_BUSY);
     world_run(world);
-    must_submit(world, large);
+    plan_must_submit(world, large);
     world_run(world);
     plan_check_whole(world, large);
     for (uint32_t i = 0; i < 4; i++) {
@@ -337,7 +325,7 @@ static void requests_start_in_order_of_priority_then_arrival(void **state)
     for (uint32_t i = 0; i < 6; i++) {
         plans[i] = plan_create();
         plans[i]->priority = priority[i];
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 1; i < 6; i++)
@@ -356,16 +344,16 @@ static void a_cancelled_request_ends_within_one_step(void **state)
     decoding->max_new_tokens = 200;
     decoding->sampling.ignore_eos = true;
     plan_fill_prompt(prefilling, 150, 2);
-    must_submit(world, decoding);
-    must_submit(world, prefilling);
-    must_submit(world, waiting);
-    step(world, 2);
+    plan_must_submit(world, decoding);
+    plan_must_submit(world, prefilling);
+    plan_must_submit(world, waiting);
+    world_step(world, 2);
     assert_int_equal(prefilling->result[0].n, 0);
     engine_cancel(world->engine, decoding->id);
     engine_cancel(world->engine, prefilling->id);
     engine_cancel(world->engine, waiting->id);
     engine_cancel(world->engine, 12345);
-    step(world, 1);
+    world_step(world, 1);
     struct plan *all[] = {decoding, prefilling, waiting};
     for (uint32_t i = 0; i < 3; i++) {
         assert_true(all[i]->is_cancelled);
@@ -373,7 +361,7 @@ static void a_cancelled_request_ends_within_one_step(void **state)
     }
     world_check_empty(world);
     engine_cancel(world->engine, decoding->id); /* ended: ignored */
-    step(world, 1);
+    world_step(world, 1);
     for (uint32_t i = 0; i < 3; i++)
         free(all[i]);
     world_destroy(world);
@@ -387,17 +375,17 @@ static void times_that_are_over_end_requests(void **state)
     running->max_new_tokens = 200;
     running->sampling.ignore_eos = true;
     running->deadline_ns = world->now_ns + 20000000;
-    must_submit(world, running);
-    must_submit(world, waiting);
-    step(world, 3);
+    plan_must_submit(world, running);
+    plan_must_submit(world, waiting);
+    world_step(world, 3);
     world->now_ns += 5000000;
-    step(world, 1);
+    world_step(world, 1);
     assert_int_equal(waiting->n_ends, 1);
     assert_int_equal(waiting->status, SERVERD_BUSY);
     assert_int_equal(waiting->result[0].n, 0);
     assert_int_equal(running->n_ends, 0);
     world->now_ns += 15000000;
-    step(world, 1);
+    world_step(world, 1);
     assert_int_equal(running->status, SERVERD_TIMEOUT);
     plan_check_prefix(world, running);
     world_check_empty(world);
@@ -410,9 +398,9 @@ static void draining_ends_what_waits_and_lets_the_rest_finish(void **state)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
     struct plan *running = plan_create(), *waiting = plan_create(), *late = plan_create();
-    must_submit(world, running);
-    must_submit(world, waiting);
-    step(world, 1);
+    plan_must_submit(world, running);
+    plan_must_submit(world, waiting);
+    world_step(world, 1);
     engine_drain(world->engine);
     assert_int_equal(plan_submit(world, late, &err), SERVERD_UNSUPPORTED);
     world_run(world);
@@ -431,9 +419,9 @@ static void stopping_ends_everything(void **state)
     struct plan *plans[3];
     for (uint32_t i = 0; i < 3; i++) {
         plans[i] = plan_create();
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
         if (i == 1)
-            step(world, 2);
+            world_step(world, 2);
     }
     engine_stop(world->engine);
     for (uint32_t i = 0; i < 3; i++) {
@@ -452,7 +440,7 @@ static void a_preempted_request_has_the_same_text(void **state)
         struct plan *quiet = plan_create();
         quiet->max_new_tokens = 240;
         quiet->sampling.ignore_eos = true;
-        must_submit(world, quiet);
+        plan_must_submit(world, quiet);
         world_run(world);
         plan_check_whole(world, quiet);
         free(quiet);
@@ -464,7 +452,7 @@ static void a_preempted_request_has_the_same_text(void **state)
         plans[i]->max_new_tokens = 120;
         plans[i]->sampling.temperature = i % 2 ? 4.0f : 0.0f;
         plans[i]->sampling.seed = i;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 8; i++) {
@@ -497,29 +485,29 @@ static void a_common_beginning_is_computed_once(void **state)
 {
     struct world *world = world_create(&(struct world_options){0});
     struct plan *plan = alike(100, 100, 1);
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 0);
     plan = alike(70, 120, 2); /* four pages, and six tokens of the fifth */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 70);
     plan = alike(100, 100, 1); /* its last page never was full */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 96);
     plan = alike(96, 96, 1); /* the last token has to run */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 95);
     plan = alike(100, 120, 3);
     plan->cache_space = 7; /* somebody else's */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 0);
     plan = alike(100, 100, 1);
     plan->wants_prompt_logprobs = true; /* all tokens have to run */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 0);
     world_check_empty(world);
@@ -531,15 +519,15 @@ static void a_beginning_is_shared_while_its_first_request_runs(void **state)
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 32});
     struct plan *first = alike(100, 100, 1), *second = alike(100, 100, 1), *third;
     first->max_new_tokens = 40;
-    must_submit(world, first);
-    step(world, 2); /* 64 tokens of its prompt */
-    must_submit(world, second);
-    step(world, 10);
+    plan_must_submit(world, first);
+    world_step(world, 2); /* 64 tokens of its prompt */
+    plan_must_submit(world, second);
+    world_step(world, 10);
     /* goes on with what the first has said so far */
     third = alike(100, 120, 1);
     for (uint32_t i = 0; i < 8; i++)
         third->prompt[100 + i] = first->result[0].token[i];
-    must_submit(world, third);
+    plan_must_submit(world, third);
     world_run(world);
     finish(world, first, 0);
     finish(world, second, 96); /* it waited for the rest of what both begin with */
@@ -556,13 +544,13 @@ static void prefixes_that_nobody_holds_make_room(void **state)
     for (uint64_t seed = 1; seed <= 6; seed++) {
         struct plan *plan = plan_create();
         plan_fill_prompt(plan, 150, seed);
-        must_submit(world, plan);
+        plan_must_submit(world, plan);
         world_run(world);
         finish(world, plan, 0);
     }
     struct plan *plan = plan_create();
     plan_fill_prompt(plan, 150, 6); /* the last one is still there */
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     finish(world, plan, 144); /* full pages */
     world_check_empty(world);
@@ -580,7 +568,7 @@ static void not_a_number_fails_only_its_own_request(void **state)
         plans[i] = plan_create();
         plan_fill_prompt(plans[i], 5, i);
         plans[i]->sampling.ignore_eos = true;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     uint32_t n_failed = 0;
@@ -605,7 +593,7 @@ static void infinity_in_a_scored_row_fails_its_request(void **state)
     plan_fill_prompt(plan, 12, 1);
     plan->max_new_tokens = 0;
     plan->wants_prompt_logprobs = true;
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     assert_int_equal(plan->n_ends, 1);
     assert_int_equal(plan->status, SERVERD_NUMERIC);
@@ -624,7 +612,7 @@ static void not_a_number_fails_only_its_own_embedding(void **state)
         plans[i] = plan_create();
         plans[i]->max_new_tokens = 0;
         plans[i]->wants_embedding = true;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 3; i++) {
@@ -647,7 +635,7 @@ static void a_step_that_fails_once_harms_nobody(void **state)
         for (uint32_t i = 0; i < 4; i++) {
             plans[i] = plan_create();
             plan_fill_prompt(plans[i], 5 + 20 * i, i);
-            must_submit(world, plans[i]);
+            plan_must_submit(world, plans[i]);
         }
         world_run(world);
         for (uint32_t i = 0; i < 4; i++) {
@@ -666,7 +654,7 @@ static void a_step_that_always_fails_ends_its_requests_and_the_engine_goes_on(vo
     struct plan *plans[3];
     for (uint32_t i = 0; i < 3; i++) {
         plans[i] = plan_create();
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 3; i++) {
@@ -676,12 +664,12 @@ static void a_step_that_always_fails_ends_its_requests_and_the_engine_goes_on(vo
     }
     world_check_empty(world);
     struct plan *later = plan_create();
-    must_submit(world, later);
+    plan_must_submit(world, later);
     world_run(world);
     assert_int_equal(later->n_ends, 1);
     free(later);
     struct plan *last = plan_create();
-    must_submit(world, last);
+    plan_must_submit(world, last);
     world_run(world);
     plan_check_whole(world, last);
     free(last);
@@ -696,7 +684,7 @@ static void a_lost_device_ends_all_requests_and_refuses_more(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         plans[i] = plan_create();
         plans[i]->sampling.ignore_eos = true;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 4; i++) {
@@ -725,7 +713,7 @@ static void failures_that_go_on_never_lose_an_end(void **state)
         plans[i]->n_choices = 1 + i % 3;
         plans[i]->max_new_tokens = 30;
         plans[i]->sampling.temperature = 5;
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
     }
     world_run(world);
     for (uint32_t i = 0; i < 12; i++) {

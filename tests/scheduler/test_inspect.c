@@ -16,12 +16,6 @@ static serverd_error err;
 static const struct inspection_options whole_cache = {
     .kind = INSPECT_CACHE, .max_nodes = 1000, .max_tokens = 100000, .tokens_per_node = UINT32_MAX};
 
-static void must_submit(struct world *world, struct plan *plan)
-{
-    if (plan_submit(world, plan, &err))
-        fail_msg("%s", err.text);
-}
-
 static uint64_t must_inspect(struct world *world, const struct inspection_options *options)
 {
     uint64_t id;
@@ -41,21 +35,6 @@ static const struct inspection *look_at_cache(struct world *world,
     return world->inspection;
 }
 
-static struct plan *plan_of(uint32_t n_prompt, uint64_t seed, uint32_t n_output)
-{
-    struct plan *plan = plan_create();
-    plan_fill_prompt(plan, n_prompt, seed);
-    plan->max_new_tokens = n_output;
-    plan->sampling.ignore_eos = true;
-    return plan;
-}
-
-static void finish(struct world *world, struct plan *plan)
-{
-    plan_check_whole(world, plan);
-    free(plan);
-}
-
 /* ---- the KV cache ------------------------------------------------------------------------ */
 
 static void check_totals(const struct cache_totals *t)
@@ -71,13 +50,13 @@ static void the_cache_is_shown_as_it_is(void **state)
     assert_int_equal(found->n_nodes, 0);
     assert_int_equal(found->totals.n_free, found->totals.n_pages);
     /* two pages in common, then one and two of their own; another namespace has one */
-    struct plan *a = plan_of(48, 1, 1), *b = plan_of(64, 2, 1), *c = plan_of(16, 3, 1);
+    struct plan *a = plan_of(48, 1, 1), *b = plan_of(64, 1, 2), *c = plan_of(16, 1, 3);
     plan_begin_alike(b, 32, 1);
     c->cache_space = 7;
-    must_submit(world, a);
+    plan_must_submit(world, a);
     world_run(world);
-    must_submit(world, b);
-    must_submit(world, c);
+    plan_must_submit(world, b);
+    plan_must_submit(world, c);
     world_run(world);
     found = look_at_cache(world, &whole_cache);
     check_totals(&found->totals);
@@ -121,8 +100,8 @@ static void running_sequences_show_as_locks_and_private_pages(void **state)
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){0});
-    struct plan *plan = plan_of(40, 1, 40);
-    must_submit(world, plan);
+    struct plan *plan = plan_of(40, 40, 1);
+    plan_must_submit(world, plan);
     for (int i = 0; i < 3; i++)
         (void)engine_step(world->engine);
     const struct inspection *found = look_at_cache(world, &whole_cache);
@@ -134,7 +113,7 @@ static void running_sequences_show_as_locks_and_private_pages(void **state)
     world_run(world);
     found = look_at_cache(world, &whole_cache); /* its output has joined */
     assert_int_equal(found->nodes[found->n_nodes - 1].kind, RADIX_OUTPUT);
-    finish(world, plan);
+    plan_finish(world, plan);
     world_destroy(world);
 }
 
@@ -143,10 +122,10 @@ static void a_large_cache_is_cut_to_what_was_asked_for(void **state)
     (void)state;
     struct world *world = world_create(&(struct world_options){.n_pages = 100});
     for (uint64_t seed = 1; seed <= 10; seed++) {
-        struct plan *plan = plan_of(32, seed, 1);
-        must_submit(world, plan);
+        struct plan *plan = plan_of(32, 1, seed);
+        plan_must_submit(world, plan);
         world_run(world);
-        finish(world, plan);
+        plan_finish(world, plan);
     }
     struct inspection_options options = {
         .kind = INSPECT_CACHE, .max_nodes = 4, .max_tokens = 20, .tokens_per_node = 8};
@@ -177,17 +156,17 @@ static void a_trace_has_every_step_and_request(void **state)
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 32});
-    struct plan *before = plan_of(20, 9, 5), *a = plan_of(80, 1, 4), *b = plan_of(80, 3, 60);
+    struct plan *before = plan_of(20, 5, 9), *a = plan_of(80, 4, 1), *b = plan_of(80, 60, 3);
     plan_begin_alike(b, 64, 1);
-    must_submit(world, before);
+    plan_must_submit(world, before);
     world_run(world); /* is none of the trace's */
     world->tick_ns = 1000;
     (void)must_inspect(world, &twenty_steps);
-    must_submit(world, a);
+    plan_must_submit(world, a);
     (void)engine_step(world->engine); /* runs, then the trace begins */
     for (int i = 0; i < 2; i++)
         (void)engine_step(world->engine);
-    must_submit(world, b);
+    plan_must_submit(world, b);
     for (int i = 0; i < 17; i++)
         (void)engine_step(world->engine);
     assert_int_equal(world->n_inspection_ends, 0);
@@ -219,9 +198,9 @@ static void a_trace_has_every_step_and_request(void **state)
     assert_int_equal(trace->requests[1].times.end_ns, 0); /* b has not */
     assert_int_equal(trace->requests[1].n_cached, 64);
     world_run(world);
-    finish(world, before);
-    finish(world, a);
-    finish(world, b);
+    plan_finish(world, before);
+    plan_finish(world, a);
+    plan_finish(world, b);
     world_destroy(world);
 }
 
@@ -312,13 +291,13 @@ static void run_under_pressure(struct world *world, uint64_t seed, uint64_t *n_p
     for (uint32_t i = 0; i < N_PLANS; i++) {
         uint64_t dice = hash_mix(seed * N_PLANS + i);
         uint32_t n = 20 + (uint32_t)(dice % 130);
-        plans[i] = plan_of(n, dice, 50 + (uint32_t)(dice / 64 % 60));
+        plans[i] = plan_of(n, 50 + (uint32_t)(dice / 64 % 60), dice);
         plan_begin_alike(plans[i], n - (uint32_t)(dice / 256 % 20), seed % 4 * 10 + dice % 3);
         plans[i]->n_choices = 1 + (dice / 1024 % 4 == 0) * 2;
         plans[i]->sampling.ignore_eos = false;
         plans[i]->sampling.temperature = 5;
         plans[i]->priority = (int32_t)(dice / 4096 % 3);
-        must_submit(world, plans[i]);
+        plan_must_submit(world, plans[i]);
         for (uint64_t k = 0; k < dice / 16384 % 5; k++)
             (void)engine_step(world->engine);
     }
@@ -326,7 +305,7 @@ static void run_under_pressure(struct world *world, uint64_t seed, uint64_t *n_p
     for (uint32_t i = 0; i < N_PLANS; i++) {
         *n_prompt += plans[i]->n_prompt;
         *n_cached += plans[i]->n_cached;
-        finish(world, plans[i]);
+        plan_finish(world, plans[i]);
     }
 }
 
@@ -383,17 +362,17 @@ static void a_choice_that_waits_for_a_place_finds_its_prompt_and_counts_it_once(
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){.max_running = 2});
-    struct plan *plan = plan_of(40, 1, 20), *first = plan_of(32, 1, 1);
-    must_submit(world, first);
+    struct plan *plan = plan_of(40, 20, 1), *first = plan_of(32, 1, 1);
+    plan_must_submit(world, first);
     world_run(world);
-    finish(world, first);
+    plan_finish(world, first);
     plan->n_choices = 4;
     plan->sampling.temperature = 5;
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     assert_int_equal(plan->n_cached, 32);
     assert_true(metric(world, METRIC_COMPUTED_TOKENS) == 32 + 8);
-    finish(world, plan);
+    plan_finish(world, plan);
     world_destroy(world);
 }
 
@@ -402,12 +381,13 @@ static void two_that_fill_the_same_page_are_counted(void **state)
     (void)state;
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 64});
     struct plan *a = plan_of(32, 1, 1), *b = plan_of(32, 1, 1);
-    must_submit(world, a);
-    must_submit(world, b); /* takes all but its last token, which has to run, and so fills a page */
+    plan_must_submit(world, a);
+    plan_must_submit(world,
+                     b); /* takes all but its last token, which has to run, and so fills a page */
     world_run(world);
     assert_true(metric(world, METRIC_DUPLICATE_PAGES) == 1);
-    finish(world, a);
-    finish(world, b);
+    plan_finish(world, a);
+    plan_finish(world, b);
     world_destroy(world);
 }
 
@@ -415,8 +395,8 @@ static void gauges_show_the_pages_and_return_to_zero(void **state)
 {
     (void)state;
     struct world *world = world_create(&(struct world_options){.n_pages = 40});
-    struct plan *plan = plan_of(40, 1, 20);
-    must_submit(world, plan);
+    struct plan *plan = plan_of(40, 20, 1);
+    plan_must_submit(world, plan);
     (void)engine_step(world->engine);
     (void)engine_step(world->engine);
     assert_true(metric(world, METRIC_KV_PAGES_LOCKED) == 2);
@@ -425,7 +405,7 @@ static void gauges_show_the_pages_and_return_to_zero(void **state)
     assert_true(metric(world, METRIC_TREE_NODES) == 2); /* and the beginning */
     assert_true(metric(world, METRIC_BATCH_ROWS) > 0);
     world_run(world);
-    finish(world, plan);
+    plan_finish(world, plan);
     static const enum metric_id zero[] = {
         METRIC_REQUESTS_RUNNING, METRIC_REQUESTS_WAITING, METRIC_REQUESTS_WAITING_TOKENS,
         METRIC_KV_PAGES_PRIVATE, METRIC_KV_PAGES_LOCKED,  METRIC_KV_USAGE,

@@ -11,29 +11,6 @@
 
 #define MS UINT64_C(1000000)
 
-static serverd_error err;
-
-static void must_submit(struct world *world, struct plan *plan)
-{
-    if (plan_submit(world, plan, &err))
-        fail_msg("%s", err.text);
-}
-
-static void step(struct world *world, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        (void)engine_step(world->engine);
-}
-
-static struct plan *plan_of(uint32_t n_prompt, uint32_t n_new, uint64_t seed)
-{
-    struct plan *plan = plan_create();
-    plan_fill_prompt(plan, n_prompt, seed);
-    plan->max_new_tokens = n_new;
-    plan->sampling.ignore_eos = true;
-    return plan;
-}
-
 /* Begins as all hot ones do. */
 static struct plan *hot(uint32_t n_new, uint64_t seed)
 {
@@ -44,14 +21,8 @@ static struct plan *hot(uint32_t n_new, uint64_t seed)
 
 static void run_to_end(struct world *world, struct plan *plan)
 {
-    must_submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
-    plan_check_whole(world, plan);
-    free(plan);
-}
-
-static void finish(struct world *world, struct plan *plan)
-{
     plan_check_whole(world, plan);
     free(plan);
 }
@@ -68,17 +39,17 @@ static void a_cached_prefix_comes_before_a_cold_prompt(void **state)
     world->tick_ns = 4 * MS;
     run_to_end(world, hot(1, 2));
     struct plan *running = plan_of(8, 40, 3), *cold = plan_of(120, 2, 4), *warm = hot(2, 5);
-    must_submit(world, running);
-    step(world, 1);
-    must_submit(world, cold);
-    step(world, 1);
-    must_submit(world, warm);
+    plan_must_submit(world, running);
+    world_step(world, 1);
+    plan_must_submit(world, cold);
+    world_step(world, 1);
+    plan_must_submit(world, warm);
     world_run(world);
     assert_true(warm->times.admitted_ns < cold->times.admitted_ns);
     assert_true(warm->n_cached >= 112);
-    finish(world, running);
-    finish(world, cold);
-    finish(world, warm);
+    plan_finish(world, running);
+    plan_finish(world, cold);
+    plan_finish(world, warm);
     world_destroy(world);
 }
 
@@ -93,18 +64,18 @@ static void a_cold_prompt_is_overdue_one_day(void **state)
     struct plan *cold = plan_of(150, 1, 4), *warm[N];
     uint32_t n = 0;
     for (; n < 4; n++)
-        must_submit(world, warm[n] = hot(4, 100 + n));
-    must_submit(world, cold);
+        plan_must_submit(world, warm[n] = hot(4, 100 + n));
+    plan_must_submit(world, cold);
     for (; n < N && !is_admitted(cold); n++) {
-        must_submit(world, warm[n] = hot(4, 100 + n));
-        step(world, 5);
+        plan_must_submit(world, warm[n] = hot(4, 100 + n));
+        world_step(world, 5);
     }
     assert_true(n > 8);      /* others went first */
     assert_true(n < N - 10); /* but not all */
     world_run(world);
-    finish(world, cold);
+    plan_finish(world, cold);
     for (uint32_t i = 0; i < n; i++)
-        finish(world, warm[i]);
+        plan_finish(world, warm[i]);
     world_check_empty(world);
     world_destroy(world);
 }
@@ -116,8 +87,8 @@ static void a_common_beginning_is_computed_by_one_request(void **state)
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
     struct plan *plans[N], *other = plan_of(20, 4, 50);
     for (uint32_t i = 0; i < N; i++)
-        must_submit(world, plans[i] = hot(4, 10 + i));
-    must_submit(world, other);
+        plan_must_submit(world, plans[i] = hot(4, 10 + i));
+    plan_must_submit(world, other);
     world_run(world);
     assert_int_equal(plans[0]->n_cached, 0);
     for (uint32_t i = 1; i < N; i++)
@@ -125,8 +96,8 @@ static void a_common_beginning_is_computed_by_one_request(void **state)
     /* who has nothing in common does not wait with them */
     assert_true(other->times.admitted_ns < plans[1]->times.admitted_ns);
     for (uint32_t i = 0; i < N; i++)
-        finish(world, plans[i]);
-    finish(world, other);
+        plan_finish(world, plans[i]);
+    plan_finish(world, other);
     world_check_empty(world);
     world_destroy(world);
 }
@@ -136,16 +107,16 @@ static void who_stands_back_goes_on_when_its_leader_is_gone(void **state)
     (void)state;
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
     struct plan *leader = hot(4, 1), *follower = hot(4, 2);
-    must_submit(world, leader);
-    step(world, 3);
-    must_submit(world, follower);
-    step(world, 1);
+    plan_must_submit(world, leader);
+    world_step(world, 3);
+    plan_must_submit(world, follower);
+    world_step(world, 1);
     assert_int_equal(follower->result[0].n, 0);
     engine_cancel(world->engine, leader->id);
     world_run(world);
     assert_true(leader->is_cancelled);
     assert_true(follower->n_cached >= 32 && follower->n_cached < 112);
-    finish(world, follower);
+    plan_finish(world, follower);
     free(leader);
     world_check_empty(world);
     world_destroy(world);
@@ -157,14 +128,14 @@ static void other_namespaces_do_not_stand_back(void **state)
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
     struct plan *one = hot(4, 1), *other = hot(4, 2);
     other->cache_space = 5;
-    must_submit(world, one);
-    must_submit(world, other);
-    step(world, 1);
+    plan_must_submit(world, one);
+    plan_must_submit(world, other);
+    world_step(world, 1);
     world_run(world);
     assert_true(one->times.admitted_ns == other->times.admitted_ns);
     assert_int_equal(other->n_cached, 0);
-    finish(world, one);
-    finish(world, other);
+    plan_finish(world, one);
+    plan_finish(world, other);
     world_destroy(world);
 }
 
@@ -180,22 +151,22 @@ static uint32_t greedy_before(uint32_t greedy_weight, uint32_t n, uint32_t weigh
         greedy[i] = plan_of(40, 4, 100 + i);
         greedy[i]->tenant = 1;
         greedy[i]->weight = greedy_weight;
-        must_submit(world, greedy[i]);
+        plan_must_submit(world, greedy[i]);
     }
     for (uint32_t i = 0; i < n; i++) {
         modest[i] = plan_of(40, 4, 200 + i);
         modest[i]->tenant = 2;
         modest[i]->weight = weight;
-        must_submit(world, modest[i]);
+        plan_must_submit(world, modest[i]);
     }
     world_run(world);
     uint32_t n_before = 0;
     for (uint32_t i = 0; i < N_GREEDY; i++)
         n_before += greedy[i]->times.admitted_ns < modest[n - 1]->times.admitted_ns;
     for (uint32_t i = 0; i < N_GREEDY; i++)
-        finish(world, greedy[i]);
+        plan_finish(world, greedy[i]);
     for (uint32_t i = 0; i < n; i++)
-        finish(world, modest[i]);
+        plan_finish(world, modest[i]);
     world_destroy(world);
     return n_before;
 }
@@ -218,21 +189,21 @@ static void a_much_higher_priority_takes_a_running_one_s_place(void **state)
                 *higher = plan_of(30, 5, 4);
     higher->priority = 10; /* not by enough */
     urgent->priority = 11;
-    must_submit(world, low[0]);
-    must_submit(world, low[1]);
-    step(world, 10);
-    must_submit(world, higher);
-    step(world, 10);
+    plan_must_submit(world, low[0]);
+    plan_must_submit(world, low[1]);
+    world_step(world, 10);
+    plan_must_submit(world, higher);
+    world_step(world, 10);
     assert_int_equal(higher->result[0].n, 0);
-    must_submit(world, urgent);
-    step(world, 10);
+    plan_must_submit(world, urgent);
+    world_step(world, 10);
     assert_int_equal(urgent->result[0].n, 5);
     world_run(world);
     assert_true(urgent->times.end_ns < low[0]->times.end_ns);
     for (uint32_t i = 0; i < 2; i++)
-        finish(world, low[i]);
-    finish(world, urgent);
-    finish(world, higher);
+        plan_finish(world, low[i]);
+    plan_finish(world, urgent);
+    plan_finish(world, higher);
     world_check_empty(world);
     world_destroy(world);
 }

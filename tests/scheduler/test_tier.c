@@ -12,7 +12,6 @@
 
 #include <cmocka.h>
 
-static serverd_error err;
 static char folder[64];
 
 static int setup(void **state)
@@ -44,15 +43,9 @@ static struct plan *alike(uint32_t n_alike, uint32_t n_prompt, uint64_t seed)
     return plan;
 }
 
-static void submit(struct world *world, struct plan *plan)
-{
-    if (plan_submit(world, plan, &err))
-        fail_msg("%s", err.text);
-}
-
 static uint32_t cached_of(struct world *world, struct plan *plan)
 {
-    submit(world, plan);
+    plan_must_submit(world, plan);
     world_run(world);
     plan_check_whole(world, plan);
     uint32_t n = plan->n_cached;
@@ -92,7 +85,7 @@ static void a_restart_comes_back_warm(void **state)
     struct world *world = new_world(0);
     struct plan *first = alike(90, 90, 1), *next = alike(90, 140, 2);
     first->max_new_tokens = 40;
-    submit(world, first);
+    plan_must_submit(world, first);
     world_run(world);
     memcpy(next->prompt + 90, first->result[0].token, 39 * sizeof *next->prompt);
     free(first);
@@ -113,7 +106,7 @@ static void requests_with_one_beginning_read_it_once(void **state)
     world = new_world(0);
     struct plan *plans[N];
     for (uint32_t i = 0; i < N; i++)
-        submit(world, plans[i] = alike(100, 110 + i, 10 + i));
+        plan_must_submit(world, plans[i] = alike(100, 110 + i, 10 + i));
     world_run(world);
     struct disk_tier_status status;
     disk_tier_status(world->disk, &status);
@@ -170,7 +163,7 @@ static void a_cancelled_request_ends_its_load(void **state)
     for (uint32_t n_steps = 0; n_steps < 4; n_steps++) {
         world = new_world(0);
         struct plan *plan = alike(100, 120, 2);
-        submit(world, plan);
+        plan_must_submit(world, plan);
         for (uint32_t i = 0; i < n_steps; i++)
             (void)engine_step(world->engine);
         engine_cancel(world->engine, plan->id);
@@ -192,7 +185,7 @@ static void what_gave_not_a_number_is_not_kept(void **state)
         struct world *world = world_create(&options);
         struct plan *plan = alike(100, 100, 1);
         plan->max_new_tokens = n_new;
-        submit(world, plan);
+        plan_must_submit(world, plan);
         world_run(world);
         assert_int_equal(plan->status, n_new == 1 ? SERVERD_OK : SERVERD_NUMERIC);
         free(plan);

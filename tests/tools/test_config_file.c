@@ -113,6 +113,23 @@ static void a_file_that_is_not_there_or_too_large_is_refused(void **state)
     free(large);
 }
 
+static const char *sample_path;
+
+/* configs/serverd.yaml is what --print-config writes. */
+static void the_sample_file_is_up_to_date(void **state)
+{
+    (void)state;
+    struct buffer text;
+    char *sample;
+    size_t len;
+    buffer_init(&text, 1 << 20);
+    options_yaml(&text);
+    assert_int_equal(file_read(sample_path, 1 << 20, &sample, &len, &err), SERVERD_OK);
+    assert_string_equal(sample, buffer_str(&text));
+    free(sample);
+    buffer_deinit(&text);
+}
+
 /* What --print-config writes is a file that can be used. */
 static void the_generated_reference_is_a_valid_file(void **state)
 {
@@ -139,14 +156,18 @@ static void the_generated_reference_is_a_valid_file(void **state)
     buffer_deinit(&text);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc != 2)
+        return 2;
+    sample_path = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(scalars_set_options, fresh, done),
         cmocka_unit_test_setup_teardown(what_is_wrong_is_named_with_its_line, fresh, done),
         cmocka_unit_test_setup_teardown(a_file_that_is_not_there_or_too_large_is_refused, fresh,
                                         done),
         cmocka_unit_test_setup_teardown(the_generated_reference_is_a_valid_file, fresh, done),
+        cmocka_unit_test(the_sample_file_is_up_to_date),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
