@@ -14,8 +14,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PACK_ROWS 1024 /* rows of one packing chunk; a multiple of 64, as pack() asks */
-
 struct runtime {
     struct program *program;
     struct worker_pool *pool;
@@ -181,6 +179,14 @@ static serverd_status open_delegate(struct runtime *runtime, const struct runtim
 #define HUGE_PAGE      (2 * MIB)
 #define PACK_ALIGNMENT 4096
 
+/* A worker packs what becomes about one huge page at a time: two that met in a page would both wait
+ * for the kernel to clear one. */
+#define CHUNK_BYTES HUGE_PAGE
+#define CHUNK_ROWS  64 /* or a multiple of it, as pack() asks */
+
+/* After so many bytes of source weights, or one tensor, they are let go of. */
+#define ROUND_BYTES (32 * MIB)
+
 static serverd_status take_packed_block(struct runtime *runtime, size_t bytes, serverd_error *err)
 {
     size_t rounded;
@@ -189,30 +195,6 @@ static serverd_status take_packed_block(struct runtime *runtime, size_t bytes, s
         return fail(err, SERVERD_NOMEM, "no memory for %zu bytes of packed weights", bytes);
     (void)madvise(runtime->packed_block, rounded, MADV_HUGEPAGE); /* a hint */
     return SERVERD_OK;
-}
-
-struct pack_job {
-    const struct runtime *runtime;
-    const serverd_tensor *tensor;
-    const serverd_form *form;
-    void *dst;
-    uint64_t n_rows;
-    _Atomic bool has_failed; /* the first failure owns `error` */
-    serverd_error error;
-};
-
-static void pack_chunk(void *arg, uint32_t chunk, uint32_t worker)
-{
-    (void)worker;
-    struct pack_job *job = arg;
-    uint64_t first = (uint64_t)chunk * PACK_ROWS;
-    uint64_t n = min_size(job->n_rows - first, PACK_ROWS);
-    serverd_error error;
-    if (job->runtime->delegate->pack(job->tensor, job->form, first, n, job->dst, &error) ==
-        SERVERD_OK)
-        return;
-    if (!atomic_exchange(&job->has_failed, true))
-        job->error = error;
 }
 
 /* Forms of all tensors, and the places of those that are packed in one block of memory. */
@@ -237,24 +219,93 @@ static serverd_status plan_packing(struct runtime *runtime, serverd_form *forms,
     return total == 0 ? SERVERD_OK : take_packed_block(runtime, total, err);
 }
 
-static serverd_status pack_tensor(struct runtime *runtime, uint32_t index, const serverd_form *form,
-                                  serverd_error *err)
+struct pack_chunk {
+    uint32_t tensor;
+    uint64_t first_row, n_rows;
+};
+
+/* Some tensors, one behind the other. */
+struct pack_round {
+    const struct runtime *runtime;
+    const serverd_form *forms;
+    struct pack_chunk *chunks;
+    uint32_t n_chunks, capacity;
+    _Atomic bool has_failed; /* the first failure owns `error` */
+    serverd_error error;
+};
+
+static serverd_status add_chunk(struct pack_round *round, struct pack_chunk chunk,
+                                serverd_error *err)
 {
-    const serverd_tensor *tensor = &runtime->program->graph.tensors[index];
-    struct pack_job job = {.runtime = runtime,
-                           .tensor = tensor,
-                           .form = form,
-                           .dst = runtime->packed[index],
-                           .n_rows = 1};
+    if (round->n_chunks == round->capacity) {
+        uint32_t capacity = 2 * round->capacity + 64;
+        struct pack_chunk *grown = realloc(round->chunks, capacity * sizeof *grown);
+        if (!grown)
+            return fail(err, SERVERD_NOMEM, "no memory to pack");
+        round->chunks = grown;
+        round->capacity = capacity;
+    }
+    round->chunks[round->n_chunks++] = chunk;
+    return SERVERD_OK;
+}
+
+/* Tensors are at most some terabytes (program_check): so many chunks are a small number. */
+static serverd_status add_tensor(struct pack_round *round, uint32_t index, serverd_error *err)
+{
+    const serverd_tensor *tensor = &round->runtime->program->graph.tensors[index];
+    uint64_t n_rows = 1;
     for (uint32_t d = 0; d + 1 < tensor->rank; d++)
-        job.n_rows *= tensor->dims[d]; /* checked by program_check */
-    uint64_t n_chunks = (job.n_rows + PACK_ROWS - 1) / PACK_ROWS;
-    if (n_chunks >= UINT32_MAX)
-        return fail(err, SERVERD_UNSUPPORTED, "too many rows to pack");
-    worker_pool_run(runtime->pool, (uint32_t)n_chunks, pack_chunk, &job);
-    if (!atomic_load(&job.has_failed))
+        n_rows *= tensor->dims[d]; /* checked by program_check */
+    uint64_t row_bytes = round->forms[index].bytes / max_size(n_rows, 1);
+    uint64_t rows = CHUNK_BYTES / max_size(row_bytes, 1) / CHUNK_ROWS * CHUNK_ROWS;
+    rows = max_size(rows, CHUNK_ROWS);
+    for (uint64_t first = 0; first < n_rows; first += rows) {
+        struct pack_chunk chunk = {index, first, min_size(n_rows - first, rows)};
+        if (add_chunk(round, chunk, err))
+            return err->code;
+    }
+    return SERVERD_OK;
+}
+
+static void pack_chunk(void *arg, uint32_t index, uint32_t worker)
+{
+    (void)worker;
+    struct pack_round *round = arg;
+    const struct runtime *runtime = round->runtime;
+    const struct pack_chunk *chunk = &round->chunks[index];
+    const serverd_tensor *tensor = &runtime->program->graph.tensors[chunk->tensor];
+    serverd_error error;
+    if (runtime->delegate->pack(tensor, &round->forms[chunk->tensor], chunk->first_row,
+                                chunk->n_rows, runtime->packed[chunk->tensor],
+                                &error) == SERVERD_OK)
+        return;
+    if (!atomic_exchange(&round->has_failed, true)) {
+        round->error = error;
+        (void)error_context(&round->error, "tensor %s", tensor->name);
+    }
+}
+
+/* Packs the tensors from `first` on that make a round; *end is the one behind them. */
+static serverd_status pack_some(struct runtime *runtime, struct pack_round *round, uint32_t first,
+                                uint32_t *end, const size_t *places, serverd_error *err)
+{
+    const serverd_graph *graph = &runtime->program->graph;
+    uint64_t bytes = 0;
+    round->n_chunks = 0;
+    for (*end = first; *end < graph->n_tensors; ++*end) {
+        bytes += graph->tensors[*end].bytes;
+        if (*end > first && bytes > ROUND_BYTES)
+            break;
+        if (round->forms[*end].layout == SERVERD_LAYOUT_ROWS)
+            continue;
+        runtime->packed[*end] = runtime->packed_block + places[*end];
+        if (add_tensor(round, *end, err))
+            return err->code;
+    }
+    worker_pool_run(runtime->pool, round->n_chunks, pack_chunk, round);
+    if (!atomic_load(&round->has_failed))
         return SERVERD_OK;
-    *err = job.error;
+    *err = round->error;
     return err->code;
 }
 
@@ -262,26 +313,26 @@ static serverd_status pack_all(struct runtime *runtime, const struct runtime_opt
                                serverd_form *forms, size_t *places, serverd_error *err)
 {
     const serverd_graph *graph = &runtime->program->graph;
+    struct pack_round round = {.runtime = runtime, .forms = forms};
     serverd_status status = plan_packing(runtime, forms, places, err);
     uint64_t total = 1, done = 0;
     for (uint32_t i = 0; i < graph->n_tensors; i++)
         total += graph->tensors[i].bytes;
-    for (uint32_t i = 0; i < graph->n_tensors && status == SERVERD_OK; i++) {
-        if (forms[i].layout != SERVERD_LAYOUT_ROWS) {
-            runtime->packed[i] = runtime->packed_block + places[i];
-            status = pack_tensor(runtime, i, &forms[i], err);
+    for (uint32_t first = 0, end; first < graph->n_tensors && status == SERVERD_OK; first = end) {
+        status = pack_some(runtime, &round, first, &end, places, err);
+        for (uint32_t i = first; i < end && status == SERVERD_OK; i++) {
+            /* now, while the bytes are in memory */
+            if (options->wants_kv_identity &&
+                (status = identity_add_tensor(&runtime->identity, &graph->tensors[i], runtime->pool,
+                                              err)))
+                (void)error_context(err, "tensor %s", graph->tensors[i].name);
+            program_forget_tensor(runtime->program, i);
+            done += graph->tensors[i].bytes;
         }
-        /* now, while the bytes are in memory */
-        if (status == SERVERD_OK && options->wants_kv_identity)
-            status =
-                identity_add_tensor(&runtime->identity, &graph->tensors[i], runtime->pool, err);
-        if (status != SERVERD_OK)
-            return error_context(err, "tensor %s", graph->tensors[i].name);
-        program_forget_tensor(runtime->program, i);
-        done += graph->tensors[i].bytes;
         if (options->progress)
             options->progress(options->progress_context, (double)done / (double)total);
     }
+    free(round.chunks);
     return status;
 }
 

@@ -14,41 +14,46 @@
 /* ---- tables ------------------------------------------------------------------------------------
  */
 
+/* The tables are larger than caches: so many merges go through one step together, and ask for the
+ * memory that their next step needs. */
+#define MERGES_AT_ONCE 16
+
+/* A merge's texts, then what they are. left NULL: such a line never applies. */
 struct parts {
-    const char *left, *right;
+    const char *left, *right, *both;
     uint32_t left_len, right_len;
+    uint64_t pair;
+    int32_t symbol;
 };
 
-/* "left right", split at the first space after byte 0; false: there is none. */
-static bool split_merge(const struct merge_text *merge, struct parts *out)
+/* "left right", split at the first space after byte 0. False: no memory. */
+static bool split_merge(struct tokenizer *tokenizer, const struct merge_text *merge,
+                        struct parts *out)
 {
+    *out = (struct parts){0};
     const char *space = merge->len > 1 ? memchr(merge->bytes + 1, ' ', merge->len - 1) : NULL;
-    if (!space)
+    const uint32_t left_len = space ? (uint32_t)(space - merge->bytes) : 0;
+    if (!space || left_len + 1 == merge->len)
+        return true;
+    const uint32_t right_len = merge->len - left_len - 1;
+    char *both = arena_alloc(tokenizer->arena, (size_t)left_len + right_len);
+    if (!both)
         return false;
-    *out = (struct parts){
-        .left = merge->bytes, .right = space + 1, .left_len = (uint32_t)(space - merge->bytes)};
-    out->right_len = merge->len - out->left_len - 1;
-    return out->right_len > 0;
+    memcpy(both, merge->bytes, left_len);
+    memcpy(both + left_len, space + 1, right_len);
+    *out = (struct parts){merge->bytes, space + 1, both, left_len, right_len};
+    text_table_prefetch(&tokenizer->texts, out->left, left_len);
+    text_table_prefetch(&tokenizer->texts, out->right, right_len);
+    text_table_prefetch(&tokenizer->texts, both, (size_t)left_len + right_len);
+    return true;
 }
 
-static char *join(struct arena *arena, const struct parts *parts)
-{
-    char *both = arena_alloc(arena, (size_t)parts->left_len + parts->right_len);
-    if (both) {
-        memcpy(both, parts->left, parts->left_len);
-        memcpy(both + parts->left_len, parts->right, parts->right_len);
-    }
-    return both;
-}
-
-/* The id of a text, a new one behind all tokens if no token has it. */
+/* The id of a text, a new one behind all tokens if no token has it. NO_TOKEN: no memory. */
 static int32_t intern(struct tokenizer *tokenizer, const char *bytes, uint32_t len, int32_t *next)
 {
     int32_t id = text_table_find(&tokenizer->texts, bytes, len);
-    if (id == NO_TOKEN) {
+    if (id == NO_TOKEN && text_table_put(&tokenizer->texts, bytes, len, *next))
         id = (*next)++;
-        text_table_put(&tokenizer->texts, bytes, len, id);
-    }
     return id;
 }
 
@@ -65,22 +70,34 @@ static uint64_t pair_of(int32_t left, int32_t right)
     return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
 }
 
-static serverd_status add_merge(struct tokenizer *tokenizer, uint32_t rank, int32_t *next,
-                                serverd_error *err)
+/* False: no memory. */
+static bool intern_parts(struct tokenizer *tokenizer, struct parts *parts, int32_t *next)
 {
-    struct parts parts;
-    if (!split_merge(&tokenizer->vocabulary->merge[rank], &parts))
-        return SERVERD_OK; /* such a line never applies */
-    char *both = join(tokenizer->arena, &parts);
-    if (!both)
-        return fail(err, SERVERD_NOMEM, "tokenizer: no memory for merge %u", rank);
-    int32_t left = intern(tokenizer, parts.left, parts.left_len, next);
-    int32_t right = intern(tokenizer, parts.right, parts.right_len, next);
-    int32_t symbol = intern(tokenizer, both, parts.left_len + parts.right_len, next);
-    struct merge_slot *slot = find_merge(tokenizer, pair_of(left, right));
-    if (slot->pair == NO_PAIR) /* the first rank of a pair counts */
-        *slot = (struct merge_slot){pair_of(left, right), rank, symbol};
-    return SERVERD_OK;
+    int32_t left = intern(tokenizer, parts->left, parts->left_len, next);
+    int32_t right = intern(tokenizer, parts->right, parts->right_len, next);
+    parts->symbol = intern(tokenizer, parts->both, parts->left_len + parts->right_len, next);
+    parts->pair = pair_of(left, right);
+    __builtin_prefetch(&tokenizer->merges[hash_mix(parts->pair) & (tokenizer->n_merge_slots - 1)],
+                       1);
+    return left != NO_TOKEN && right != NO_TOKEN && parts->symbol != NO_TOKEN;
+}
+
+/* Merges first .. first + n - 1. False: no memory. */
+static bool add_merges(struct tokenizer *tokenizer, uint32_t first, uint32_t n, int32_t *next)
+{
+    struct parts parts[MERGES_AT_ONCE];
+    for (uint32_t i = 0; i < n; i++)
+        if (!split_merge(tokenizer, &tokenizer->vocabulary->merge[first + i], &parts[i]))
+            return false;
+    for (uint32_t i = 0; i < n; i++)
+        if (parts[i].left && !intern_parts(tokenizer, &parts[i], next))
+            return false;
+    for (uint32_t i = 0; i < n; i++) {
+        struct merge_slot *slot = parts[i].left ? find_merge(tokenizer, parts[i].pair) : NULL;
+        if (slot && slot->pair == NO_PAIR) /* the first rank of a pair counts */
+            *slot = (struct merge_slot){parts[i].pair, first + i, parts[i].symbol};
+    }
+    return true;
 }
 
 static serverd_status make_merges(struct tokenizer *tokenizer, serverd_error *err)
@@ -96,10 +113,10 @@ static serverd_status make_merges(struct tokenizer *tokenizer, serverd_error *er
     for (size_t i = 0; i < n; i++)
         tokenizer->merges[i].pair = NO_PAIR;
     int32_t next = (int32_t)v->n_tokens;
-    serverd_status status = SERVERD_OK;
-    for (uint32_t i = 0; i < v->n_merges && status == SERVERD_OK; i++)
-        status = add_merge(tokenizer, i, &next, err);
-    return status;
+    for (uint32_t i = 0; i < v->n_merges; i += MERGES_AT_ONCE)
+        if (!add_merges(tokenizer, i, (uint32_t)min_size(v->n_merges - i, MERGES_AT_ONCE), &next))
+            return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u merges", v->n_merges);
+    return SERVERD_OK;
 }
 
 static size_t write_code(uint32_t code, char out[4])

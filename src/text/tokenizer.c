@@ -51,16 +51,23 @@ serverd_status tokenizer_list_error(const struct token_list *out, serverd_error 
 /* ---- life
  * ---------------------------------------------------------------------------------------- */
 
+/* Tokens whose places in the table are asked for before they are needed. */
+#define TOKENS_AHEAD 16
+
 static serverd_status make_texts(struct tokenizer *tokenizer, serverd_error *err)
 {
     const struct vocabulary *v = tokenizer->vocabulary;
-    /* a merge brings up to three texts that are no token */
-    if (!text_table_init(&tokenizer->texts, v->n_tokens + 3 * (size_t)v->n_merges))
-        return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
-    for (uint32_t i = 0; i < v->n_tokens; i++)
-        if (v->token[i].len > 0)
-            text_table_put(&tokenizer->texts, v->token[i].bytes, v->token[i].len, (int32_t)i);
-    return SERVERD_OK;
+    bool has_room = text_table_init(&tokenizer->texts, v->n_tokens);
+    for (uint32_t i = 0; i < v->n_tokens && has_room; i++) {
+        const struct token_text *token = &v->token[i];
+        if (v->n_tokens - i > TOKENS_AHEAD)
+            text_table_prefetch(&tokenizer->texts, token[TOKENS_AHEAD].bytes,
+                                token[TOKENS_AHEAD].len);
+        if (token->len > 0)
+            has_room = text_table_put(&tokenizer->texts, token->bytes, token->len, (int32_t)i);
+    }
+    return has_room ? SERVERD_OK
+                    : fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
 }
 
 static serverd_status prepare(struct tokenizer *tokenizer, serverd_error *err)

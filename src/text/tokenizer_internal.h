@@ -11,21 +11,22 @@
 /* ---- text_table.c: texts to ids, open addressing ------------------------------------------------
  */
 
-struct text_entry {
-    const char *bytes;
-    uint32_t len;
-    int32_t id; /* NO_TOKEN: the slot is empty */
-};
-
 struct text_table {
-    struct text_entry *slots;
-    size_t n_slots; /* power of two */
+    struct text_slot *slots;
+    struct text_entry *entries;
+    size_t n_slots;     /* power of two, twice the entries that there is room for */
+    uint32_t n_entries; /* texts are not removed */
 };
 
-bool text_table_init(struct text_table *table, size_t max_entries);
+/* Grows beyond the expected number. False: no memory, here and in put. */
+bool text_table_init(struct text_table *table, size_t n_expected);
 void text_table_deinit(struct text_table *table);
-/* A later entry of the same text replaces the earlier one. */
-void text_table_put(struct text_table *table, const char *bytes, uint32_t len, int32_t id);
+/* The bytes stay the caller's. A later entry of the same text replaces the earlier one. */
+bool text_table_put(struct text_table *table, const char *bytes, uint32_t len, int32_t id);
+/* Asks for the memory that a look for the text begins with; in a large table that is most of its
+ * time. */
+void text_table_prefetch(const struct text_table *table, const char *bytes, size_t len);
+/* NO_TOKEN: it is not there. */
 int32_t text_table_find(const struct text_table *table, const char *bytes, size_t len);
 
 /* ---- specials.c: tokens that are cut out of the text before anything else
