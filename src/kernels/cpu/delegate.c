@@ -169,10 +169,12 @@ void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn f
             fn(arg, 0, n, 0);
         return;
     }
-    /* four runs for each thread, so that a late thread delays little */
-    size_t run = max_size(grain, (n + host->n_workers * 4 - 1) / (host->n_workers * 4));
-    struct split_job job = {.fn = fn, .arg = arg, .n = n, .run = run};
-    host->parallel_for(host->context, (uint32_t)((n + run - 1) / run), split_chunk, &job);
+    /* as many runs for each thread, up to four, so that a late thread delays little */
+    const size_t n_workers = host->n_workers;
+    size_t per_worker = (n + grain * n_workers - 1) / (grain * n_workers);
+    size_t n_runs = min_size(per_worker, 4) * n_workers;
+    struct split_job job = {.fn = fn, .arg = arg, .n = n, .run = (n + n_runs - 1) / n_runs};
+    host->parallel_for(host->context, (uint32_t)((n + job.run - 1) / job.run), split_chunk, &job);
 }
 
 /* Sequences stand in order, none is left out, and a row follows the one before it. */

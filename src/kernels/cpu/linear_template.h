@@ -150,9 +150,6 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
     bvec quads[8], wide[FEW_ROWS];
     load_quads(f, form->table, codes, quads);
     UNROLL
-    for (int r = 0; r < m; r++)
-        wide[r] = load_quad(f, form->table, codes, spans[r].wide_quads[block] % 8);
-    UNROLL
     for (int g = 0; g < groups; g++) {
         fvec scales = group_scales(f, unit, i * groups + g, 0), minima = {0};
         if (f.has_min)
@@ -160,6 +157,8 @@ INLINE void few_rows_block(const struct cpu_linear *call, struct form_constants 
         size_t group = block * (size_t)groups + (size_t)g;
         UNROLL
         for (int r = 0; r < m; r++) {
+            if (g == 0) /* as late as can be: registers are few */
+                wide[r] = load_quad(f, form->table, codes, spans[r].wide_quads[block] % 8);
             fvec dot = few_rows_dot(f, quads, wide[r], &spans[r], group);
             parts[r] = add_group_sum(parts[r], dot, scales, minima, f.has_min, is_fine, &spans[r],
                                      f.group, group);
@@ -250,6 +249,7 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
 
 #define GEMM_PANELS 4   /* column blocks */
 #define GEMM_ROWS   512 /* whose sums are kept */
+#define FETCH_AHEAD 2   /* panels' weights are asked for so many panels before they are needed */
 
 struct panel {
     _Alignas(64) uint8_t codes[CPU_SPAN / 4][64];       /* quads */
@@ -302,11 +302,11 @@ struct gemm_span {
     size_t first_block, n_blocks; /* of k */
     size_t first_column;          /* of the first panel, in the whole matrix */
     bool is_last;                 /* of k: the sums are the result */
-    const uint8_t *next;          /* the weights of the next panels, column_bytes apart */
+    const uint8_t *next;          /* the weights of panels to come, column_bytes apart */
     size_t next_bytes;            /* of each */
 };
 
-/* The lines of the next panels' weights that are still to be asked for. */
+/* The lines of those weights that are still to be asked for. */
 struct fetch {
     size_t columns, lines; /* this column among them, lines of it */
     const uint8_t *at;
@@ -558,7 +558,7 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
     struct gemm_scratch *s = call->scratch;
     gemm_rows_fn run_rows = tiles_of(f, call->x->is_fine);
     gemm_begin(f.group, call->n_rows);
-    size_t k_blocks = call->k / PACKED_BLOCK;
+    const size_t k_blocks = call->k / PACKED_BLOCK, n_spans = cpu_n_spans(call->k);
     for (size_t row = 0; row < call->n_rows; row += GEMM_ROWS) {
         size_t rows = min_size(GEMM_ROWS, call->n_rows - row);
         for (size_t b = 0; b < call->n_blocks; b += GEMM_PANELS) {
@@ -570,9 +570,10 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
                                          .n_blocks = min_size(CPU_SPAN_BLOCKS, k_blocks - k),
                                          .first_column = (call->first_block + b) * PACKED_COLUMNS,
                                          .is_last = k + CPU_SPAN_BLOCKS >= k_blocks};
-                size_t next = span.is_last ? 0 : k + CPU_SPAN_BLOCKS;
+                size_t ahead = k / CPU_SPAN_BLOCKS + FETCH_AHEAD;
+                size_t next = ahead % n_spans * CPU_SPAN_BLOCKS;
                 span.next = weights + next * PACKED_BLOCK / form->unit_k * form->unit_bytes +
-                            (span.is_last ? GEMM_PANELS * call->column_bytes : 0);
+                            ahead / n_spans * GEMM_PANELS * call->column_bytes;
                 span.next_bytes = min_size(CPU_SPAN_BLOCKS, k_blocks - next) * PACKED_BLOCK /
                                   form->unit_k * form->unit_bytes;
                 if (k == 0)

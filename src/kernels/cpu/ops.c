@@ -327,7 +327,7 @@ static void run_job(const void *arg, size_t first, size_t n, uint32_t worker)
 }
 
 /* Elements of all actions that are worth a hand-out to another thread. */
-#define GRAIN 16384
+#define GRAIN 4096
 
 static size_t elements_of(const struct cpu_step *step, const struct cpu_phase *phase)
 {
