@@ -270,7 +270,8 @@ static uint64_t unix_ns(struct timespec time)
 static void see_file(struct disk_tier *tier, struct disk_key key, const struct stat *st)
 {
     uint64_t bytes = ((uint64_t)st->st_size + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    uint64_t rank = min_size(unix_ns(st->st_mtim), rank_of(tier, 0)); /* not in the future */
+    /* not in the future, as far as that is known: each process counts from a whole second on */
+    uint64_t rank = min_size(unix_ns(st->st_mtim), rank_of(tier, 0) + SECOND_NS);
     rank = max_size(rank, 1);
     lock(tier);
     struct disk_entry *entry = disk_index_find(tier->index, key);
