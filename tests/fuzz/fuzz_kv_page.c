@@ -16,7 +16,7 @@ enum { PAYLOAD = 64, FILE_BYTES = DISK_PAGE_HEADER_BYTES + PAYLOAD };
 /* Of which the corpus has a whole file. */
 static struct disk_page expected_page(void)
 {
-    struct disk_page page = {.identity = {1, 2, 3}, .payload_bytes = PAYLOAD};
+    struct disk_page page = {.identity = {1, 2, 3}, .page_bytes = PAYLOAD};
     disk_chain_begin(page.identity, 4, &page.chain);
     for (int p = 0; p < 2; p++) {
         for (int i = 0; i < (int)SERVERD_PAGE_TOKENS; i++)
@@ -50,7 +50,7 @@ static void write_anew(const struct disk_page *page, const void *payload, uint8_
 
 static void check_file(const uint8_t *data, size_t size)
 {
-    const struct disk_page page = expected_page();
+    struct disk_page page = expected_page();
     uint8_t payload[PAYLOAD], again[FILE_BYTES];
     int fd = memfd_create("page", MFD_CLOEXEC);
     must(fd >= 0 && write(fd, data, size) == (ssize_t)size);

@@ -44,7 +44,7 @@ static int tear_down(void **state)
 static struct disk_page make_page(uint8_t identity, uint64_t space, uint32_t n_before,
                                   int32_t last_token)
 {
-    struct disk_page page = {.payload_bytes = PAYLOAD};
+    struct disk_page page = {.page_bytes = PAYLOAD};
     memset(page.identity, identity, sizeof page.identity);
     disk_chain_begin(page.identity, space, &page.chain);
     for (uint32_t p = 0; p <= n_before; p++) {
@@ -77,7 +77,7 @@ static void drop(const struct disk_page *page)
 static void what_is_written_is_read(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct stat st;
     assert_int_equal(disk_page_read(folder, &page, found), DISK_GONE);
     write_page(&page);
@@ -152,7 +152,7 @@ static void read_raw(const struct disk_page *page, uint8_t *bytes)
 static void a_flipped_bit_anywhere_is_found_out(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     static uint8_t bytes[FILE_BYTES];
     write_page(&page);
     read_raw(&page, bytes);
@@ -173,7 +173,7 @@ static void a_flipped_bit_anywhere_is_found_out(void **state)
 static void a_whole_file_of_something_else_is_refused(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct disk_page others[] = {make_page(2, 2, 3, 4), make_page(1, 3, 3, 4),
                                  make_page(1, 2, 2, 4), make_page(1, 2, 3, 5)};
     static uint8_t bytes[FILE_BYTES];
@@ -206,7 +206,7 @@ static void a_whole_file_of_something_else_is_refused(void **state)
 static void a_file_of_another_length_is_refused(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     static uint8_t bytes[FILE_BYTES + 1];
     write_page(&page);
     read_raw(&page, bytes);
@@ -228,7 +228,7 @@ static void a_file_of_another_length_is_refused(void **state)
 static void links_folders_and_fifos_are_not_read(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     write_page(&page);
     assert_int_equal(renameat(folder, name_of(&page), folder, "elsewhere"), 0);
     assert_int_equal(symlinkat("elsewhere", folder, name_of(&page)), 0);
@@ -252,7 +252,7 @@ static void links_folders_and_fifos_are_not_read(void **state)
 static void a_disk_without_room_leaves_nothing_behind(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct rlimit before, small = {.rlim_cur = 3000};
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small.rlim_max = before.rlim_max;

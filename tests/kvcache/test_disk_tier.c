@@ -122,7 +122,7 @@ static uint32_t store(struct disk_tier *tier, uint64_t space, const char *digits
     struct disk_chain chain = disk_tier_chain(tier, space);
     uint32_t n = 0;
     for (size_t p = 0; digits[p]; p++) {
-        char *bytes = disk_tier_stage(tier, &chain, spell(digits) + p * PAGE);
+        char *bytes = disk_tier_stage(tier, &chain, spell(digits) + p * PAGE, false);
         if (!bytes)
             continue;
         fill(bytes, space, digits, p + 1);
@@ -135,7 +135,7 @@ static uint32_t store(struct disk_tier *tier, uint64_t space, const char *digits
 static uint32_t n_found(struct disk_tier *tier, uint64_t space, const char *digits)
 {
     struct disk_chain chain = disk_tier_chain(tier, space);
-    return disk_tier_find(tier, &chain, spell(digits), (uint32_t)strlen(digits));
+    return disk_tier_find(tier, &chain, spell(digits), (uint32_t)strlen(digits), 0);
 }
 
 static void sleep_ms(long ms)
@@ -158,14 +158,16 @@ static uint32_t load(struct disk_tier *tier, uint64_t space, const char *digits,
     struct disk_chain chain = disk_tier_chain(tier, space);
     disk_chain_extend(&chain, spell(digits), first);
     struct disk_load *l = disk_tier_load(tier, &chain, spell(digits) + first * PAGE,
-                                         (uint32_t)strlen(digits) - first);
+                                         (uint32_t)strlen(digits) - first, 0);
     assert_non_null(l);
     wait_done(l);
     uint32_t n = disk_load_n_ready(l);
     assert_true(n <= disk_load_n_pages(l));
     for (uint32_t p = 0; p < n; p++) {
         fill(expected, space, digits, first + p + 1);
-        assert_memory_equal(disk_load_page(l, p), expected, PAYLOAD);
+        bool has_window;
+        assert_memory_equal(disk_load_page(l, p, &has_window), expected, PAYLOAD);
+        assert_false(has_window);
     }
     disk_tier_drop(tier, l);
     return n;
@@ -371,12 +373,12 @@ static void staging_memory_is_bounded(void **state)
     struct disk_chain chain = disk_tier_chain(tier, 0);
     void *bytes[4];
     for (int i = 0; i < 4; i++)
-        bytes[i] = disk_tier_stage(tier, &chain, spell("1234") + i * PAGE);
+        bytes[i] = disk_tier_stage(tier, &chain, spell("1234") + i * PAGE, false);
     assert_true(bytes[0] && bytes[1] && bytes[2] && !bytes[3]);
     assert_int_equal(chain.n_pages, 4); /* goes on nevertheless */
     assert_int_equal(status_of(tier).n_not_stored, 1);
     struct disk_chain again = disk_tier_chain(tier, 0);
-    assert_null(disk_tier_stage(tier, &again, spell("1"))); /* is on its way */
+    assert_null(disk_tier_stage(tier, &again, spell("1"), false)); /* is on its way */
     for (int i = 0; i < 3; i++)
         disk_tier_unstage(tier, bytes[i]);
     assert_int_equal(n_found(tier, 0, "1234"), 0);
@@ -386,11 +388,11 @@ static void staging_memory_is_bounded(void **state)
         assert_true(disk_tier_flush(tier, LONG_NS));
     }
     chain = disk_tier_chain(tier, 0);
-    struct disk_load *first = disk_tier_load(tier, &chain, spell("ax"), 2);
-    struct disk_load *second = disk_tier_load(tier, &chain, spell("bx"), 2);
+    struct disk_load *first = disk_tier_load(tier, &chain, spell("ax"), 2, 0);
+    struct disk_load *second = disk_tier_load(tier, &chain, spell("bx"), 2, 0);
     assert_non_null(first);
     assert_int_equal(disk_load_n_pages(second), 1); /* what there is room for */
-    assert_null(disk_tier_load(tier, &chain, spell("cx"), 2));
+    assert_null(disk_tier_load(tier, &chain, spell("cx"), 2, 0));
     wait_done(first);
     disk_tier_drop(tier, first);
     wait_done(second);
@@ -409,7 +411,7 @@ static void loads_can_be_dropped_at_any_time(void **state)
     for (uint64_t i = 0; i < 300; i++) {
         struct disk_load *loads[3];
         for (int k = 0; k < 3; k++)
-            loads[k] = disk_tier_load(tier, &chain, spell("123456789"), 9);
+            loads[k] = disk_tier_load(tier, &chain, spell("123456789"), 9, 0);
         for (int k = 0; k < 3; k++) {
             struct timespec time = {.tv_nsec = (long)(hash_mix(i * 3 + (uint64_t)k) % 100000)};
             if (i % 2)
