@@ -317,11 +317,25 @@ static void segments_of_a_long_context_are_merged_in_one_order(void **state)
     check_decoder("gemma2", "Q4_0", DTYPE_I8, LONG_TOKENS);
 }
 
+/* Layers with a window see so many tokens: those of synthetic models see less than a page. */
+static void widen_windows(struct program *program, uint32_t window)
+{
+    serverd_node *nodes = (serverd_node *)(uintptr_t)program->graph.nodes;
+    serverd_kv_layer *layers = (serverd_kv_layer *)(uintptr_t)program->kv.layers;
+    for (uint32_t i = 0; i < program->graph.n_nodes; i++)
+        if (nodes[i].op == SERVERD_OP_ATTN && nodes[i].attributes.attn.window > 0)
+            nodes[i].attributes.attn.window = window;
+    for (uint32_t i = 0; i < program->kv.n_layers; i++)
+        if (layers[i].window > 0)
+            layers[i].window = window;
+}
+
 /* Sequences with the same beginning read it in the pages of one of them. */
-static void check_shared_pages(const char *arch, serverd_dtype kv, bool is_apart, uint32_t n_shared,
-                               uint32_t n_tokens)
+static void check_shared_pages(const char *arch, serverd_dtype kv, bool is_apart, uint32_t window,
+                               uint32_t n_shared, uint32_t n_tokens)
 {
     struct program *program = compile(arch, "Q8_0");
+    widen_windows(program, window);
     struct engine_under_test e = open_with(program, "cpu", 2, kv, is_apart);
     e.n_tokens = n_tokens;
     size_t floats = (size_t)n_tokens * e.width;
@@ -346,13 +360,17 @@ static void sequences_share_the_pages_of_a_common_beginning(void **state)
 {
     (void)state;
     /* a whole segment, which is run once for all of them */
-    check_shared_pages("llama", DTYPE_BF16, false, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
-    check_shared_pages("llama", DTYPE_BF16, false, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
-    check_shared_pages("qwen3", DTYPE_F16, false, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("llama", DTYPE_BF16, false, 0, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+    check_shared_pages("llama", DTYPE_BF16, false, 0, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("qwen3", DTYPE_F16, false, 0, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
     for (int is_apart = 0; is_apart < 2; is_apart++) {
-        check_shared_pages("gemma2", DTYPE_I8, is_apart, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
-        check_shared_pages("gemma2", DTYPE_BF16, is_apart, 17 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
-        check_shared_pages("gemma3", DTYPE_I8, is_apart, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+        check_shared_pages("gemma2", DTYPE_I8, is_apart, 8, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+        /* sequences see the segment that they share from different pages on */
+        check_shared_pages("gemma2", DTYPE_BF16, is_apart, 40, 16 * SERVERD_PAGE_TOKENS,
+                           LONG_TOKENS);
+        check_shared_pages("gemma2", DTYPE_I8, is_apart, 130, 16 * SERVERD_PAGE_TOKENS,
+                           LONG_TOKENS);
+        check_shared_pages("gemma3", DTYPE_I8, is_apart, 20, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
     }
 }
 

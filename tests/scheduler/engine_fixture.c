@@ -427,7 +427,7 @@ void world_check_empty(struct world *world)
     assert_int_equal(status.n_waiting, 0);
     assert_int_equal(status.n_waiting_tokens, 0);
     assert_int_equal(status.n_free_pages, status.n_pages);
-    assert_true(world_counter(world, "serverd_kv_window_pages_pinned ") == 0);
+    assert_true(world_counter(world, "\nserverd_kv_window_pages_pinned ") == 0);
 }
 
 /* ---- plans ------------------------------------------------------------------------------- */
