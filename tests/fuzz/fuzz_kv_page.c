@@ -62,9 +62,9 @@ static void check_file(const uint8_t *data, size_t size, bool wants_window)
     enum disk_result result = disk_page_read_fd(fd, &page, payload);
     (void)close(fd);
     must(result < DISK_N_RESULTS && strcmp(disk_result_name(result), "unknown") != 0);
-    must(wants_window || !page.has_window);
     if (result != DISK_OK)
         return;
+    must(wants_window || !page.has_window);
     if (size == DISK_PAGE_HEADER_BYTES + PAYLOAD && !wants_window)
         return; /* of which only the page was read */
     must(write_anew(&page, payload, again) == size);
