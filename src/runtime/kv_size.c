@@ -47,14 +47,14 @@ static uint64_t bytes_of(const struct kv_demand *demand, double share, uint64_t 
 static uint64_t fit_pages(const struct kv_demand *demand, double share, uint64_t bytes)
 {
     uint64_t least = bytes_of(demand, share, 0);
+    if (bytes < least)
+        return 0;
     double each = (double)demand->bytes.page + share * (double)demand->bytes.window_page;
     uint64_t n = (uint64_t)((double)bytes / each);
-    if (bytes_of(demand, share, n) <= bytes)
-        return n;
-    /* window pages are at their least, or a fraction was rounded */
-    if (bytes >= least && demand->bytes.page > 0)
+    /* window pages may be at their least, which is more than their share */
+    if (bytes_of(demand, share, n) > bytes && demand->bytes.page > 0)
         n = min_size(n, (bytes - least) / demand->bytes.page);
-    while (n > 0 && bytes_of(demand, share, n) > bytes)
+    while (n > 0 && bytes_of(demand, share, n) > bytes) /* rounded up */
         n--;
     return n;
 }
