@@ -1,4 +1,4 @@
-/* The ABI between serverd and its back-ends (delegates), version 1.1.
+/* The ABI between serverd and its back-ends (delegates), version 2.0.
  *
  * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
  * turns weights into its own layout, holds the KV pages of its device, and executes batches.
@@ -25,8 +25,9 @@
 extern "C" {
 #endif
 
-#define SERVERD_DELEGATE_ABI (1u << 16 | 1u) /* major << 16 | minor */
+#define SERVERD_DELEGATE_ABI (2u << 16 | 0u) /* major << 16 | minor */
 #define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
+#define SERVERD_NO_PAGE      UINT32_MAX
 #define SERVERD_MAX_DIMS     4u
 
 /* ---- the graph -------------------------------------------------------------------------- */
@@ -237,7 +238,9 @@ typedef struct serverd_kv_layer {
     uint32_t n_kv_heads, k_dim, v_dim, window;
 } serverd_kv_layer;
 
-/* A page holds SERVERD_PAGE_TOKENS tokens of all layers. */
+/* A page holds SERVERD_PAGE_TOKENS tokens of all layers. A store may keep the layers with a window
+ * apart: then a page holds the other layers, and a *window page* the same tokens of those with a
+ * window, which nobody needs any more once the window has moved on. */
 typedef struct serverd_kv_spec {
     uint32_t struct_bytes;
     uint32_t n_layers;
@@ -246,17 +249,28 @@ typedef struct serverd_kv_spec {
     const serverd_kv_layer *layers;
 } serverd_kv_spec;
 
-typedef struct serverd_pages {
-    const uint32_t *index;
-    uint32_t n;
-} serverd_pages;
+/* Some tokens in a store. SERVERD_NO_PAGE: that half is left out. In a store without window pages
+ * `page` is all layers, and window_page is SERVERD_NO_PAGE. */
+typedef struct serverd_kv_page {
+    uint32_t page, window_page;
+} serverd_kv_page;
+
+/* Bytes of a page's layers without and with a window: of its two halves. */
+typedef struct serverd_kv_bytes {
+    uint64_t page, window_page;
+} serverd_kv_bytes;
 
 /* ---- a step ----------------------------------------------------------------------------- */
 
 /* The rows of one step: prefill chunks and single decode tokens of many sequences, mixed. Rows
  * of a sequence are adjacent with ascending positions. Token t of a sequence lives in page
  * page_table[seq * max_pages + t / SERVERD_PAGE_TOKENS] at slot t % SERVERD_PAGE_TOKENS; the
- * entries up to the sequence's last row are valid, all earlier tokens are already there. */
+ * entries up to the sequence's last row are valid, all earlier tokens are already there.
+ *
+ * In a store with window pages window_table says the same of these. Only entries that a row of the
+ * step sees, or is, are read: from the first token of the sequence's first row's widest window on.
+ * A page has one window page: where two sequences have the same page and both see it, they have
+ * the same window page. */
 typedef struct serverd_batch {
     uint32_t struct_bytes;
     uint32_t n_rows, n_seqs, n_logit_rows;
@@ -268,6 +282,8 @@ typedef struct serverd_batch {
     uint32_t reserved;
     const uint32_t *logit_row; /* [n_logit_rows] ascending rows whose logits are wanted */
     uint64_t step;             /* counts the steps of this engine, for traces and tests */
+    /* [n_seqs][max_pages] window pages; NULL: the store has none */
+    const uint32_t *window_table;
 } serverd_batch;
 
 /* Sizes promised at load; `execute` never sees more. */
@@ -318,11 +334,13 @@ typedef struct serverd_delegate {
     SERVERD_FN(load, serverd_instance *, const serverd_graph *, const void *const *packed,
                const serverd_limits *, const serverd_kv_spec *or_null, serverd_handle **out);
 
-    SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, uint64_t *out);
+    SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
+    /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,
-               serverd_kv **out);
-    SERVERD_FN(kv_zero, serverd_kv *, serverd_pages);
-    SERVERD_FN(kv_copy, serverd_kv *, uint32_t from, uint32_t to, uint32_t n_tokens);
+               uint32_t n_window_pages, serverd_kv **out);
+    SERVERD_FN(kv_zero, serverd_kv *, const serverd_kv_page *pages, uint32_t n);
+    /* Both leave out the same halves. */
+    SERVERD_FN(kv_copy, serverd_kv *, serverd_kv_page from, serverd_kv_page to, uint32_t n_tokens);
 
     /* Run one batch. `out` receives graph->output: logits [n_logit_rows][V] or embeddings
      * [n_seqs][D], f32. A SERVERD_NUMERIC or other error leaves the KV pages of the batch's
@@ -333,16 +351,18 @@ typedef struct serverd_delegate {
     void (*unload)(serverd_handle *);
     void (*close)(serverd_instance *);
 
-    /* Since 1.1; NULL or beyond struct_bytes: pages cannot leave this delegate.
+    /* NULL: pages cannot leave this delegate.
      *
      * kv_identity: a number for how the bytes of a page lie and for the arithmetic that makes
      * them. Two instances that say the same write the same bytes for the same model, spec and
      * tokens, in this process or in a later one.
-     * kv_export, kv_import: one page of all layers out of the store and into it, as many bytes as
-     * kv_page_bytes says. Bytes go only to a store of the same identity, model and spec. */
+     * kv_export, kv_import: a page out of the store and into it, as many bytes as kv_page_bytes
+     * says of the halves that are not left out; of both, first the page's and then the window
+     * page's. Bytes go only to a store of the same identity, model and spec, that has window pages,
+     * too, or none, either. */
     SERVERD_FN(kv_identity, serverd_instance *, const serverd_kv_spec *, uint64_t *out);
-    SERVERD_FN(kv_export, const serverd_kv *, uint32_t page, void *out);
-    SERVERD_FN(kv_import, serverd_kv *, uint32_t page, const void *bytes);
+    SERVERD_FN(kv_export, const serverd_kv *, serverd_kv_page, void *out);
+    SERVERD_FN(kv_import, serverd_kv *, serverd_kv_page, const void *bytes);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports. */

@@ -20,6 +20,7 @@ struct disk_entry {
     uint32_t heap_at;
     uint32_t scan; /* the last reading of the folder that saw it */
     bool is_used, is_stored, has_before;
+    bool has_window; /* its window page is there, too */
     bool is_doomed;  /* its file must go */
     bool is_touched; /* its file has an older rank */
 };

@@ -10,7 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define FORMAT_VERSION 1u
+#define FORMAT_VERSION 2u
 #define PAGE           SERVERD_PAGE_TOKENS
 
 static const char magic[8] = {'S', 'R', 'V', 'D', 'K', 'V', 'P', 'G'};
@@ -24,12 +24,15 @@ enum {
     AT_HASH = 80,
     AT_BEFORE = 112,
     AT_PAGE_TOKENS = 144,
+    AT_FLAGS = 148,
     AT_POSITION = 152,
     AT_TOKENS = 160,
     AT_PAYLOAD_BYTES = 224,
-    AT_PAYLOAD_SUM = 232,
+    AT_PAGE_SUM = 232,
+    AT_WINDOW_SUM = 240,
     AT_HEADER_SUM = 248
 };
+enum { FLAG_WINDOW = 1 };
 _Static_assert(AT_TOKENS + PAGE * 4 == AT_PAYLOAD_BYTES, "the token ids fill their place");
 _Static_assert(AT_HEADER_SUM + 8 == DISK_PAGE_HEADER_BYTES, "the header ends with its checksum");
 
@@ -43,6 +46,14 @@ static void put_u64(uint8_t *at, uint64_t x)
 {
     for (int i = 0; i < 8; i++)
         at[i] = (uint8_t)(x >> 8 * i);
+}
+
+static uint32_t get_u32(const uint8_t *at)
+{
+    uint32_t x = 0;
+    for (int i = 0; i < 4; i++)
+        x |= (uint32_t)at[i] << 8 * i;
+    return x;
 }
 
 static uint64_t get_u64(const uint8_t *at)
@@ -132,7 +143,7 @@ const char *disk_result_name(enum disk_result result)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-static void make_header(const struct disk_page *page, uint64_t payload_sum,
+static void make_header(const struct disk_page *page, uint64_t page_sum, uint64_t window_sum,
                         uint8_t out[DISK_PAGE_HEADER_BYTES])
 {
     memset(out, 0, DISK_PAGE_HEADER_BYTES);
@@ -144,10 +155,12 @@ static void make_header(const struct disk_page *page, uint64_t payload_sum,
     memcpy(out + AT_HASH, page->chain.hash, DISK_HASH_BYTES);
     memcpy(out + AT_BEFORE, page->chain.before, DISK_HASH_BYTES);
     put_u32(out + AT_PAGE_TOKENS, PAGE);
+    put_u32(out + AT_FLAGS, page->has_window ? FLAG_WINDOW : 0);
     put_u64(out + AT_POSITION, (uint64_t)(page->chain.n_pages - 1) * PAGE);
     put_tokens(out + AT_TOKENS, page->tokens);
-    put_u64(out + AT_PAYLOAD_BYTES, page->payload_bytes);
-    put_u64(out + AT_PAYLOAD_SUM, payload_sum);
+    put_u64(out + AT_PAYLOAD_BYTES, disk_page_payload_bytes(page));
+    put_u64(out + AT_PAGE_SUM, page_sum);
+    put_u64(out + AT_WINDOW_SUM, page->has_window ? window_sum : 0);
     put_u64(out + AT_HEADER_SUM, checksum64(out, AT_HEADER_SUM));
 }
 
@@ -156,7 +169,7 @@ static enum disk_result check_header(const struct disk_page *page,
                                      const uint8_t found[DISK_PAGE_HEADER_BYTES])
 {
     uint8_t expected[DISK_PAGE_HEADER_BYTES];
-    make_header(page, get_u64(found + AT_PAYLOAD_SUM), expected);
+    make_header(page, get_u64(found + AT_PAGE_SUM), get_u64(found + AT_WINDOW_SUM), expected);
     if (memcmp(found, expected, sizeof expected) == 0)
         return DISK_OK;
     if (memcmp(found, expected, AT_IDENTITY) != 0 ||
@@ -205,14 +218,16 @@ enum disk_result disk_page_write(int folder, const char *temporary, const struct
 {
     uint8_t header[DISK_PAGE_HEADER_BYTES];
     char name[DISK_NAME_BYTES];
-    make_header(page, checksum64(payload, page->payload_bytes), header);
+    uint64_t n_bytes = disk_page_payload_bytes(page);
+    make_header(page, checksum64(payload, page->page_bytes),
+                checksum64((const char *)payload + page->page_bytes, n_bytes - page->page_bytes),
+                header);
     disk_name_of(disk_key_of(page->chain.hash), name);
     int fd = openat(folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return write_failure();
-    struct iovec parts[] = {
-        {.iov_base = header, .iov_len = sizeof header},
-        {.iov_base = (void *)(uintptr_t)payload, .iov_len = page->payload_bytes}};
+    struct iovec parts[] = {{.iov_base = header, .iov_len = sizeof header},
+                            {.iov_base = (void *)(uintptr_t)payload, .iov_len = n_bytes}};
     const struct timespec times[2] = {time_of(rank_ns), time_of(rank_ns)};
     /* No fsync: a file that a power cut leaves torn is found out when it is read. */
     bool is_written = write_whole(fd, parts, 2) && futimens(fd, times) == 0;
@@ -247,29 +262,45 @@ static bool read_whole(int fd, uint64_t offset, void *out, size_t n)
     return true;
 }
 
-enum disk_result disk_page_read_fd(int fd, const struct disk_page *page, void *payload)
+/* One half of the payload. */
+static enum disk_result read_half(int fd, uint64_t offset, void *out, uint64_t n_bytes,
+                                  uint64_t sum)
+{
+    if (!read_whole(fd, offset, out, n_bytes))
+        return errno ? DISK_IO_ERROR : DISK_BAD_SIZE;
+    return checksum64(out, n_bytes) == sum ? DISK_OK : DISK_BAD_PAYLOAD;
+}
+
+enum disk_result disk_page_read_fd(int fd, struct disk_page *page, void *payload)
 {
     struct stat st;
+    const bool wants_window = page->has_window;
     if (fstat(fd, &st) != 0)
         return DISK_IO_ERROR;
     if (!S_ISREG(st.st_mode) || st.st_uid != geteuid())
         return DISK_NOT_REGULAR;
-    if (st.st_size < 0 || (uint64_t)st.st_size != DISK_PAGE_HEADER_BYTES + page->payload_bytes)
+    if (st.st_size < (off_t)DISK_PAGE_HEADER_BYTES)
         return DISK_BAD_SIZE;
     uint8_t header[DISK_PAGE_HEADER_BYTES];
     if (!read_whole(fd, 0, header, sizeof header))
         return errno ? DISK_IO_ERROR : DISK_BAD_SIZE;
+    page->has_window = page->window_page_bytes > 0 && get_u32(header + AT_FLAGS) == FLAG_WINDOW;
     enum disk_result result = check_header(page, header);
     if (result != DISK_OK)
         return result;
-    if (!read_whole(fd, DISK_PAGE_HEADER_BYTES, payload, page->payload_bytes))
-        return errno ? DISK_IO_ERROR : DISK_BAD_SIZE;
-    return checksum64(payload, page->payload_bytes) == get_u64(header + AT_PAYLOAD_SUM)
-               ? DISK_OK
-               : DISK_BAD_PAYLOAD;
+    if ((uint64_t)st.st_size != DISK_PAGE_HEADER_BYTES + disk_page_payload_bytes(page))
+        return DISK_BAD_SIZE;
+    page->has_window &= wants_window;
+    result = read_half(fd, DISK_PAGE_HEADER_BYTES, payload, page->page_bytes,
+                       get_u64(header + AT_PAGE_SUM));
+    if (result == DISK_OK && page->has_window)
+        result = read_half(fd, DISK_PAGE_HEADER_BYTES + page->page_bytes,
+                           (char *)payload + page->page_bytes, page->window_page_bytes,
+                           get_u64(header + AT_WINDOW_SUM));
+    return result;
 }
 
-enum disk_result disk_page_read(int folder, const struct disk_page *page, void *payload)
+enum disk_result disk_page_read(int folder, struct disk_page *page, void *payload)
 {
     char name[DISK_NAME_BYTES];
     disk_name_of(disk_key_of(page->chain.hash), name);

@@ -8,12 +8,13 @@
  *
  *   0    magic "SRVDKVPG", u32 format version, u32 header bytes
  *   16   identity [32], namespace [32], chain hash [32], chain hash of the page before [32]
- *   144  u32 tokens of a page, u32 0, u64 position of the first token, i32 token ids [16]
- *   224  u64 payload bytes, u64 XXH3-64 of the payload, u64 0, u64 XXH3-64 of bytes 0..247
- *   256  payload
+ *   144  u32 tokens of a page, u32 flags: 1 the window page is there, too, u64 position of the
+ * first token, i32 token ids [16] 224  u64 payload bytes, u64 XXH3-64 of the page, u64 XXH3-64 of
+ * the window page, 0 without it, u64 XXH3-64 of bytes 0..247 256  payload: the page, and behind it
+ * perhaps the window page (serverd/delegate.h)
  *
- * Numbers are little-endian. The reader knows all of the header but the payload's checksum before
- * it looks, and takes nothing else. */
+ * Numbers are little-endian. The reader knows all of the header but the checksums and whether the
+ * window page is there before it looks, and takes nothing else. */
 #ifndef KVCACHE_DISK_PAGE_H
 #define KVCACHE_DISK_PAGE_H
 
@@ -57,8 +58,13 @@ struct disk_page {
     uint8_t identity[DISK_HASH_BYTES];
     struct disk_chain chain;
     int32_t tokens[SERVERD_PAGE_TOKENS];
-    uint64_t payload_bytes;
+    uint64_t page_bytes, window_page_bytes; /* the latter 0: pages have no window pages */
+    bool has_window;                        /* the window page is there, too */
 };
+static inline uint64_t disk_page_payload_bytes(const struct disk_page *page)
+{
+    return page->page_bytes + (page->has_window ? page->window_page_bytes : 0);
+}
 
 /* What became of reading or writing one. */
 enum disk_result {
@@ -81,9 +87,10 @@ const char *disk_result_name(enum disk_result result); /* "bad_size", for labels
 enum disk_result disk_page_write(int folder, const char *temporary, const struct disk_page *page,
                                  const void *payload, uint64_t rank_ns);
 
-/* Reads the payload of the file if it is what it should be; `payload` is undefined otherwise. */
-enum disk_result disk_page_read(int folder, const struct disk_page *page, void *payload);
+/* Reads the page and, if has_window wants it and it is there, the window page behind it, if the
+ * file is what it should be; has_window says what was read. Otherwise both are undefined. */
+enum disk_result disk_page_read(int folder, struct disk_page *page, void *payload);
 /* The same from an open file. */
-enum disk_result disk_page_read_fd(int fd, const struct disk_page *page, void *payload);
+enum disk_result disk_page_read_fd(int fd, struct disk_page *page, void *payload);
 
 #endif

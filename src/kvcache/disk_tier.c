@@ -85,19 +85,32 @@ struct disk_chain disk_tier_chain(const struct disk_tier *tier, uint64_t space)
 }
 
 uint32_t disk_tier_find(struct disk_tier *tier, const struct disk_chain *chain,
-                        const int32_t *tokens, uint32_t n_pages)
+                        const int32_t *tokens, uint32_t n_pages, uint32_t window_span)
 {
     struct disk_chain at = *chain;
-    uint32_t n = 0;
-    for (bool is_found = true; n < n_pages && is_found; n += is_found) {
+    uint32_t n_good = 0, n_run = chain->n_pages; /* with window pages, up to here */
+    bool is_found = true;
+    for (uint32_t n = 0; n < n_pages && is_found; n++) {
         disk_chain_extend(&at, tokens + (size_t)n * PAGE, 1);
         lock(tier);
         struct disk_entry *entry = disk_index_find(tier->index, disk_key_of(at.hash));
         is_found = is_there(entry);
-        if (is_found)
+        if (is_found) {
             touch(tier, entry, &at);
+            n_run = entry->has_window ? n_run + 1 : 0;
+            if (n_run >= min_size(at.n_pages, window_span))
+                n_good = n + 1;
+        }
         unlock(tier);
     }
+    return n_good;
+}
+
+uint32_t disk_tier_n_room(const struct disk_tier *tier)
+{
+    lock(tier);
+    uint32_t n = tier->load.n_free;
+    unlock(tier);
     return n;
 }
 
@@ -107,7 +120,7 @@ uint64_t disk_tier_load_ns(const struct disk_tier *tier, uint32_t n_pages)
     double rate = tier->numbers.load_rate;
     uint64_t n = (uint64_t)tier->n_loading + n_pages;
     unlock(tier);
-    return rate > 0 ? (uint64_t)((double)n * (double)tier->options.page_bytes / rate * 1e9) : 0;
+    return rate > 0 ? (uint64_t)((double)n * (double)tier->most_bytes / rate * 1e9) : 0;
 }
 
 void disk_tier_forget(struct disk_tier *tier, const struct disk_chain *chain, const int32_t *tokens,
@@ -127,11 +140,23 @@ void disk_tier_forget(struct disk_tier *tier, const struct disk_chain *chain, co
     }
 }
 
+struct disk_page disk_tier_page(const struct disk_tier *tier, const struct disk_chain *chain,
+                                const int32_t *tokens, bool has_window)
+{
+    struct disk_page page = {.chain = *chain,
+                             .page_bytes = tier->options.page_bytes,
+                             .window_page_bytes = tier->options.window_page_bytes,
+                             .has_window = has_window};
+    memcpy(page.identity, tier->options.identity, sizeof page.identity);
+    memcpy(page.tokens, tokens, sizeof page.tokens);
+    return page;
+}
+
 /* ---- storing: the engine's side -------------------------------------------------------------- */
 
 /* The mutex is held. A slot with an entry for the page at the chain's end; NO_SLOT: it is known, or
  * there is no room. */
-static uint32_t stage(struct disk_tier *tier, const struct disk_chain *chain)
+static uint32_t stage(struct disk_tier *tier, const struct disk_chain *chain, bool has_window)
 {
     struct disk_key key = disk_key_of(chain->hash);
     struct disk_entry *entry = disk_index_find(tier->index, key);
@@ -145,24 +170,24 @@ static uint32_t stage(struct disk_tier *tier, const struct disk_chain *chain)
         count(tier, &tier->numbers.n_not_stored, METRIC_TIER_NOT_STORED, 1);
         return NO_SLOT;
     }
+    entry->has_window = has_window;
     entry->has_before = chain->n_pages > 1;
     entry->before = disk_key_of(chain->before);
     return staging_take(&tier->store);
 }
 
-void *disk_tier_stage(struct disk_tier *tier, struct disk_chain *chain, const int32_t *tokens)
+void *disk_tier_stage(struct disk_tier *tier, struct disk_chain *chain, const int32_t *tokens,
+                      bool has_window)
 {
     disk_chain_extend(chain, tokens, 1);
     lock(tier);
-    uint32_t i = stage(tier, chain);
+    uint32_t i = stage(tier, chain, has_window);
     unlock(tier);
     if (i == NO_SLOT)
         return NULL;
     struct slot *slot = &tier->store.slots[i]; /* the caller's until it is handed over */
     slot->rank_ns = rank_of(tier, chain->n_pages - 1);
-    slot->page = (struct disk_page){.chain = *chain, .payload_bytes = tier->options.page_bytes};
-    memcpy(slot->page.identity, tier->options.identity, sizeof slot->page.identity);
-    memcpy(slot->page.tokens, tokens, sizeof slot->page.tokens);
+    slot->page = disk_tier_page(tier, chain, tokens, has_window);
     return slot_payload(&tier->store, i);
 }
 
@@ -219,7 +244,7 @@ bool disk_tier_flush(struct disk_tier *tier, uint64_t timeout_ns)
 /* ---- loading: the engine's side -------------------------------------------------------------- */
 
 struct disk_load *disk_tier_load(struct disk_tier *tier, const struct disk_chain *chain,
-                                 const int32_t *tokens, uint32_t n_pages)
+                                 const int32_t *tokens, uint32_t n_pages, uint32_t window_span)
 {
     lock(tier);
     uint32_t n = (uint32_t)min_size(n_pages, tier->load.n_free);
@@ -230,8 +255,8 @@ struct disk_load *disk_tier_load(struct disk_tier *tier, const struct disk_chain
         load->n_pages = n;
         for (uint32_t p = 0; p < n; p++) {
             load->slots[p] = staging_take(&tier->load);
-            memcpy(tier->load.slots[load->slots[p]].page.tokens, tokens + (size_t)p * PAGE,
-                   PAGE * sizeof *tokens);
+            tier->load.slots[load->slots[p]].page =
+                disk_tier_page(tier, chain, tokens + (size_t)p * PAGE, n - p <= window_span);
         }
         if (tier->last_load)
             tier->last_load->next = load;
@@ -260,8 +285,9 @@ bool disk_load_is_done(const struct disk_load *load)
     return atomic_load_explicit(&load->is_done, memory_order_acquire);
 }
 
-const void *disk_load_page(const struct disk_load *load, uint32_t i)
+const void *disk_load_page(const struct disk_load *load, uint32_t i, bool *has_window)
 {
+    *has_window = load->staging->slots[load->slots[i]].page.has_window;
     return slot_payload(load->staging, load->slots[i]);
 }
 
@@ -374,8 +400,8 @@ static serverd_status make_parts(struct disk_tier *tier, serverd_error *err)
         return status;
     tier->index = disk_index_create(
         (uint32_t)min_size(options->max_bytes / BLOCK_BYTES + 1024, LIMIT_DISK_FILES));
-    if (!tier->index || !staging_init(&tier->store, options->store_bytes, options->page_bytes) ||
-        !staging_init(&tier->load, options->load_bytes, options->page_bytes))
+    if (!tier->index || !staging_init(&tier->store, options->store_bytes, tier->most_bytes) ||
+        !staging_init(&tier->load, options->load_bytes, tier->most_bytes))
         return fail(err, SERVERD_NOMEM, "disk tier: no memory");
     int reason = start_thread(tier);
     if (reason == 0)
@@ -387,12 +413,14 @@ static serverd_status make_parts(struct disk_tier *tier, serverd_error *err)
 serverd_status disk_tier_create(const struct disk_tier_options *options, struct disk_tier **out,
                                 serverd_error *err)
 {
-    if (options->page_bytes == 0 || options->page_bytes > LIMIT_DISK_PAGE_BYTES)
+    size_t most_bytes;
+    if (!size_add(options->page_bytes, options->window_page_bytes, &most_bytes) ||
+        most_bytes == 0 || most_bytes > LIMIT_DISK_PAGE_BYTES)
         return fail(err, SERVERD_UNSUPPORTED,
-                    "disk tier: pages of %" PRIu64 " bytes, at most %zu allowed",
-                    options->page_bytes, (size_t)LIMIT_DISK_PAGE_BYTES);
-    uint64_t file_bytes = (DISK_PAGE_HEADER_BYTES + options->page_bytes + BLOCK_BYTES - 1) /
-                          BLOCK_BYTES * BLOCK_BYTES;
+                    "disk tier: pages of %" PRIu64 " bytes and %" PRIu64
+                    " for their windows, at most %zu allowed",
+                    options->page_bytes, options->window_page_bytes, (size_t)LIMIT_DISK_PAGE_BYTES);
+    uint64_t file_bytes = disk_file_bytes(most_bytes);
     if (options->max_bytes < file_bytes)
         return fail(err, SERVERD_INVALID,
                     "disk tier: %" PRIu64 " bytes hold no page, which takes %" PRIu64,
@@ -408,7 +436,7 @@ serverd_status disk_tier_create(const struct disk_tier_options *options, struct 
     tier->options.clock = options->clock ? options->clock : &system_clock;
     tier->options.rescan_ns = options->rescan_ns ? options->rescan_ns : RESCAN_NS;
     tier->folder = -1;
-    tier->file_bytes = file_bytes;
+    tier->most_bytes = most_bytes;
     tier->epoch_ns = (uint64_t)clock_wall_seconds(tier->options.clock) * SECOND_NS - now_ns(tier);
     tier->first_store = NO_SLOT;
     init_waiting(tier);

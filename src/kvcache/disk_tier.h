@@ -10,9 +10,14 @@
  * stored and loaded along a sequence's chain:
  *
  *   chain = disk_tier_chain(tier, space)               at the beginning of a sequence
- *   n = disk_tier_find(tier, &chain, tokens, n_pages)  how many of these pages are there
- *   load = disk_tier_load(tier, &chain, tokens, n)     ... wake ... disk_load_page, disk_tier_drop
- *   bytes = disk_tier_stage(tier, &chain, tokens)      NULL: nothing to do; else fill and store */
+ *   n = disk_tier_find(tier, &chain, tokens, n_pages, span)  how many of these pages are there
+ *   load = disk_tier_load(tier, &chain, tokens, n, span)     ... wake ... disk_load_page,
+ *                                                            disk_tier_drop
+ *   bytes = disk_tier_stage(tier, &chain, tokens, has_window)
+ *                                              NULL: nothing to do; else fill and store
+ *
+ * A page is stored with its window page, if it has one then, or without, and is not stored again
+ * when it has one later: that costs a hit at times, and saves writing most pages twice. */
 #ifndef KVCACHE_DISK_TIER_H
 #define KVCACHE_DISK_TIER_H
 
@@ -24,13 +29,13 @@ struct disk_tier;
 struct disk_load;
 
 struct disk_tier_options {
-    const char *folder;                /* made if it is not there, its parents are not */
-    uint8_t identity[DISK_HASH_BYTES]; /* of what the bytes of a page mean */
-    uint64_t page_bytes;
-    uint64_t max_bytes;               /* of all files */
-    uint64_t store_bytes, load_bytes; /* staging memory, at least one page each */
-    const struct clock *clock;        /* NULL: the machine's */
-    struct metrics *metrics;          /* tier_*; may be NULL */
+    const char *folder;                     /* made if it is not there, its parents are not */
+    uint8_t identity[DISK_HASH_BYTES];      /* of what the bytes of a page mean */
+    uint64_t page_bytes, window_page_bytes; /* the latter 0: there are no window pages */
+    uint64_t max_bytes;                     /* of all files */
+    uint64_t store_bytes, load_bytes;       /* staging memory, at least one page each */
+    const struct clock *clock;              /* NULL: the machine's */
+    struct metrics *metrics;                /* tier_*; may be NULL */
     /* Rare lines about the disk, with a level of base/log.h; on the tier's thread. May be NULL. */
     void (*log)(void *context, int level, const char *text);
     void *log_context;
@@ -48,11 +53,15 @@ void disk_tier_destroy(struct disk_tier *tier);
 
 struct disk_chain disk_tier_chain(const struct disk_tier *tier, uint64_t space);
 
-/* How many of the pages that follow the chain, with these tokens, are in files: the first n.
- * `tokens` has n_pages * SERVERD_PAGE_TOKENS ids. They count as used now. Costs about a microsecond
- * for each page found. */
+/* How many of the pages that follow the chain, with these tokens, are in files: the first n, of
+ * which the last window_span, or all, have their window pages. Those before the chain are taken to
+ * have theirs. `tokens` has n_pages * SERVERD_PAGE_TOKENS ids. What is there counts as used now.
+ * Costs about a microsecond for each page found. */
 uint32_t disk_tier_find(struct disk_tier *tier, const struct disk_chain *chain,
-                        const int32_t *tokens, uint32_t n_pages);
+                        const int32_t *tokens, uint32_t n_pages, uint32_t window_span);
+
+/* Pages that a load could have now. */
+uint32_t disk_tier_n_room(const struct disk_tier *tier);
 
 /* How long it would take to have n_pages more in memory, behind the loads that wait, at the rate
  * measured so far; 0 if none was. */
@@ -60,10 +69,12 @@ uint64_t disk_tier_load_ns(const struct disk_tier *tier, uint32_t n_pages);
 
 /* ---- storing ---- */
 
-/* Memory for the bytes of the page that follows the chain, and the chain goes on behind that page
- * in any case. NULL: the page is known, or it cannot be stored now. The caller fills it whole and
- * hands it over with disk_tier_store, or gives it back with disk_tier_unstage. */
-void *disk_tier_stage(struct disk_tier *tier, struct disk_chain *chain, const int32_t *tokens);
+/* Memory for the bytes of the page that follows the chain, and of its window page behind them if
+ * has_window, and the chain goes on behind that page in any case. NULL: the page is known, or it
+ * cannot be stored now. The caller fills it whole and hands it over with disk_tier_store, or gives
+ * it back with disk_tier_unstage. */
+void *disk_tier_stage(struct disk_tier *tier, struct disk_chain *chain, const int32_t *tokens,
+                      bool has_window);
 void disk_tier_store(struct disk_tier *tier, void *bytes);
 void disk_tier_unstage(struct disk_tier *tier, void *bytes);
 
@@ -77,16 +88,18 @@ void disk_tier_forget(struct disk_tier *tier, const struct disk_chain *chain, co
 /* ---- loading ---- */
 
 /* Begins to read pages that follow the chain, n_pages of them or as many as there is room for
- * (disk_load_n_pages). NULL: no room for one. In use until disk_tier_drop. */
+ * (disk_load_n_pages), the last window_span of them with their window pages. NULL: no room for one.
+ * In use until disk_tier_drop. */
 struct disk_load *disk_tier_load(struct disk_tier *tier, const struct disk_chain *chain,
-                                 const int32_t *tokens, uint32_t n_pages);
+                                 const int32_t *tokens, uint32_t n_pages, uint32_t window_span);
 uint32_t disk_load_n_pages(const struct disk_load *load);
 /* How many of its first pages are in memory, checked. May grow until the load is done; less than
  * n_pages then if a page was not there or was no good. */
 uint32_t disk_load_n_ready(const struct disk_load *load);
 bool disk_load_is_done(const struct disk_load *load);
-/* page_bytes of page i < n_ready; valid until the load is dropped. */
-const void *disk_load_page(const struct disk_load *load, uint32_t i);
+/* The bytes of page i < n_ready; valid until the load is dropped. Its window page stands behind
+ * them, if it was wanted and there: *has_window. */
+const void *disk_load_page(const struct disk_load *load, uint32_t i, bool *has_window);
 /* Ends or cancels it. The memory is free when the thread has let go of it. */
 void disk_tier_drop(struct disk_tier *tier, struct disk_load *load);
 

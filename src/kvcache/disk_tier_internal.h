@@ -77,7 +77,7 @@ struct scan {
 struct disk_tier {
     struct disk_tier_options options;
     int folder;
-    uint64_t file_bytes; /* of one page on the disk */
+    uint64_t most_bytes; /* of a page with its window page */
     uint64_t epoch_ns;   /* Unix time when the clock showed 0 */
     uint64_t random;     /* of this process: for temporary names */
     pthread_t thread;
@@ -135,6 +135,15 @@ static inline uint64_t rank_of(const struct disk_tier *tier, uint64_t n_before)
     step = step < RANK_MAX_STEP_NS ? step : RANK_MAX_STEP_NS;
     return now > step ? now - step : 1;
 }
+
+/* What a file takes on the disk. */
+static inline uint64_t disk_file_bytes(uint64_t payload_bytes)
+{
+    return (DISK_PAGE_HEADER_BYTES + payload_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+}
+
+struct disk_page disk_tier_page(const struct disk_tier *tier, const struct disk_chain *chain,
+                                const int32_t *tokens, bool has_window);
 
 /* The mutex is held, here and in the next two. A page that does not become a file. */
 void disk_tier_give_up(struct disk_tier *tier, uint32_t slot);

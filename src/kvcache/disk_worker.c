@@ -85,24 +85,37 @@ static void refuse(struct disk_tier *tier, const struct disk_chain *chain, enum 
     tier->n_unlogged = 0;
 }
 
+/* The file has none: another process wrote it anew. */
+static void forget_window(struct disk_tier *tier, const struct disk_chain *chain)
+{
+    lock(tier);
+    struct disk_entry *entry = disk_index_find(tier->index, disk_key_of(chain->hash));
+    if (entry)
+        entry->has_window = false;
+    unlock(tier);
+}
+
 /* Reads page after page until one is no good; returns how many are. */
-static uint32_t read_pages(struct disk_tier *tier, struct disk_load *load)
+static uint32_t read_pages(struct disk_tier *tier, struct disk_load *load, uint64_t *n_bytes)
 {
     uint32_t n = 0;
+    *n_bytes = 0;
     for (; n < load->n_pages; n++) {
         if (atomic_load_explicit(&load->is_dropped, memory_order_relaxed))
             break;
         struct disk_page *page = &tier->load.slots[load->slots[n]].page;
         disk_chain_extend(&load->chain, page->tokens, 1);
-        memcpy(page->identity, tier->options.identity, sizeof page->identity);
         page->chain = load->chain;
-        page->payload_bytes = tier->options.page_bytes;
+        const bool wants_window = page->has_window;
         enum disk_result result =
             disk_page_read(tier->folder, page, slot_payload(&tier->load, load->slots[n]));
         if (result != DISK_OK) {
             refuse(tier, &load->chain, result);
             break;
         }
+        if (wants_window && !page->has_window)
+            forget_window(tier, &load->chain);
+        *n_bytes += disk_page_payload_bytes(page);
         atomic_store_explicit(&load->n_ready, n + 1, memory_order_release);
     }
     return n;
@@ -122,9 +135,9 @@ static void run_load(struct disk_tier *tier)
     disk_tier_unlink_load(tier, load);
     load->is_begun = true;
     unlock(tier);
-    uint64_t begin = now_ns(tier);
-    uint32_t n = read_pages(tier, load);
-    uint64_t bytes = n * tier->options.page_bytes, ns = now_ns(tier) - begin;
+    uint64_t begin = now_ns(tier), bytes;
+    uint32_t n = read_pages(tier, load, &bytes);
+    uint64_t ns = now_ns(tier) - begin;
     lock(tier);
     tier->n_loading -= load->n_pages;
     count(tier, &tier->numbers.n_loaded, METRIC_TIER_LOADED, n);
@@ -205,11 +218,12 @@ static void run_store(struct disk_tier *tier)
         lock(tier);
         if (result == DISK_OK) {
             uint64_t rank = entry->is_doomed ? 0 : max_size(slot->rank_ns, entry->rank_ns);
-            disk_index_store(tier->index, entry, tier->file_bytes, rank);
+            uint64_t bytes = disk_page_payload_bytes(&slot->page);
+            disk_index_store(tier->index, entry, disk_file_bytes(bytes), rank);
             entry->scan = tier->scan.number;
             staging_give(&tier->store, i);
             count(tier, &tier->numbers.n_stored, METRIC_TIER_STORED, 1);
-            tier->numbers.stored_bytes += tier->options.page_bytes;
+            tier->numbers.stored_bytes += bytes;
             tier->pause_ns = 0;
         } else {
             pause_writing(tier);
@@ -270,12 +284,16 @@ static uint64_t unix_ns(struct timespec time)
 static void see_file(struct disk_tier *tier, struct disk_key key, const struct stat *st)
 {
     uint64_t bytes = ((uint64_t)st->st_size + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    uint64_t rank = min_size(unix_ns(st->st_mtim), rank_of(tier, 0)); /* not in the future */
+    /* not in the future, as far as that is known: each process counts from a whole second on */
+    uint64_t rank = min_size(unix_ns(st->st_mtim), rank_of(tier, 0) + SECOND_NS);
     rank = max_size(rank, 1);
     lock(tier);
     struct disk_entry *entry = disk_index_find(tier->index, key);
     if (!entry && (entry = disk_index_add(tier->index, key)))
         disk_index_store(tier->index, entry, bytes, rank);
+    if (entry && entry->is_stored) /* as the header will say, if it is one of ours */
+        entry->has_window = tier->options.window_page_bytes > 0 &&
+                            (uint64_t)st->st_size == DISK_PAGE_HEADER_BYTES + tier->most_bytes;
     if (entry && entry->is_stored && !entry->is_doomed && entry->rank_ns < rank)
         disk_index_set_rank(tier->index, entry, rank);
     if (entry)
@@ -393,7 +411,7 @@ static void run_scan(struct disk_tier *tier)
 static uint64_t bytes_wanted(const struct disk_tier *tier)
 {
     bool can_write = now_ns(tier) >= tier->writes_after_ns;
-    return tier->first_store != NO_SLOT && can_write ? tier->file_bytes : 0;
+    return tier->first_store != NO_SLOT && can_write ? disk_file_bytes(tier->most_bytes) : 0;
 }
 
 static bool has_work(const struct disk_tier *tier)

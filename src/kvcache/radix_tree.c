@@ -39,6 +39,7 @@ struct radix_node {
 
 struct radix_tree {
     struct page_pool *pool;
+    uint32_t window_span;
     uint64_t seed;
     uint32_t n_pages, n_locked, n_nodes; /* nodes: roots are counted, too */
     radix_evict_fn evicting;
@@ -346,13 +347,39 @@ static struct radix_node *descend(const struct radix_tree *tree, uint64_t space,
     return node;
 }
 
-static void look_at_partial(const int32_t *page, struct page_id id, const int32_t *tokens,
-                            uint32_t n_tokens, struct radix_match *match)
+static bool has_window(const struct radix_tree *tree, struct page_id page)
+{
+    return tree->window_span == 0 || page_pool_window(tree->pool, page) != SERVERD_NO_PAGE;
+}
+
+/* How many of the first n pages on the way down to `node`, n_of_node of them in it, are reusable.
+ * Looks back from the end, so most often at no more than the span. */
+static uint32_t count_reusable(const struct radix_tree *tree, const struct radix_node *node,
+                               uint32_t n, uint32_t n_of_node)
+{
+    uint32_t end = n, n_run = 0; /* pages end - n_run .. end - 1 have window pages */
+    for (; end > n_run && n_run < tree->window_span; n_of_node--) {
+        while (n_of_node == 0) {
+            node = node->parent;
+            n_of_node = node->n_pages;
+        }
+        if (has_window(tree, node->pages[n_of_node - 1])) {
+            n_run++;
+        } else {
+            end -= n_run + 1;
+            n_run = 0;
+        }
+    }
+    return end;
+}
+
+static void look_at_partial(const struct radix_tree *tree, const int32_t *page, struct page_id id,
+                            const int32_t *tokens, uint32_t n_tokens, struct radix_match *match)
 {
     uint32_t n = 0;
     while (n < n_tokens && n < PAGE && page[n] == tokens[n])
         n++;
-    if (n > match->n_partial) {
+    if (n > match->n_partial && has_window(tree, id)) {
         match->n_partial = n;
         match->partial = id;
     }
@@ -362,20 +389,23 @@ struct radix_match radix_tree_find(const struct radix_tree *tree, uint64_t space
                                    const int32_t *tokens, uint32_t n_tokens)
 {
     struct radix_match match = {0};
-    uint32_t n_of_node;
+    uint32_t n_found, n_of_node;
     const struct radix_node *node =
-        descend(tree, space, tokens, n_tokens / PAGE, &match.n_pages, &n_of_node);
+        descend(tree, space, tokens, n_tokens / PAGE, &n_found, &n_of_node);
     if (!node)
         return match;
+    match.n_pages = count_reusable(tree, node, n_found, n_of_node);
+    if (match.n_pages < n_found)
+        return match; /* the page behind them has no window page */
     const int32_t *rest = tokens + match.n_pages * PAGE;
     uint32_t n_rest = n_tokens - match.n_pages * PAGE, n_looks = 0;
     if (n_of_node < node->n_pages)
-        look_at_partial(node->tokens + n_of_node * PAGE, node->pages[n_of_node], rest, n_rest,
+        look_at_partial(tree, node->tokens + n_of_node * PAGE, node->pages[n_of_node], rest, n_rest,
                         &match);
     else
         for (const struct radix_node *child = node->first_child;
              child && n_looks < MAX_PARTIAL_LOOKS; child = child->next, n_looks++)
-            look_at_partial(child->tokens, child->pages[0], rest, n_rest, &match);
+            look_at_partial(tree, child->tokens, child->pages[0], rest, n_rest, &match);
     return match;
 }
 
@@ -482,6 +512,20 @@ static struct radix_node *add_child(struct radix_tree *tree, struct radix_node *
     return node;
 }
 
+/* The tree's own pages between the nodes take the place of equal ones. */
+static void replace_equal(struct radix_tree *tree, const struct radix_node *above,
+                          const struct radix_node *node, struct page_id *pages, uint32_t n_equal)
+{
+    uint32_t at = n_equal;
+    for (const struct radix_node *n = node; n != above; n = n->parent)
+        for (uint32_t i = n->n_pages; i-- > 0;) {
+            struct page_id *page = &pages[--at];
+            page_pool_move_window(tree->pool, *page, n->pages[i]);
+            page_pool_give(tree->pool, page, 1);
+            *page = n->pages[i];
+        }
+}
+
 serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *hold,
                                   const int32_t *tokens, struct page_id *pages, uint32_t n_pages,
                                   enum radix_kind kind, serverd_error *err)
@@ -515,14 +559,8 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
         page_pool_share(tree->pool, pages + n_equal, n_new);
         tree->n_pages += n_new;
     }
-    /* the tree's own pages take the place of equal ones */
-    page_pool_give(tree->pool, pages, n_equal);
     tree->stats.n_duplicates += n_equal;
-    uint32_t at = n_equal;
-    for (const struct radix_node *n = node; n != hold->node; n = n->parent) {
-        at -= n->n_pages;
-        memcpy(pages + at, n->pages, n->n_pages * sizeof *pages);
-    }
+    replace_equal(tree, hold->node, node, pages, n_equal);
     unlock(tree, hold->node);
     /* it is held, so in no heap */
     if (priority > end->priority || end != node)
@@ -635,13 +673,14 @@ uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages)
 
 /* ---- life, views ----------------------------------------------------------------------------- */
 
-struct radix_tree *radix_tree_create(struct page_pool *pool)
+struct radix_tree *radix_tree_create(struct page_pool *pool, uint32_t window_span)
 {
     struct radix_tree *tree = calloc(1, sizeof *tree);
     serverd_error ignored;
     if (!tree)
         return NULL;
     tree->pool = pool;
+    tree->window_span = window_span;
     tree->n_slots = 64;
     tree->table = calloc(tree->n_slots, sizeof *tree->table);
     tree->heap = calloc(tree->n_slots / 2, sizeof *tree->heap);

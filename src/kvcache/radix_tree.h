@@ -4,7 +4,12 @@
  * A node is a run of pages with their token ids; its children differ in their first page. Pages of
  * the tree never change and belong to it: who needs them *holds* a prefix, which locks every node
  * on the way down; what nobody holds can be evicted, the least recently used first and from the
- * end of its run. Finding and publishing cost the length of what is found or published. */
+ * end of its run. Finding and publishing cost the length of what is found or published.
+ *
+ * If pages have window pages (page_pool.h), a prefix is *reusable* only up to a page before which
+ * the last few, the window's span, still have theirs. The pool knows, nothing of it is in nodes: a
+ * page may lose its window page at any time unless it is pinned, and gets one back when somebody
+ * publishes the same tokens. */
 #ifndef KVCACHE_RADIX_TREE_H
 #define KVCACHE_RADIX_TREE_H
 
@@ -17,7 +22,7 @@ struct radix_node;
 enum radix_kind { RADIX_PROMPT, RADIX_OUTPUT };
 
 struct radix_match {
-    uint32_t n_pages;
+    uint32_t n_pages;   /* reusable */
     uint32_t n_partial; /* tokens that the page behind them shares with `partial`, less than a page;
                          * 0: none */
     struct page_id partial;
@@ -29,12 +34,13 @@ struct radix_hold {
     int32_t priority; /* of who publishes behind it: what more urgent requests said stays longer */
 };
 
-/* The pool outlives the tree. NULL: no memory. */
-struct radix_tree *radix_tree_create(struct page_pool *pool);
+/* The pool outlives the tree. window_span: pages before the end of a prefix that need their window
+ * pages; 0: none. NULL: no memory. */
+struct radix_tree *radix_tree_create(struct page_pool *pool, uint32_t window_span);
 /* Nothing may be held. The pages go back to the pool. */
 void radix_tree_destroy(struct radix_tree *tree);
 
-/* The longest prefix of `tokens` that the tree has in this namespace. Changes nothing. */
+/* The longest reusable prefix of `tokens` that the tree has in this namespace. Changes nothing. */
 struct radix_match radix_tree_find(const struct radix_tree *tree, uint64_t space,
                                    const int32_t *tokens, uint32_t n_tokens);
 
@@ -54,7 +60,8 @@ serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const in
 /* Makes the caller's private pages part of the tree, behind the prefix that it holds: `tokens` are
  * those of these pages. The hold then covers them, too. A page that somebody else has published
  * meanwhile is given back to the pool, and the tree's own takes its place in `pages` (equal tokens
- * have equal bits). SERVERD_NOMEM: nothing has changed. */
+ * have equal bits), and takes over the pins of its window page. SERVERD_NOMEM: nothing has changed.
+ */
 serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *hold,
                                   const int32_t *tokens, struct page_id *pages, uint32_t n_pages,
                                   enum radix_kind kind, serverd_error *err);

@@ -6,9 +6,9 @@
 #include "base/numeric.h"
 #include "program/dtype.h"
 #include "runtime/identity_internal.h"
+#include "runtime/kv_size_internal.h"
 
 #include <stdatomic.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +31,8 @@ struct runtime {
     serverd_kv *kv;
     char *packed_block;
     void **packed; /* [graph.n_tensors] in packed_block, NULL where used in place */
-    uint32_t n_pages;
-    uint64_t page_bytes;
+    struct kv_size kv_size;
+    uint32_t window; /* tokens of the widest in window pages; 0: there are none */
     bool has_identity;
     struct sha256 identity; /* of the tensors, then of all; if it is wanted */
     char device_text[160];
@@ -355,43 +355,41 @@ static serverd_status pack_weights(struct runtime *runtime, const struct runtime
 
 /* ---- KV pages ------------------------------------------------------------------------------ */
 
-static serverd_status size_kv(struct runtime *runtime, uint64_t kv_bytes, serverd_error *err)
+static uint32_t widest_window(const serverd_kv_spec *spec)
 {
-    serverd_status status = runtime->delegate->kv_page_bytes(runtime->instance, &runtime->kv_spec,
-                                                             &runtime->page_bytes, err);
-    if (status != SERVERD_OK)
-        return status;
-    if (runtime->page_bytes == 0)
-        return fail(err, SERVERD_INTERNAL, "device %s: says that a page has no bytes",
-                    runtime->delegate->name);
-    const serverd_limits *limits = &runtime->limits;
-    uint64_t context_pages =
-        ((uint64_t)limits->max_context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
-    uint64_t pages;
-    if (kv_bytes > 0) {
-        pages = kv_bytes / runtime->page_bytes;
-    } else {
-        pages = context_pages * limits->max_seqs;
-        uint64_t third = runtime->device.free_bytes / 3 / runtime->page_bytes;
-        if (pages > third)
-            pages = third > context_pages ? third : context_pages;
-    }
-    if (pages < context_pages)
-        return fail(err, SERVERD_NOMEM,
-                    "kv-memory: %llu MiB hold %llu tokens, one context of %u tokens needs "
-                    "%llu MiB: raise kv-memory or lower ctx-size",
-                    (unsigned long long)(kv_bytes / MIB),
-                    (unsigned long long)(pages * SERVERD_PAGE_TOKENS), limits->max_context,
-                    (unsigned long long)(context_pages * runtime->page_bytes / MIB + 1));
-    runtime->n_pages = (uint32_t)min_size(pages, LIMIT_KV_PAGES);
-    return SERVERD_OK;
+    uint32_t widest = 0;
+    for (uint32_t i = 0; i < spec->n_layers; i++)
+        widest = (uint32_t)max_size(widest, spec->layers[i].window);
+    return widest;
 }
 
-/* That the delegate is new enough to have the functions of version 1.1, and has them. */
+static serverd_status size_kv(struct runtime *runtime, const struct runtime_options *options,
+                              serverd_error *err)
+{
+    const serverd_limits *limits = &runtime->limits;
+    struct kv_demand demand = {.window_share = options->window_share,
+                               .max_context = limits->max_context,
+                               .max_seqs = limits->max_seqs,
+                               .kv_bytes = options->kv_bytes,
+                               .free_bytes = runtime->device.free_bytes};
+    if (options->wants_window_pages)
+        demand.window = widest_window(&runtime->kv_spec);
+    serverd_status status =
+        runtime->delegate->kv_page_bytes(runtime->instance, &runtime->kv_spec, &demand.bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (demand.bytes.page == 0 && demand.bytes.window_page == 0)
+        return fail(err, SERVERD_INTERNAL, "device %s: says that a page has no bytes",
+                    runtime->delegate->name);
+    status = kv_size_find(&demand, &runtime->kv_size, err);
+    if (status == SERVERD_OK && runtime->kv_size.n_window_pages > 0)
+        runtime->window = demand.window;
+    return status;
+}
+
 static bool can_export(const serverd_delegate *delegate)
 {
-    return delegate->struct_bytes >= offsetof(serverd_delegate, kv_import) + sizeof(void *) &&
-           delegate->kv_identity && delegate->kv_export && delegate->kv_import;
+    return delegate->kv_identity && delegate->kv_export && delegate->kv_import;
 }
 
 /* What the identity has beside the tensors. */
@@ -409,7 +407,8 @@ static serverd_status finish_identity(struct runtime *runtime, serverd_error *er
     identity_add_graph(identity, &runtime->program->graph, runtime->limits.max_context);
     identity_add_kv_spec(identity, &runtime->kv_spec);
     sha256_update(identity, &number, sizeof number);
-    sha256_update(identity, &runtime->page_bytes, sizeof runtime->page_bytes);
+    const uint64_t bytes[] = {runtime->kv_size.page_bytes, runtime->kv_size.window_page_bytes};
+    sha256_update(identity, bytes, sizeof bytes); /* window pages lie apart, or not */
     /* with their ends: "ab", "c" is not "a", "bc" */
     sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
     sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
@@ -427,12 +426,13 @@ static serverd_status create_kv(struct runtime *runtime, const struct runtime_op
     runtime->kv_spec.struct_bytes = sizeof runtime->kv_spec;
     runtime->kv_spec.dtype = options->kv_dtype;
     runtime->kv_spec.page_tokens = SERVERD_PAGE_TOKENS;
-    serverd_status status = size_kv(runtime, options->kv_bytes, err);
+    serverd_status status = size_kv(runtime, options, err);
     if (status == SERVERD_OK && options->wants_kv_identity)
         status = finish_identity(runtime, err);
     if (status != SERVERD_OK)
         return status;
-    return runtime->delegate->kv_create(runtime->instance, &runtime->kv_spec, runtime->n_pages,
+    return runtime->delegate->kv_create(runtime->instance, &runtime->kv_spec,
+                                        runtime->kv_size.n_pages, runtime->kv_size.n_window_pages,
                                         &runtime->kv, err);
 }
 
@@ -505,12 +505,33 @@ void runtime_close(struct runtime *runtime)
 
 uint32_t runtime_n_pages(const struct runtime *runtime)
 {
-    return runtime->n_pages;
+    return runtime->kv_size.n_pages;
+}
+
+uint32_t runtime_n_window_pages(const struct runtime *runtime)
+{
+    return runtime->kv_size.n_window_pages;
 }
 
 uint64_t runtime_page_bytes(const struct runtime *runtime)
 {
-    return runtime->page_bytes;
+    return runtime->kv_size.page_bytes;
+}
+
+uint64_t runtime_window_page_bytes(const struct runtime *runtime)
+{
+    return runtime->kv_size.window_page_bytes;
+}
+
+uint64_t runtime_kv_total_bytes(const struct runtime *runtime)
+{
+    const struct kv_size *size = &runtime->kv_size;
+    return size->n_pages * size->page_bytes + size->n_window_pages * size->window_page_bytes;
+}
+
+uint32_t runtime_window_span(const struct runtime *runtime)
+{
+    return kv_window_span(runtime->window);
 }
 
 const serverd_limits *runtime_limits(const struct runtime *runtime)
@@ -544,39 +565,47 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
     return runtime->delegate->execute(runtime->handle, batch, runtime->kv, out, err);
 }
 
-serverd_status runtime_kv_zero(struct runtime *runtime, const uint32_t *pages, uint32_t n,
+serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,
                                serverd_error *err)
 {
     if (!runtime->kv)
         return SERVERD_OK;
-    return runtime->delegate->kv_zero(runtime->kv, (serverd_pages){.index = pages, .n = n}, err);
+    return runtime->delegate->kv_zero(runtime->kv, pages, n, err);
 }
 
-serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t to,
+static bool is_there(const struct runtime *runtime, serverd_kv_page page)
+{
+    const struct kv_size *size = &runtime->kv_size;
+    return (page.page == SERVERD_NO_PAGE || page.page < size->n_pages) &&
+           (page.window_page == SERVERD_NO_PAGE || page.window_page < size->n_window_pages);
+}
+
+serverd_status runtime_kv_copy(struct runtime *runtime, serverd_kv_page from, serverd_kv_page to,
                                uint32_t n_tokens, serverd_error *err)
 {
     if (!runtime->kv)
         return SERVERD_OK;
-    if (from >= runtime->n_pages || to >= runtime->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
+    if (!is_there(runtime, from) || !is_there(runtime, to) || n_tokens > SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_INTERNAL, "kv copy: page %u to %u, %u tokens; there are %u pages",
-                    from, to, n_tokens, runtime->n_pages);
+                    from.page, to.page, n_tokens, runtime->kv_size.n_pages);
     return runtime->delegate->kv_copy(runtime->kv, from, to, n_tokens, err);
 }
 
 /* SERVERD_OK if a page can be taken out or put in. */
-static serverd_status check_transfer(const struct runtime *runtime, uint32_t page,
+static serverd_status check_transfer(const struct runtime *runtime, serverd_kv_page page,
                                      serverd_error *err)
 {
     if (!runtime->kv || !can_export(runtime->delegate))
         return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages cannot leave it",
                     runtime->delegate->name);
-    if (page >= runtime->n_pages)
-        return fail(err, SERVERD_INTERNAL, "kv transfer: page %u; there are %u", page,
-                    runtime->n_pages);
+    if (!is_there(runtime, page))
+        return fail(err, SERVERD_INTERNAL, "kv transfer: page %u, window page %u; there are %u, %u",
+                    page.page, page.window_page, runtime->kv_size.n_pages,
+                    runtime->kv_size.n_window_pages);
     return SERVERD_OK;
 }
 
-serverd_status runtime_kv_export(struct runtime *runtime, uint32_t page, void *out,
+serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, void *out,
                                  serverd_error *err)
 {
     serverd_status status = check_transfer(runtime, page, err);
@@ -584,7 +613,7 @@ serverd_status runtime_kv_export(struct runtime *runtime, uint32_t page, void *o
                                 : status;
 }
 
-serverd_status runtime_kv_import(struct runtime *runtime, uint32_t page, const void *bytes,
+serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,
                                  serverd_error *err)
 {
     serverd_status status = check_transfer(runtime, page, err);

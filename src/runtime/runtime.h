@@ -25,6 +25,10 @@ struct runtime_options {
     /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
+    /* Whether layers with a window get window pages (delegate.h), if that pays: what is left of
+     * windows that have moved on is given to others. Who wants them fills the window table. */
+    bool wants_window_pages;
+    double window_share; /* window pages for each page; 0: found from window and context */
     /* For runtime_kv_identity: all weights are hashed while they are packed. */
     bool wants_kv_identity;
     void (*log)(void *context, int level, const char *text); /* may be NULL */
@@ -39,9 +43,16 @@ serverd_status runtime_open(struct program *program, const struct runtime_option
                             struct runtime **out, serverd_error *err);
 void runtime_close(struct runtime *runtime); /* NULL is fine */
 
-/* Pages the pool has, 0 for encoders; bytes of one. */
+/* Pages the pool has, 0 for encoders, and window pages, 0 if pages hold all layers; bytes of one, 0
+ * if there are none; of all. */
 uint32_t runtime_n_pages(const struct runtime *runtime);
+uint32_t runtime_n_window_pages(const struct runtime *runtime);
 uint64_t runtime_page_bytes(const struct runtime *runtime);
+uint64_t runtime_window_page_bytes(const struct runtime *runtime);
+uint64_t runtime_kv_total_bytes(const struct runtime *runtime);
+
+/* Pages before the beginning of a page whose window pages a row there needs; 0: none. */
+uint32_t runtime_window_span(const struct runtime *runtime);
 
 /* What was promised to the delegate; shape and place of the output. */
 const serverd_limits *runtime_limits(const struct runtime *runtime);
@@ -52,16 +63,17 @@ const char *runtime_device(const struct runtime *runtime);    /* "cpu (AVX-512, 
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err);
 
-serverd_status runtime_kv_zero(struct runtime *runtime, const uint32_t *pages, uint32_t n,
+/* As the delegate's: SERVERD_NO_PAGE leaves a half out. */
+serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,
                                serverd_error *err);
-serverd_status runtime_kv_copy(struct runtime *runtime, uint32_t from, uint32_t to,
+serverd_status runtime_kv_copy(struct runtime *runtime, serverd_kv_page from, serverd_kv_page to,
                                uint32_t n_tokens, serverd_error *err);
 
-/* The bytes of one page, runtime_page_bytes, out of the pool and into it. SERVERD_UNSUPPORTED: the
- * delegate cannot. */
-serverd_status runtime_kv_export(struct runtime *runtime, uint32_t page, void *out,
+/* The bytes of one page, runtime_page_bytes, and behind them those of its window page, if that is
+ * not left out, out of the pool and into it. SERVERD_UNSUPPORTED: the delegate cannot. */
+serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, void *out,
                                  serverd_error *err);
-serverd_status runtime_kv_import(struct runtime *runtime, uint32_t page, const void *bytes,
+serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,
                                  serverd_error *err);
 
 /* What exported bytes are good for: they may be imported, in this process or a later one, where

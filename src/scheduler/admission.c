@@ -30,7 +30,7 @@ bool engine_take_pages(struct engine *engine, struct sequence *s, uint32_t n_pag
         return false;
     s->n_pages = n_pages;
     for (uint32_t i = 0; i < n; i++)
-        engine->page_index[i] = added[i].index;
+        engine->page_index[i] = (serverd_kv_page){added[i].index, SERVERD_NO_PAGE};
     if (runtime_kv_zero(engine->options.runtime, engine->page_index, n, err)) {
         job_fail(engine, s->job, err); /* the sweep gives the pages back */
         return false;
@@ -97,19 +97,20 @@ static void preempt(struct engine *engine, struct sequence *s)
     metrics_add(engine->options.metrics, METRIC_PREEMPTIONS, 1);
 }
 
-/* Pages for all tokens of the sequence; younger ones give theirs up for it, or it gives up. */
+/* Pages for all tokens of the sequence and a window page for its next row; younger ones give theirs
+ * up for it, or it gives up. */
 static void secure_sequence(struct engine *engine, struct sequence *s)
 {
     uint32_t n_pages = pages_for(sequence_n_tokens(s));
     while (s->state == SEQUENCE_RUNNING && !s->job->is_ending) {
         serverd_error err;
-        if (engine_take_pages(engine, s, n_pages, &err))
+        if (engine_take_pages(engine, s, n_pages, &err) && windows_take(engine, s, 1) == 1)
             return;
         uint32_t n_active;
         struct sequence *victim = choose_victim(engine, &n_active);
         if (!victim || s->job->is_ending)
             return;
-        if (n_active == 1 && s->n_pages == page_pool_n_pages(engine->pool)) {
+        if (n_active == 1 && n_pages > page_pool_n_pages(engine->pool)) {
             engine_finish_choice(engine, s, FINISH_LENGTH,
                                  &(struct text_step){.stop_index = -1, .release = s->n_bytes}, -1);
             return;
@@ -145,7 +146,7 @@ static bool fits(const struct engine *engine, const struct sequence *s)
     uint64_t n_pages = pages_for(sequence_n_tokens(s) + reserve_tokens(engine, s)) - s->n_shared;
     for (uint32_t i = 0; i < engine->n_running; i++)
         n_pages += pages_for(reserve_tokens(engine, engine->running[i]));
-    return n_pages <= engine_n_available(engine);
+    return n_pages <= engine_n_available(engine) && windows_fit(engine, s);
 }
 
 /* Its memory, and what the tree has of its tokens: held before anything is evicted for it. False:

@@ -15,8 +15,12 @@ static void add_slice(struct engine *engine, struct sequence *s, uint32_t n_rows
     engine->slice[engine->n_slices++] = (struct slice){.sequence = s, .n_rows = n_rows};
 }
 
+/* As many of the rows as have window pages. */
 static void add_prefill(struct engine *engine, struct sequence *s, uint32_t n_rows)
 {
+    n_rows = windows_take(engine, s, n_rows);
+    if (n_rows == 0)
+        return; /* it was admitted just now, and others have taken what was left */
     add_slice(engine, s, n_rows);
     engine->work.n_prefill += n_rows;
     engine->work.prefill_context += (double)n_rows * (s->n_computed + n_rows / 2.0);
@@ -80,6 +84,8 @@ static void plan_decoder(struct engine *engine)
         struct sequence *s = engine->running[i];
         uint32_t n_left = sequence_n_left(s);
         if (n_left == 1) {
+            if (windows_take(engine, s, 1) == 0)
+                continue;
             add_slice(engine, s, 1);
             engine->work.n_decode++;
             continue;
@@ -175,6 +181,12 @@ static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batc
         assert(page_pool_is_live(engine->pool, s->page[i]));
         table[i] = s->page[i].index;
     }
+    if (!engine->has_windows)
+        return;
+    table = engine->window_table + (size_t)index * engine->max_pages;
+    assert(n_used <= s->window_end);
+    for (uint32_t i = s->window_begin; i < n_used; i++)
+        table[i] = page_pool_window(engine->pool, s->page[i]);
 }
 
 serverd_batch engine_build(struct engine *engine)
@@ -188,6 +200,7 @@ serverd_batch engine_build(struct engine *engine)
         .page_table = engine->is_encoder ? NULL : engine->page_table,
         .max_pages = engine->is_encoder ? 0 : engine->max_pages,
         .logit_row = engine->logit_row,
+        .window_table = engine->window_table,
         .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
     };
     for (uint32_t i = 0; i < engine->n_slices; i++)

@@ -199,13 +199,17 @@ static bool copy_prompt(struct engine *engine, const struct sequence *from, stru
     serverd_error err;
     uint32_t n_prompt = to->job->request->n_prompt;
     engine_share_prompt(engine, from, to);
-    if (!engine_take_pages(engine, to, pages_for(n_prompt), &err))
+    if (!engine_take_pages(engine, to, pages_for(n_prompt), &err) ||
+        !windows_fork(engine, to, n_prompt))
         return false;
     for (uint32_t i = to->n_shared; i < to->n_pages; i++) {
         uint32_t n_left = n_prompt - i * SERVERD_PAGE_TOKENS;
         uint32_t n = n_left < SERVERD_PAGE_TOKENS ? n_left : SERVERD_PAGE_TOKENS;
-        if (runtime_kv_copy(engine->options.runtime, from->page[i].index, to->page[i].index, n,
-                            &err))
+        serverd_kv_page source = engine_kv_page(engine, from->page[i]);
+        serverd_kv_page target = engine_kv_page(engine, to->page[i]);
+        if (target.window_page == SERVERD_NO_PAGE) /* nobody sees it any more */
+            source.window_page = SERVERD_NO_PAGE;
+        if (runtime_kv_copy(engine->options.runtime, source, target, n, &err))
             return false;
     }
     to->n_computed = n_prompt;
@@ -276,7 +280,6 @@ static void finish_empty(struct engine *engine, struct sequence *s)
         finish_event(engine, job, c, FINISH_LENGTH, &(struct text_step){.stop_index = -1}, -1);
 }
 
-/* Rows s->n_computed .. end - 1 have run. */
 static void count_computed(struct engine *engine, struct sequence *s, uint32_t end)
 {
     uint32_t n_prompt = s->job->request->n_prompt, begin = s->n_computed;
@@ -295,6 +298,15 @@ static void count_computed(struct engine *engine, struct sequence *s, uint32_t e
         s->n_known = end;
 }
 
+/* Rows s->n_computed .. end - 1 have run. */
+static void advance(struct engine *engine, struct sequence *s, uint32_t end)
+{
+    count_computed(engine, s, end);
+    s->n_computed = end;
+    engine_publish_prefix(engine, s);
+    windows_pass(engine, s);
+}
+
 /* The rows behind the last token: as long as the guess is the token that was drawn, its row is what
  * a step of its own would have given. */
 static void commit_drafts(struct engine *engine, const struct slice *slice, const float *logits)
@@ -303,9 +315,7 @@ static void commit_drafts(struct engine *engine, const struct slice *slice, cons
     uint32_t n_right = 0;
     while (n_right < slice->n_drafts && s->state == SEQUENCE_RUNNING && !s->job->is_ending &&
            s->output[s->n_output - 1] == slice->draft[n_right]) {
-        count_computed(engine, s, s->n_computed + 1);
-        s->n_computed++;
-        engine_publish_prefix(engine, s);
+        advance(engine, s, s->n_computed + 1);
         commit_token(engine, s, logits + (size_t)n_right++ * engine->width);
     }
     engine_learn_draft(engine, slice, n_right);
@@ -324,9 +334,7 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
     for (uint32_t i = 0; i < n_scores && !job->is_ending; i++)
         score_prompt(engine, s, logits + (size_t)i * engine->width);
     end -= slice->n_drafts;
-    count_computed(engine, s, end);
-    s->n_computed = end;
-    engine_publish_prefix(engine, s);
+    advance(engine, s, end);
     if (job->is_ending || sequence_n_left(s) > 0)
         return n_logit_rows;
 

@@ -218,8 +218,8 @@ static uint32_t guess(const struct engine *engine, const struct sequence *s, int
     return n_most;
 }
 
-/* How many of n guesses have pages. One more is taken only if every running sequence could take
- * one, too: nobody shall give up its pages, nor a prefix go, for a guess. */
+/* How many of n guesses have pages and window pages. One more is taken only if every running
+ * sequence could take one, too: nobody shall give up its pages, nor a prefix go, for a guess. */
 static uint32_t fit_pages(struct engine *engine, struct sequence *s, uint32_t n)
 {
     serverd_error ignored;
@@ -227,7 +227,8 @@ static uint32_t fit_pages(struct engine *engine, struct sequence *s, uint32_t n)
     if (n_pages > s->n_pages &&
         page_pool_n_free(engine->pool) >= n_pages - s->n_pages + engine->n_running)
         (void)engine_take_pages(engine, s, n_pages, &ignored);
-    return min_u32(n, s->n_pages * SERVERD_PAGE_TOKENS - n_tokens);
+    n = min_u32(n, s->n_pages * SERVERD_PAGE_TOKENS - n_tokens);
+    return windows_can_spare(engine, s, 1 + n) ? windows_take(engine, s, 1 + n) - 1 : 0;
 }
 
 /* The guesses of a slice, which need not be known yet. */

@@ -43,8 +43,8 @@ struct draft_model {
     serverd_batch batch;
     int32_t token[MAX_ROWS], position[MAX_ROWS];
     uint32_t row_seq[MAX_ROWS], logit_row[DRAFT_MAX_SEQUENCES];
-    uint32_t *page_table; /* [DRAFT_MAX_SEQUENCES][max_pages] */
-    uint32_t *page_index; /* [max_pages] */
+    uint32_t *page_table;        /* [DRAFT_MAX_SEQUENCES][max_pages] */
+    serverd_kv_page *page_index; /* [max_pages] */
     struct page_id *pages;
     float *logits; /* [DRAFT_MAX_SEQUENCES][width] */
 };
@@ -108,7 +108,7 @@ serverd_status draft_model_check(const struct program *draft, const struct progr
 static bool take_memory(struct draft_model *model)
 {
     const struct sampler_setup setup = {.params = &model->greedy, .n_vocab = model->width};
-    model->pool = page_pool_create(runtime_n_pages(model->runtime));
+    model->pool = page_pool_create(runtime_n_pages(model->runtime), 0);
     model->sampler = sampler_create(&setup);
     model->scratch = sampling_scratch_create(model->width);
     model->pages = calloc((size_t)DRAFT_MAX_SEQUENCES * model->max_pages, sizeof *model->pages);
@@ -204,7 +204,7 @@ static bool take_pages(struct draft_model *model, struct draft_context *context,
         return false;
     context->n_pages = n_pages;
     for (uint32_t i = 0; i < n; i++)
-        model->page_index[i] = added[i].index;
+        model->page_index[i] = (serverd_kv_page){added[i].index, SERVERD_NO_PAGE};
     return runtime_kv_zero(model->runtime, model->page_index, n, &ignored) == SERVERD_OK;
 }
 

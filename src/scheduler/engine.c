@@ -37,9 +37,12 @@ static bool take_memory(struct engine *e)
     e->n_buckets = 1;
     while (e->n_buckets < e->options.max_queue + e->max_running && e->n_buckets < 1u << 16)
         e->n_buckets *= 2;
-    e->pool = page_pool_create(runtime_n_pages(e->options.runtime));
+    const uint32_t n_windows = runtime_n_window_pages(e->options.runtime);
+    e->has_windows = n_windows > 0;
+    e->window_span = runtime_window_span(e->options.runtime);
+    e->pool = page_pool_create(runtime_n_pages(e->options.runtime), n_windows);
     bool has_tree = e->options.has_prefix_cache && !e->is_encoder;
-    e->tree = has_tree && e->pool ? radix_tree_create(e->pool) : NULL;
+    e->tree = has_tree && e->pool ? radix_tree_create(e->pool, e->window_span) : NULL;
     e->scratch = e->is_encoder ? NULL : sampling_scratch_create(e->width);
     struct runtime *draft = e->is_encoder ? NULL : e->options.draft_runtime;
     e->draft_model = draft ? draft_model_create(draft, e->options.clock, e->width) : NULL;
@@ -57,6 +60,8 @@ static bool take_memory(struct engine *e)
            take_array(&e->prefix, e->limits.context_size, sizeof *e->prefix) &&
            take_array(&e->page_table, (size_t)e->max_running * e->max_pages,
                       sizeof *e->page_table) &&
+           (!e->has_windows || take_array(&e->window_table, (size_t)e->max_running * e->max_pages,
+                                          sizeof *e->window_table)) &&
            take_array(&e->out, n_out * e->width, sizeof *e->out) &&
            take_array(&e->bucket, e->n_buckets, sizeof *e->bucket);
 }
@@ -155,6 +160,7 @@ void engine_destroy(struct engine *engine)
     free(engine->page_index);
     free(engine->prefix);
     free(engine->page_table);
+    free(engine->window_table);
     free(engine->out);
     free(engine->bucket);
     (void)pthread_cond_destroy(&engine->wake);

@@ -1,8 +1,8 @@
 /* The engine's state and the parts of a step. engine.c owns the thread and everything other
  * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
  * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
- * places; batch.c chooses and lays out the rows, cost.c knows what they take; draft.c
- * adds guessed tokens to them, some of which draft_model.c makes; commit.c turns
+ * places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c knows what
+ * they take; draft.c adds guessed tokens to them, some of which draft_model.c makes; commit.c turns
  * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
  * what goes on.
  *
@@ -49,12 +49,14 @@ struct engine {
 
     /* Engine thread. */
     struct page_pool *pool;
+    bool has_windows;        /* pages have window pages */
+    uint32_t window_span;    /* pages before a page whose window pages it needs */
     struct radix_tree *tree; /* NULL: no prefix cache */
     bool is_forgetting;      /* what is evicted now is no good for the disk */
     struct tier_load *loads; /* of waiting sequences, from the disk */
     uint32_t n_loads;
     struct prefix_handle *handles;
-    uint32_t n_handles, n_held_pages;
+    uint32_t n_handles, n_held_pages, n_held_windows;
     uint64_t last_handle;
     uint64_t next_expiry_ns; /* of a handle, or earlier; UINT64_MAX: none */
     struct sampling_scratch *scratch;
@@ -80,7 +82,8 @@ struct engine {
     struct step_record step; /* times and what admission did; the rest is known if it is traced */
     struct cache_use use;
     struct radix_stats seen_stats; /* those that metrics know */
-    struct inspection *trace;      /* the one of steps that is under way; NULL: none */
+    struct window_counts seen_windows;
+    struct inspection *trace; /* the one of steps that is under way; NULL: none */
 
     /* The batch, taken once. */
     struct slice *slice; /* [max_running] */
@@ -94,11 +97,13 @@ struct engine {
     struct draft_model *draft_model; /* NULL: none */
     struct draft_work draft_work[DRAFT_MAX_SEQUENCES];
     uint32_t n_draft_works;
-    double draft_seconds;              /* that the draft model took in the present step */
-    int32_t *token, *position;         /* [max_rows] */
-    uint32_t *row_seq, *logit_row;     /* [max_rows], [max_logit_rows] */
-    uint32_t *page_table, *page_index; /* [max_running][max_pages], [max_pages] */
-    int32_t *prefix;                   /* [context_size] tokens of one sequence, for a while */
+    double draft_seconds;          /* that the draft model took in the present step */
+    int32_t *token, *position;     /* [max_rows] */
+    uint32_t *row_seq, *logit_row; /* [max_rows], [max_logit_rows] */
+    uint32_t *page_table;          /* [max_running][max_pages] */
+    uint32_t *window_table;        /* the same of window pages; NULL: there are none */
+    serverd_kv_page *page_index;   /* [max_pages] */
+    int32_t *prefix;               /* [context_size] tokens of one sequence, for a while */
     uint32_t max_pages;
     float *out; /* [max_logit_rows][width], encoders [max_running][width] */
 
@@ -182,6 +187,26 @@ uint32_t engine_n_available(const struct engine *engine); /* free, or free once 
 void engine_secure_pages(struct engine *engine);          /* for the rows of this step; preempts */
 void engine_admit(struct engine *engine);
 void engine_lower_reserve(struct engine *engine); /* a step has passed */
+
+/* windows.c: window pages; nothing is done if there are none. */
+/* Pins those that a row behind its n_shared pages needs; what was pinned before stays so. False:
+ * one is gone, nothing has changed. */
+bool windows_hold(struct engine *engine, struct sequence *sequence);
+/* The same in place of what was pinned before. */
+bool windows_go_back(struct engine *engine, struct sequence *sequence);
+/* For the next n rows, whose pages it has: returns how many of them can run. */
+uint32_t windows_take(struct engine *engine, struct sequence *sequence, uint32_t n_rows);
+/* Whether that would take nothing that somebody else might need. */
+bool windows_can_spare(const struct engine *engine, const struct sequence *sequence,
+                       uint32_t n_rows);
+/* As if it had computed n_tokens, which will be copied; false: there are too few. */
+bool windows_fork(struct engine *engine, struct sequence *sequence, uint32_t n_tokens);
+void windows_pass(struct engine *engine, struct sequence *sequence); /* it has got on */
+void windows_release(struct engine *engine, struct sequence *sequence);
+/* Whether there are enough for it, beside those who run. */
+bool windows_fit(const struct engine *engine, const struct sequence *sequence);
+serverd_kv_page engine_kv_page(const struct engine *engine, struct page_id page); /* whole */
+serverd_status windows_check(const struct engine *engine, serverd_error *err);
 
 /* prefix.c: the prefix tree; nothing is done without one. */
 /* Takes what the tree has of the sequence's tokens but the last, of whole pages. */

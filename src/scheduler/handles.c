@@ -16,7 +16,8 @@ struct prefix_handle {
     struct prefix_handle *next; /* the oldest first */
     uint64_t id, expires_ns;
     struct radix_hold hold;
-    uint32_t n_pages;
+    uint32_t n_pages, n_windows;
+    struct page_id window[]; /* [n_windows] the last pages, whose window pages it has pinned */
 };
 
 /* What another thread has released; it cannot touch the tree. */
@@ -29,33 +30,53 @@ static void drop(struct engine *engine, struct prefix_handle **link)
 {
     struct prefix_handle *handle = *link;
     *link = handle->next;
+    for (uint32_t i = 0; i < handle->n_windows; i++)
+        page_pool_unpin_window(engine->pool, handle->window[i], true);
     radix_tree_release(engine->tree, &handle->hold);
     engine->n_handles--;
     engine->n_held_pages -= handle->n_pages;
+    engine->n_held_windows -= handle->n_windows;
     free(handle);
+}
+
+/* The oldest go; false: these are too many even so. */
+static bool make_room(struct engine *engine, uint32_t n_pages, uint32_t n_windows)
+{
+    const uint32_t quota = page_pool_n_pages(engine->pool) / HELD_SHARE;
+    const uint32_t window_quota = page_pool_windows(engine->pool).n_pages / HELD_SHARE;
+    if (n_pages > quota || n_windows > window_quota)
+        return false;
+    while (engine->handles &&
+           (engine->n_handles >= LIMIT_PREFIX_HANDLES || engine->n_held_pages + n_pages > quota ||
+            engine->n_held_windows + n_windows > window_quota))
+        drop(engine, &engine->handles);
+    return true;
 }
 
 uint64_t handles_keep(struct engine *engine, struct sequence *s)
 {
-    const uint32_t quota = page_pool_n_pages(engine->pool) / HELD_SHARE;
-    if (!engine->tree || !s->hold.node || s->n_shared == 0 || s->n_shared > quota)
+    uint32_t n_windows = engine->has_windows ? min_u32(engine->window_span, s->n_shared) : 0;
+    if (!engine->tree || !s->hold.node || s->n_shared == 0 ||
+        !make_room(engine, s->n_shared, n_windows))
         return 0;
-    while (engine->handles && (engine->n_handles >= LIMIT_PREFIX_HANDLES ||
-                               engine->n_held_pages + s->n_shared > quota))
-        drop(engine, &engine->handles);
-    struct prefix_handle *handle = calloc(1, sizeof *handle), **end = &engine->handles;
+    struct prefix_handle **end = &engine->handles;
+    struct prefix_handle *handle = calloc(1, sizeof *handle + n_windows * sizeof(struct page_id));
     if (!handle)
         return 0;
     *handle = (struct prefix_handle){.id = ++engine->last_handle,
                                      .expires_ns = engine->now_ns + s->job->request->hold_ns,
                                      .hold = s->hold,
                                      .n_pages = s->n_shared};
+    for (uint32_t i = s->n_shared - n_windows; i < s->n_shared; i++)
+        if (page_pool_pin_window(engine->pool, s->page[i]))
+            handle->window[handle->n_windows++] = s->page[i];
     s->hold = (struct radix_hold){.node = NULL};
     while (*end)
         end = &(*end)->next;
     *end = handle;
     engine->n_handles++;
     engine->n_held_pages += handle->n_pages;
+    engine->n_held_windows += handle->n_windows;
     if (handle->expires_ns < engine->next_expiry_ns)
         engine->next_expiry_ns = handle->expires_ns;
     return handle->id;

@@ -114,6 +114,7 @@ struct cache_totals engine_cache_totals(const struct engine *engine)
         .n_free = page_pool_n_free(engine->pool),
         .n_private = page_pool_n_private(engine->pool),
         .has_tree = engine->tree != NULL,
+        .windows = page_pool_windows(engine->pool),
         .use = engine->use,
     };
     if (engine->tree) {

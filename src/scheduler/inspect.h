@@ -53,6 +53,7 @@ struct cache_totals {
     uint32_t n_free, n_private, n_locked, n_evictable;
     uint32_t n_nodes;
     bool has_tree;
+    struct window_counts windows;
     struct cache_use use;
     struct radix_stats tree;
 };

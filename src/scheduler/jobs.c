@@ -51,6 +51,7 @@ void job_fail(struct engine *engine, struct job *job, const serverd_error *err)
 
 void engine_give_pages(struct engine *engine, struct sequence *s)
 {
+    windows_release(engine, s);
     if (s->n_pages > s->n_shared)
         page_pool_give(engine->pool, s->page + s->n_shared, s->n_pages - s->n_shared);
     if (engine->tree)

@@ -34,7 +34,12 @@ static void hold(struct engine *engine, struct sequence *s, const int32_t *token
         return;
     s->hold.priority = s->job->request->priority;
     s->n_pages = s->n_shared = n_pages;
-    s->n_computed = n_pages * SERVERD_PAGE_TOKENS;
+    if (windows_hold(engine, s)) {
+        s->n_computed = n_pages * SERVERD_PAGE_TOKENS;
+        return;
+    }
+    radix_tree_release(engine->tree, &s->hold);
+    s->n_pages = s->n_shared = 0;
 }
 
 void engine_take_prefix(struct engine *engine, struct sequence *s)
@@ -47,6 +52,22 @@ void engine_take_prefix(struct engine *engine, struct sequence *s)
     struct radix_match match =
         radix_tree_find(engine->tree, s->job->request->cache_space, tokens, n);
     hold(engine, s, tokens, match.n_pages);
+    s->n_reused = s->n_shared;
+}
+
+/* The first n tokens of the page into the sequence's next one. False: they are computed. */
+static bool copy_page(struct engine *engine, struct sequence *s, struct page_id from, uint32_t n)
+{
+    serverd_error ignored;
+    if (engine->has_windows && !page_pool_pin_window(engine->pool, from))
+        return false;
+    bool is_copied =
+        windows_take(engine, s, n) == n &&
+        runtime_kv_copy(engine->options.runtime, engine_kv_page(engine, from),
+                        engine_kv_page(engine, s->page[s->n_shared]), n, &ignored) == SERVERD_OK;
+    if (engine->has_windows)
+        page_pool_unpin_window(engine->pool, from, true);
+    return is_copied;
 }
 
 void engine_copy_partial(struct engine *engine, struct sequence *s)
@@ -57,10 +78,8 @@ void engine_copy_partial(struct engine *engine, struct sequence *s)
     /* found anew: what was there before pages were evicted for this sequence may be gone */
     const struct radix_match match =
         radix_tree_find(engine->tree, s->job->request->cache_space, gather(engine, s, 0, n), n);
-    serverd_error ignored; /* the tokens are computed */
     if (match.n_pages == n_pages && match.n_partial > 0 &&
-        runtime_kv_copy(engine->options.runtime, match.partial.index, s->page[n_pages].index,
-                        match.n_partial, &ignored) == SERVERD_OK)
+        copy_page(engine, s, match.partial, match.n_partial))
         s->n_computed += match.n_partial;
 }
 

@@ -66,6 +66,9 @@ struct sequence {
     struct page_id *page;
     uint32_t n_pages, n_shared;
     struct radix_hold hold;
+    /* Pages whose window pages it has pinned: window_begin .. window_end - 1; and how many pages it
+     * found in the tree when it started. */
+    uint32_t window_begin, window_end, n_reused;
     uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
     struct stop_matcher *matcher; /* NULL: no stop strings */

@@ -99,6 +99,8 @@ static void step_failed(struct engine *engine, const serverd_error *err)
         s->n_failures++;
         if (is_alone && s->n_failures >= MAX_FAILURES)
             job_fail(engine, s->job, err);
+        else if (!windows_go_back(engine, s))
+            engine_wait(engine, s);
     }
 }
 
@@ -185,6 +187,25 @@ static void publish_tree(struct engine *engine, const struct radix_stats *now)
     *seen = *now;
 }
 
+static void publish_windows(struct engine *engine, const struct window_counts *now)
+{
+    static const char *const kinds[] = {"middle", "kept"};
+    struct metrics *metrics = engine->options.metrics;
+    struct window_counts *seen = &engine->seen_windows;
+    const uint64_t n_dropped[] = {now->n_middle_dropped - seen->n_middle_dropped,
+                                  now->n_kept_dropped - seen->n_kept_dropped};
+    metrics_set(metrics, METRIC_KV_WINDOW_PAGES_TOTAL, now->n_pages);
+    metrics_set(metrics, METRIC_KV_WINDOW_PAGES_FREE, now->n_free);
+    metrics_set(metrics, METRIC_KV_WINDOW_PAGES_PINNED, now->n_pinned);
+    metrics_set(metrics, METRIC_KV_WINDOW_PAGES_MIDDLE, now->n_middle);
+    metrics_set(metrics, METRIC_KV_WINDOW_PAGES_KEPT, now->n_kept);
+    for (size_t kind = 0; kind < 2; kind++)
+        if (n_dropped[kind] > 0)
+            metrics_add_labelled(metrics, METRIC_DROPPED_WINDOW_PAGES, &kinds[kind],
+                                 (double)n_dropped[kind]);
+    *seen = *now;
+}
+
 static void publish(struct engine *engine)
 {
     struct shared_status *s = &engine->shared;
@@ -207,6 +228,7 @@ static void publish(struct engine *engine)
     metrics_set(metrics, METRIC_KV_PAGES_EVICTABLE, cache.n_evictable);
     metrics_set(metrics, METRIC_KV_USAGE, cache.n_pages ? (double)n_used / cache.n_pages : 0.0);
     metrics_set(metrics, METRIC_TREE_NODES, cache.n_nodes);
+    publish_windows(engine, &cache.windows);
     publish_tree(engine, &cache.tree);
 }
 
@@ -252,6 +274,8 @@ serverd_status engine_check(const struct engine *engine, serverd_error *err)
     if (page_pool_check(engine->pool, err))
         return err->code;
     if (engine->tree && radix_tree_check(engine->tree, err))
+        return err->code;
+    if (windows_check(engine, err))
         return err->code;
     if (engine->draft_model && draft_model_audit(engine->draft_model, err))
         return err->code;

@@ -37,11 +37,13 @@ static bool save_page(struct engine *engine, struct disk_chain *chain, const str
                       uint32_t i)
 {
     struct disk_tier *disk = engine->options.disk;
-    void *bytes = disk_tier_stage(disk, chain, run->tokens + (size_t)(run->n_before + i) * PAGE);
+    const serverd_kv_page page = engine_kv_page(engine, run->pages[i]);
+    void *bytes = disk_tier_stage(disk, chain, run->tokens + (size_t)(run->n_before + i) * PAGE,
+                                  page.window_page != SERVERD_NO_PAGE);
     serverd_error ignored; /* a page less on the disk */
     if (!bytes)
         return false;
-    if (runtime_kv_export(engine->options.runtime, run->pages[i].index, bytes, &ignored)) {
+    if (runtime_kv_export(engine->options.runtime, page, bytes, &ignored)) {
         disk_tier_unstage(disk, bytes);
         return false;
     }
@@ -98,7 +100,7 @@ static uint32_t save_some_of(void *context, const struct radix_run *run)
     struct disk_chain chain = chain_before(engine, run);
     for (uint32_t i = 0; i < run->n_pages; i++) {
         const int32_t *tokens = run->tokens + (size_t)(run->n_before + i) * PAGE;
-        if (disk_tier_find(engine->options.disk, &chain, tokens, 1) == 1)
+        if (disk_tier_find(engine->options.disk, &chain, tokens, 1, 0) == 1)
             disk_chain_extend(&chain, tokens, 1);
         else if (saver->n_left == 0 || !save_page(engine, &chain, run, i))
             return i;
@@ -180,7 +182,8 @@ void tier_arrive(struct engine *engine, struct sequence *s)
     const int32_t *tokens = r->prompt + (size_t)n_before * PAGE;
     struct disk_chain chain = disk_tier_chain(disk, r->cache_space);
     disk_chain_extend(&chain, r->prompt, n_before);
-    uint32_t n_pages = disk_tier_find(disk, &chain, tokens, n_most - n_before);
+    uint32_t n_room = min_u32(n_most - n_before, disk_tier_n_room(disk));
+    uint32_t n_pages = disk_tier_find(disk, &chain, tokens, n_room, engine->window_span);
     if (n_pages == 0 || !pays(engine, n_pages, s->n_matched))
         return;
     struct tier_load load = {.sequence = s, .first_page = n_before};
@@ -188,7 +191,7 @@ void tier_arrive(struct engine *engine, struct sequence *s)
     serverd_error ignored; /* it computes the tokens */
     if (ids && !radix_tree_hold(engine->tree, r->cache_space, r->prompt, n_before, ids, &load.hold,
                                 &ignored)) {
-        load.load = disk_tier_load(disk, &chain, tokens, n_pages);
+        load.load = disk_tier_load(disk, &chain, tokens, n_pages, engine->window_span);
         if (load.load)
             engine->loads[engine->n_loads++] = load;
         else
@@ -208,12 +211,25 @@ bool tier_is_loading(const struct engine *engine, const struct sequence *s)
     return false;
 }
 
+/* Page i of the load into this one; *is_pinned: with its window page. False: it cannot be read. */
+static bool import(struct engine *engine, const struct tier_load *load, uint32_t i,
+                   struct page_id page, bool *is_pinned)
+{
+    bool has_window;
+    serverd_error ignored;
+    const void *bytes = disk_load_page(load->load, i, &has_window);
+    *is_pinned = has_window && page_pool_take_window(engine->pool, page);
+    return runtime_kv_import(engine->options.runtime, engine_kv_page(engine, page), bytes,
+                             &ignored) == SERVERD_OK;
+}
+
 /* The next n loaded pages become part of the tree; false: they cannot. */
 static bool take(struct engine *engine, struct tier_load *load, uint32_t n)
 {
     const struct request *r = load->sequence->job->request;
     const int32_t *tokens = r->prompt + (size_t)(load->first_page + load->n_taken) * PAGE;
     struct page_id ids[TAKEN_PER_STEP];
+    bool is_pinned[TAKEN_PER_STEP] = {false};
     serverd_error ignored; /* the tokens are computed */
     assert(n <= TAKEN_PER_STEP);
     if (n > engine_n_available(engine))
@@ -223,10 +239,13 @@ static bool take(struct engine *engine, struct tier_load *load, uint32_t n)
         return false;
     bool is_good = true;
     for (uint32_t i = 0; i < n && is_good; i++)
-        is_good = !runtime_kv_import(engine->options.runtime, ids[i].index,
-                                     disk_load_page(load->load, load->n_taken + i), &ignored);
-    if (!is_good ||
-        radix_tree_publish(engine->tree, &load->hold, tokens, ids, n, RADIX_PROMPT, &ignored)) {
+        is_good = import(engine, load, load->n_taken + i, ids[i], &is_pinned[i]);
+    is_good = is_good && radix_tree_publish(engine->tree, &load->hold, tokens, ids, n, RADIX_PROMPT,
+                                            &ignored) == SERVERD_OK;
+    for (uint32_t i = 0; i < n; i++)
+        if (is_pinned[i])
+            page_pool_unpin_window(engine->pool, ids[i], true);
+    if (!is_good) {
         page_pool_give(engine->pool, ids, n);
         return false;
     }

@@ -71,6 +71,12 @@ static void write_totals(const struct cache_totals *t, struct buffer *out)
                   "\"locked\":%u,\"evictable\":%u},\"has_prefix_cache\":%s",
                   SERVERD_PAGE_TOKENS, t->n_pages, t->n_free, t->n_private, t->n_locked,
                   t->n_evictable, t->has_tree ? "true" : "false");
+    const struct window_counts *w = &t->windows;
+    buffer_printf(out,
+                  ",\"window_pages\":{\"total\":%u,\"free\":%u,\"pinned\":%u,\"middle\":%u,"
+                  "\"kept\":%u,\"dropped_middle\":%" PRIu64 ",\"dropped_kept\":%" PRIu64 "}",
+                  w->n_pages, w->n_free, w->n_pinned, w->n_middle, w->n_kept, w->n_middle_dropped,
+                  w->n_kept_dropped);
     buffer_printf(out,
                   ",\"counters\":{\"requests\":%" PRIu64 ",\"hits\":%" PRIu64
                   ",\"cached_tokens\":%" PRIu64 ",\"computed_tokens\":%" PRIu64

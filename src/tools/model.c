@@ -167,6 +167,7 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                                       .max_seqs = max_running,
                                       .max_context = context};
     opening.kv_bytes = options->kv_memory;
+    opening.wants_window_pages = true;
     opening.wants_kv_identity = wants_disk(options);
     return runtime_open(model->program, &opening, &model->runtime, err);
 }
@@ -223,7 +224,7 @@ static serverd_status open_draft(struct model *model, const struct model_setup *
              config->architecture, config->quantisation, (double)config->n_parameters / 1e6,
              context, runtime_device(model->draft_runtime),
              (unsigned long long)n_pages * SERVERD_PAGE_TOKENS,
-             (unsigned long long)(n_pages * runtime_page_bytes(model->draft_runtime) / MIB));
+             (unsigned long long)(runtime_kv_total_bytes(model->draft_runtime) / MIB));
     return SERVERD_OK;
 }
 
@@ -236,6 +237,7 @@ static serverd_status open_disk(struct model *model, const struct model_setup *s
     const struct options *options = setup->options;
     struct disk_tier_options disk = {.folder = options->kv_disk_path,
                                      .page_bytes = runtime_page_bytes(model->runtime),
+                                     .window_page_bytes = runtime_window_page_bytes(model->runtime),
                                      .max_bytes = options->kv_disk_size,
                                      .store_bytes = DISK_STORE_BYTES,
                                      .load_bytes = DISK_LOAD_BYTES,
@@ -298,7 +300,6 @@ static void make_fingerprint(struct model *model, const struct model_setup *setu
 static void describe(struct model *model, const struct model_setup *setup)
 {
     const struct program_config *config = &model->program->config;
-    uint64_t kv = (uint64_t)runtime_n_pages(model->runtime) * runtime_page_bytes(model->runtime);
     log_info(setup->log, "model",
              "%s: %s, %s, %.1f M parameters, context %u, on %s, KV cache for %llu tokens "
              "(%llu MiB)",
@@ -306,7 +307,7 @@ static void describe(struct model *model, const struct model_setup *setup)
              (double)config->n_parameters / 1e6, model->served.context_size,
              runtime_device(model->runtime),
              (unsigned long long)runtime_n_pages(model->runtime) * SERVERD_PAGE_TOKENS,
-             (unsigned long long)(kv / MIB));
+             (unsigned long long)(runtime_kv_total_bytes(model->runtime) / MIB));
     const char *labels[] = {PROJECT_VERSION, config->architecture, runtime_device(model->runtime)};
     metrics_set_labelled(setup->metrics, METRIC_BUILD_INFO, labels, 1);
 }

@@ -35,6 +35,8 @@ def dump(url, query=""):
     found = json.loads(call(url, "/debug/kvcache" + query))
     pages = found["pages"]
     assert pages["free"] + pages["private"] + pages["locked"] + pages["evictable"] == pages["total"]
+    windows = found["window_pages"]
+    assert sum(windows[kind] for kind in ("free", "pinned", "middle", "kept")) == windows["total"]
     shown = [node for space in found["namespaces"] for node in space["nodes"]]
     if not found["is_cut"]:
         assert sum(node["n_pages"] for node in shown) == pages["locked"] + pages["evictable"]

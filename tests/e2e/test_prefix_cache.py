@@ -1,9 +1,12 @@
 """Prompts with the same beginning compute it once, and the text stays the same."""
 import concurrent.futures
 import json
+import re
 import urllib.request
 
 import pytest
+
+from conftest import find_model
 
 PREAMBLE = "The river Danube rises in the Black Forest and flows through ten countries. " * 12
 
@@ -57,3 +60,46 @@ def test_many_at_once_with_little_memory_get_what_each_gets_alone(start, default
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda p: complete(small.url, p, max_tokens=40)[0], prompts))
     assert together == alone
+
+
+def ask(url, prompt, n_tokens):
+    """Token ids in, token ids out."""
+    body = {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        answer = json.loads(reply.read())
+    return answer["choices"][0]["token_ids"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def metric(url, name):
+    text = urllib.request.urlopen(url + "/metrics").read().decode()
+    found = re.search(rf"^serverd_{re.escape(name)} (\S+)$", text, re.M)
+    return float(found.group(1)) if found else 0
+
+
+@pytest.mark.parametrize("name, options, n_others", [
+    ("gemma3", ["--ctx-size", "4096"], 0),  # the windows of the conversation alone are too many
+    ("gemma-3-270m-q4_k_m.gguf", ["--ctx-size", "8192"], 1),
+])
+def test_a_conversation_goes_on_behind_its_last_window(start, tiny_model, name, options, n_others):
+    """Six turns of 3,000 tokens in all. Window pages from its middle and its earlier ends go, to later turns and to
+    others; those before its end stay."""
+    model = find_model(name) if name.endswith(".gguf") else tiny_model(name)
+    if not model:
+        pytest.skip(f"SERVERD_TEST_MODELS has no {name}")
+    server = start(model, "--max-running", "1", *options)
+    plain = start(model, "--max-running", "1", "--no-prefix-cache", *options)
+    assert metric(server.url, "kv_window_pages_total") > 0
+    text = []
+    for turn in range(6):
+        n_before = len(text)
+        text += [5 + (turn * 7919 + i * 104729) % 200 for i in range(450)]
+        answer, n_cached = ask(server.url, text, 50)
+        expected, n_none = ask(plain.url, text, 50)
+        assert answer == expected and n_none == 0
+        assert n_cached >= n_before - 16
+        text += answer
+        for other in range(n_others):
+            ask(server.url, [5 + (turn * 31 + other * 1009 + i * 7) % 200 for i in range(700)], 2)
+    assert metric(server.url, 'dropped_window_pages_total{kind="middle"}') > 0

@@ -11,12 +11,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { PAYLOAD = 64, FILE_BYTES = DISK_PAGE_HEADER_BYTES + PAYLOAD };
+enum { PAGE_BYTES = 64, WINDOW_BYTES = 32, PAYLOAD = PAGE_BYTES + WINDOW_BYTES };
 
-/* Of which the corpus has a whole file. */
-static struct disk_page expected_page(void)
+/* Of which the corpus has whole files, with and without the window page. */
+static struct disk_page expected_page(bool wants_window)
 {
-    struct disk_page page = {.identity = {1, 2, 3}, .payload_bytes = PAYLOAD};
+    struct disk_page page = {.identity = {1, 2, 3},
+                             .page_bytes = PAGE_BYTES,
+                             .window_page_bytes = WINDOW_BYTES,
+                             .has_window = wants_window};
     disk_chain_begin(page.identity, 4, &page.chain);
     for (int p = 0; p < 2; p++) {
         for (int i = 0; i < (int)SERVERD_PAGE_TOKENS; i++)
@@ -32,8 +35,8 @@ static void must(bool holds)
         abort();
 }
 
-/* What the writer makes of the page and this payload. */
-static void write_anew(const struct disk_page *page, const void *payload, uint8_t *out)
+/* What the writer makes of the page and this payload; returns the file's size. */
+static size_t write_anew(const struct disk_page *page, const void *payload, uint8_t *out)
 {
     char folder[] = "/tmp/serverd-fuzz-XXXXXX", name[DISK_NAME_BYTES];
     must(mkdtemp(folder) != NULL);
@@ -41,17 +44,19 @@ static void write_anew(const struct disk_page *page, const void *payload, uint8_
     must(disk_page_write(at, "t", page, payload, 1) == DISK_OK);
     disk_name_of(disk_key_of(page->chain.hash), name);
     int fd = openat(at, name, O_RDONLY);
-    must(read(fd, out, FILE_BYTES) == FILE_BYTES);
+    ssize_t n = read(fd, out, DISK_PAGE_HEADER_BYTES + PAYLOAD);
+    must(n == (ssize_t)(DISK_PAGE_HEADER_BYTES + disk_page_payload_bytes(page)));
     (void)close(fd);
     (void)unlinkat(at, name, 0);
     (void)close(at);
     (void)rmdir(folder);
+    return (size_t)n;
 }
 
-static void check_file(const uint8_t *data, size_t size)
+static void check_file(const uint8_t *data, size_t size, bool wants_window)
 {
-    const struct disk_page page = expected_page();
-    uint8_t payload[PAYLOAD], again[FILE_BYTES];
+    struct disk_page page = expected_page(wants_window);
+    uint8_t payload[PAYLOAD], again[DISK_PAGE_HEADER_BYTES + PAYLOAD];
     int fd = memfd_create("page", MFD_CLOEXEC);
     must(fd >= 0 && write(fd, data, size) == (ssize_t)size);
     enum disk_result result = disk_page_read_fd(fd, &page, payload);
@@ -59,8 +64,10 @@ static void check_file(const uint8_t *data, size_t size)
     must(result < DISK_N_RESULTS && strcmp(disk_result_name(result), "unknown") != 0);
     if (result != DISK_OK)
         return;
-    must(size == FILE_BYTES);
-    write_anew(&page, payload, again);
+    must(wants_window || !page.has_window);
+    if (size == DISK_PAGE_HEADER_BYTES + PAYLOAD && !wants_window)
+        return; /* of which only the page was read */
+    must(write_anew(&page, payload, again) == size);
     must(memcmp(again, data, size) == 0);
 }
 
@@ -80,7 +87,8 @@ static void check_name(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    check_file(data, size);
+    check_file(data, size, false);
+    check_file(data, size, true);
     check_name(data, size);
     return 0;
 }

@@ -26,7 +26,8 @@ enum {
     LONG_TOKENS = 290, /* past the first attention segment */
     CONTEXT = 304,
     MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
-    MAX_SEQS = 3
+    MAX_SEQS = 3,
+    N_PAGES = MAX_PAGES * MAX_SEQS
 };
 
 static serverd_error err;
@@ -61,8 +62,18 @@ static struct program *compile(const char *arch, const char *dtype)
     return program;
 }
 
-static struct engine_under_test open_on(struct program *program, const char *device,
-                                        uint32_t n_threads, serverd_dtype kv)
+static uint32_t widest_window(const struct program *program)
+{
+    uint32_t widest = 0;
+    for (uint32_t i = 0; i < program->kv.n_layers; i++)
+        if (program->kv.layers[i].window > widest)
+            widest = program->kv.layers[i].window;
+    return widest;
+}
+
+/* Layers with a window lie apart, if they are to and there are any. */
+static struct engine_under_test open_with(struct program *program, const char *device,
+                                          uint32_t n_threads, serverd_dtype kv, bool is_apart)
 {
     struct engine_under_test e = {.program = program, .n_tokens = N_TOKENS};
     assert_int_equal(worker_pool_create(n_threads, &e.pool, &err), SERVERD_OK);
@@ -73,14 +84,24 @@ static struct engine_under_test open_on(struct program *program, const char *dev
                                             .clock = &system_clock,
                                             .limits = {.max_rows = MAX_SEQS * LONG_TOKENS,
                                                        .max_logit_rows = MAX_SEQS * LONG_TOKENS,
-                                                       .max_seqs = MAX_SEQS,
+                                                       .max_seqs = MAX_SEQS + 1,
                                                        .max_context = CONTEXT},
                                             .kv_dtype = kv,
+                                            .wants_window_pages = is_apart,
+                                            .window_share = 0.9,
                                             .wants_kv_identity = true};
     if (runtime_open(program, &options, &e.runtime, &err) != SERVERD_OK)
         fail_msg("%s: %s", device, err.text);
     e.width = runtime_output_width(e.runtime);
+    assert_int_equal(runtime_n_window_pages(e.runtime) >= N_PAGES,
+                     is_apart && widest_window(program) > 0);
     return e;
+}
+
+static struct engine_under_test open_on(struct program *program, const char *device,
+                                        uint32_t n_threads, serverd_dtype kv)
+{
+    return open_with(program, device, n_threads, kv, false);
 }
 
 static void close_engine(struct engine_under_test *e)
@@ -107,16 +128,33 @@ static uint32_t page_of(const struct engine_under_test *e, uint32_t seq, uint32_
     return page * MAX_SEQS + (seq + page) % MAX_SEQS;
 }
 
+/* Of that page, somewhere else. */
+static uint32_t window_page_of(uint32_t page)
+{
+    return (page * 5 + 20) % N_PAGES;
+}
+
+/* What the delegate may look at: from the window of token `begin` on. */
+static void fill_window_table(const struct engine_under_test *e, uint32_t begin,
+                              const uint32_t *pages, uint32_t *out)
+{
+    uint32_t window = widest_window(e->program);
+    uint32_t first = begin + 1 > window ? (begin + 1 - window) / SERVERD_PAGE_TOKENS : 0;
+    for (uint32_t p = 0; p < MAX_PAGES; p++)
+        out[p] = p < first ? SERVERD_NO_PAGE : window_page_of(pages[p]);
+}
+
 /* One step: tokens begin[s]..end[s]-1 of each sequence, all logits wanted. out [rows][width]. */
 static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, const uint32_t *seqs,
                            const uint32_t *begin, const uint32_t *end, float *out)
 {
     static int32_t token[MAX_SEQS * LONG_TOKENS], position[MAX_SEQS * LONG_TOKENS];
     static uint32_t row_seq[MAX_SEQS * LONG_TOKENS], rows[MAX_SEQS * LONG_TOKENS];
-    uint32_t pages[MAX_SEQS * MAX_PAGES], n = 0;
+    uint32_t pages[MAX_SEQS * MAX_PAGES], windows[MAX_SEQS * MAX_PAGES], n = 0;
     for (uint32_t s = 0; s < n_seqs; s++) {
         for (uint32_t p = 0; p < MAX_PAGES; p++)
             pages[s * MAX_PAGES + p] = page_of(e, seqs[s], p);
+        fill_window_table(e, begin[s], pages + s * MAX_PAGES, windows + s * MAX_PAGES);
         for (uint32_t i = begin[s]; i < end[s]; i++, n++) {
             token[n] = token_of(e, seqs[s], i);
             position[n] = (int32_t)i;
@@ -133,6 +171,8 @@ static serverd_status step(const struct engine_under_test *e, uint32_t n_seqs, c
                                  .row_seq = row_seq,
                                  .page_table = pages,
                                  .max_pages = MAX_PAGES,
+                                 .window_table =
+                                     runtime_n_window_pages(e->runtime) > 0 ? windows : NULL,
                                  .logit_row = rows};
     return runtime_execute(e->runtime, &batch, out, &err);
 }
@@ -220,10 +260,13 @@ static void check_runs(struct program *program, const struct run *runs, size_t n
         run_alone(&first, s, n_tokens, expected[s]);
     }
     close_engine(&first);
-    for (size_t i = 0; i < n_runs; i++) {
-        if (!cpu_kernels_named(runs[i].isa))
+    const size_t n_ways = widest_window(program) > 0 ? 2 : 1; /* with all layers together, apart */
+    for (size_t i = 0; i < n_ways * n_runs; i++) {
+        const struct run *run = &runs[i % n_runs];
+        if (!cpu_kernels_named(run->isa))
             continue; /* not on this machine */
-        struct engine_under_test e = open_on(program, runs[i].device, runs[i].n_threads, kv);
+        struct engine_under_test e =
+            open_with(program, run->device, run->n_threads, kv, i >= n_runs);
         e.n_tokens = n_tokens;
         check_chunks(&e, expected[0], out);
         check_batches(&e, 0, expected, out);
@@ -274,12 +317,26 @@ static void segments_of_a_long_context_are_merged_in_one_order(void **state)
     check_decoder("gemma2", "Q4_0", DTYPE_I8, LONG_TOKENS);
 }
 
+/* Layers with a window see so many tokens: those of synthetic models see less than a page. */
+static void widen_windows(struct program *program, uint32_t window)
+{
+    serverd_node *nodes = (serverd_node *)(uintptr_t)program->graph.nodes;
+    serverd_kv_layer *layers = (serverd_kv_layer *)(uintptr_t)program->kv.layers;
+    for (uint32_t i = 0; i < program->graph.n_nodes; i++)
+        if (nodes[i].op == SERVERD_OP_ATTN && nodes[i].attributes.attn.window > 0)
+            nodes[i].attributes.attn.window = window;
+    for (uint32_t i = 0; i < program->kv.n_layers; i++)
+        if (layers[i].window > 0)
+            layers[i].window = window;
+}
+
 /* Sequences with the same beginning read it in the pages of one of them. */
-static void check_shared_pages(const char *arch, serverd_dtype kv, uint32_t n_shared,
-                               uint32_t n_tokens)
+static void check_shared_pages(const char *arch, serverd_dtype kv, bool is_apart, uint32_t window,
+                               uint32_t n_shared, uint32_t n_tokens)
 {
     struct program *program = compile(arch, "Q8_0");
-    struct engine_under_test e = open_on(program, "cpu", 2, kv);
+    widen_windows(program, window);
+    struct engine_under_test e = open_with(program, "cpu", 2, kv, is_apart);
     e.n_tokens = n_tokens;
     size_t floats = (size_t)n_tokens * e.width;
     float *out = malloc(MAX_SEQS * floats * sizeof *out), *expected[MAX_SEQS];
@@ -303,11 +360,18 @@ static void sequences_share_the_pages_of_a_common_beginning(void **state)
 {
     (void)state;
     /* a whole segment, which is run once for all of them */
-    check_shared_pages("llama", DTYPE_BF16, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
-    check_shared_pages("gemma2", DTYPE_I8, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
-    check_shared_pages("llama", DTYPE_BF16, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
-    check_shared_pages("gemma3", DTYPE_I8, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
-    check_shared_pages("qwen3", DTYPE_F16, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("llama", DTYPE_BF16, false, 0, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+    check_shared_pages("llama", DTYPE_BF16, false, 0, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    check_shared_pages("qwen3", DTYPE_F16, false, 0, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    for (int is_apart = 0; is_apart < 2; is_apart++) {
+        check_shared_pages("gemma2", DTYPE_I8, is_apart, 8, 16 * SERVERD_PAGE_TOKENS, LONG_TOKENS);
+        /* sequences see the segment that they share from different pages on */
+        check_shared_pages("gemma2", DTYPE_BF16, is_apart, 40, 16 * SERVERD_PAGE_TOKENS,
+                           LONG_TOKENS);
+        check_shared_pages("gemma2", DTYPE_I8, is_apart, 130, 16 * SERVERD_PAGE_TOKENS,
+                           LONG_TOKENS);
+        check_shared_pages("gemma3", DTYPE_I8, is_apart, 20, 2 * SERVERD_PAGE_TOKENS, N_TOKENS);
+    }
 }
 
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
@@ -327,23 +391,30 @@ static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
     program_unref(program);
 }
 
-/* A sequence goes on in copies of its pages as in the pages themselves. */
-static void copied_pages_are_as_good(void **state)
+static serverd_kv_page whole_page(const struct engine_under_test *e, uint32_t page)
 {
-    (void)state;
+    bool is_apart = runtime_n_window_pages(e->runtime) > 0;
+    return (serverd_kv_page){page, is_apart ? window_page_of(page) : SERVERD_NO_PAGE};
+}
+
+/* A sequence goes on in copies of its pages as in the pages themselves. */
+static void check_copied_pages(bool is_apart)
+{
     struct program *program = compile("gemma3", "F32");
-    struct engine_under_test e = open_on(program, "cpu", 2, DTYPE_BF16);
+    struct engine_under_test e = open_with(program, "cpu", 2, DTYPE_BF16, is_apart);
     float *expected = malloc((size_t)N_TOKENS * e.width * sizeof *expected);
     float *out = malloc((size_t)N_TOKENS * e.width * sizeof *out);
     assert_true(expected && out);
     run_alone(&e, 0, N_TOKENS, expected);
     /* the first 20 tokens of sequence 0 into the pages of sequence 1 */
     for (uint32_t p = 0; p < 2; p++)
-        assert_int_equal(runtime_kv_copy(e.runtime, p * MAX_SEQS + p % MAX_SEQS,
-                                         p * MAX_SEQS + (1 + p) % MAX_SEQS, p ? 4 : 16, &err),
+        assert_int_equal(runtime_kv_copy(e.runtime, whole_page(&e, p * MAX_SEQS + p % MAX_SEQS),
+                                         whole_page(&e, p * MAX_SEQS + (1 + p) % MAX_SEQS),
+                                         p ? 4 : 16, &err),
                          SERVERD_OK);
     int32_t token[N_TOKENS], position[N_TOKENS];
     uint32_t row_seq[N_TOKENS] = {0}, rows[N_TOKENS], pages[MAX_PAGES], n = N_TOKENS - 20;
+    uint32_t windows[MAX_PAGES];
     for (uint32_t i = 0; i < n; i++) {
         token[i] = token_of(&e, 0, 20 + i);
         position[i] = (int32_t)(20 + i);
@@ -351,6 +422,7 @@ static void copied_pages_are_as_good(void **state)
     }
     for (uint32_t p = 0; p < MAX_PAGES; p++)
         pages[p] = p * MAX_SEQS + (1 + p) % MAX_SEQS;
+    fill_window_table(&e, 20, pages, windows);
     serverd_batch batch = {.struct_bytes = sizeof batch,
                            .n_rows = n,
                            .n_seqs = 1,
@@ -360,6 +432,7 @@ static void copied_pages_are_as_good(void **state)
                            .row_seq = row_seq,
                            .page_table = pages,
                            .max_pages = MAX_PAGES,
+                           .window_table = is_apart ? windows : NULL,
                            .logit_row = rows};
     assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_OK);
     assert_same_bits(expected + (size_t)20 * e.width, out, (size_t)n * e.width, "copy", 0);
@@ -379,6 +452,18 @@ static void copied_pages_are_as_good(void **state)
     rows[1] = n;
     assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
     rows[1] = 1;
+    if (is_apart) {
+        windows[1] = SERVERD_NO_PAGE;
+        assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+        windows[1] = window_page_of(pages[1]);
+        batch.window_table = NULL;
+        assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
+        batch.window_table = windows;
+        assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_OK);
+        /* halves that do not fit each other */
+        const serverd_kv_page whole = whole_page(&e, 1), half = {2, SERVERD_NO_PAGE};
+        assert_int_equal(runtime_kv_copy(e.runtime, whole, half, 1, &err), SERVERD_INTERNAL);
+    }
     pages[1] = 100000;
     assert_int_equal(runtime_execute(e.runtime, &batch, out, &err), SERVERD_INTERNAL);
     batch.page_table = NULL;
@@ -389,47 +474,61 @@ static void copied_pages_are_as_good(void **state)
     program_unref(program);
 }
 
-/* The pages of a sequence's beginning leave one runtime and go on in another, elsewhere in it. */
-static void check_exported_pages(const char *arch, serverd_dtype kv)
+static void copied_pages_are_as_good(void **state)
 {
-    enum { N_PAGES = 2, BEGIN = N_PAGES * SERVERD_PAGE_TOKENS };
+    (void)state;
+    check_copied_pages(false);
+    check_copied_pages(true);
+}
+
+/* The pages of a sequence's beginning leave one runtime and go on in another, elsewhere in it. */
+static void check_exported_pages(const char *arch, serverd_dtype kv, bool is_apart)
+{
+    enum { N_MOVED = 2, BEGIN = N_MOVED * SERVERD_PAGE_TOKENS };
     struct program *program = compile(arch, "Q8_0");
-    struct engine_under_test from = open_on(program, "cpu", 1, kv), to;
+    struct engine_under_test from = open_with(program, "cpu", 1, kv, is_apart), to;
     from.n_shared = from.n_tokens; /* every sequence is number 0 */
     size_t floats = (size_t)from.n_tokens * from.width,
-           page_bytes = runtime_page_bytes(from.runtime);
+           page_bytes = runtime_page_bytes(from.runtime) + runtime_window_page_bytes(from.runtime);
     float *expected = malloc(floats * sizeof *expected), *out = malloc(floats * sizeof *out);
-    char *pages = malloc((N_PAGES + 1) * page_bytes), *again = pages + N_PAGES * page_bytes;
+    char *pages = malloc((N_MOVED + 1) * page_bytes), *again = pages + N_MOVED * page_bytes;
     uint8_t identity[2][32];
     assert_true(expected && out && pages);
     run_alone(&from, 0, 7, expected);
-    for (uint32_t p = 0; p < N_PAGES; p++)
-        assert_int_equal(
-            runtime_kv_export(from.runtime, page_of(&from, 0, p), pages + p * page_bytes, &err),
-            SERVERD_OK);
+    for (uint32_t p = 0; p < N_MOVED; p++)
+        assert_int_equal(runtime_kv_export(from.runtime, whole_page(&from, page_of(&from, 0, p)),
+                                           pages + p * page_bytes, &err),
+                         SERVERD_OK);
     assert_int_equal(runtime_kv_identity(from.runtime, identity[0], &err), SERVERD_OK);
     close_engine(&from);
     program_unref(program);
 
     program = compile(arch, "Q8_0");
-    to = open_on(program, "cpu", 2, kv);
+    to = open_with(program, "cpu", 2, kv, is_apart);
     to.n_shared = to.n_tokens;
     assert_int_equal(runtime_kv_identity(to.runtime, identity[1], &err), SERVERD_OK);
     assert_memory_equal(identity[0], identity[1], sizeof identity[0]);
-    for (uint32_t p = 0; p < N_PAGES; p++) {
-        uint32_t page = page_of(&to, 1, p);
+    for (uint32_t p = 0; p < N_MOVED; p++) {
+        serverd_kv_page page = whole_page(&to, page_of(&to, 1, p));
+        /* nobody sees the window of the first one any more */
+        if (is_apart && p == 0)
+            page.window_page = SERVERD_NO_PAGE;
         assert_int_equal(runtime_kv_import(to.runtime, page, pages + p * page_bytes, &err),
                          SERVERD_OK);
         assert_int_equal(runtime_kv_export(to.runtime, page, again, &err), SERVERD_OK);
-        assert_memory_equal(again, pages + p * page_bytes, page_bytes);
+        assert_memory_equal(again, pages + p * page_bytes,
+                            is_apart && p == 0 ? runtime_page_bytes(to.runtime) : page_bytes);
     }
     const uint32_t seq = 1, begin = BEGIN, end = to.n_tokens;
     assert_int_equal(step(&to, 1, &seq, &begin, &end, out), SERVERD_OK);
     assert_same_bits(expected + (size_t)BEGIN * to.width, out, (size_t)(end - BEGIN) * to.width,
                      "imported pages of type", kv);
-    uint32_t n = runtime_n_pages(to.runtime);
-    assert_int_equal(runtime_kv_export(to.runtime, n, again, &err), SERVERD_INTERNAL);
-    assert_int_equal(runtime_kv_import(to.runtime, n, again, &err), SERVERD_INTERNAL);
+    const serverd_kv_page wrong[] = {{runtime_n_pages(to.runtime), SERVERD_NO_PAGE},
+                                     {0, runtime_n_window_pages(to.runtime)}};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(runtime_kv_export(to.runtime, wrong[i], again, &err), SERVERD_INTERNAL);
+        assert_int_equal(runtime_kv_import(to.runtime, wrong[i], again, &err), SERVERD_INTERNAL);
+    }
     close_engine(&to);
     program_unref(program);
     free(expected);
@@ -442,8 +541,9 @@ static void exported_pages_go_on_elsewhere_with_the_same_bits(void **state)
     (void)state;
     static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        check_exported_pages("llama", kinds[i]);
-        check_exported_pages("gemma3", kinds[i]);
+        check_exported_pages("llama", kinds[i], false);
+        check_exported_pages("gemma3", kinds[i], false);
+        check_exported_pages("gemma3", kinds[i], true);
     }
 }
 

@@ -44,7 +44,7 @@ static int tear_down(void **state)
 static struct disk_page make_page(uint8_t identity, uint64_t space, uint32_t n_before,
                                   int32_t last_token)
 {
-    struct disk_page page = {.payload_bytes = PAYLOAD};
+    struct disk_page page = {.page_bytes = PAYLOAD};
     memset(page.identity, identity, sizeof page.identity);
     disk_chain_begin(page.identity, space, &page.chain);
     for (uint32_t p = 0; p <= n_before; p++) {
@@ -77,7 +77,7 @@ static void drop(const struct disk_page *page)
 static void what_is_written_is_read(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct stat st;
     assert_int_equal(disk_page_read(folder, &page, found), DISK_GONE);
     write_page(&page);
@@ -89,6 +89,41 @@ static void what_is_written_is_read(void **state)
     assert_int_equal(faccessat(folder, "t", F_OK, 0), -1);
     write_page(&page); /* again: replaced as a whole */
     assert_int_equal(disk_page_read(folder, &page, found), DISK_OK);
+    drop(&page);
+}
+
+enum { WINDOW_BYTES = 2000 };
+
+/* The payload is a page and a window page, or the former alone. */
+static struct disk_page make_window_page(bool has_window)
+{
+    struct disk_page page = make_page(1, 2, 3, 4);
+    page.page_bytes = PAYLOAD - WINDOW_BYTES;
+    page.window_page_bytes = WINDOW_BYTES;
+    page.has_window = has_window;
+    return page;
+}
+
+static void a_page_is_stored_with_its_window_page_or_without(void **state)
+{
+    (void)state;
+    for (int is_stored = 0; is_stored < 2; is_stored++)
+        for (int is_wanted = 0; is_wanted < 2; is_wanted++) {
+            struct disk_page written = make_window_page(is_stored);
+            struct disk_page page = make_window_page(is_wanted);
+            write_page(&written);
+            memset(found, 0, PAYLOAD);
+            assert_int_equal(disk_page_read(folder, &page, found), DISK_OK);
+            assert_int_equal(page.has_window, is_stored && is_wanted);
+            assert_memory_equal(found, payload, disk_page_payload_bytes(&page));
+            if (!page.has_window)
+                assert_int_equal(found[page.page_bytes], 0); /* not even looked at */
+            drop(&page);
+        }
+    /* where there are no window pages, the same bytes are something else */
+    struct disk_page written = make_window_page(true), page = make_page(1, 2, 3, 4);
+    write_page(&written);
+    assert_int_equal(disk_page_read(folder, &page, found), DISK_FOREIGN);
     drop(&page);
 }
 
@@ -149,16 +184,16 @@ static void read_raw(const struct disk_page *page, uint8_t *bytes)
     (void)close(fd);
 }
 
-static void a_flipped_bit_anywhere_is_found_out(void **state)
+static void check_flipped_bits(struct disk_page page)
 {
-    (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    const bool has_window = page.has_window;
     static uint8_t bytes[FILE_BYTES];
     write_page(&page);
     read_raw(&page, bytes);
     for (size_t i = 0; i < FILE_BYTES; i += i < DISK_PAGE_HEADER_BYTES ? 1 : 97) {
         bytes[i] ^= (uint8_t)(1u << i % 8);
         rewrite(&page, bytes, FILE_BYTES);
+        page.has_window = has_window; /* wanted */
         enum disk_result result = disk_page_read(folder, &page, found);
         if (result != (i < DISK_PAGE_HEADER_BYTES ? DISK_BAD_HEADER : DISK_BAD_PAYLOAD))
             fail_msg("byte %zu: %s", i, disk_result_name(result));
@@ -169,11 +204,18 @@ static void a_flipped_bit_anywhere_is_found_out(void **state)
     drop(&page);
 }
 
+static void a_flipped_bit_anywhere_is_found_out(void **state)
+{
+    (void)state;
+    check_flipped_bits(make_page(1, 2, 3, 4));
+    check_flipped_bits(make_window_page(true));
+}
+
 /* Headers that are whole, with a right checksum, but say something else. */
 static void a_whole_file_of_something_else_is_refused(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct disk_page others[] = {make_page(2, 2, 3, 4), make_page(1, 3, 3, 4),
                                  make_page(1, 2, 2, 4), make_page(1, 2, 3, 5)};
     static uint8_t bytes[FILE_BYTES];
@@ -206,7 +248,7 @@ static void a_whole_file_of_something_else_is_refused(void **state)
 static void a_file_of_another_length_is_refused(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     static uint8_t bytes[FILE_BYTES + 1];
     write_page(&page);
     read_raw(&page, bytes);
@@ -228,7 +270,7 @@ static void a_file_of_another_length_is_refused(void **state)
 static void links_folders_and_fifos_are_not_read(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     write_page(&page);
     assert_int_equal(renameat(folder, name_of(&page), folder, "elsewhere"), 0);
     assert_int_equal(symlinkat("elsewhere", folder, name_of(&page)), 0);
@@ -252,7 +294,7 @@ static void links_folders_and_fifos_are_not_read(void **state)
 static void a_disk_without_room_leaves_nothing_behind(void **state)
 {
     (void)state;
-    const struct disk_page page = make_page(1, 2, 3, 4);
+    struct disk_page page = make_page(1, 2, 3, 4);
     struct rlimit before, small = {.rlim_cur = 3000};
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
     small.rlim_max = before.rlim_max;
@@ -271,6 +313,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(a_page_is_stored_with_its_window_page_or_without),
         cmocka_unit_test(a_chain_is_the_same_in_one_go_and_in_steps),
         cmocka_unit_test(names_differ_with_all_that_comes_before),
         cmocka_unit_test(a_flipped_bit_anywhere_is_found_out),

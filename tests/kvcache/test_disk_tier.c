@@ -122,7 +122,7 @@ static uint32_t store(struct disk_tier *tier, uint64_t space, const char *digits
     struct disk_chain chain = disk_tier_chain(tier, space);
     uint32_t n = 0;
     for (size_t p = 0; digits[p]; p++) {
-        char *bytes = disk_tier_stage(tier, &chain, spell(digits) + p * PAGE);
+        char *bytes = disk_tier_stage(tier, &chain, spell(digits) + p * PAGE, false);
         if (!bytes)
             continue;
         fill(bytes, space, digits, p + 1);
@@ -135,7 +135,7 @@ static uint32_t store(struct disk_tier *tier, uint64_t space, const char *digits
 static uint32_t n_found(struct disk_tier *tier, uint64_t space, const char *digits)
 {
     struct disk_chain chain = disk_tier_chain(tier, space);
-    return disk_tier_find(tier, &chain, spell(digits), (uint32_t)strlen(digits));
+    return disk_tier_find(tier, &chain, spell(digits), (uint32_t)strlen(digits), 0);
 }
 
 static void sleep_ms(long ms)
@@ -158,14 +158,16 @@ static uint32_t load(struct disk_tier *tier, uint64_t space, const char *digits,
     struct disk_chain chain = disk_tier_chain(tier, space);
     disk_chain_extend(&chain, spell(digits), first);
     struct disk_load *l = disk_tier_load(tier, &chain, spell(digits) + first * PAGE,
-                                         (uint32_t)strlen(digits) - first);
+                                         (uint32_t)strlen(digits) - first, 0);
     assert_non_null(l);
     wait_done(l);
     uint32_t n = disk_load_n_ready(l);
     assert_true(n <= disk_load_n_pages(l));
     for (uint32_t p = 0; p < n; p++) {
         fill(expected, space, digits, first + p + 1);
-        assert_memory_equal(disk_load_page(l, p), expected, PAYLOAD);
+        bool has_window;
+        assert_memory_equal(disk_load_page(l, p, &has_window), expected, PAYLOAD);
+        assert_false(has_window);
     }
     disk_tier_drop(tier, l);
     return n;
@@ -273,6 +275,139 @@ static void a_restart_finds_what_was_stored(void **state)
     assert_int_equal(n_files(), 9);
 }
 
+/* ---- window pages ---- */
+
+enum { WINDOW_BYTES = 1000 };
+
+/* Page p is stored with its window page where shape[p] is 'w'. */
+static void store_shape(struct disk_tier *tier, const char *digits, const char *shape)
+{
+    struct disk_chain chain = disk_tier_chain(tier, 0);
+    for (size_t p = 0; digits[p]; p++) {
+        char *bytes = disk_tier_stage(tier, &chain, spell(digits) + p * PAGE, shape[p] == 'w');
+        assert_non_null(bytes);
+        fill(bytes, 0, digits, p + 1);
+        if (shape[p] == 'w')
+            memset(bytes + PAYLOAD, digits[p], WINDOW_BYTES);
+        disk_tier_store(tier, bytes);
+    }
+    assert_true(disk_tier_flush(tier, LONG_NS));
+}
+
+static uint32_t n_reusable(struct disk_tier *tier, uint32_t n_before, const char *digits,
+                           uint32_t span)
+{
+    struct disk_chain chain = disk_tier_chain(tier, 0);
+    disk_chain_extend(&chain, spell(digits), n_before);
+    return disk_tier_find(tier, &chain, spell(digits) + n_before * PAGE,
+                          (uint32_t)strlen(digits) - n_before, span);
+}
+
+static void check_found_windows(struct disk_tier *tier)
+{
+    assert_int_equal(n_reusable(tier, 0, "12345678", 0), 8);
+    assert_int_equal(n_reusable(tier, 0, "12345678", 2), 7); /* those with the numbers 5, 6 */
+    assert_int_equal(n_reusable(tier, 0, "12345678", 3), 2);
+    assert_int_equal(n_reusable(tier, 0, "123456", 2), 2);
+    assert_int_equal(n_reusable(tier, 0, "1234", 3), 2);
+    assert_int_equal(n_reusable(tier, 4, "12345678", 2), 3);
+    /* what is before the chain is somewhere else, with its window pages */
+    assert_int_equal(n_reusable(tier, 5, "12345678", 4), 2);
+    assert_int_equal(n_reusable(tier, 2, "123456", 2), 0);
+    assert_int_equal(n_reusable(tier, 7, "12345678", 2), 0);
+}
+
+static void what_is_found_ends_behind_window_pages(void **state)
+{
+    (void)state;
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.window_page_bytes = WINDOW_BYTES;
+    struct disk_tier *tier = open_with(&options);
+    store_shape(tier, "12345678", "ww...ww.");
+    check_found_windows(tier);
+    disk_tier_destroy(tier);
+    tier = open_with(&options); /* sizes of files tell */
+    check_found_windows(tier);
+    struct disk_chain chain = disk_tier_chain(tier, 0);
+    struct disk_load *load = disk_tier_load(tier, &chain, spell("1234567"), 7, 3);
+    wait_done(load);
+    assert_int_equal(disk_load_n_ready(load), 7);
+    uint64_t n_bytes = 0;
+    for (uint32_t p = 0; p < 7; p++) {
+        static char expected[PAYLOAD], window[WINDOW_BYTES];
+        bool has_window;
+        const char *bytes = disk_load_page(load, p, &has_window);
+        fill(expected, 0, "1234567", p + 1);
+        assert_memory_equal(bytes, expected, PAYLOAD);
+        /* the last three are wanted, of which one has none */
+        assert_int_equal(has_window, p >= 5);
+        memset(window, "1234567"[p], WINDOW_BYTES);
+        if (has_window)
+            assert_memory_equal(bytes + PAYLOAD, window, WINDOW_BYTES);
+        n_bytes += PAYLOAD + (has_window ? WINDOW_BYTES : 0);
+    }
+    disk_tier_drop(tier, load);
+    struct disk_tier_status status = status_of(tier);
+    assert_int_equal(status.loaded_bytes, n_bytes);
+    disk_tier_destroy(tier);
+}
+
+/* As another process may do it. */
+static void store_without_window(struct disk_tier *tier, const char *digits)
+{
+    static char payload[PAYLOAD];
+    struct disk_page page = {.identity = {1},
+                             .chain = disk_tier_chain(tier, 0),
+                             .page_bytes = PAYLOAD,
+                             .window_page_bytes = WINDOW_BYTES};
+    uint32_t n = (uint32_t)strlen(digits);
+    disk_chain_extend(&page.chain, spell(digits), n);
+    memcpy(page.tokens, spell(digits) + (n - 1) * PAGE, sizeof page.tokens);
+    fill(payload, 0, digits, n);
+    int at = open(folder, O_RDONLY | O_DIRECTORY);
+    assert_int_equal(disk_page_write(at, "other", &page, payload, 1), DISK_OK);
+    (void)close(at);
+}
+
+static void a_file_that_has_lost_its_window_page_is_found_out(void **state)
+{
+    (void)state;
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.window_page_bytes = WINDOW_BYTES;
+    struct disk_tier *tier = open_with(&options);
+    store_shape(tier, "1234", "wwww");
+    store_without_window(tier, "1234");
+    assert_int_equal(n_reusable(tier, 0, "1234", 2), 4);
+    struct disk_chain chain = disk_tier_chain(tier, 0);
+    struct disk_load *load = disk_tier_load(tier, &chain, spell("1234"), 4, 2);
+    wait_done(load);
+    assert_int_equal(disk_load_n_ready(load), 4);
+    for (uint32_t p = 0; p < 4; p++) {
+        bool has_window;
+        (void)disk_load_page(load, p, &has_window);
+        assert_int_equal(has_window, p == 2);
+    }
+    disk_tier_drop(tier, load);
+    assert_int_equal(n_reusable(tier, 0, "1234", 2), 3); /* nobody tries it again */
+    disk_tier_destroy(tier);
+}
+
+static void a_load_tells_how_much_room_there_is(void **state)
+{
+    (void)state;
+    struct disk_tier_options options = options_of(1, PLENTY);
+    options.load_bytes = 3 * 6016;
+    struct disk_tier *tier = open_with(&options);
+    assert_int_equal(disk_tier_n_room(tier), 3);
+    struct disk_chain chain = disk_tier_chain(tier, 0);
+    struct disk_load *load = disk_tier_load(tier, &chain, spell("12"), 2, 0);
+    assert_int_equal(disk_tier_n_room(tier), 1);
+    wait_done(load);
+    disk_tier_drop(tier, load);
+    assert_int_equal(disk_tier_n_room(tier), 3);
+    disk_tier_destroy(tier);
+}
+
 static void a_damaged_file_is_a_miss_and_goes(void **state)
 {
     (void)state;
@@ -371,12 +506,12 @@ static void staging_memory_is_bounded(void **state)
     struct disk_chain chain = disk_tier_chain(tier, 0);
     void *bytes[4];
     for (int i = 0; i < 4; i++)
-        bytes[i] = disk_tier_stage(tier, &chain, spell("1234") + i * PAGE);
+        bytes[i] = disk_tier_stage(tier, &chain, spell("1234") + i * PAGE, false);
     assert_true(bytes[0] && bytes[1] && bytes[2] && !bytes[3]);
     assert_int_equal(chain.n_pages, 4); /* goes on nevertheless */
     assert_int_equal(status_of(tier).n_not_stored, 1);
     struct disk_chain again = disk_tier_chain(tier, 0);
-    assert_null(disk_tier_stage(tier, &again, spell("1"))); /* is on its way */
+    assert_null(disk_tier_stage(tier, &again, spell("1"), false)); /* is on its way */
     for (int i = 0; i < 3; i++)
         disk_tier_unstage(tier, bytes[i]);
     assert_int_equal(n_found(tier, 0, "1234"), 0);
@@ -386,11 +521,11 @@ static void staging_memory_is_bounded(void **state)
         assert_true(disk_tier_flush(tier, LONG_NS));
     }
     chain = disk_tier_chain(tier, 0);
-    struct disk_load *first = disk_tier_load(tier, &chain, spell("ax"), 2);
-    struct disk_load *second = disk_tier_load(tier, &chain, spell("bx"), 2);
+    struct disk_load *first = disk_tier_load(tier, &chain, spell("ax"), 2, 0);
+    struct disk_load *second = disk_tier_load(tier, &chain, spell("bx"), 2, 0);
     assert_non_null(first);
     assert_int_equal(disk_load_n_pages(second), 1); /* what there is room for */
-    assert_null(disk_tier_load(tier, &chain, spell("cx"), 2));
+    assert_null(disk_tier_load(tier, &chain, spell("cx"), 2, 0));
     wait_done(first);
     disk_tier_drop(tier, first);
     wait_done(second);
@@ -409,7 +544,7 @@ static void loads_can_be_dropped_at_any_time(void **state)
     for (uint64_t i = 0; i < 300; i++) {
         struct disk_load *loads[3];
         for (int k = 0; k < 3; k++)
-            loads[k] = disk_tier_load(tier, &chain, spell("123456789"), 9);
+            loads[k] = disk_tier_load(tier, &chain, spell("123456789"), 9, 0);
         for (int k = 0; k < 3; k++) {
             struct timespec time = {.tv_nsec = (long)(hash_mix(i * 3 + (uint64_t)k) % 100000)};
             if (i % 2)
@@ -748,6 +883,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(pages_are_found_and_come_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_restart_finds_what_was_stored, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_found_ends_behind_window_pages, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_file_that_has_lost_its_window_page_is_found_out, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_load_tells_how_much_room_there_is, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_file_is_a_miss_and_goes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(pages_that_are_forgotten_are_gone_for_good, set_up,
                                         tear_down),

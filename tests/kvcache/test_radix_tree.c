@@ -51,8 +51,8 @@ static struct radix_hold run(struct radix_tree *tree, struct page_pool *pool, co
 static void a_prefix_is_found_while_its_request_runs(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id first[MAX_PAGES], second[MAX_PAGES];
     assert_int_equal(n_found(tree, "123"), 0);
     struct radix_hold a = run(tree, pool, "1234", first);
@@ -81,8 +81,8 @@ static void a_prefix_is_found_while_its_request_runs(void **state)
 static void the_last_page_may_be_shared_in_part(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id pages[MAX_PAGES];
     struct radix_hold hold = run(tree, pool, "123", pages);
     int32_t tokens[3 * PAGE];
@@ -105,8 +105,8 @@ static void the_last_page_may_be_shared_in_part(void **state)
 static void equal_pages_are_kept_once(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id first[4], second[4];
     struct radix_hold a, b;
     /* both begin when nothing is there */
@@ -131,11 +131,129 @@ static void equal_pages_are_kept_once(void **state)
     page_pool_destroy(pool);
 }
 
+/* ---- window pages ---- */
+
+/* The window page of these pages, which nobody pins, is taken for others. */
+static void lose_window(struct page_pool *pool, struct page_id page)
+{
+    struct page_id other;
+    while (page_pool_window(pool, page) != SERVERD_NO_PAGE) {
+        assert_int_equal(page_pool_take(pool, 1, &other, &err), SERVERD_OK);
+        assert_true(page_pool_take_window(pool, other));
+    }
+}
+
+static void a_prefix_is_reusable_where_the_window_before_its_end_is_there(void **state)
+{
+    (void)state;
+    enum { SPAN = 2, N = 6 };
+    struct page_pool *pool = page_pool_create(40, N);
+    struct radix_tree *tree = radix_tree_create(pool, SPAN);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold = run(tree, pool, "12", pages);
+    assert_int_equal(n_found(tree, "12"), 0); /* nothing was computed there */
+    for (int i = 0; i < 2; i++)
+        assert_true(page_pool_take_window(pool, pages[i]));
+    assert_int_equal(n_found(tree, "12"), 2);
+    /* the same node grows, and a second one */
+    assert_int_equal(page_pool_take(pool, 4, pages + 2, &err), SERVERD_OK);
+    for (int i = 2; i < 6; i++)
+        assert_true(page_pool_take_window(pool, pages[i]));
+    assert_int_equal(radix_tree_publish(tree, &hold, spell("34"), pages + 2, 2, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    assert_int_equal(radix_tree_publish(tree, &hold, spell("56"), pages + 4, 2, RADIX_OUTPUT, &err),
+                     SERVERD_OK);
+    assert_int_equal(n_found(tree, "123456"), 6);
+    page_pool_unpin_window(pool, pages[2], false);
+    lose_window(pool, pages[2]); /* page 2 is seen from the ends of 3 and 4 pages */
+    assert_int_equal(n_found(tree, "123456"), 6);
+    assert_int_equal(n_found(tree, "12345"), 5);
+    assert_int_equal(n_found(tree, "1234"), 2);
+    assert_int_equal(n_found(tree, "1239"), 2);
+    assert_int_equal(n_found(tree, "12"), 2);
+    page_pool_unpin_window(pool, pages[0], false);
+    lose_window(pool, pages[0]);
+    assert_int_equal(n_found(tree, "1234"), 0);
+    assert_int_equal(n_found(tree, "12345"), 5);
+    page_pool_unpin_window(pool, pages[4], false);
+    lose_window(pool, pages[4]);
+    assert_int_equal(n_found(tree, "123456"), 0);
+    for (int i = 1; i < 6; i += 2)
+        page_pool_unpin_window(pool, pages[i], false);
+    radix_tree_release(tree, &hold);
+    assert_int_equal(radix_tree_check(tree, &err), SERVERD_OK);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+static void a_part_of_a_page_needs_its_window_page_and_those_before(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20, 3);
+    struct radix_tree *tree = radix_tree_create(pool, 1);
+    struct page_id pages[MAX_PAGES];
+    struct radix_hold hold = run(tree, pool, "123", pages);
+    for (int i = 0; i < 3; i++)
+        assert_true(page_pool_take_window(pool, pages[i]));
+    struct radix_match match = radix_tree_find(tree, 0, spell("123"), 3 * PAGE - 1);
+    assert_int_equal(match.n_pages, 2);
+    assert_int_equal(match.n_partial, PAGE - 1);
+    page_pool_unpin_window(pool, pages[2], false);
+    lose_window(pool, pages[2]);
+    match = radix_tree_find(tree, 0, spell("123"), 3 * PAGE - 1);
+    assert_int_equal(match.n_pages, 2);
+    assert_int_equal(match.n_partial, 0);
+    page_pool_unpin_window(pool, pages[1], false);
+    lose_window(pool, pages[1]);
+    match = radix_tree_find(tree, 0, spell("123"), 2 * PAGE + 3);
+    assert_int_equal(match.n_pages, 1);
+    assert_int_equal(match.n_partial, 0);
+    page_pool_unpin_window(pool, pages[0], false);
+    radix_tree_release(tree, &hold);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
+static void equal_pages_bring_window_pages_back(void **state)
+{
+    (void)state;
+    struct page_pool *pool = page_pool_create(20, 5);
+    struct radix_tree *tree = radix_tree_create(pool, 2);
+    struct page_id first[4], second[4];
+    struct radix_hold a = run(tree, pool, "123", first), b;
+    assert_true(page_pool_take_window(pool, first[2]));
+    assert_int_equal(n_found(tree, "123"), 0);
+    assert_int_equal(radix_tree_hold(tree, 0, spell("1"), 0, second, &b, &err), SERVERD_OK);
+    assert_int_equal(page_pool_take(pool, 4, second, &err), SERVERD_OK);
+    for (int i = 0; i < 4; i++)
+        assert_true(page_pool_take_window(pool, second[i]));
+    uint32_t window = page_pool_window(pool, second[1]);
+    assert_int_equal(radix_tree_publish(tree, &b, spell("1234"), second, 4, RADIX_PROMPT, &err),
+                     SERVERD_OK);
+    assert_memory_equal(first, second, 3 * sizeof *first);
+    assert_int_equal(page_pool_window(pool, first[1]), window);
+    assert_int_equal(n_found(tree, "1234"), 4);
+    struct window_counts n = page_pool_windows(pool);
+    assert_int_equal(n.n_pins, 5); /* of page 2 there are two */
+    assert_int_equal(n.n_pinned, 4);
+    assert_int_equal(n.n_free, 1);
+    for (int i = 0; i < 4; i++)
+        page_pool_unpin_window(pool, second[i], false);
+    page_pool_unpin_window(pool, first[2], false);
+    radix_tree_release(tree, &a);
+    radix_tree_release(tree, &b);
+    assert_int_equal(radix_tree_evict(tree, 4), 4); /* and their window pages with them */
+    assert_int_equal(page_pool_windows(pool).n_free, 5);
+    assert_int_equal(page_pool_check(pool, &err), SERVERD_OK);
+    radix_tree_destroy(tree);
+    page_pool_destroy(pool);
+}
+
 static void prefixes_of_urgent_requests_stay_longer(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id pages[MAX_PAGES];
     static const int32_t priorities[] = {0, 5, INT32_MIN, INT32_MAX};
     static const char *const digits[] = {"1", "2", "3", "4"};
@@ -162,8 +280,8 @@ static void prefixes_of_urgent_requests_stay_longer(void **state)
 static void the_least_recently_used_goes_first_and_output_before_prompts(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id pages[MAX_PAGES];
     struct radix_hold hold = run(tree, pool, "12", pages);
     radix_tree_release(tree, &hold);
@@ -207,8 +325,8 @@ static bool look(void *context, const struct radix_node_view *view)
 static void a_walk_keeps_namespaces_together_and_ends_when_told_to(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(20);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(20, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id pages[MAX_PAGES];
     struct radix_hold hold = run(tree, pool, "12", pages);
     radix_tree_release(tree, &hold);
@@ -256,8 +374,8 @@ static const char *went_on(const struct radix_tree *tree, const struct radix_hol
 static void others_have_gone_on_behind_a_prefix(void **state)
 {
     (void)state;
-    struct page_pool *pool = page_pool_create(30);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(30, 0);
+    struct radix_tree *tree = radix_tree_create(pool, 0);
     struct page_id pages[MAX_PAGES];
     struct radix_hold first = run(tree, pool, "1234", pages), hold;
     struct radix_hold second = run(tree, pool, "1256", pages);
@@ -287,7 +405,7 @@ static void others_have_gone_on_behind_a_prefix(void **state)
 
 /* ---- random requests against a list ---------------------------------------------------------- */
 
-enum { N_PAGES = 160, MAX_KNOWN = 4096, N_RUNNING = 12 };
+enum { N_PAGES = 160, MAX_KNOWN = 4096, N_RUNNING = 12, N_WINDOWS = 60 };
 
 /* Every prefix that the tree should have, by its namespace and the digits of its pages. */
 struct known {
@@ -358,7 +476,37 @@ struct request {
 
 static struct model model, after;
 
-static void begin_request(struct radix_tree *tree, struct request *r, uint64_t random)
+/* What must be found: of the first n pages, which are known, those before which `span` have their
+ * window pages. */
+static uint32_t expect_found(const struct page_pool *pool, const struct request *r, uint32_t n,
+                             uint32_t span)
+{
+    for (; n > 0; n--) {
+        bool is_reusable = true;
+        for (uint32_t p = n > span ? n - span : 0; p < n; p++) {
+            struct page_id page = find_known(&model, r->space, r->digits, p + 1)->page;
+            is_reusable = is_reusable && page_pool_window(pool, page) != SERVERD_NO_PAGE;
+        }
+        if (is_reusable)
+            break;
+    }
+    return n;
+}
+
+/* Pages in the tree, or the request's own, take window pages and let go of them at once: those
+ * that are needed longer are what the engine's tests are about. */
+static void touch_windows(struct page_pool *pool, const struct request *r, uint64_t random)
+{
+    for (uint32_t p = 0; p < r->n_done + r->n_private; p++, random = hash_mix(random)) {
+        struct page_id page = r->pages[p];
+        if (random % 3 == 0 &&
+            (page_pool_pin_window(pool, page) || page_pool_take_window(pool, page)))
+            page_pool_unpin_window(pool, page, random % 7 == 0);
+    }
+}
+
+static void begin_request(struct radix_tree *tree, const struct page_pool *pool, uint32_t span,
+                          struct request *r, uint64_t random)
 {
     *r = (struct request){
         .runs = true, .space = random % 3, .n = 1 + (uint32_t)(random / 3 % MAX_PAGES)};
@@ -368,6 +516,7 @@ static void begin_request(struct radix_tree *tree, struct request *r, uint64_t r
     uint32_t n = 0;
     while (n < r->n - 1 && find_known(&model, r->space, r->digits, n + 1))
         n++;
+    n = expect_found(pool, r, n, span);
     assert_int_equal(match.n_pages, n);
     assert_int_equal(radix_tree_hold(tree, r->space, spell(r->digits), n, r->pages, &r->hold, &err),
                      SERVERD_OK);
@@ -436,11 +585,11 @@ static void evict(struct radix_tree *tree, const struct request *requests, uint3
     model = after;
 }
 
-static void random_requests(uint64_t seed)
+static void random_requests(uint64_t seed, uint32_t span)
 {
     static struct request requests[N_RUNNING];
-    struct page_pool *pool = page_pool_create(N_PAGES);
-    struct radix_tree *tree = radix_tree_create(pool);
+    struct page_pool *pool = page_pool_create(N_PAGES, span > 0 ? N_WINDOWS : 0);
+    struct radix_tree *tree = radix_tree_create(pool, span);
     memset(requests, 0, sizeof requests);
     model.n_known = 0;
     for (uint64_t i = 0; i < 3000; i++) {
@@ -448,7 +597,7 @@ static void random_requests(uint64_t seed)
         struct request *r = &requests[random % N_RUNNING];
         random = hash_mix(random);
         if (!r->runs)
-            begin_request(tree, r, random);
+            begin_request(tree, pool, span, r, random);
         else if (random % 16 == 0)
             end_request(tree, pool, r);
         else if (random % 3 == 0 && r->n_private)
@@ -458,6 +607,8 @@ static void random_requests(uint64_t seed)
             r->n_private++;
         else if (random % 5 == 0)
             evict(tree, requests, (uint32_t)(random / 5 % 20));
+        if (r->runs && span > 0)
+            touch_windows(pool, r, random);
         if (radix_tree_check(tree, &err) != SERVERD_OK || page_pool_check(pool, &err) != SERVERD_OK)
             fail_msg("seed %llu, step %llu: %s", (unsigned long long)seed, (unsigned long long)i,
                      err.text);
@@ -478,7 +629,7 @@ static void random_requests_find_what_was_published_and_lose_no_page(void **stat
 {
     (void)state;
     for (uint64_t seed = 1; seed <= 12; seed++)
-        random_requests(seed);
+        random_requests(seed, (uint32_t)(seed % 4));
 }
 
 int main(void)
@@ -487,6 +638,9 @@ int main(void)
         cmocka_unit_test(a_prefix_is_found_while_its_request_runs),
         cmocka_unit_test(the_last_page_may_be_shared_in_part),
         cmocka_unit_test(equal_pages_are_kept_once),
+        cmocka_unit_test(a_prefix_is_reusable_where_the_window_before_its_end_is_there),
+        cmocka_unit_test(a_part_of_a_page_needs_its_window_page_and_those_before),
+        cmocka_unit_test(equal_pages_bring_window_pages_back),
         cmocka_unit_test(the_least_recently_used_goes_first_and_output_before_prompts),
         cmocka_unit_test(prefixes_of_urgent_requests_stay_longer),
         cmocka_unit_test(a_walk_keeps_namespaces_together_and_ends_when_told_to),

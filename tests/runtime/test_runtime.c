@@ -151,6 +151,11 @@ static void the_null_model_is_a_function_of_history_however_it_is_cut(void **sta
     runtime_close(runtime);
 }
 
+static serverd_kv_page page_at(uint32_t index)
+{
+    return (serverd_kv_page){index, SERVERD_NO_PAGE};
+}
+
 static void a_stale_or_foreign_page_changes_the_answer(void **state)
 {
     (void)state;
@@ -165,12 +170,12 @@ static void a_stale_or_foreign_page_changes_the_answer(void **state)
     assert_int_equal(run(runtime, tokens, 16, 20, pages, logits), right);
     assert_int_not_equal(run(runtime, tokens, 16, 20, foreign, logits), right);
     assert_int_equal(run(runtime, tokens, 0, 20, pages, logits), right);
-    assert_int_equal(runtime_kv_copy(runtime, 0, 2, 16, &err), SERVERD_OK);
+    assert_int_equal(runtime_kv_copy(runtime, page_at(0), page_at(2), 16, &err), SERVERD_OK);
     assert_int_equal(run(runtime, tokens, 16, 20, copy, logits), right);
-    const uint32_t wiped[] = {0, 2};
+    const serverd_kv_page wiped[] = {page_at(0), page_at(2)};
     assert_int_equal(runtime_kv_zero(runtime, wiped, 2, &err), SERVERD_OK);
     assert_int_not_equal(run(runtime, tokens, 16, 20, pages, logits), right);
-    assert_int_not_equal(runtime_kv_copy(runtime, 0, 1000, 16, &err), SERVERD_OK);
+    assert_int_not_equal(runtime_kv_copy(runtime, page_at(0), page_at(1000), 16, &err), SERVERD_OK);
     runtime_close(runtime);
 }
 
@@ -191,25 +196,24 @@ static void a_page_leaves_and_comes_back(void **state)
         assert_int_equal(runtime_page_bytes(runtime), sizeof bytes);
         int32_t right = run(runtime, tokens, 0, 20, pages, logits);
         assert_int_not_equal(run(runtime, tokens, 16, 20, other, logits), right);
-        assert_int_equal(runtime_kv_export(runtime, 0, bytes, &err), SERVERD_OK);
-        assert_int_equal(runtime_kv_import(runtime, 2, bytes, &err), SERVERD_OK);
+        assert_int_equal(runtime_kv_export(runtime, page_at(0), bytes, &err), SERVERD_OK);
+        assert_int_equal(runtime_kv_import(runtime, page_at(2), bytes, &err), SERVERD_OK);
         assert_int_equal(run(runtime, tokens, 16, 20, other, logits), right);
-        assert_int_equal(runtime_kv_export(runtime, 1000, bytes, &err), SERVERD_INTERNAL);
-        assert_int_equal(runtime_kv_import(runtime, 1000, bytes, &err), SERVERD_INTERNAL);
+        assert_int_equal(runtime_kv_export(runtime, page_at(1000), bytes, &err), SERVERD_INTERNAL);
+        assert_int_equal(runtime_kv_import(runtime, page_at(1000), bytes, &err), SERVERD_INTERNAL);
         /* nobody wanted it at open */
         assert_int_equal(runtime_kv_identity(runtime, identity, &err), SERVERD_UNSUPPORTED);
         runtime_close(runtime);
     }
 }
 
-static void pages_stay_in_a_delegate_of_version_1_0(void **state)
+static void pages_stay_in_a_delegate_that_cannot_export_them(void **state)
 {
     (void)state;
-    serverd_delegate old = *builtin_delegates[n_builtin_delegates - 2];
-    assert_string_equal(old.name, "null");
-    old.abi = 1u << 16;
-    old.struct_bytes = offsetof(serverd_delegate, kv_identity);
-    const serverd_delegate *const list[] = {&old};
+    serverd_delegate one_way = *builtin_delegates[n_builtin_delegates - 2];
+    assert_string_equal(one_way.name, "null");
+    one_way.kv_import = NULL;
+    const serverd_delegate *const list[] = {&one_way};
     const struct runtime_options options = {
         .delegates = list,
         .n_delegates = 1,
@@ -222,8 +226,8 @@ static void pages_stay_in_a_delegate_of_version_1_0(void **state)
     uint8_t identity[32];
     assert_int_equal(runtime_open(program, &options, &runtime, &err), SERVERD_OK);
     assert_int_equal(runtime_kv_identity(runtime, identity, &err), SERVERD_UNSUPPORTED);
-    assert_int_equal(runtime_kv_export(runtime, 0, bytes, &err), SERVERD_UNSUPPORTED);
-    assert_int_equal(runtime_kv_import(runtime, 0, bytes, &err), SERVERD_UNSUPPORTED);
+    assert_int_equal(runtime_kv_export(runtime, page_at(0), bytes, &err), SERVERD_UNSUPPORTED);
+    assert_int_equal(runtime_kv_import(runtime, page_at(0), bytes, &err), SERVERD_UNSUPPORTED);
     runtime_close(runtime);
 }
 
@@ -380,7 +384,7 @@ int main(void)
         cmocka_unit_test(the_null_model_is_a_function_of_history_however_it_is_cut),
         cmocka_unit_test(a_stale_or_foreign_page_changes_the_answer),
         cmocka_unit_test(a_page_leaves_and_comes_back),
-        cmocka_unit_test(pages_stay_in_a_delegate_of_version_1_0),
+        cmocka_unit_test(pages_stay_in_a_delegate_that_cannot_export_them),
         cmocka_unit_test(a_device_that_is_not_there_is_named),
         cmocka_unit_test(memory_that_holds_no_context_is_refused_with_what_is_needed),
         cmocka_unit_test(a_step_beyond_the_promise_is_refused),

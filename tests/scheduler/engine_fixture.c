@@ -36,7 +36,6 @@ static const serverd_value values[] = {
 static const serverd_node node = {
     .op = SERVERD_OP_EMBED, .n_inputs = 1, .n_outputs = 1, .layer = UINT32_MAX};
 static const uint32_t operands[] = {0, 1};
-static const serverd_kv_layer kv_layer = {.n_kv_heads = 1, .k_dim = 4, .v_dim = 4};
 
 /* Three control tokens, then two letters each. */
 static const struct vocabulary *make_vocabulary(struct program *program)
@@ -64,7 +63,18 @@ static const struct vocabulary *make_vocabulary(struct program *program)
     return v;
 }
 
-static struct program *make_program(bool is_encoder)
+/* One layer that sees everything, and one with the window, if there is one. */
+static void make_kv(struct program *program, uint32_t window)
+{
+    serverd_kv_layer *layers = arena_array(program->arena, 2, sizeof *layers);
+    assert_non_null(layers);
+    layers[0] = layers[1] = (serverd_kv_layer){.n_kv_heads = 1, .k_dim = 4, .v_dim = 4};
+    layers[1].window = window;
+    program->kv = (serverd_kv_spec){
+        .struct_bytes = sizeof program->kv, .n_layers = window > 0 ? 2 : 1, .layers = layers};
+}
+
+static struct program *make_program(bool is_encoder, uint32_t window)
 {
     struct program *program = program_create(1 << 20);
     assert_non_null(program);
@@ -79,8 +89,7 @@ static struct program *make_program(bool is_encoder)
                                      .nodes = &node,
                                      .operands = operands};
     if (!is_encoder)
-        program->kv = (serverd_kv_spec){
-            .struct_bytes = sizeof program->kv, .n_layers = 1, .layers = &kv_layer};
+        make_kv(program, window);
     program->config.n_vocab = program->config.n_embd = N_VOCAB;
     program->config.is_encoder = is_encoder;
     return program;
@@ -228,6 +237,9 @@ static void must(serverd_status status, const serverd_error *err)
         fail_msg("%s", err->text);
 }
 
+/* Of the null delegate; the window pages' are as many. */
+#define PAGE_BYTES (SERVERD_PAGE_TOKENS * sizeof(uint64_t))
+
 static void open_runtime(struct world *world, const struct world_options *o, uint32_t max_running)
 {
     serverd_error err;
@@ -244,9 +256,18 @@ static void open_runtime(struct world *world, const struct world_options *o, uin
                    .max_context = CONTEXT},
         .kv_dtype = DTYPE_F32,
         .wants_kv_identity = o->disk_folder != NULL,
-        .kv_bytes = (uint64_t)o->n_pages * SERVERD_PAGE_TOKENS * sizeof(uint64_t),
+        .kv_bytes = o->n_pages * PAGE_BYTES,
     };
+    if (o->window > 0) {
+        options.wants_window_pages = true;
+        options.window_share = o->n_windows > 0 ? (o->n_windows + 0.5) / o->n_pages : 0.5;
+        options.kv_bytes += o->n_windows > 0 ? (o->n_windows + 1) * PAGE_BYTES : 0;
+    }
     must(runtime_open(world->program, &options, &world->runtime, &err), &err);
+    if (o->n_windows > 0) {
+        assert_int_equal(runtime_n_pages(world->runtime), o->n_pages);
+        assert_int_equal(runtime_n_window_pages(world->runtime), o->n_windows);
+    }
 }
 
 /* The same program, so a draft of the null delegate is right if it has the same options. */
@@ -262,7 +283,7 @@ static void open_draft(struct world *world, const struct world_options *o, uint3
         .limits =
             draft_model_limits(max_running, o->n_draft_context ? o->n_draft_context : CONTEXT),
         .kv_dtype = DTYPE_F32,
-        .kv_bytes = (uint64_t)o->n_draft_pages * SERVERD_PAGE_TOKENS * sizeof(uint64_t),
+        .kv_bytes = o->n_draft_pages * PAGE_BYTES * (o->window > 0 ? 2 : 1),
     };
     must(runtime_open(world->program, &options, &world->draft_runtime, &err), &err);
 }
@@ -272,6 +293,8 @@ static void open_disk(struct world *world, const char *folder)
     serverd_error err;
     struct disk_tier_options options = {.folder = folder,
                                         .page_bytes = runtime_page_bytes(world->runtime),
+                                        .window_page_bytes =
+                                            runtime_window_page_bytes(world->runtime),
                                         .max_bytes = 1 << 20,
                                         .store_bytes = 64 << 10,
                                         .load_bytes = 64 << 10,
@@ -307,7 +330,7 @@ struct world *world_create(const struct world_options *o)
     world->clock = o->has_real_clock ? system_clock
                                      : (struct clock){virtual_now_ns, virtual_wall_seconds, world};
     uint32_t max_running = o->max_running ? o->max_running : 8;
-    world->program = make_program(o->is_encoder);
+    world->program = make_program(o->is_encoder, o->window);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world, o, max_running);
     if (o->draft_device)
@@ -317,7 +340,7 @@ struct world *world_create(const struct world_options *o)
     if (o->disk_folder)
         open_disk(world, o->disk_folder);
     struct engine_options options = {
-        .has_prefix_cache = true,
+        .has_prefix_cache = !o->has_no_prefix_cache,
         .runtime = world->runtime,
         .tokenizer = world->tokenizer,
         .clock = &world->clock,
@@ -404,6 +427,7 @@ void world_check_empty(struct world *world)
     assert_int_equal(status.n_waiting, 0);
     assert_int_equal(status.n_waiting_tokens, 0);
     assert_int_equal(status.n_free_pages, status.n_pages);
+    assert_true(world_counter(world, "\nserverd_kv_window_pages_pinned ") == 0);
 }
 
 /* ---- plans ------------------------------------------------------------------------------- */

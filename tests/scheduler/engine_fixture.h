@@ -19,13 +19,15 @@ enum {
 struct world_options {
     const char *device; /* NULL: null */
     uint32_t n_pages;   /* 0: enough for all */
+    uint32_t window;    /* tokens that a layer sees, which lies in window pages; 0: there is none */
+    uint32_t n_windows; /* window pages; 0: half as many as pages */
     uint32_t max_running, prefill_chunk, max_queue, max_queue_tokens;
     uint64_t queue_timeout_ns, itl_target_ns;
     uint32_t max_draft;                      /* guessed tokens of a sequence per step */
     const char *draft_device;                /* NULL: no draft model */
     uint32_t n_draft_pages, n_draft_context; /* 0: enough for all */
     uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
-    bool is_encoder, has_thread, has_real_clock;
+    bool is_encoder, has_thread, has_real_clock, has_no_prefix_cache;
     const char *disk_folder; /* NULL: no disk tier */
 };
 

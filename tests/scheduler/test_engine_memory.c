@@ -60,11 +60,13 @@ static struct plan *make_plan(uint32_t i)
 }
 
 /* False once no allocation is left to fail. */
-static bool run_with_failure(uint32_t n)
+static bool run_with_failure(uint32_t n, uint32_t window)
 {
     struct world *world = world_create(&(struct world_options){.device = "null:repeat=90",
                                                                .repeat = 90,
                                                                .n_pages = 24,
+                                                               .window = window,
+                                                               .n_windows = window > 0 ? 9 : 0,
                                                                .max_draft = 7,
                                                                .draft_device = "null"});
     struct plan *plans[N_PLANS];
@@ -108,16 +110,18 @@ static bool run_with_failure(uint32_t n)
 
 static void no_allocation_failure_hurts_more_than_its_request(void **state)
 {
-    uint32_t n = 1;
-    while (run_with_failure(n))
-        n++;
-    print_message("%u allocations failed, one at a time\n", n - 1);
-    assert_true(n > 50);
+    for (uint32_t window = 0; window <= 40; window += 40) {
+        uint32_t n = 1;
+        while (run_with_failure(n, window))
+            n++;
+        print_message("%u allocations failed, one at a time\n", n - 1);
+        assert_true(n > 50);
+    }
 }
 
 static void an_engine_that_cannot_be_made_is_an_error(void **state)
 {
-    struct world *world = world_create(&(struct world_options){0});
+    struct world *world = world_create(&(struct world_options){.window = 40});
     struct engine_options options = {
         .has_prefix_cache = true,
         .runtime = world->runtime,

@@ -61,7 +61,14 @@ static struct plan *random_plan(const struct world *world)
     return plan;
 }
 
-static struct world *random_world(bool has_faults, const char *disk_folder)
+/* Tokens that a layer sees; the least window pages with which one sequence can go on are what the
+ * runtime gives it at least. */
+static const struct {
+    uint32_t window, n_least;
+} windows[] = {{0, 0}, {1, 4}, {17, 5}, {18, 6}, {40, 7}, {100, 11}};
+enum { N_WINDOWS = sizeof windows / sizeof *windows };
+
+static struct world *random_world(bool has_faults, uint32_t window, const char *disk_folder)
 {
     char device[128], draft[160], *draft_end;
     uint32_t repeat = one_in(2) ? 0 : 50 + random_below(50);
@@ -78,26 +85,31 @@ static struct world *random_world(bool has_faults, const char *disk_folder)
                    one_in(2) ? "error" : "nan", 1 + random_below(600), random_below(4));
     if (!has_faults && (draft_end = strstr(draft, ";script")))
         *draft_end = '\0';
+    uint32_t n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30);
+    uint32_t n_windows = windows[window].n_least + (one_in(2) ? 0 : random_below(n_pages));
     struct world *world = world_create(&(struct world_options){
         .device = device,
+        .window = windows[window].window,
+        .n_windows = window > 0 ? n_windows < n_pages ? n_windows : n_pages - 1 : 0,
         .draft_device = one_in(2) ? draft : NULL,
         .n_draft_pages = one_in(2) ? 0 : CONTEXT / SERVERD_PAGE_TOKENS + random_below(20),
         .repeat = repeat,
         .max_draft = one_in(4) ? 0 : 1 + random_below(15),
-        .n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30),
+        .n_pages = n_pages,
         .max_running = 1 + random_below(8),
         .prefill_chunk = 1 + random_below(MAX_ROWS),
         .queue_timeout_ns = one_in(4) ? 300000000 : 0,
         .disk_folder = disk_folder,
+        .has_no_prefix_cache = one_in(8),
     });
     world->tick_ns = one_in(2) ? 0 : random_below(1000);
     return world;
 }
 
 /* From start to end; the folder, if there is one, may have prefixes of an earlier run. */
-static void run_engine(uint64_t seed, bool has_faults, const char *disk_folder)
+static void run_engine(uint64_t seed, bool has_faults, uint32_t window, const char *disk_folder)
 {
-    struct world *world = random_world(has_faults, disk_folder);
+    struct world *world = random_world(has_faults, window, disk_folder);
     struct plan *plans[N_PLANS] = {NULL};
     uint32_t n = 0;
     serverd_error err;
@@ -135,21 +147,22 @@ static void run_engine(uint64_t seed, bool has_faults, const char *disk_folder)
 static void run_seed(uint64_t seed, bool has_faults)
 {
     random_state = seed;
+    uint32_t window = one_in(3) ? 0 : random_below(N_WINDOWS);
     if (!one_in(3)) {
-        run_engine(seed, has_faults, NULL);
+        run_engine(seed, has_faults, window, NULL);
         return;
     }
     char folder[64];
     folder_create(folder);
     for (int start = 0; start < 2; start++)
-        run_engine(seed, has_faults, folder);
+        run_engine(seed, has_faults, window, folder);
     folder_remove(folder);
 }
 
 static void run_seeds(bool has_faults)
 {
     const char *from = getenv("SERVERD_TEST_SEED");
-    uint64_t first = from ? strtoull(from, NULL, 10) : 1, n = from ? 1 : 60;
+    uint64_t first = from ? strtoull(from, NULL, 10) : 1, n = from ? 1 : 100;
     for (uint64_t seed = first; seed < first + n; seed++) {
         print_message("SERVERD_TEST_SEED=%llu\n", (unsigned long long)seed);
         run_seed(seed, has_faults);

@@ -40,6 +40,8 @@ static const struct inspection *look_at_cache(struct world *world,
 static void check_totals(const struct cache_totals *t)
 {
     assert_int_equal(t->n_free + t->n_private + t->n_locked + t->n_evictable, t->n_pages);
+    const struct window_counts *w = &t->windows;
+    assert_int_equal(w->n_free + w->n_pinned + w->n_middle + w->n_kept, w->n_pages);
 }
 
 static void the_cache_is_shown_as_it_is(void **state)
@@ -93,6 +95,31 @@ static void the_cache_is_shown_as_it_is(void **state)
     free(a);
     free(b);
     free(c);
+    world_destroy(world);
+}
+
+static void window_pages_are_shown_by_what_holds_them(void **state)
+{
+    (void)state;
+    struct world *world =
+        world_create(&(struct world_options){.window = 40, .n_pages = 40, .n_windows = 20});
+    struct plan *plan = plan_of(150, 1, 1), *longer = plan_of(150, 40, 2);
+    plan_must_submit(world, plan);
+    world_run(world);
+    const struct inspection *found = look_at_cache(world, &whole_cache);
+    check_totals(&found->totals);
+    /* of 9 full pages the last 3 are seen from their end */
+    assert_int_equal(found->totals.windows.n_pages, 20);
+    assert_int_equal(found->totals.windows.n_kept, 3);
+    assert_int_equal(found->totals.windows.n_middle, 6);
+    plan_must_submit(world, longer);
+    world_step(world, 6);
+    found = look_at_cache(world, &whole_cache);
+    check_totals(&found->totals);
+    assert_true(found->totals.windows.n_pinned > 0);
+    world_run(world);
+    plan_finish(world, plan);
+    plan_finish(world, longer);
     world_destroy(world);
 }
 
@@ -425,6 +452,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_cache_is_shown_as_it_is),
+        cmocka_unit_test(window_pages_are_shown_by_what_holds_them),
         cmocka_unit_test(running_sequences_show_as_locks_and_private_pages),
         cmocka_unit_test(a_large_cache_is_cut_to_what_was_asked_for),
         cmocka_unit_test(a_trace_has_every_step_and_request),

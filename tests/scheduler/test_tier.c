@@ -198,6 +198,68 @@ static void what_gave_not_a_number_is_not_kept(void **state)
     }
 }
 
+/* ---- window pages ---- */
+
+enum { WINDOW = 40 };
+
+static struct world *new_window_world(uint32_t n_pages, uint32_t n_windows)
+{
+    return world_create(&(struct world_options){
+        .n_pages = n_pages, .window = WINDOW, .n_windows = n_windows, .disk_folder = folder});
+}
+
+static void evicted_prefixes_come_back_with_their_windows(void **state)
+{
+    (void)state;
+    struct world *world = new_window_world(24, 20);
+    assert_int_equal(cached_of(world, alike(100, 100, 1)), 0);
+    fill_pool(world, 6, 100);
+    assert_int_equal(cached_of(world, alike(100, 120, 2)), 96);
+    fill_pool(world, 6, 200);
+    assert_int_equal(cached_of(world, alike(100, 130, 4)), 96);
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+/* Only the windows before the end of what is loaded come back; what lies before them is computed
+ * again by whoever ends there, and then it is there for others. */
+static void a_restart_comes_back_with_the_last_windows(void **state)
+{
+    (void)state;
+    struct world *world = new_window_world(40, 30);
+    assert_int_equal(cached_of(world, alike(150, 150, 1)), 0);
+    world_destroy(world);
+    world = new_window_world(40, 30);
+    assert_int_equal(cached_of(world, alike(150, 160, 2)), 144);
+    struct disk_tier_status status;
+    disk_tier_status(world->disk, &status);
+    assert_int_equal(status.n_loaded, 9);
+    assert_int_equal(status.loaded_bytes, (9 + 3) * 128);
+    /* pages 0 .. 5 are there, without window pages, which are on the disk */
+    assert_int_equal(cached_of(world, alike(90, 120, 3)), 80);
+    disk_tier_status(world->disk, &status);
+    assert_int_equal(status.n_loaded, 9 + 5);
+    assert_true(world_counter(world, "\nserverd_duplicate_pages_total ") == 5);
+    assert_int_equal(cached_of(world, alike(90, 120, 4)), 90); /* and a part of the next page */
+    world_check_empty(world);
+    world_destroy(world);
+}
+
+/* What was dropped before it was saved is not on the disk: a prefix ends before it, or is computed
+ * from its beginning. */
+static void pages_without_windows_are_saved_and_not_relied_on(void **state)
+{
+    (void)state;
+    struct world *world = new_window_world(80, 7);
+    assert_int_equal(cached_of(world, alike(150, 150, 1)), 0);
+    world_destroy(world);
+    world = new_window_world(80, 7);
+    assert_int_equal(cached_of(world, alike(90, 120, 2)), 0);
+    assert_int_equal(cached_of(world, alike(150, 158, 3)), 144);
+    world_check_empty(world);
+    world_destroy(world);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -209,6 +271,9 @@ int main(void)
         TEST(damaged_files_are_computed_again),
         TEST(a_cancelled_request_ends_its_load),
         TEST(what_gave_not_a_number_is_not_kept),
+        TEST(evicted_prefixes_come_back_with_their_windows),
+        TEST(a_restart_comes_back_with_the_last_windows),
+        TEST(pages_without_windows_are_saved_and_not_relied_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

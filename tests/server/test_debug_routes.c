@@ -155,6 +155,11 @@ static void check_pages(const json_t *root)
     assert_int_equal(number(pages, "free") + number(pages, "private") + number(pages, "locked") +
                          number(pages, "evictable"),
                      number(pages, "total"));
+    const json_t *windows = json_object_get(root, "window_pages");
+    assert_int_equal(number(windows, "free") + number(windows, "pinned") +
+                         number(windows, "middle") + number(windows, "kept"),
+                     number(windows, "total"));
+    assert_int_equal(number(windows, "dropped_middle") + number(windows, "dropped_kept"), 0);
 }
 
 static void the_cache_is_shown_while_requests_run_and_when_idle(void **state)

@@ -88,7 +88,9 @@ static const uint32_t *pages_of(const struct cpu_step *step, const serverd_attn 
     const serverd_batch *batch = step->batch;
     uint32_t seq = batch->row_seq[row];
     if (a->is_causal)
-        return batch->page_table + (size_t)seq * batch->max_pages;
+        return (step->kv->layers[a->kv_layer].is_windowed ? batch->window_table
+                                                          : batch->page_table) +
+               (size_t)seq * batch->max_pages;
     return step->handle->step_pages + step->handle->seq_first_page[seq];
 }
 
@@ -152,12 +154,15 @@ void cpu_clear_softmax(const struct cpu_softmax *softmax, size_t n, size_t width
     memset(softmax->acc, 0, n * width * sizeof *softmax->acc);
 }
 
-/* What each query sees of the segment, counted from its beginning; returns the end of all. */
-static uint32_t see_segment(const struct attention_job *job, const struct cpu_attention_item *item,
-                            uint32_t segment, const struct attention_scratch *s)
+/* What each query sees of the segment, counted from its beginning; returns what all see together,
+ * and in *oldest the row that sees the oldest of it. */
+static struct visible see_segment(const struct attention_job *job,
+                                  const struct cpu_attention_item *item, uint32_t segment,
+                                  const struct attention_scratch *s, uint32_t *oldest)
 {
     size_t group = attention_group(job->attn);
-    uint32_t all = 0;
+    struct visible all = {CPU_SEGMENT, 0};
+    *oldest = item->first_row;
     for (uint32_t i = 0; i < item->n_rows; i++) {
         struct visible see = cpu_visible_from(job, item->first_row + i);
         uint32_t begin = (uint32_t)max_size(see.begin, segment);
@@ -166,8 +171,13 @@ static uint32_t see_segment(const struct attention_job *job, const struct cpu_at
             s->begin[i * group + g] = begin < end ? begin - segment : 0;
             s->end[i * group + g] = begin < end ? end - segment : 0;
         }
-        if (begin < end)
-            all = (uint32_t)max_size(all, end - segment);
+        if (begin >= end)
+            continue;
+        if (begin - segment < all.begin) {
+            all.begin = begin - segment;
+            *oldest = item->first_row + i;
+        }
+        all.end = (uint32_t)max_size(all.end, end - segment);
     }
     return all;
 }
@@ -193,9 +203,12 @@ void cpu_attend_segment(const struct attention_job *job, const struct cpu_attent
                                  .acc = into->acc,
                                  .scratch = s->kernel};
     const struct cpu_kv_layer *layer = layer_of(job->step, a, &call.kv);
-    const uint32_t *pages = pages_of(job->step, a, item->first_row) + segment / SERVERD_PAGE_TOKENS;
-    uint32_t end = see_segment(job, item, segment, s);
-    for (uint32_t p = 0; p * SERVERD_PAGE_TOKENS < end; p++) {
+    uint32_t oldest;
+    const struct visible see = see_segment(job, item, segment, s, &oldest);
+    /* rows of several sequences have these pages in common, but only who sees a window page need
+     * have it in its table */
+    const uint32_t *pages = pages_of(job->step, a, oldest) + segment / SERVERD_PAGE_TOKENS;
+    for (uint32_t p = see.begin / SERVERD_PAGE_TOKENS; p * SERVERD_PAGE_TOKENS < see.end; p++) {
         keys[p] = cpu_kv_keys(layer, pages[p], head);
         values[p] = cpu_kv_values(layer, pages[p], head);
     }

@@ -22,7 +22,8 @@ struct cpu_split {
         uint32_t segment; /* its number */
     } units[MAX_UNITS];
     float *parts;
-    /* Leading segments that lie in the same pages as those of the row before. */
+    /* Leading segments that lie in the same pages as those of the row before, and so in the same
+     * window pages. */
     uint32_t shared[MAX_ROWS];
 };
 

@@ -32,9 +32,13 @@ struct serverd_instance {
 
 struct serverd_kv {
     uint32_t n_layers, n_pages;
+    uint32_t n_window_pages; /* 0: none, pages hold all layers */
+    uint32_t window;         /* the widest of those layers that are in window pages */
     serverd_dtype dtype;
     struct cpu_kv_layer {
         uint32_t n_kv_heads, k_dim, v_dim;
+        bool is_windowed; /* its pages are the window pages */
+        uint32_t n_pages;
         /* [n_pages][n_kv_heads] pages of one head, laid out as attention_template.h says */
         char *keys, *values;
         size_t key_bytes, value_bytes; /* of one page of one head */
@@ -192,17 +196,21 @@ void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase,
 void cpu_run_rows(const struct cpu_step *step, const struct cpu_phase *phase);
 /* kv.c */
 serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
-                                 uint64_t *out, serverd_error *err);
+                                 serverd_kv_bytes *out, serverd_error *err);
 serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
-                             uint32_t n_pages, serverd_kv **out, serverd_error *err);
-serverd_status cpu_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err);
-serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
+                             uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                             serverd_error *err);
+serverd_status cpu_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
                            serverd_error *err);
+serverd_status cpu_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                           uint32_t n_tokens, serverd_error *err);
 void cpu_kv_destroy(serverd_kv *kv);
 serverd_status cpu_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                uint64_t *out, serverd_error *err);
-serverd_status cpu_kv_export(const serverd_kv *kv, uint32_t page, void *out, serverd_error *err);
-serverd_status cpu_kv_import(serverd_kv *kv, uint32_t page, const void *bytes, serverd_error *err);
+serverd_status cpu_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                             serverd_error *err);
+serverd_status cpu_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
+                             serverd_error *err);
 
 /* The page of one head. */
 static inline void *cpu_kv_keys(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)

@@ -206,21 +206,40 @@ static serverd_status check_rows(const serverd_handle *handle, const serverd_bat
     return SERVERD_OK;
 }
 
-/* The last row of a sequence needs the most pages. */
+/* Entries first .. end - 1 of a sequence's table. */
+static serverd_status check_entries(const uint32_t *table, uint32_t seq, uint32_t first,
+                                    uint32_t end, uint32_t n_pages, serverd_error *err)
+{
+    for (uint32_t i = first; i < end; i++)
+        if (table[i] >= n_pages)
+            return fail(err, SERVERD_INTERNAL, "cpu: sequence %u has no page for token %u", seq,
+                        i * SERVERD_PAGE_TOKENS);
+    return SERVERD_OK;
+}
+
+/* The last row of a sequence needs the most pages, the first one the oldest window page. */
 static serverd_status check_pages(const serverd_batch *batch, const serverd_kv *kv,
                                   serverd_error *err)
 {
-    for (uint32_t row = 0; row < batch->n_rows; row++) {
-        if (row + 1 < batch->n_rows && batch->row_seq[row + 1] == batch->row_seq[row])
+    serverd_status status = SERVERD_OK;
+    for (uint32_t row = 0, first = 0; row < batch->n_rows && status == SERVERD_OK; row++) {
+        uint32_t seq = batch->row_seq[row];
+        if (row + 1 < batch->n_rows && batch->row_seq[row + 1] == seq)
             continue;
-        uint32_t n = (uint32_t)batch->position[row] / SERVERD_PAGE_TOKENS + 1;
-        const uint32_t *pages = batch->page_table + (size_t)batch->row_seq[row] * batch->max_pages;
-        for (uint32_t i = 0; i < n; i++)
-            if (n > batch->max_pages || pages[i] >= kv->n_pages)
-                return fail(err, SERVERD_INTERNAL, "cpu: sequence %u has no page for token %u",
-                            batch->row_seq[row], i * SERVERD_PAGE_TOKENS);
+        uint32_t end = (uint32_t)batch->position[row] / SERVERD_PAGE_TOKENS + 1;
+        uint32_t oldest = (uint32_t)batch->position[first] + 1;
+        oldest = oldest > kv->window ? (oldest - kv->window) / SERVERD_PAGE_TOKENS : 0;
+        size_t at = (size_t)seq * batch->max_pages;
+        if (end > batch->max_pages)
+            return fail(err, SERVERD_INTERNAL, "cpu: sequence %u needs %u pages, the table has %u",
+                        seq, end, batch->max_pages);
+        status = check_entries(batch->page_table + at, seq, 0, end, kv->n_pages, err);
+        if (status == SERVERD_OK && kv->n_window_pages > 0)
+            status =
+                check_entries(batch->window_table + at, seq, oldest, end, kv->n_window_pages, err);
+        first = row + 1;
     }
-    return SERVERD_OK;
+    return status;
 }
 
 /* Every index of the batch, once: the ops trust them. */
@@ -234,7 +253,8 @@ static serverd_status check_batch(const serverd_handle *handle, const serverd_ba
         return fail(err, SERVERD_INTERNAL,
                     "cpu: %u rows, %u sequences, %u logit rows are too many or do not fit",
                     batch->n_rows, batch->n_seqs, batch->n_logit_rows);
-    if (handle->has_kv && (!kv || !batch->page_table))
+    if (handle->has_kv &&
+        (!kv || !batch->page_table || (kv->n_window_pages > 0 && !batch->window_table)))
         return fail(err, SERVERD_INTERNAL, "cpu: a decoder without KV pages");
     serverd_status status = check_rows(handle, batch, err);
     return status == SERVERD_OK && handle->has_kv ? check_pages(batch, kv, err) : status;

@@ -20,18 +20,23 @@ static serverd_status check_spec(const serverd_kv_spec *spec, serverd_error *err
     return SERVERD_OK;
 }
 
+static uint64_t layer_page_bytes(const serverd_kv_spec *spec, const serverd_kv_layer *layer)
+{
+    return layer->n_kv_heads * (cpu_key_page_bytes(spec->dtype, layer->k_dim) +
+                                cpu_value_page_bytes(spec->dtype, layer->v_dim));
+}
+
 serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
-                                 uint64_t *out, serverd_error *err)
+                                 serverd_kv_bytes *out, serverd_error *err)
 {
     (void)instance;
     serverd_status status = check_spec(spec, err);
     if (status != SERVERD_OK)
         return status;
-    *out = 0;
+    *out = (serverd_kv_bytes){0};
     for (uint32_t i = 0; i < spec->n_layers; i++) {
         const serverd_kv_layer *layer = &spec->layers[i];
-        *out += layer->n_kv_heads * (cpu_key_page_bytes(spec->dtype, layer->k_dim) +
-                                     cpu_value_page_bytes(spec->dtype, layer->v_dim));
+        *(layer->window > 0 ? &out->window_page : &out->page) += layer_page_bytes(spec, layer);
     }
     return SERVERD_OK;
 }
@@ -45,15 +50,31 @@ static void *map_store(size_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
-static bool store_bytes(const serverd_kv *kv, const struct cpu_kv_layer *layer, size_t page_bytes,
-                        size_t *out)
+static bool store_bytes(const struct cpu_kv_layer *layer, size_t page_bytes, size_t *out)
 {
     return size_mul(page_bytes, layer->n_kv_heads, out) &&
-           size_mul(*out, max_size(kv->n_pages, 1), out);
+           size_mul(*out, max_size(layer->n_pages, 1), out);
+}
+
+static bool create_layer(const serverd_kv *kv, const serverd_kv_layer *from,
+                         struct cpu_kv_layer *layer)
+{
+    bool is_windowed = from->window > 0 && kv->n_window_pages > 0;
+    size_t bytes;
+    *layer = (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
+                                   .k_dim = from->k_dim,
+                                   .v_dim = from->v_dim,
+                                   .is_windowed = is_windowed,
+                                   .n_pages = is_windowed ? kv->n_window_pages : kv->n_pages,
+                                   .key_bytes = cpu_key_page_bytes(kv->dtype, from->k_dim),
+                                   .value_bytes = cpu_value_page_bytes(kv->dtype, from->v_dim)};
+    return store_bytes(layer, layer->key_bytes, &bytes) && (layer->keys = map_store(bytes)) &&
+           store_bytes(layer, layer->value_bytes, &bytes) && (layer->values = map_store(bytes));
 }
 
 serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
-                             uint32_t n_pages, serverd_kv **out, serverd_error *err)
+                             uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                             serverd_error *err)
 {
     (void)instance;
     serverd_status status = check_spec(spec, err);
@@ -64,27 +85,19 @@ serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *
         return fail(err, SERVERD_NOMEM, "cpu: no memory for the KV store");
     *kv = (serverd_kv){.n_layers = spec->n_layers,
                        .n_pages = n_pages,
+                       .n_window_pages = n_window_pages,
                        .dtype = spec->dtype,
                        .layers = calloc(max_size(spec->n_layers, 1), sizeof *kv->layers)};
     bool is_made = kv->layers != NULL;
     for (uint32_t i = 0; i < spec->n_layers && is_made; i++) {
-        const serverd_kv_layer *from = &spec->layers[i];
-        struct cpu_kv_layer *layer = &kv->layers[i];
-        *layer =
-            (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
-                                  .k_dim = from->k_dim,
-                                  .v_dim = from->v_dim,
-                                  .key_bytes = cpu_key_page_bytes(spec->dtype, from->k_dim),
-                                  .value_bytes = cpu_value_page_bytes(spec->dtype, from->v_dim)};
-        size_t bytes;
-        is_made = store_bytes(kv, layer, layer->key_bytes, &bytes) &&
-                  (layer->keys = map_store(bytes)) &&
-                  store_bytes(kv, layer, layer->value_bytes, &bytes) &&
-                  (layer->values = map_store(bytes));
+        is_made = create_layer(kv, &spec->layers[i], &kv->layers[i]);
+        if (kv->layers[i].is_windowed)
+            kv->window = (uint32_t)max_size(kv->window, spec->layers[i].window);
     }
     if (!is_made) {
         cpu_kv_destroy(kv);
-        return fail(err, SERVERD_NOMEM, "cpu: no memory for %u KV pages", n_pages);
+        return fail(err, SERVERD_NOMEM, "cpu: no memory for %u KV pages, %u window pages", n_pages,
+                    n_window_pages);
     }
     *out = kv;
     return SERVERD_OK;
@@ -95,43 +108,85 @@ void cpu_kv_destroy(serverd_kv *kv)
     for (uint32_t i = 0; kv->layers && i < kv->n_layers; i++) {
         const struct cpu_kv_layer *layer = &kv->layers[i];
         size_t bytes;
-        if (layer->keys && store_bytes(kv, layer, layer->key_bytes, &bytes))
+        if (layer->keys && store_bytes(layer, layer->key_bytes, &bytes))
             (void)munmap(layer->keys, bytes);
-        if (layer->values && store_bytes(kv, layer, layer->value_bytes, &bytes))
+        if (layer->values && store_bytes(layer, layer->value_bytes, &bytes))
             (void)munmap(layer->values, bytes);
     }
     free(kv->layers);
     free(kv);
 }
 
-serverd_status cpu_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+/* ---- pages ----------------------------------------------------------------------------------- */
+
+static serverd_status check_page(const serverd_kv *kv, serverd_kv_page page, serverd_error *err)
 {
-    for (uint32_t i = 0; i < pages.n; i++) {
-        if (pages.index[i] >= kv->n_pages)
-            return fail(err, SERVERD_INTERNAL, "cpu: there is no KV page %u", pages.index[i]);
+    if ((page.page != SERVERD_NO_PAGE && page.page >= kv->n_pages) ||
+        (page.window_page != SERVERD_NO_PAGE && page.window_page >= kv->n_window_pages))
+        return fail(err, SERVERD_INTERNAL,
+                    "cpu: there is no KV page %u, or no window page %u; there are %u and %u",
+                    page.page, page.window_page, kv->n_pages, kv->n_window_pages);
+    return SERVERD_OK;
+}
+
+/* Where the layer has these tokens; SERVERD_NO_PAGE: they are left out. */
+static uint32_t page_in(const struct cpu_kv_layer *layer, serverd_kv_page page)
+{
+    return layer->is_windowed ? page.window_page : page.page;
+}
+
+/* Of one page, with all heads. */
+static size_t keys_size(const struct cpu_kv_layer *layer)
+{
+    return layer->n_kv_heads * layer->key_bytes;
+}
+
+static size_t values_size(const struct cpu_kv_layer *layer)
+{
+    return layer->n_kv_heads * layer->value_bytes;
+}
+
+serverd_status cpu_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                           serverd_error *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        serverd_status status = check_page(kv, pages[i], err);
+        if (status != SERVERD_OK)
+            return status;
         for (uint32_t l = 0; l < kv->n_layers; l++) {
             const struct cpu_kv_layer *layer = &kv->layers[l];
-            memset(cpu_kv_keys(layer, pages.index[i], 0), 0, layer->n_kv_heads * layer->key_bytes);
-            memset(cpu_kv_values(layer, pages.index[i], 0), 0,
-                   layer->n_kv_heads * layer->value_bytes);
+            uint32_t page = page_in(layer, pages[i]);
+            if (page == SERVERD_NO_PAGE)
+                continue;
+            memset(cpu_kv_keys(layer, page, 0), 0, keys_size(layer));
+            memset(cpu_kv_values(layer, page, 0), 0, values_size(layer));
         }
     }
     return SERVERD_OK;
 }
 
-serverd_status cpu_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
-                           serverd_error *err)
+serverd_status cpu_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                           uint32_t n_tokens, serverd_error *err)
 {
-    if (from >= kv->n_pages || to >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
+    serverd_status status = check_page(kv, from, err);
+    if (status == SERVERD_OK)
+        status = check_page(kv, to, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (n_tokens > SERVERD_PAGE_TOKENS ||
+        (from.page == SERVERD_NO_PAGE) != (to.page == SERVERD_NO_PAGE) ||
+        (from.window_page == SERVERD_NO_PAGE) != (to.window_page == SERVERD_NO_PAGE))
         return fail(err, SERVERD_INTERNAL, "cpu: cannot copy %u tokens of KV page %u to %u",
-                    n_tokens, from, to);
+                    n_tokens, from.page, to.page);
     /* tokens lie side by side: whole pages, of which nobody reads what lies behind n_tokens */
-    for (uint32_t l = 0; l < kv->n_layers && from != to; l++) {
+    for (uint32_t l = 0; l < kv->n_layers; l++) {
         const struct cpu_kv_layer *layer = &kv->layers[l];
-        memcpy(cpu_kv_keys(layer, to, 0), cpu_kv_keys(layer, from, 0),
-               layer->n_kv_heads * layer->key_bytes);
-        memcpy(cpu_kv_values(layer, to, 0), cpu_kv_values(layer, from, 0),
-               layer->n_kv_heads * layer->value_bytes);
+        uint32_t source = page_in(layer, from), target = page_in(layer, to);
+        if (source == target) /* left out, too */
+            continue;
+        memcpy(cpu_kv_keys(layer, target, 0), cpu_kv_keys(layer, source, 0), keys_size(layer));
+        memcpy(cpu_kv_values(layer, target, 0), cpu_kv_values(layer, source, 0),
+               values_size(layer));
     }
     return SERVERD_OK;
 }
@@ -152,40 +207,37 @@ serverd_status cpu_kv_identity(serverd_instance *instance, const serverd_kv_spec
     return SERVERD_OK;
 }
 
-static serverd_status check_page(const serverd_kv *kv, uint32_t page, serverd_error *err)
-{
-    if (page >= kv->n_pages)
-        return fail(err, SERVERD_INTERNAL, "cpu: there is no KV page %u", page);
-    return SERVERD_OK;
-}
-
-/* Layer by layer, the keys of all heads and then their values. */
-serverd_status cpu_kv_export(const serverd_kv *kv, uint32_t page, void *out, serverd_error *err)
+/* Layer by layer, the keys of all heads and then their values; layers in window pages come last. */
+serverd_status cpu_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                             serverd_error *err)
 {
     serverd_status status = check_page(kv, page, err);
     char *at = out;
-    for (uint32_t l = 0; l < kv->n_layers && status == SERVERD_OK; l++) {
-        const struct cpu_kv_layer *layer = &kv->layers[l];
-        size_t key_bytes = layer->n_kv_heads * layer->key_bytes;
-        size_t value_bytes = layer->n_kv_heads * layer->value_bytes;
-        memcpy(at, cpu_kv_keys(layer, page, 0), key_bytes);
-        memcpy(at + key_bytes, cpu_kv_values(layer, page, 0), value_bytes);
-        at += key_bytes + value_bytes;
+    for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
+        const struct cpu_kv_layer *layer = &kv->layers[i % kv->n_layers];
+        uint32_t index = page_in(layer, page);
+        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE)
+            continue;
+        memcpy(at, cpu_kv_keys(layer, index, 0), keys_size(layer));
+        memcpy(at + keys_size(layer), cpu_kv_values(layer, index, 0), values_size(layer));
+        at += keys_size(layer) + values_size(layer);
     }
     return status;
 }
 
-serverd_status cpu_kv_import(serverd_kv *kv, uint32_t page, const void *bytes, serverd_error *err)
+serverd_status cpu_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
+                             serverd_error *err)
 {
     serverd_status status = check_page(kv, page, err);
     const char *at = bytes;
-    for (uint32_t l = 0; l < kv->n_layers && status == SERVERD_OK; l++) {
-        const struct cpu_kv_layer *layer = &kv->layers[l];
-        size_t key_bytes = layer->n_kv_heads * layer->key_bytes;
-        size_t value_bytes = layer->n_kv_heads * layer->value_bytes;
-        memcpy(cpu_kv_keys(layer, page, 0), at, key_bytes);
-        memcpy(cpu_kv_values(layer, page, 0), at + key_bytes, value_bytes);
-        at += key_bytes + value_bytes;
+    for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
+        const struct cpu_kv_layer *layer = &kv->layers[i % kv->n_layers];
+        uint32_t index = page_in(layer, page);
+        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE)
+            continue;
+        memcpy(cpu_kv_keys(layer, index, 0), at, keys_size(layer));
+        memcpy(cpu_kv_values(layer, index, 0), at + keys_size(layer), values_size(layer));
+        at += keys_size(layer) + values_size(layer);
     }
     return status;
 }

@@ -127,7 +127,7 @@ static serverd_status add_step_kv(serverd_handle *handle, serverd_error *err)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u pages", n_pages);
     for (uint32_t i = 0; i < n_pages; i++)
         handle->step_pages[i] = i;
-    return cpu_kv_create(handle->instance, &spec, n_pages, &handle->step_kv, err);
+    return cpu_kv_create(handle->instance, &spec, n_pages, 0, &handle->step_kv, err);
 }
 
 static void find_index_limits(serverd_handle *handle)

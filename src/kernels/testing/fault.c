@@ -353,7 +353,7 @@ static serverd_status fault_load(serverd_instance *instance, const serverd_graph
 }
 
 static serverd_status fault_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
-                                          uint64_t *out, serverd_error *err)
+                                          serverd_kv_bytes *out, serverd_error *err)
 {
     serverd_status status = need_inner(instance, err);
     return status != SERVERD_OK
@@ -362,7 +362,8 @@ static serverd_status fault_kv_page_bytes(serverd_instance *instance, const serv
 }
 
 static serverd_status fault_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
-                                      uint32_t n_pages, serverd_kv **out, serverd_error *err)
+                                      uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                      serverd_error *err)
 {
     serverd_status status = need_inner(instance, err);
     if (status == SERVERD_OK)
@@ -373,7 +374,8 @@ static serverd_status fault_kv_create(serverd_instance *instance, const serverd_
     if (!kv)
         return fail(err, SERVERD_NOMEM, "fault: no memory");
     kv->instance = instance;
-    status = instance->inner->kv_create(instance->inner_instance, spec, n_pages, &kv->inner, err);
+    status = instance->inner->kv_create(instance->inner_instance, spec, n_pages, n_window_pages,
+                                        &kv->inner, err);
     if (status != SERVERD_OK)
         free(kv);
     else
@@ -387,13 +389,14 @@ static void fault_kv_destroy(serverd_kv *kv)
     free(kv);
 }
 
-static serverd_status fault_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+static serverd_status fault_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                                    serverd_error *err)
 {
-    return kv->instance->inner->kv_zero(kv->inner, pages, err);
+    return kv->instance->inner->kv_zero(kv->inner, pages, n, err);
 }
 
-static serverd_status fault_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
-                                    serverd_error *err)
+static serverd_status fault_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                                    uint32_t n_tokens, serverd_error *err)
 {
     return kv->instance->inner->kv_copy(kv->inner, from, to, n_tokens, err);
 }
@@ -407,13 +410,13 @@ static serverd_status fault_kv_identity(serverd_instance *instance, const server
                : instance->inner->kv_identity(instance->inner_instance, spec, out, err);
 }
 
-static serverd_status fault_kv_export(const serverd_kv *kv, uint32_t page, void *out,
+static serverd_status fault_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
                                       serverd_error *err)
 {
     return kv->instance->inner->kv_export(kv->inner, page, out, err);
 }
 
-static serverd_status fault_kv_import(serverd_kv *kv, uint32_t page, const void *bytes,
+static serverd_status fault_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
                                       serverd_error *err)
 {
     return kv->instance->inner->kv_import(kv->inner, page, bytes, err);

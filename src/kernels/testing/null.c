@@ -21,9 +21,13 @@ struct serverd_handle {
     uint32_t n_out; /* n_vocab or n_embd */
 };
 
+/* Pages have the state after the token of each slot. So have the pages of layers with a window, in
+ * the same place or in window pages: a row looks whether all that its window shows are the same. */
 struct serverd_kv {
-    uint32_t n_pages;
-    uint64_t (*state)[SERVERD_PAGE_TOKENS]; /* after the token of that slot */
+    uint32_t n_pages, n_window_pages;
+    uint32_t window; /* tokens of the widest; 0: no layer has one */
+    uint64_t (*state)[SERVERD_PAGE_TOKENS];
+    uint64_t (*window_state)[SERVERD_PAGE_TOKENS]; /* NULL: no layer has a window */
 };
 
 static serverd_status null_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
@@ -117,53 +121,103 @@ static serverd_status null_load(serverd_instance *instance, const serverd_graph 
 
 /* ---- KV ------------------------------------------------------------------------------------ */
 
-static serverd_status null_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
-                                         uint64_t *out, serverd_error *err)
+static uint32_t widest_window(const serverd_kv_spec *spec)
 {
-    (void)instance, (void)spec, (void)err;
-    *out = SERVERD_PAGE_TOKENS * sizeof(uint64_t);
-    return SERVERD_OK;
+    uint32_t widest = 0;
+    for (uint32_t i = 0; i < spec->n_layers; i++)
+        widest = (uint32_t)max_size(widest, spec->layers[i].window);
+    return widest;
 }
 
-static serverd_status null_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
-                                     uint32_t n_pages, serverd_kv **out, serverd_error *err)
+static serverd_status null_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                         serverd_kv_bytes *out, serverd_error *err)
 {
-    (void)instance, (void)spec;
-    serverd_kv *kv = calloc(1, sizeof *kv);
-    if (kv)
-        kv->state = calloc(max_size(n_pages, 1), sizeof *kv->state);
-    if (!kv || !kv->state) {
-        free(kv);
-        return fail(err, SERVERD_NOMEM, "null: no memory for %u pages", n_pages);
-    }
-    kv->n_pages = n_pages;
-    *out = kv;
+    (void)instance, (void)err;
+    const uint64_t bytes = SERVERD_PAGE_TOKENS * sizeof(uint64_t);
+    *out = (serverd_kv_bytes){bytes, widest_window(spec) > 0 ? bytes : 0};
     return SERVERD_OK;
 }
 
 static void null_kv_destroy(serverd_kv *kv)
 {
     free(kv->state);
+    free(kv->window_state);
     free(kv);
 }
 
-static serverd_status null_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+static serverd_status null_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                                     uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                     serverd_error *err)
 {
-    for (uint32_t i = 0; i < pages.n; i++) {
-        if (pages.index[i] >= kv->n_pages)
-            return fail(err, SERVERD_INTERNAL, "null: there is no page %u", pages.index[i]);
-        memset(kv->state[pages.index[i]], 0, sizeof *kv->state);
+    (void)instance;
+    serverd_kv *kv = calloc(1, sizeof *kv);
+    if (!kv)
+        return fail(err, SERVERD_NOMEM, "null: no memory");
+    *kv = (serverd_kv){
+        .n_pages = n_pages, .n_window_pages = n_window_pages, .window = widest_window(spec)};
+    kv->state = calloc(max_size(n_pages, 1), sizeof *kv->state);
+    if (kv->window > 0)
+        kv->window_state = calloc(max_size(n_window_pages > 0 ? n_window_pages : n_pages, 1),
+                                  sizeof *kv->window_state);
+    if (!kv->state || (kv->window > 0 && !kv->window_state)) {
+        null_kv_destroy(kv);
+        return fail(err, SERVERD_NOMEM, "null: no memory for %u pages, %u window pages", n_pages,
+                    n_window_pages);
+    }
+    *out = kv;
+    return SERVERD_OK;
+}
+
+static serverd_status check_page(const serverd_kv *kv, serverd_kv_page page, serverd_error *err)
+{
+    if ((page.page != SERVERD_NO_PAGE && page.page >= kv->n_pages) ||
+        (page.window_page != SERVERD_NO_PAGE && page.window_page >= kv->n_window_pages))
+        return fail(err, SERVERD_INTERNAL, "null: there is no page %u, or no window page %u",
+                    page.page, page.window_page);
+    return SERVERD_OK;
+}
+
+/* The page's states; NULL: left out. */
+static uint64_t *states_of(const serverd_kv *kv, serverd_kv_page page)
+{
+    return page.page == SERVERD_NO_PAGE ? NULL : kv->state[page.page];
+}
+
+/* Those of its layers with a window. */
+static uint64_t *window_states_of(const serverd_kv *kv, serverd_kv_page page)
+{
+    uint32_t index = kv->n_window_pages > 0 ? page.window_page : page.page;
+    return !kv->window_state || index == SERVERD_NO_PAGE ? NULL : kv->window_state[index];
+}
+
+static serverd_status null_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                                   serverd_error *err)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (check_page(kv, pages[i], err))
+            return err->code;
+        uint64_t *states[] = {states_of(kv, pages[i]), window_states_of(kv, pages[i])};
+        for (int half = 0; half < 2; half++)
+            if (states[half])
+                memset(states[half], 0, sizeof *kv->state);
     }
     return SERVERD_OK;
 }
 
-static serverd_status null_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
-                                   serverd_error *err)
+static serverd_status null_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                                   uint32_t n_tokens, serverd_error *err)
 {
-    if (from >= kv->n_pages || to >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
-        return fail(err, SERVERD_INTERNAL, "null: cannot copy %u tokens of page %u to %u", n_tokens,
-                    from, to);
-    memmove(kv->state[to], kv->state[from], n_tokens * sizeof kv->state[0][0]);
+    if (check_page(kv, from, err) || check_page(kv, to, err))
+        return err->code;
+    uint64_t *sources[] = {states_of(kv, from), window_states_of(kv, from)};
+    uint64_t *targets[] = {states_of(kv, to), window_states_of(kv, to)};
+    for (int half = 0; half < 2; half++) {
+        if (n_tokens > SERVERD_PAGE_TOKENS || !sources[half] != !targets[half])
+            return fail(err, SERVERD_INTERNAL, "null: cannot copy %u tokens of page %u to %u",
+                        n_tokens, from.page, to.page);
+        if (sources[half])
+            memmove(targets[half], sources[half], n_tokens * sizeof kv->state[0][0]);
+    }
     return SERVERD_OK;
 }
 
@@ -175,21 +229,33 @@ static serverd_status null_kv_identity(serverd_instance *instance, const serverd
     return SERVERD_OK;
 }
 
-static serverd_status null_kv_export(const serverd_kv *kv, uint32_t page, void *out,
+static serverd_status null_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
                                      serverd_error *err)
 {
-    if (page >= kv->n_pages)
-        return fail(err, SERVERD_INTERNAL, "null: there is no page %u", page);
-    memcpy(out, kv->state[page], sizeof *kv->state);
+    if (check_page(kv, page, err))
+        return err->code;
+    const uint64_t *states[] = {states_of(kv, page), window_states_of(kv, page)};
+    char *at = out;
+    for (int half = 0; half < 2; half++)
+        if (states[half]) {
+            memcpy(at, states[half], sizeof *kv->state);
+            at += sizeof *kv->state;
+        }
     return SERVERD_OK;
 }
 
-static serverd_status null_kv_import(serverd_kv *kv, uint32_t page, const void *bytes,
+static serverd_status null_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
                                      serverd_error *err)
 {
-    if (page >= kv->n_pages)
-        return fail(err, SERVERD_INTERNAL, "null: there is no page %u", page);
-    memcpy(kv->state[page], bytes, sizeof *kv->state);
+    if (check_page(kv, page, err))
+        return err->code;
+    uint64_t *states[] = {states_of(kv, page), window_states_of(kv, page)};
+    const char *at = bytes;
+    for (int half = 0; half < 2; half++)
+        if (states[half]) {
+            memcpy(states[half], at, sizeof *kv->state);
+            at += sizeof *kv->state;
+        }
     return SERVERD_OK;
 }
 
@@ -203,16 +269,55 @@ static void sleep_us(uint64_t us)
         continue;
 }
 
+static uint32_t entry_of(const uint32_t *table, const serverd_batch *batch, uint32_t row,
+                         uint32_t position)
+{
+    uint32_t entry = position / SERVERD_PAGE_TOKENS;
+    if (!table || entry >= batch->max_pages)
+        return SERVERD_NO_PAGE;
+    return table[(size_t)batch->row_seq[row] * batch->max_pages + entry];
+}
+
 /* Where the state after the token at `position` of a row's sequence is kept; NULL: the page
  * table is wrong. */
 static uint64_t *state_slot(const serverd_kv *kv, const serverd_batch *batch, uint32_t row,
                             uint32_t position)
 {
-    uint32_t entry = position / SERVERD_PAGE_TOKENS;
-    if (entry >= batch->max_pages)
-        return NULL;
-    uint32_t page = batch->page_table[(size_t)batch->row_seq[row] * batch->max_pages + entry];
+    uint32_t page = entry_of(batch->page_table, batch, row, position);
     return page < kv->n_pages ? &kv->state[page][position % SERVERD_PAGE_TOKENS] : NULL;
+}
+
+/* And where layers with a window have it. */
+static uint64_t *window_slot(const serverd_kv *kv, const serverd_batch *batch, uint32_t row,
+                             uint32_t position)
+{
+    bool is_apart = kv->n_window_pages > 0;
+    uint32_t page =
+        entry_of(is_apart ? batch->window_table : batch->page_table, batch, row, position);
+    return page < (is_apart ? kv->n_window_pages : kv->n_pages)
+               ? &kv->window_state[page][position % SERVERD_PAGE_TOKENS]
+               : NULL;
+}
+
+/* The row's own state goes into the window's layers; *state is another one from here on if they
+ * show another sequence than the pages do. False: the window table is wrong. */
+static bool look_through_window(const serverd_kv *kv, const serverd_batch *batch, uint32_t row,
+                                uint32_t position, uint64_t *state)
+{
+    uint64_t *own = window_slot(kv, batch, row, position);
+    if (!own)
+        return false;
+    *own = *state;
+    for (uint32_t p = position + 1 > kv->window ? position + 1 - kv->window : 0; p < position;
+         p++) {
+        const uint64_t *seen = window_slot(kv, batch, row, p);
+        const uint64_t *expected = state_slot(kv, batch, row, p);
+        if (!seen || !expected)
+            return false;
+        if (*seen != *expected)
+            *state = hash_mix(*state ^ *seen);
+    }
+    return true;
 }
 
 /* The state after row `row`. An encoder's rows follow each other without pages. */
@@ -234,6 +339,9 @@ static serverd_status row_state(const serverd_kv *kv, const serverd_batch *batch
                     position);
     *slot = null_model_next(previous ? *previous : NULL_MODEL_EMPTY, batch->token[row],
                             (uint32_t)position);
+    if (kv->window > 0 && !look_through_window(kv, batch, row, (uint32_t)position, slot))
+        return fail(err, SERVERD_INTERNAL, "null: row %u at position %d has no valid window page",
+                    row, position);
     *after = *slot;
     return SERVERD_OK;
 }

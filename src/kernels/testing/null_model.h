@@ -1,6 +1,6 @@
 /* What the null delegate computes, so that a test can say what any request must answer. The
  * state after a token is a hash of the sequence's whole history, and it is kept in the KV pages:
- * a page that is lost, stale, or another sequence's changes every later token. */
+ * a page or a window page that is lost, stale, or another sequence's changes every later token. */
 #ifndef KERNELS_TESTING_NULL_MODEL_H
 #define KERNELS_TESTING_NULL_MODEL_H
 

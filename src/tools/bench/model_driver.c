@@ -180,12 +180,12 @@ serverd_status driver_clear(struct driver *driver, uint32_t n_seqs, uint32_t n_t
 {
     uint32_t n_pages = (n_tokens + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
     for (uint32_t s = 0; s < n_seqs && !driver->program->config.is_encoder; s++) {
-        uint32_t *pages = driver->page_table;
-        for (uint32_t p = 0; p < n_pages; p++)
-            pages[p] = s * driver->pages_per_seq + p;
-        serverd_status status = runtime_kv_zero(driver->runtime, pages, n_pages, err);
-        if (status != SERVERD_OK)
-            return status;
+        for (uint32_t p = 0; p < n_pages; p++) {
+            const serverd_kv_page page = {s * driver->pages_per_seq + p, SERVERD_NO_PAGE};
+            serverd_status status = runtime_kv_zero(driver->runtime, &page, 1, err);
+            if (status != SERVERD_OK)
+                return status;
+        }
     }
     return SERVERD_OK;
 }

@@ -238,8 +238,8 @@ static serverd_status measure_tree(const struct scheduler_options *o, struct sam
         for (uint32_t part = 0; part < MAX_PATH; part++)
             n = n * f.fan + f.fan;
     }
-    f.pool = page_pool_create((uint32_t)min_size((size_t)(o->nodes + 1) * f.n_pages, 1u << 26));
-    f.tree = f.pool ? radix_tree_create(f.pool) : NULL;
+    f.pool = page_pool_create((uint32_t)min_size((size_t)(o->nodes + 1) * f.n_pages, 1u << 26), 0);
+    f.tree = f.pool ? radix_tree_create(f.pool, 0) : NULL;
     f.tokens = calloc((size_t)f.n_pages * PAGE, sizeof *f.tokens);
     f.pages = calloc(f.n_pages, sizeof *f.pages);
     serverd_status status = SERVERD_OK;

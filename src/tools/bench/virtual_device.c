@@ -224,17 +224,18 @@ static void virtual_close(serverd_instance *instance)
 /* ---- pages ----------------------------------------------------------------------------------- */
 
 static serverd_status virtual_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
-                                            uint64_t *out, serverd_error *err)
+                                            serverd_kv_bytes *out, serverd_error *err)
 {
     (void)instance, (void)spec, (void)err;
-    *out = SERVERD_PAGE_TOKENS * sizeof(int32_t);
+    *out = (serverd_kv_bytes){.page = SERVERD_PAGE_TOKENS * sizeof(int32_t)};
     return SERVERD_OK;
 }
 
 static serverd_status virtual_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
-                                        uint32_t n_pages, serverd_kv **out, serverd_error *err)
+                                        uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                        serverd_error *err)
 {
-    (void)instance, (void)spec;
+    (void)instance, (void)spec, (void)n_window_pages; /* no layer of its model has a window */
     serverd_kv *kv = calloc(1, sizeof *kv);
     if (kv)
         kv->token = calloc(max_size(n_pages, 1), sizeof *kv->token);
@@ -254,19 +255,20 @@ static void virtual_kv_destroy(serverd_kv *kv)
 }
 
 /* What was in a page is overwritten before it is read. */
-static serverd_status virtual_kv_zero(serverd_kv *kv, serverd_pages pages, serverd_error *err)
+static serverd_status virtual_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                                      serverd_error *err)
 {
-    (void)kv, (void)pages, (void)err;
+    (void)kv, (void)pages, (void)n, (void)err;
     return SERVERD_OK;
 }
 
-static serverd_status virtual_kv_copy(serverd_kv *kv, uint32_t from, uint32_t to, uint32_t n_tokens,
-                                      serverd_error *err)
+static serverd_status virtual_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                                      uint32_t n_tokens, serverd_error *err)
 {
-    if (from >= kv->n_pages || to >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
+    if (from.page >= kv->n_pages || to.page >= kv->n_pages || n_tokens > SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_INTERNAL, "virtual: cannot copy %u tokens of page %u to %u",
-                    n_tokens, from, to);
-    memmove(kv->token[to], kv->token[from], n_tokens * sizeof kv->token[0][0]);
+                    n_tokens, from.page, to.page);
+    memmove(kv->token[to.page], kv->token[from.page], n_tokens * sizeof kv->token[0][0]);
     return SERVERD_OK;
 }
 
