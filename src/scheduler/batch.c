@@ -73,6 +73,22 @@ static uint32_t chunk_budget(const struct engine *engine, uint32_t n_decoding, u
     return min_u32(n < LEAST_CHUNK ? LEAST_CHUNK : n, most);
 }
 
+/* What decode rows take alone tells how long prefill may take beside them, and what prefill takes
+ * of a step of both. So a step has decode rows alone now and then, and when they have become many
+ * more, however many prompts wait. */
+#define MOST_MIXED 64u
+
+static bool knows_decode(const struct engine *engine)
+{
+    return engine->n_mixed < MOST_MIXED && 2 * engine->work.n_decode <= 3 * engine->n_decoded + 1;
+}
+
+static void note_decode(struct engine *engine)
+{
+    engine->n_decoded = engine->work.n_decode;
+    engine->n_mixed = 0;
+}
+
 /* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order
  * of admission; the first keeps at least half of the chunk, so that short prompts behind a long one
  * get on too. */
@@ -97,16 +113,15 @@ static void plan_decoder(struct engine *engine)
             n_left_others =
                 min_u32(n_left_others + min_u32(n_left, engine->max_rows), engine->max_rows);
     }
-    if (engine->work.n_decode > 0 && !first) {
-        engine->has_decoded |= engine_draft(engine) == 0;
+    if (engine->work.n_decode > 0 && !first && engine_draft(engine) > 0)
         return;
-    }
-    if (engine->work.n_decode > 0 && !engine->has_decoded) {
-        engine->has_decoded = true; /* this step tells what decode rows alone take */
+    if (engine->work.n_decode > 0 && (!first || !knows_decode(engine))) {
+        note_decode(engine);
         return;
     }
     if (!first)
         return;
+    engine->n_mixed += engine->work.n_decode > 0;
     uint32_t budget = chunk_budget(engine, engine->n_slices, n_prompts, first->n_computed);
     uint32_t n_spare = engine->max_logit_rows - engine->n_running;
     uint32_t for_others = min_u32(n_left_others, budget / 2);

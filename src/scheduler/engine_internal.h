@@ -90,7 +90,8 @@ struct engine {
     uint32_t n_slices;
     struct step_work work; /* of the present step */
     struct step_cost cost;
-    bool has_decoded;         /* a step of decode rows alone was run, or is */
+    uint32_t n_decoded;       /* decode rows of the last step that had no others; 0: none */
+    uint32_t n_mixed;         /* steps since then */
     uint32_t n_rejected_rows; /* in the present step: of guesses that were wrong */
     struct row_cost row_cost;
     int32_t draft[DRAFT_MAX_ROWS];   /* of all slices */

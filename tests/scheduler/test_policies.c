@@ -98,6 +98,23 @@ static void a_small_key_does_not_wait_for_a_greedy_one(void **state)
     trace_deinit(&trace);
 }
 
+/* Prompts wait all the time, so no step has decode rows alone by itself; what those cost has grown
+ * since there was one. Taken for what they cost then, they would leave prefill eight rows a step.
+ */
+static void prefill_gets_its_share_while_prompts_always_wait(void **state)
+{
+    (void)state;
+    struct trace trace = generate(TRACE_PREAMBLES, 0, 0);
+    struct simulation_result result = run(&trace, &base);
+    double rows = (double)result.n_rows / (double)result.n_steps;
+    double gap = durations_percentile_ms(&result.all->itl, 0.99);
+    print_message("%.1f rows a step, gaps p99 %.1f ms\n", rows, gap);
+    assert_true(rows >= 38);
+    assert_true(gap <= 50);
+    simulation_result_deinit(&result);
+    trace_deinit(&trace);
+}
+
 static void a_hundred_thousand_requests_are_all_answered(void **state)
 {
     (void)state;
@@ -139,6 +156,7 @@ int main(void)
         cmocka_unit_test(cold_requests_do_not_starve_behind_hot_ones),
         cmocka_unit_test(cold_requests_do_not_starve_in_a_stream_of_hot_ones),
         cmocka_unit_test(a_small_key_does_not_wait_for_a_greedy_one),
+        cmocka_unit_test(prefill_gets_its_share_while_prompts_always_wait),
         cmocka_unit_test(a_hundred_thousand_requests_are_all_answered),
         cmocka_unit_test(a_deep_queue_is_emptied),
     };
