@@ -63,6 +63,7 @@ static void generate(struct exchange *x, struct api_fields *f, struct request *r
                                              .fields = f,
                                              .is_chat = true,
                                              .n_logprobs = n_logprobs,
+                                             .n_shown = (uint32_t)f->n,
                                              .n_prompts = 1,
                                              .n_prompt_tokens = request->n_prompt};
     struct request **requests = calloc(1, sizeof *requests);

@@ -91,21 +91,30 @@ static bool check_fields(struct exchange *x, const struct api_fields *f, struct 
                       "This model makes embeddings; use /v1/embeddings.");
         return false;
     }
-    if (f->best_of != API_UNSET && f->best_of != f->n) {
-        api_error_set(e, "unsupported_value", "best_of",
-                      "best_of other than n is not supported by this server.");
+    if (f->best_of != API_UNSET && f->best_of < f->n) {
+        api_error_set(e, "invalid_value", "best_of",
+                      "best_of is %" PRId64 ", less than the %" PRId64 " choices of n.", f->best_of,
+                      f->n);
+        return false;
+    }
+    if (f->best_of != API_UNSET && f->best_of > f->n && f->stream) {
+        api_error_set(e, "invalid_value", "best_of",
+                      "best_of is more than n: which choices are the best is known at the end, so "
+                      "they cannot be streamed.");
         return false;
     }
     return openai_read_stream_options(f, &ignored, &ignored, e);
 }
 
-/* One request for the engine per prompt; the array and what is in it. */
+/* One request for the engine per prompt; the array and what is in it. The best of the choices are
+ * found by the log probabilities of their tokens. */
 static struct request **make_requests(struct exchange *x, const struct api_fields *f,
                                       const struct prompt_list *prompts, int32_t n_logprobs,
-                                      struct api_error *e)
+                                      bool is_ranked, struct api_error *e)
 {
+    const int32_t n_wanted = is_ranked && n_logprobs < 0 ? 0 : n_logprobs;
     if (prompts->n * f->n > LIMIT_PROMPTS) {
-        api_error_set(e, "invalid_value", "n",
+        api_error_set(e, "invalid_value", is_ranked ? "best_of" : "n",
                       "%u prompts of %" PRId64 " choices each, at most %u choices are allowed.",
                       prompts->n, f->n, LIMIT_PROMPTS);
         return NULL;
@@ -122,7 +131,7 @@ static struct request **make_requests(struct exchange *x, const struct api_field
             break;
         }
         requests[i] =
-            api_make_request(x, f, ids->id, ids->n, DEFAULT_TOKENS, n_logprobs, "prompt", e);
+            api_make_request(x, f, ids->id, ids->n, DEFAULT_TOKENS, n_wanted, "prompt", e);
         is_good = requests[i] != NULL;
         if (is_good)
             requests[i]->wants_prompt_logprobs = f->echo && n_logprobs >= 0 && ids->n > 1;
@@ -138,7 +147,7 @@ static struct request **make_requests(struct exchange *x, const struct api_field
 }
 
 static void generate(struct exchange *x, struct api_fields *f, const struct prompt_list *prompts,
-                     struct request **requests, int32_t n_logprobs)
+                     struct request **requests, int32_t n_logprobs, uint32_t n_shown)
 {
     bool is_stream = f->stream;
     uint64_t n_prompt_tokens = 0;
@@ -148,6 +157,7 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
                                              .fields = f,
                                              .is_echo = f->echo,
                                              .n_logprobs = n_logprobs,
+                                             .n_shown = n_shown,
                                              .n_prompts = prompts->n,
                                              .n_prompt_tokens = n_prompt_tokens};
     struct openai_reply *reply = openai_reply_create(&setup);
@@ -185,11 +195,15 @@ void endpoint_completions(struct exchange *x)
         exchange_fail(x, &e);
         return;
     }
+    uint32_t n_shown = (uint32_t)fields.n;
     if (check_fields(x, &fields, &e) && read_logprobs(&fields, &n_logprobs, &e) &&
-        read_prompts(x, &fields, prompts, &e))
-        requests = make_requests(x, &fields, prompts, n_logprobs, &e);
+        read_prompts(x, &fields, prompts, &e)) {
+        if (fields.best_of != API_UNSET)
+            fields.n = fields.best_of; /* all of them are made */
+        requests = make_requests(x, &fields, prompts, n_logprobs, (uint32_t)fields.n > n_shown, &e);
+    }
     if (requests) {
-        generate(x, &fields, prompts, requests, n_logprobs);
+        generate(x, &fields, prompts, requests, n_logprobs, n_shown);
     } else {
         api_fields_release(&fields);
         exchange_fail(x, &e);

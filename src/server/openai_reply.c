@@ -33,7 +33,9 @@ struct choice {
     uint64_t n_text_bytes; /* of all tokens so far */
     bool is_dirty;         /* stands in the list of choices that have something to send */
     struct buffer token_ids;
-    uint64_t n_code_points;                 /* of the text of all tokens so far, for text_offset */
+    uint64_t n_code_points; /* of the text of all tokens so far, for text_offset */
+    double logprob;         /* of all tokens together, if the best are to be found; else 0 */
+    uint32_t n_tokens;
     bool has_begun, is_finished, has_ended; /* has_ended: the finish has been sent */
     struct event finish;                    /* what EVENT_FINISH said */
 };
@@ -51,7 +53,7 @@ struct openai_reply {
     struct api_fields fields;
     bool is_chat, is_echo, is_stream, include_usage, continuous_usage;
     int32_t n_logprobs;
-    uint32_t n_prompts, n_choices; /* choices per prompt */
+    uint32_t n_prompts, n_choices, n_shown; /* choices per prompt, of which n_shown are shown */
     char id[64];
     int64_t created;
     struct prompt *prompts;
@@ -163,6 +165,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     reply->is_stream = reply->fields.stream;
     reply->n_logprobs = setup->n_logprobs;
     reply->n_choices = (uint32_t)reply->fields.n;
+    reply->n_shown = setup->n_shown;
     reply->n_prompt_tokens = setup->n_prompt_tokens;
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
@@ -647,6 +650,9 @@ static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
 {
     if (!event->logprobs)
         return;
+    choice->logprob += event->logprobs->chosen.logprob;
+    if (reply->n_logprobs < 0)
+        return;
     if (!reply->is_chat)
         add_completion_logprob(reply, &choice->logprobs, event->token, event->logprobs,
                                choice->n_code_points);
@@ -667,6 +673,7 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
 {
     struct choice *choice = &reply->choices[index];
     begin_offsets(reply, index);
+    choice->n_tokens++;
     add_token_logprob(reply, choice, event);
     if (reply->fields.return_token_ids) {
         if (choice->token_ids.len > 0)
@@ -726,11 +733,13 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
 /* ---- the end
  * ------------------------------------------------------------------------------------- */
 
-static void write_choice(const struct openai_reply *reply, uint32_t index, struct buffer *out)
+/* Choice `index`, as the one of that number in the reply. */
+static void write_choice(const struct openai_reply *reply, uint32_t index, uint32_t number,
+                         struct buffer *out)
 {
     const struct choice *choice = &reply->choices[index];
     const struct prompt *prompt = echoed_prompt(reply, index);
-    buffer_printf(out, "%s{\"index\":%u", index ? "," : "", index);
+    buffer_printf(out, "%s{\"index\":%u", number ? "," : "", number);
     if (reply->is_chat) {
         buffer_append_str(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
         write_text(out, buffer_str(&choice->text), choice->text.len);
@@ -747,6 +756,38 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, struc
     write_finish(reply, choice, true, out);
     write_token_ids(reply, choice, out);
     buffer_append_char(out, '}');
+}
+
+/* Mean log probability of a token. */
+static double mean_logprob(const struct choice *choice)
+{
+    return choice->n_tokens > 0 ? choice->logprob / choice->n_tokens : 0;
+}
+
+/* How many choices of the same prompt are better; of equal ones the first is. */
+static uint32_t rank_of(const struct openai_reply *reply, uint32_t index)
+{
+    const uint32_t first = index - index % reply->n_choices;
+    const double mine = mean_logprob(&reply->choices[index]);
+    uint32_t rank = 0;
+    for (uint32_t i = first; i < first + reply->n_choices; i++) {
+        double other = mean_logprob(&reply->choices[i]);
+        rank += other > mine || (other == mine && i < index);
+    }
+    return rank;
+}
+
+/* Which choice is number `number` of the reply: all as they were made, or of each prompt the best
+ * ones, the best one first. */
+static uint32_t choice_of(const struct openai_reply *reply, uint32_t number)
+{
+    const uint32_t first = number / reply->n_shown * reply->n_choices;
+    const uint32_t rank = number % reply->n_shown;
+    uint32_t index = first + rank;
+    if (reply->n_shown < reply->n_choices)
+        for (index = first; rank_of(reply, index) != rank; index++)
+            ;
+    return index;
 }
 
 static void reply_on_flush(void *state, struct buffer *out)
@@ -770,8 +811,8 @@ static void reply_on_end(void *state, struct buffer *out)
         return;
     }
     write_head(reply, out);
-    for (uint32_t i = 0; i < reply->n_prompts * reply->n_choices; i++)
-        write_choice(reply, i, out);
+    for (uint32_t i = 0; i < reply->n_prompts * reply->n_shown; i++)
+        write_choice(reply, choice_of(reply, i), i, out);
     buffer_append_str(out, "],\"usage\":");
     write_usage(reply, out);
     buffer_append_char(out, '}');

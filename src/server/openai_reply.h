@@ -14,6 +14,7 @@ struct openai_reply_setup {
     bool is_chat;
     bool is_echo;       /* completions: the prompt stands before the text */
     int32_t n_logprobs; /* -1: none */
+    uint32_t n_shown;   /* the best so many of each prompt's choices; all of a stream */
     uint32_t n_prompts;
     uint64_t n_prompt_tokens; /* of all prompts, for usage */
 };

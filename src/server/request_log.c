@@ -42,7 +42,8 @@ static bool is_worth_it(const struct exchange *x)
 static const char *how_it_ended(const struct exchange *x)
 {
     const struct request_summary *s = &x->summary;
-    if (x->is_gone || s->is_cancelled)
+    /* a client that has its answer may be gone before this side knows that it was sent */
+    if (s->is_cancelled || (x->is_gone && s->end_ns == 0))
         return "cancelled";
     if (x->status >= 400 || x->has_failed)
         return "error";

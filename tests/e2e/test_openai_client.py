@@ -109,6 +109,20 @@ def test_echo_with_logprobs_scores_the_prompt(client, model):
     assert lp.text_offset[0] == 0 and len(lp.text_offset) == len(lp.tokens) == len(lp.top_logprobs)
 
 
+def test_the_best_of_many_choices(client, model):
+    args = dict(model=model, prompt=["Once upon a time", "My name is"], temperature=1, seed=5, max_tokens=12)
+    every = client.completions.create(**args, n=5, logprobs=0)
+    best = client.completions.create(**args, n=2, extra_body={"best_of": 5})
+    assert best.usage.completion_tokens == every.usage.completion_tokens
+    assert [c.index for c in best.choices] == [0, 1, 2, 3]
+    for prompt in range(2):
+        choices = every.choices[5 * prompt:5 * prompt + 5]
+        mean = {c.text: sum(c.logprobs.token_logprobs) / len(c.logprobs.token_logprobs) for c in choices}
+        ranked = sorted(mean, key=mean.get, reverse=True)
+        assert [c.text for c in best.choices[2 * prompt:2 * prompt + 2]] == ranked[:2]
+        assert best.choices[2 * prompt].logprobs is None
+
+
 def test_a_completion_streams(client, model):
     args = dict(model=model, prompt="Once upon a time", temperature=0, max_tokens=12)
     whole = client.completions.create(**args).choices[0].text
