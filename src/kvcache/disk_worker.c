@@ -214,7 +214,7 @@ static void run_store(struct disk_tier *tier)
     if (!is_off && !entry->is_doomed) {
         unlock(tier);
         result = write_page(tier, slot, slot_payload(&tier->store, i));
-        reason = errno;
+        reason = result == DISK_OK ? 0 : errno;
         lock(tier);
         if (result == DISK_OK) {
             uint64_t rank = entry->is_doomed ? 0 : max_size(slot->rank_ns, entry->rank_ns);
@@ -229,19 +229,19 @@ static void run_store(struct disk_tier *tier)
             pause_writing(tier);
         }
     }
+    if (reason != 0) {
+        unlock(tier);
+        errno = reason;
+        report(tier, LOG_WARN, "disk tier: cannot write to %s: %m; not trying for %" PRIu64 " s",
+               tier->options.folder, tier->pause_ns / SECOND_NS);
+        lock(tier);
+    }
     if (result != DISK_OK) {
         count(tier, &tier->numbers.n_not_stored, METRIC_TIER_NOT_STORED, 1);
         disk_tier_give_up(tier, i);
     }
     tier->n_to_store--;
     (void)pthread_cond_broadcast(&tier->idle);
-    if (result == DISK_OK || reason == 0)
-        return;
-    unlock(tier);
-    errno = reason;
-    report(tier, LOG_WARN, "disk tier: cannot write to %s: %m; not trying for %" PRIu64 " s",
-           tier->options.folder, tier->pause_ns / SECOND_NS);
-    lock(tier);
 }
 
 /* ---- the thread: reading the folder ---------------------------------------------------------- */
