@@ -221,6 +221,7 @@ static bool cut_into_phases(struct planner *planner)
  * phases ahead of others: there it may only go on to a value whose rows lie in it alike. */
 struct place {
     size_t offset, floats;
+    size_t used; /* floats of the value that had it last */
     bool is_quantised;
     uint32_t last_use; /* phase */
 };
@@ -265,7 +266,7 @@ static bool is_free(const serverd_handle *handle, const struct place *place, uin
     if (place->last_use >= phase || place->floats < floats)
         return false;
     return handle->phases[place->last_use].stage != handle->phases[phase].stage ||
-           (place->floats == floats && place->is_quantised == is_quantised);
+           (place->used == floats && place->is_quantised == is_quantised);
 }
 
 /* The smallest place that is free and large enough, or a new one behind the others. */
@@ -285,6 +286,7 @@ static bool take_place(const serverd_handle *handle, struct placing *placing, ui
         if (!size_add(placing->total, floats, &placing->total))
             return false;
     }
+    best->used = floats;
     best->is_quantised = is_quantised;
     best->last_use = last_use;
     *offset = best->offset;
