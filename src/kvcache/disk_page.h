@@ -8,10 +8,10 @@
  *
  *   0    magic "SRVDKVPG", u32 format version, u32 header bytes
  *   16   identity [32], namespace [32], chain hash [32], chain hash of the page before [32]
- *   144  u32 tokens of a page, u32 flags: 1 the window page is there, too, u64 position of the
- * first token, i32 token ids [16] 224  u64 payload bytes, u64 XXH3-64 of the page, u64 XXH3-64 of
- * the window page, 0 without it, u64 XXH3-64 of bytes 0..247 256  payload: the page, and behind it
- * perhaps the window page (serverd/delegate.h)
+ *   144  u32 tokens of a page, u32 flags, u64 position of the first token, i32 token ids [16]
+ *   224  u64 payload bytes, u64 XXH3-64 of the page, u64 XXH3-64 of the window page or 0
+ *   248  u64 XXH3-64 of bytes 0..247
+ *   256  payload: the page, and with flag 1 the window page behind it (serverd/delegate.h)
  *
  * Numbers are little-endian. The reader knows all of the header but the checksums and whether the
  * window page is there before it looks, and takes nothing else. */

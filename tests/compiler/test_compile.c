@@ -6,7 +6,6 @@
 #include "compiler/gguf_reader.h"
 #include "program/dtype.h"
 #include "program/op.h"
-#include "support/synthetic_model.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -26,18 +25,6 @@ static void expect(struct gguf_writer *w, serverd_status code, const char *text)
         fail_msg("status %d instead of %d: %s", status, code, err.text);
     if (code != SERVERD_OK && !strstr(err.text, text))
         fail_msg("\"%s\" does not say \"%s\"", err.text, text);
-}
-
-static struct program *compile_synthetic(const char *name)
-{
-    struct buffer bytes;
-    struct program *program = NULL;
-    buffer_init(&bytes, 16 * MIB);
-    assert_int_equal(synthetic_model(name, "F32", &bytes, &err), SERVERD_OK);
-    if (compile_bytes(bytes.data, bytes.len, &program, &err) != SERVERD_OK)
-        fail_msg("%s", err.text);
-    buffer_deinit(&bytes);
-    return program;
 }
 
 static uint32_t count(const struct program *program, serverd_op op)
@@ -65,7 +52,7 @@ static void every_architecture_becomes_a_program(void **state)
     static const char *const names[] = {"llama",  "mistral3", "qwen2", "qwen3",
                                         "gemma2", "gemma3",   "phi3",  "bert"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct program *program = compile_synthetic(names[i]);
+        struct program *program = synthetic_program(names[i], "F32");
         bool is_encoder = strcmp(names[i], "bert") == 0;
         assert_string_equal(program->config.architecture, names[i]);
         assert_string_equal(program->config.quantisation, "F32");
@@ -81,7 +68,7 @@ static void every_architecture_becomes_a_program(void **state)
 static void gemma3_has_windows_but_in_every_sixth_layer_and_a_rope_for_each(void **state)
 {
     (void)state;
-    struct program *program = compile_synthetic("gemma3");
+    struct program *program = synthetic_program("gemma3", "F32");
     for (uint32_t layer = 0; layer < program->config.n_layers; layer++) {
         uint32_t window = layer == 5 ? 0 : 8;
         assert_int_equal(find_node(program, SERVERD_OP_ATTN, layer)->attributes.attn.window,
@@ -101,7 +88,7 @@ static void gemma3_has_windows_but_in_every_sixth_layer_and_a_rope_for_each(void
 static void the_graph_of_gemma2_caps_scores_and_logits(void **state)
 {
     (void)state;
-    struct program *program = compile_synthetic("gemma2");
+    struct program *program = synthetic_program("gemma2", "F32");
     assert_true(find_node(program, SERVERD_OP_ATTN, 0)->attributes.attn.cap == 50.0f);
     assert_int_equal(count(program, SERVERD_OP_SOFTCAP), 1);
     program_unref(program);
@@ -110,7 +97,7 @@ static void the_graph_of_gemma2_caps_scores_and_logits(void **state)
 static void longrope_keeps_both_tables(void **state)
 {
     (void)state;
-    struct program *program = compile_synthetic("phi3");
+    struct program *program = synthetic_program("phi3", "F32");
     const serverd_node *rope = find_node(program, SERVERD_OP_ROPE, 0);
     assert_int_equal(rope->n_inputs, 3);
     assert_int_equal(rope->attributes.rope.n_rot, 12);
@@ -121,7 +108,7 @@ static void longrope_keeps_both_tables(void **state)
 static void tied_weights_are_one_constant(void **state)
 {
     (void)state;
-    struct program *program = compile_synthetic("qwen2");
+    struct program *program = synthetic_program("qwen2", "F32");
     const serverd_node *head = &program->graph.nodes[program->graph.n_nodes - 1];
     const serverd_node *embed = &program->graph.nodes[0];
     assert_int_equal(head->op, SERVERD_OP_LINEAR);

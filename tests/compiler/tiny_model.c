@@ -1,15 +1,11 @@
 #include "tiny_model.h"
 
 #include "base/limits.h"
-#include "compiler/compile.h"
 #include "compiler/gguf_reader.h"
 #include "program/dtype.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { N_EMBD = 8, N_FF = 16, N_VOCAB = 4 };
 
@@ -87,36 +83,6 @@ void tiny_model_write(struct gguf_writer *w, const char *or_null)
         put_tokens(w);
     gguf_put_string(w, "tokenizer.chat_template", "{{ messages }}");
     put_tensors(w, or_null);
-}
-
-struct memory_file memory_file_create(void)
-{
-    struct memory_file file = {.fd = memfd_create("model", MFD_CLOEXEC)};
-    if (file.fd < 0)
-        abort();
-    (void)snprintf(file.path, sizeof file.path, "/proc/self/fd/%d", file.fd);
-    return file;
-}
-
-void memory_file_write(const struct memory_file *file, const void *bytes, size_t n)
-{
-    if (ftruncate(file->fd, 0) != 0 || pwrite(file->fd, bytes, n, 0) != (ssize_t)n)
-        abort();
-}
-
-void memory_file_close(struct memory_file *file)
-{
-    (void)close(file->fd);
-    file->fd = -1;
-}
-
-serverd_status compile_bytes(const void *bytes, size_t n, struct program **out, serverd_error *err)
-{
-    struct memory_file file = memory_file_create();
-    memory_file_write(&file, bytes, n);
-    serverd_status status = compile_model(&(struct compile_options){.path = file.path}, out, err);
-    memory_file_close(&file);
-    return status;
 }
 
 serverd_status compile_writer(struct gguf_writer *w, serverd_error *err)

@@ -2,14 +2,12 @@
  * threads and on any instruction-set level. Synthetic models of every architecture; argument: none.
  */
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/hash.h"
-#include "compiler/compile.h"
 #include "kernels/builtin.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "program/dtype.h"
 #include "runtime/runtime.h"
-#include "support/synthetic_model.h"
+#include "support/synthetic_program.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -42,25 +39,6 @@ struct engine_under_test {
     bool has_shared_pages; /* and keep them in its pages */
     uint32_t wrong_from;   /* tokens from there on are others; 0: all are right */
 };
-
-static struct program *compile(const char *arch, const char *dtype)
-{
-    char path[] = "/tmp/serverd-bits-XXXXXX";
-    struct buffer bytes;
-    struct program *program = NULL;
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    buffer_init(&bytes, 1 << 25);
-    assert_int_equal(synthetic_model(arch, dtype, &bytes, &err), SERVERD_OK);
-    assert_int_equal(file_write_atomic(path, bytes.data, bytes.len, &err), SERVERD_OK);
-    const struct compile_options options = {.path = path};
-    if (compile_model(&options, &program, &err) != SERVERD_OK)
-        fail_msg("%s", err.text);
-    buffer_deinit(&bytes);
-    (void)close(fd);
-    (void)unlink(path);
-    return program;
-}
 
 static uint32_t widest_window(const struct program *program)
 {
@@ -290,7 +268,7 @@ static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv,
                                       {"amx", "cpu:isa=amx", 1},
                                       {"amx", "cpu:isa=amx", 3}};
     const size_t n_runs = sizeof runs / sizeof *runs, first_bf16 = 5;
-    struct program *program = compile(arch, dtype);
+    struct program *program = synthetic_program(arch, dtype);
     bool is_apart = kv == DTYPE_BF16;
     check_runs(program, runs, is_apart ? first_bf16 : n_runs, kv, n_tokens);
     if (is_apart && cpu_kernels_named(runs[first_bf16].isa))
@@ -334,7 +312,7 @@ static void widen_windows(struct program *program, uint32_t window)
 static void check_shared_pages(const char *arch, serverd_dtype kv, bool is_apart, uint32_t window,
                                uint32_t n_shared, uint32_t n_tokens)
 {
-    struct program *program = compile(arch, "Q8_0");
+    struct program *program = synthetic_program(arch, "Q8_0");
     widen_windows(program, window);
     struct engine_under_test e = open_with(program, "cpu", 2, kv, is_apart);
     e.n_tokens = n_tokens;
@@ -377,7 +355,7 @@ static void sequences_share_the_pages_of_a_common_beginning(void **state)
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
 {
     (void)state;
-    struct program *program = compile("bert", "F32");
+    struct program *program = synthetic_program("bert", "F32");
     struct engine_under_test e = open_on(program, "cpu", 2, DTYPE_F32);
     float alone[MAX_SEQS][256], together[MAX_SEQS * 256];
     assert_true(e.width <= 256);
@@ -400,7 +378,7 @@ static serverd_kv_page whole_page(const struct engine_under_test *e, uint32_t pa
 /* A sequence goes on in copies of its pages as in the pages themselves. */
 static void check_copied_pages(bool is_apart)
 {
-    struct program *program = compile("gemma3", "F32");
+    struct program *program = synthetic_program("gemma3", "F32");
     struct engine_under_test e = open_with(program, "cpu", 2, DTYPE_BF16, is_apart);
     float *expected = malloc((size_t)N_TOKENS * e.width * sizeof *expected);
     float *out = malloc((size_t)N_TOKENS * e.width * sizeof *out);
@@ -485,7 +463,7 @@ static void copied_pages_are_as_good(void **state)
 static void check_exported_pages(const char *arch, serverd_dtype kv, bool is_apart)
 {
     enum { N_MOVED = 2, BEGIN = N_MOVED * SERVERD_PAGE_TOKENS };
-    struct program *program = compile(arch, "Q8_0");
+    struct program *program = synthetic_program(arch, "Q8_0");
     struct engine_under_test from = open_with(program, "cpu", 1, kv, is_apart), to;
     from.n_shared = from.n_tokens; /* every sequence is number 0 */
     size_t floats = (size_t)from.n_tokens * from.width,
@@ -503,7 +481,7 @@ static void check_exported_pages(const char *arch, serverd_dtype kv, bool is_apa
     close_engine(&from);
     program_unref(program);
 
-    program = compile(arch, "Q8_0");
+    program = synthetic_program(arch, "Q8_0");
     to = open_with(program, "cpu", 2, kv, is_apart);
     to.n_shared = to.n_tokens;
     assert_int_equal(runtime_kv_identity(to.runtime, identity[1], &err), SERVERD_OK);
@@ -566,7 +544,7 @@ static void the_identity_of_pages_covers_what_makes_them(void **state)
     uint8_t identity[N][32];
     for (size_t i = 0; i < N; i++) {
         bool is_here = strcmp(rows[i].device, "cpu:isa=avx2") != 0 || cpu_kernels_named("avx2");
-        struct program *program = compile(rows[i].arch, rows[i].dtype);
+        struct program *program = synthetic_program(rows[i].arch, rows[i].dtype);
         struct serverd_tensor *last =
             (struct serverd_tensor *)&program->graph.tensors[program->graph.n_tensors - 1];
         char *copy = malloc(last->bytes);
@@ -593,7 +571,7 @@ static void the_identity_of_pages_covers_what_makes_them(void **state)
 static void check_wrong_guesses(const char *arch, serverd_dtype kv, uint32_t n_tokens)
 {
     enum { N_GUESSED = 8, N_RIGHT = 3 };
-    struct program *program = compile(arch, "Q8_0");
+    struct program *program = synthetic_program(arch, "Q8_0");
     struct engine_under_test e = open_on(program, "cpu", 2, kv);
     e.n_tokens = n_tokens;
     float *expected = malloc((size_t)n_tokens * e.width * sizeof *expected);

@@ -1,41 +1,19 @@
 /* Where activations lie. Within a stage some rows may be phases ahead of others, so two values that
  * are in use in the same stage may share memory only if their rows lie in it alike. Synthetic
  * models of every architecture. */
-#include "base/file.h"
-#include "compiler/compile.h"
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
-#include "support/synthetic_model.h"
+#include "support/synthetic_program.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 static serverd_error err;
-
-static struct program *compile(const char *arch, const char *dtype)
-{
-    char path[] = "/tmp/serverd-plan-XXXXXX";
-    struct buffer bytes;
-    struct program *program = NULL;
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    buffer_init(&bytes, 1 << 25);
-    assert_int_equal(synthetic_model(arch, dtype, &bytes, &err), SERVERD_OK);
-    assert_int_equal(file_write_atomic(path, bytes.data, bytes.len, &err), SERVERD_OK);
-    const struct compile_options options = {.path = path};
-    if (compile_model(&options, &program, &err) != SERVERD_OK)
-        fail_msg("%s", err.text);
-    buffer_deinit(&bytes);
-    (void)close(fd);
-    (void)unlink(path);
-    return program;
-}
 
 /* A value as it lies in memory, and the stages in which it is written or read. */
 struct use {
@@ -113,7 +91,7 @@ static void values_of_a_stage_do_not_overlap(void **state)
     static const char *const dtypes[] = {"F32", "Q8_0"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
         for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
-            struct program *program = compile(archs[i], dtypes[d]);
+            struct program *program = synthetic_program(archs[i], dtypes[d]);
             serverd_handle *handle = calloc(1, sizeof *handle);
             assert_non_null(handle);
             handle->graph = &program->graph;
