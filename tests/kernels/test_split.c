@@ -302,6 +302,67 @@ static void pages_of_all_devices_leave_and_come_back(void **state)
     }
 }
 
+/* ---- the CPU back-end and the reference ------------------------------------------------------ */
+
+/* KL divergence of softmax(b) from softmax(a). */
+static double divergence(const float *a, const float *b, size_t n)
+{
+    double most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, kl = 0;
+    for (size_t i = 0; i < n; i++) {
+        most[0] = fmax(most[0], (double)a[i]);
+        most[1] = fmax(most[1], (double)b[i]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        total[0] += exp((double)a[i] - most[0]);
+        total[1] += exp((double)b[i] - most[1]);
+    }
+    for (size_t i = 0; i < n; i++) {
+        double p = (double)a[i] - most[0] - log(total[0]);
+        double q = (double)b[i] - most[1] - log(total[1]);
+        kl += exp(p) * (p - q);
+    }
+    return kl;
+}
+
+/* Over all rows of the first step and the last one. */
+static double mean_divergence(const struct answer *a, const struct answer *b)
+{
+    double sum = 0;
+    for (size_t row = 0; row < N_SEQS * N_PROMPT; row++)
+        sum += divergence(a->logits + row * a->width, b->logits + row * a->width, a->width);
+    for (size_t row = 0; row < N_SEQS; row++)
+        sum += divergence(a->last + row * a->width, b->last + row * a->width, a->width);
+    return sum / (N_SEQS * (N_PROMPT + 1));
+}
+
+static void the_reference_takes_over_anywhere(void **state)
+{
+    (void)state;
+    static const char *const places[] = {"embed=cpu-reference",  "blk.0=cpu-reference",
+                                         "blk.1=cpu-reference",  "output=cpu-reference",
+                                         "linear=cpu-reference", "attn=cpu-reference",
+                                         "blk.0-1=cpu-reference"};
+    static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
+    for (size_t a = 0; a < N_ARCHS; a++)
+        for (size_t p = 0; p < sizeof places / sizeof *places; p++) {
+            struct program *program = synthetic_program(archs[a], p % 2 ? "Q8_0" : "BF16");
+            serverd_dtype kv = kinds[(a + p) % 4];
+            struct runtime *runtime = open_on(program, "cpu", NULL, kv, a % 2);
+            struct answer expected = ask(program, runtime, NULL);
+            runtime_close(runtime);
+            runtime = open_on(program, "hetero:cpu,cpu-reference", places[p], kv, a % 2);
+            assert_non_null(strstr(runtime_device(runtime), "cpu-reference"));
+            struct answer found = ask(program, runtime, &expected);
+            double kl = mean_divergence(&expected, &found);
+            if (!(kl <= 1e-3))
+                fail_msg("%s, %s: differs by %g", archs[a], places[p], kl);
+            free_answer(&expected);
+            free_answer(&found);
+            runtime_close(runtime);
+            program_unref(program);
+        }
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -321,6 +382,7 @@ int main(void)
         cmocka_unit_test(a_cut_at_any_node_changes_no_bit),
         cmocka_unit_test(many_cuts_change_no_bit),
         cmocka_unit_test(an_encoder_can_be_cut_too),
+        cmocka_unit_test(the_reference_takes_over_anywhere),
         cmocka_unit_test(pages_of_all_devices_leave_and_come_back),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

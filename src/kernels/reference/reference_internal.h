@@ -43,4 +43,22 @@ void reference_kv_read_key(const struct reference_kv_layer *layer, serverd_dtype
 void reference_kv_read_value(const struct reference_kv_layer *layer, serverd_dtype dtype,
                              size_t slot, uint32_t head, float *out);
 
+/* kv.c: the members of the delegate */
+serverd_status reference_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                       serverd_kv_bytes *out, serverd_error *err);
+serverd_status reference_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                                   uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                   serverd_error *err);
+serverd_status reference_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                                 serverd_error *err);
+serverd_status reference_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                                 uint32_t n_tokens, serverd_error *err);
+void reference_kv_destroy(serverd_kv *kv);
+serverd_status reference_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                                     uint64_t *out, serverd_error *err);
+serverd_status reference_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                                   serverd_error *err);
+serverd_status reference_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
+                                   serverd_error *err);
+
 #endif
