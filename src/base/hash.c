@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#define XXH_STATIC_LINKING_ONLY /* the state's size, for one on the stack */
 #include <xxhash.h>
 
 #ifdef __x86_64__
@@ -59,6 +61,15 @@ void checksum128(const void *bytes, size_t n, uint8_t out[16])
     XXH128_canonical_t canonical; /* the same on every machine */
     XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
     memcpy(out, canonical.digest, sizeof canonical.digest);
+}
+
+uint64_t checksum64_of_two(const void *first, size_t n_first, const void *second, size_t n_second)
+{
+    XXH3_state_t state;
+    (void)XXH3_64bits_reset(&state); /* all three fail for NULL alone */
+    (void)XXH3_64bits_update(&state, first, n_first);
+    (void)XXH3_64bits_update(&state, second, n_second);
+    return XXH3_64bits_digest(&state);
 }
 
 /* The library's state is aligned to 64 and larger than a public header should say. */

@@ -25,6 +25,9 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed);
 uint64_t checksum64(const void *bytes, size_t n);
 void checksum128(const void *bytes, size_t n, uint8_t out[16]);
 
+/* Of the bytes of both, one behind the other. */
+uint64_t checksum64_of_two(const void *first, size_t n_first, const void *second, size_t n_second);
+
 /* checksum64 of bytes that come in pieces. NULL: no memory. */
 struct checksum;
 struct checksum *checksum_create(void);

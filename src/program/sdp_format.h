@@ -203,8 +203,7 @@ struct sdp_test_case {
     uint64_t reserved2;
 };
 
-#define SDP_SIZE(type, size)                                                                       \
-    _Static_assert(sizeof(struct type) == (size), #type " is frozen")
+#define SDP_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type " is frozen")
 SDP_SIZE(sdp_header, 256);
 SDP_SIZE(sdp_section, 96);
 SDP_SIZE(sdp_config, 512);
