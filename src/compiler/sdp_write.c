@@ -7,6 +7,7 @@
 #include "compiler/sdp_segment.h"
 #include "compiler/sdp_tables.h"
 #include "program/sdp_file.h"
+#include "text/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -179,7 +180,7 @@ static void put_targets(const struct writer *writer, struct buffer *out)
 }
 
 /* Everything that is small, the weights' hashes among it. */
-static void make_sections(struct writer *writer)
+static serverd_status make_sections(struct writer *writer, serverd_error *err)
 {
     const struct program *program = writer->program;
     const struct sdp_write_options *options = writer->options;
@@ -197,11 +198,16 @@ static void make_sections(struct writer *writer)
     sdp_put_forms(&with_flags, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
     set_items(writer, SDP_FORM, writer->segment.n_forms);
     sdp_put_chat(program, add_section(writer, SDP_CHAT, 0));
+    serverd_status status = SERVERD_OK;
+    if (program->vocabulary.kind != VOCABULARY_NONE)
+        status = tokenizer_image_build(&program->vocabulary,
+                                       add_section(writer, SDP_TOKN, SDP_REQUIRED), err);
     if (options->meta)
         buffer_append_str(add_section(writer, SDP_META, 0), options->meta);
     if (options->report)
         buffer_append_str(add_section(writer, SDP_REPT, 0), options->report);
     buffer_append(strings, writer->strings.bytes.data, writer->strings.bytes.len);
+    return status;
 }
 
 /* The weights come first: their place does not depend on what their hashes make of the rest. */
@@ -286,8 +292,8 @@ static serverd_status write_all(struct writer *writer, serverd_error *err)
     if ((status = choose_forms(writer, err)) != SERVERD_OK ||
         (status = write_weights(writer, err)) != SERVERD_OK)
         return status;
-    make_sections(writer);
-    if ((status = write_sections(writer, &end, err)) != SERVERD_OK)
+    if ((status = make_sections(writer, err)) != SERVERD_OK ||
+        (status = write_sections(writer, &end, err)) != SERVERD_OK)
         return status;
     return write_header(writer, end, err);
 }

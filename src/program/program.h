@@ -59,8 +59,6 @@ struct program {
      * SERVERD_TENSOR_PACKED has these and no data. */
     const struct program_form *forms;
     uint32_t n_forms;
-    const void *tokenizer_image; /* text/tokenizer_image.h, NULL: only the vocabulary is there */
-    size_t tokenizer_image_bytes;
     bool has_id;
     uint8_t id[32]; /* SHA-256 of what decides the logits */
 

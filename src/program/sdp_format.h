@@ -63,7 +63,7 @@ enum {
     SDP_FORM = SDP_TYPE('F', 'O', 'R', 'M'), /* sdp_form[], by tensor, then layout */
     SDP_PLAN = SDP_TYPE('P', 'L', 'A', 'N'), /* sdp_plan[], as TARG */
     SDP_WGHT = SDP_TYPE('W', 'G', 'H', 'T'), /* bytes of forms, each on 64 */
-    SDP_TOKN = SDP_TYPE('T', 'O', 'K', 'N'), /* the tokenizer's image, text/tokenizer_image.h */
+    SDP_TOKN = SDP_TYPE('T', 'O', 'K', 'N'), /* the tokenizer's image, program/tokenizer_image.h */
     SDP_CHAT = SDP_TYPE('C', 'H', 'A', 'T'), /* sdp_chat, sdp_template[], their bytes */
     SDP_TEST = SDP_TYPE('T', 'E', 'S', 'T'), /* sdp_test, cases */
     SDP_META = SDP_TYPE('M', 'E', 'T', 'A'), /* JSON: facts about the model and its making */

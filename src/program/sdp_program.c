@@ -5,6 +5,7 @@
 #include "base/numeric.h"
 #include "program/op.h"
 #include "program/sdp_file.h"
+#include "program/tokenizer_image.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -434,13 +435,15 @@ static serverd_status load_chat(struct loading *loading, serverd_error *err)
     return load_templates(loading, section, err);
 }
 
-static void load_tokenizer(struct loading *loading)
+static serverd_status load_tokenizer(struct loading *loading, serverd_error *err)
 {
     const struct sdp_section *section = sdp_find(loading->file, SDP_TOKN);
     if (!section)
-        return;
-    loading->program->tokenizer_image = sdp_bytes(loading->file, section);
-    loading->program->tokenizer_image_bytes = section->stored_bytes;
+        return SERVERD_OK;
+    serverd_status status =
+        tokenizer_image_open(sdp_bytes(loading->file, section), section->stored_bytes,
+                             &loading->program->vocabulary, err);
+    return status == SERVERD_OK ? status : error_context(err, "TOKN");
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
@@ -458,9 +461,10 @@ static serverd_status load_program(struct loading *loading, serverd_error *err)
         status = load_graph(loading, err);
     if (status == SERVERD_OK)
         status = load_chat(loading, err);
+    if (status == SERVERD_OK)
+        status = load_tokenizer(loading, err);
     if (status != SERVERD_OK)
         return status;
-    load_tokenizer(loading);
     memcpy(loading->program->id, loading->file->header->program_id, 32);
     loading->program->has_id = true;
     return program_check(loading->program, err);
