@@ -19,6 +19,9 @@
 #define LIMIT_GGUF_SHARDS       1024u
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
+/* Files of one model: refused with SERVERD_CORRUPT. */
+#define LIMIT_SOURCE_FILES 4096u
+
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
 
