@@ -19,6 +19,9 @@
 #define LIMIT_GGUF_SHARDS       1024u
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
+/* Program files: refused with SERVERD_CORRUPT and the field's name. */
+#define LIMIT_SDP_SECTIONS 4096u
+
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 

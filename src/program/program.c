@@ -208,6 +208,23 @@ serverd_status program_check(const struct program *program, serverd_error *err)
 
 /* ---- look-ups ------------------------------------------------------------------------------ */
 
+const struct program_form *program_find_form(const struct program *program, uint32_t tensor,
+                                             uint32_t layout)
+{
+    size_t low = 0, high = program->n_forms;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct program_form *form = &program->forms[middle];
+        if (form->tensor == tensor && form->layout == layout)
+            return form;
+        if (form->tensor < tensor || (form->tensor == tensor && form->layout < layout))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
+
 const struct program_template *program_find_template(const struct program *program,
                                                      const char *name)
 {
