@@ -5,7 +5,7 @@
 #ifndef COMPILER_ARCH_H
 #define COMPILER_ARCH_H
 
-#include "compiler/gguf_model.h"
+#include "compiler/source.h"
 #include "program/graph.h"
 #include "program/program.h"
 
@@ -39,7 +39,7 @@ struct arch_rope {
 /* What is being built. After the first failure every call is ignored, so that a graph reads as
  * a plain sequence; arch_build reports it. */
 struct arch {
-    struct gguf_model *file;
+    struct source *source;
     struct program *program;
     struct graph_builder *graph;
     const struct arch_row *row;
@@ -66,7 +66,7 @@ struct arch_row {
 };
 
 /* Fills the program's config, graph and KV layers. */
-serverd_status arch_build(struct gguf_model *file, struct program *program, serverd_error *err);
+serverd_status arch_build(struct source *source, struct program *program, serverd_error *err);
 
 /* arch/NAME.c */
 uint32_t build_llama(struct arch *arch);
