@@ -210,7 +210,7 @@ static serverd_status read_attention(struct arch *arch, serverd_error *err)
     float scale = 0.0f;
     if ((status = get_f32(arch, "attention.scale", 0, 1e6, &scale, err)) != SERVERD_OK)
         return status;
-    if (p->n_layers == arch->row->wide_n_layers) /* the one size of the family that differs */
+    if (scale == 0.0f && p->n_layers == arch->row->wide_n_layers) /* the size that differs */
         scale = 1.0f / sqrtf((float)p->n_embd / (float)p->n_heads[0]);
     p->attn_scale = scale > 0.0f ? scale : 1.0f / sqrtf((float)p->k_dim);
     if ((status = get_f32(arch, "attention.temperature_scale", 0, 1e3, &p->temperature_scale,
@@ -242,15 +242,16 @@ static serverd_status read_windows(struct arch *arch, serverd_error *err)
     if (!is_local)
         return no_memory(arch, err);
     p->is_local = is_local;
-    if (arch->row->local_period == 0)
+    char name[KEY_BYTES];
+    full_key(arch, "attention.sliding_window_pattern", name);
+    const struct source_key *key = source_find_key(&arch->source->keys, name);
+    bool is_listed = key && key->is_array;
+    if (!is_listed && arch->row->local_period == 0)
         return SERVERD_OK;
     if ((status = get_u32(arch, "attention.sliding_window", 0, LIMIT_CONTEXT, &p->window, err)) !=
         SERVERD_OK)
         return status;
-    char name[KEY_BYTES];
-    full_key(arch, "attention.sliding_window_pattern", name);
-    const struct source_key *key = source_find_key(&arch->source->keys, name);
-    if (key && key->is_array) {
+    if (is_listed) {
         if ((status = source_get_array(&arch->source->keys, name, SOURCE_BOOL, &key, err)) !=
             SERVERD_OK)
             return status;
