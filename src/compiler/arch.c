@@ -461,7 +461,8 @@ static serverd_status build_graph(struct arch *arch, serverd_error *err)
     return check_all_used(arch, err);
 }
 
-serverd_status arch_build(struct source *source, struct program *program, serverd_error *err)
+serverd_status arch_build(const struct compile_options *options, struct source *source,
+                          struct program *program, serverd_error *err)
 {
     serverd_status status;
     struct source_string name = {.bytes = ""};
@@ -476,6 +477,7 @@ serverd_status arch_build(struct source *source, struct program *program, server
                         .token_table = NO_VALUE};
     if (!arch.row)
         return fail_unknown(&source->keys, name, err);
+    arch.narrows_f32 = arch.row->is_encoder && !options->keeps_f32;
     if ((status = read_params(&arch, err)) != SERVERD_OK)
         return status;
     arch.graph = graph_builder_create(program->arena);

@@ -1,6 +1,7 @@
 #include "compiler/blocks.h"
 
 #include "base/error.h"
+#include "base/numeric.h"
 #include "compiler/rope_table.h"
 #include "program/dtype.h"
 
@@ -170,9 +171,37 @@ uint32_t layer_norm(struct arch *arch, uint32_t x, const char *name)
     return node(arch, SERVERD_OP_LAYER_NORM, x, weight, bias, &attributes);
 }
 
+/* The matrix in BF16. Its source is not read again. */
+static struct source_tensor *narrow(struct arch *arch, struct source_tensor *tensor)
+{
+    uint64_t n = tensor->bytes / sizeof(float);
+    uint16_t *narrow = arena_array(arch->program->arena, n, sizeof *narrow);
+    if (!narrow) {
+        arch->has_failed = true;
+        fail(&arch->err, SERVERD_NOMEM, "%s: no memory for tensor %s", arch->source->keys.path,
+             tensor->name);
+        return tensor;
+    }
+    const char *wide = tensor->data;
+    for (uint64_t i = 0; i < n; i++) {
+        float value;
+        memcpy(&value, wide + i * sizeof value, sizeof value);
+        narrow[i] = f32_to_bf16(value);
+    }
+    for (uint32_t i = 0; i < arch->source->n_mappings; i++)
+        mapping_forget(&arch->source->mappings[i], tensor->data, tensor->bytes);
+    tensor->dtype = DTYPE_BF16;
+    tensor->data = narrow;
+    tensor->bytes = n * sizeof *narrow;
+    return tensor;
+}
+
 uint32_t linear(struct arch *arch, uint32_t x, const char *name, uint32_t n_in, uint32_t n_out)
 {
-    uint32_t weight = matrix(arch, name, n_out, n_in);
+    struct source_tensor *tensor = need(arch, name, "weight");
+    if (tensor && arch->narrows_f32 && tensor->dtype == DTYPE_F32 && !arch->has_failed)
+        tensor = narrow(arch, tensor);
+    uint32_t weight = shaped(arch, tensor, n_out, n_in);
     uint32_t bias = shaped(arch, find(arch, name, "bias"), 0, n_out);
     return node(arch, SERVERD_OP_LINEAR, x, weight, bias, NULL);
 }

@@ -29,8 +29,9 @@ static serverd_status build(const struct compile_options *options, struct source
                             struct program *program, serverd_error *err)
 {
     serverd_status status;
-    if (!options->vocabulary_only && ((status = arch_build(source, program, err)) != SERVERD_OK ||
-                                      (status = take_mappings(source, program, err)) != SERVERD_OK))
+    if (!options->vocabulary_only &&
+        ((status = arch_build(options, source, program, err)) != SERVERD_OK ||
+         (status = take_mappings(source, program, err)) != SERVERD_OK))
         return status;
     if ((status = program_check(program, err)) != SERVERD_OK)
         return error_context(err, "%s", options->path);

@@ -55,7 +55,7 @@ static void every_architecture_becomes_a_program(void **state)
         struct program *program = synthetic_program(names[i], "F32");
         bool is_encoder = strcmp(names[i], "bert") == 0;
         assert_string_equal(program->config.architecture, names[i]);
-        assert_string_equal(program->config.quantisation, "F32");
+        assert_string_equal(program->config.quantisation, is_encoder ? "BF16" : "F32");
         assert_int_equal(program->config.is_encoder, is_encoder);
         assert_int_equal(program->kv.n_layers, is_encoder ? 0 : program->config.n_layers);
         assert_int_equal(count(program, SERVERD_OP_ATTN), program->config.n_layers);
