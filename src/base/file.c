@@ -17,6 +17,18 @@
 
 #define FIRST_READ (4 * KIB)
 
+bool file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+}
+
+bool file_is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 serverd_status file_open(const char *path, struct file *out, serverd_error *err)
 {
     /* O_NONBLOCK: opening a FIFO, which is refused below, would wait for a writer. */

@@ -4,11 +4,16 @@
 
 #include "serverd/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The whole file, NUL-terminated (the NUL does not count); free() *out. */
 serverd_status file_read(const char *path, size_t limit, char **out, size_t *len,
                          serverd_error *err);
+
+/* Whether there is something of that kind; links are followed. */
+bool file_exists(const char *path); /* anything that is not a folder */
+bool file_is_folder(const char *path);
 
 /* A regular file opened for reading, its size taken once. */
 struct file {

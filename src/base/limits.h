@@ -25,6 +25,16 @@
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
 
+/* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
+#define LIMIT_SAFETENSORS_HEADER 100000000u
+#define LIMIT_SAFETENSORS_SHARDS 1024u
+#define LIMIT_SAFETENSORS_VALUES (1u << 21) /* JSON values of a header or an index */
+#define LIMIT_HF_CONFIG_BYTES    (16 * MIB) /* config.json and the like */
+#define LIMIT_HF_CONFIG_VALUES   (1u << 20)
+#define LIMIT_TOKENIZER_JSON     (256 * MIB)
+#define LIMIT_TOKENIZER_VALUES   (1u << 24)
+#define LIMIT_HF_TEMPLATES       64u
+
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
