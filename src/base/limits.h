@@ -38,6 +38,11 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+#define LIMIT_DEVICES        16u
+#define LIMIT_HETERO_DEVICES 4u
+#define LIMIT_DEVICE_OPTIONS 1024u
+
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
 

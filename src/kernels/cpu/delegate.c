@@ -39,8 +39,8 @@ static bool is_plain(const serverd_graph *graph, const serverd_node *node, uint3
     return info && info->to_f32 && info->block_elements == 1;
 }
 
-static serverd_status cpu_match(const serverd_graph *graph, uint32_t node_index, serverd_claim *out,
-                                serverd_error *err)
+static serverd_status cpu_match(const serverd_host *host, const serverd_graph *graph,
+                                uint32_t node_index, serverd_claim *out, serverd_error *err)
 {
     (void)err;
     const serverd_node *node = &graph->nodes[node_index];
@@ -54,9 +54,12 @@ static serverd_status cpu_match(const serverd_graph *graph, uint32_t node_index,
         if (is_plain(graph, node, i))
             continue;
         out->n_nodes = 0;
-        (void)snprintf(out->reason, sizeof out->reason, "%s with input %u in blocks",
+        out->reason = SERVERD_REASON_DTYPE;
+        (void)snprintf(out->text, sizeof out->text, "%s with input %u in blocks",
                        op_info(node->op)->name, i);
+        return SERVERD_OK;
     }
+    cpu_estimate(host, graph, node, out);
     return SERVERD_OK;
 }
 
@@ -126,12 +129,6 @@ size_t cpu_rows_of(const struct cpu_step *step, int64_t kind)
     if (kind == SERVERD_DIM_SEQS)
         return step->batch->n_seqs;
     return kind == SERVERD_DIM_SELECTED ? step->batch->n_logit_rows : step->batch->n_rows;
-}
-
-float *cpu_value(const struct cpu_step *step, uint32_t value)
-{
-    return value == step->graph->output ? step->out
-                                        : step->handle->activations + step->handle->value_at[value];
 }
 
 struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value)
@@ -234,7 +231,7 @@ static serverd_status check_pages(const serverd_batch *batch, const serverd_kv *
             return fail(err, SERVERD_INTERNAL, "cpu: sequence %u needs %u pages, the table has %u",
                         seq, end, batch->max_pages);
         status = check_entries(batch->page_table + at, seq, 0, end, kv->n_pages, err);
-        if (status == SERVERD_OK && kv->n_window_pages > 0)
+        if (status == SERVERD_OK && kv->n_window_pages > 0 && kv->window > 0)
             status =
                 check_entries(batch->window_table + at, seq, oldest, end, kv->n_window_pages, err);
         first = row + 1;
@@ -260,35 +257,78 @@ static serverd_status check_batch(const serverd_handle *handle, const serverd_ba
     return status == SERVERD_OK && handle->has_kv ? check_pages(batch, kv, err) : status;
 }
 
-static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *batch,
-                                  serverd_kv *kv, float *out, serverd_error *err)
+/* Phases first .. first + n - 1 are done, as one event. */
+static void trace(const struct cpu_step *step, uint32_t first, uint32_t n, uint64_t start_ns)
 {
-    serverd_status status = check_batch(handle, batch, kv, err);
-    if (status != SERVERD_OK)
-        return status;
-    struct cpu_step step = {.handle = handle,
-                            .kernels = handle->instance->kernels,
-                            .host = handle->instance->host,
-                            .graph = handle->graph,
-                            .batch = batch,
-                            .kv = kv,
-                            .out = out};
-    cpu_plan_attention(handle, batch);
-    cpu_prepare_ropes(&step);
+    const struct cpu_phase *phases = step->handle->phases + first;
+    serverd_trace_event event = {.start_ns = start_ns,
+                                 .end_ns = step->host->now_ns(step->host->context),
+                                 .first_node = phases[0].first_node,
+                                 .n_rows = (uint32_t)cpu_rows_of(step, phases[0].rows)};
+    for (uint32_t i = 0; i < n; i++)
+        event.n_nodes += phases[i].n_nodes;
+    step->host->trace(step->host->context, &event);
+}
+
+static void run_phase(const struct cpu_step *step, uint32_t index)
+{
     static void (*const run[])(const struct cpu_step *, const struct cpu_phase *) = {
         [PHASE_ROWS] = cpu_run_rows,
         [PHASE_LINEAR] = cpu_run_linears,
         [PHASE_ATTENTION] = cpu_run_attention,
     };
+    const serverd_host *host = step->host;
+    const struct cpu_phase *phase = &step->handle->phases[index];
+    uint64_t start_ns = host->trace ? host->now_ns(host->context) : 0;
+    run[phase->kind](step, phase);
+    if (host->trace)
+        trace(step, index, 1, start_ns);
+}
+
+static void run_stage(const struct cpu_step *step, uint32_t first, uint32_t n)
+{
+    const serverd_host *host = step->host;
+    uint64_t start_ns = host->trace ? host->now_ns(host->context) : 0;
+    if (!cpu_run_stage(step, first, n)) {
+        for (uint32_t i = first; i < first + n; i++)
+            run_phase(step, i);
+    } else if (host->trace) {
+        trace(step, first, n, start_ns);
+    }
+}
+
+/* Inputs are only read. */
+static void place_outer(serverd_handle *handle, const float *const *inputs, float *const *outputs)
+{
+    const serverd_partition *partition = handle->partition;
+    for (uint32_t i = 0; i < partition->n_inputs; i++)
+        memcpy(&handle->values[partition->inputs[i]], &inputs[i], sizeof inputs[i]);
+    for (uint32_t i = 0; i < partition->n_outputs; i++)
+        handle->values[partition->outputs[i]] = outputs[i];
+}
+
+static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *batch,
+                                  serverd_kv *kv, const float *const *inputs, float *const *outputs,
+                                  serverd_error *err)
+{
+    serverd_status status = check_batch(handle, batch, kv, err);
+    if (status != SERVERD_OK)
+        return status;
+    place_outer(handle, inputs, outputs);
+    struct cpu_step step = {.handle = handle,
+                            .kernels = handle->instance->kernels,
+                            .host = handle->instance->host,
+                            .graph = handle->graph,
+                            .batch = batch,
+                            .kv = kv};
+    cpu_plan_attention(handle, batch);
+    cpu_prepare_ropes(&step);
     for (uint32_t first = 0, n; first < handle->n_phases; first += n) {
         n = 1;
         while (first + n < handle->n_phases &&
                handle->phases[first + n].stage == handle->phases[first].stage)
             n++;
-        if (cpu_run_stage(&step, first, n))
-            continue;
-        for (uint32_t i = first; i < first + n; i++)
-            run[handle->phases[i].kind](&step, &handle->phases[i]);
+        run_stage(&step, first, n);
     }
     return SERVERD_OK;
 }
@@ -316,4 +356,5 @@ const serverd_delegate cpu_delegate = {
     .kv_identity = cpu_kv_identity,
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
+    .footprint = cpu_footprint,
 };
