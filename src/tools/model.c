@@ -9,6 +9,8 @@
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
 #include "scheduler/draft_model.h"
 
 #include <stdio.h>
@@ -38,6 +40,12 @@ struct model {
 
 /* ---- steps of opening, in order
  * ------------------------------------------------------------------ */
+
+static serverd_status open_program(const char *path, struct program **out, serverd_error *err)
+{
+    const struct compile_options compile = {.path = path};
+    return sdp_is_program_file(path) ? sdp_open(path, out, err) : compile_model(&compile, out, err);
+}
 
 /* The file's name without its ending, unless another is given. */
 static void choose_name(struct model *model, const struct options *options)
@@ -315,8 +323,7 @@ static void describe(struct model *model, const struct model_setup *setup)
 static serverd_status open_parts(struct model *model, const struct model_setup *setup,
                                  serverd_error *err)
 {
-    const struct compile_options compile = {.path = setup->options->model_path};
-    serverd_status status = compile_model(&compile, &model->program, err);
+    serverd_status status = open_program(setup->options->model_path, &model->program, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
     if (status == SERVERD_OK)
