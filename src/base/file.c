@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
 
@@ -15,6 +16,18 @@
 #include <unistd.h>
 
 #define FIRST_READ (4 * KIB)
+
+bool file_exists(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+}
+
+bool file_is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
 
 serverd_status file_open(const char *path, struct file *out, serverd_error *err)
 {
@@ -163,20 +176,6 @@ void mapping_forget(const struct mapping *mapping, const void *data, size_t byte
         (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-static bool write_all(int fd, const unsigned char *bytes, size_t n)
-{
-    while (n > 0) {
-        ssize_t put = write(fd, bytes, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return false;
-        bytes += put;
-        n -= (size_t)put;
-    }
-    return true;
-}
-
 /* A rename lasts through a power cut once its folder is on the disk. */
 static bool sync_folder(const char *path)
 {
@@ -191,34 +190,87 @@ static bool sync_folder(const char *path)
     return is_done;
 }
 
+serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
+                               serverd_error *err)
+{
+    size_t room = strlen(path) + sizeof ".0123456789abcdef";
+    uint64_t number;
+    struct new_file file = {.fd = -1, .path = strdup(path), .temporary = malloc(room)};
+    *out = (struct new_file){.fd = -1};
+    serverd_status status = random_bytes(&number, sizeof number, err);
+    if (status == SERVERD_OK && (!file.path || !file.temporary))
+        status = fail(err, SERVERD_NOMEM, "%s: no memory", path);
+    if (status == SERVERD_OK) {
+        (void)snprintf(file.temporary, room, "%s.%016" PRIx64, path, number); /* fits */
+        file.fd = open(file.temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+        if (file.fd < 0)
+            status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", file.temporary);
+    }
+    if (status != SERVERD_OK) {
+        free(file.path);
+        free(file.temporary);
+        return status;
+    }
+    *out = file;
+    return SERVERD_OK;
+}
+
+serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,
+                                 size_t n, serverd_error *err)
+{
+    const unsigned char *p = bytes;
+    while (n > 0) {
+        ssize_t put = pwrite(file->fd, p, n, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+        p += put;
+        offset += (uint64_t)put;
+        n -= (size_t)put;
+    }
+    return SERVERD_OK;
+}
+
+static void forget_new_file(struct new_file *file)
+{
+    if (file->fd >= 0)
+        (void)close(file->fd); /* its end was waited for, or it is not wanted */
+    free(file->path);
+    free(file->temporary);
+    *file = (struct new_file){.fd = -1};
+}
+
+serverd_status new_file_commit(struct new_file *file, serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    if (fsync(file->fd) != 0 || rename(file->temporary, file->path) != 0) {
+        status = fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+        (void)unlink(file->temporary); /* a left-over is harmless */
+    } else if (!sync_folder(file->path)) {
+        status =
+            fail(err, SERVERD_INVALID, "%s: cannot write its folder to the disk: %m", file->path);
+    }
+    forget_new_file(file);
+    return status;
+}
+
+void new_file_discard(struct new_file *file)
+{
+    if (file->fd >= 0)
+        (void)unlink(file->temporary); /* a left-over is harmless */
+    forget_new_file(file);
+}
+
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err)
 {
-    static const char suffix[] = ".XXXXXX";
-    size_t room = strlen(path) + sizeof suffix;
-    char *temporary = malloc(room);
-    if (!temporary)
-        return fail(err, SERVERD_NOMEM, "%s: no memory", path);
-    (void)snprintf(temporary, room, "%s%s", path, suffix); /* fits: counted above */
-    serverd_status status = SERVERD_OK;
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", temporary);
-        goto out;
-    }
-    bool is_written = write_all(fd, bytes, n) && fsync(fd) == 0;
-    int reason = errno;
-    if (close(fd) != 0 && is_written) {
-        is_written = false;
-        reason = errno;
-    }
-    errno = reason;
-    if (!is_written || rename(temporary, path) != 0) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot write: %m", path);
-        (void)unlink(temporary); /* a left-over is harmless */
-    } else if (!sync_folder(path)) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot write its folder to the disk: %m", path);
-    }
-out:
-    free(temporary);
+    struct new_file file;
+    serverd_status status = new_file_create(path, 0600, &file, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = new_file_write_at(&file, 0, bytes, n, err);
+    if (status == SERVERD_OK)
+        return new_file_commit(&file, err);
+    new_file_discard(&file);
     return status;
 }

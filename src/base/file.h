@@ -4,11 +4,16 @@
 
 #include "serverd/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* The whole file, NUL-terminated (the NUL does not count); free() *out. */
 serverd_status file_read(const char *path, size_t limit, char **out, size_t *len,
                          serverd_error *err);
+
+/* Whether there is something of that kind; links are followed. */
+bool file_exists(const char *path); /* anything that is not a folder */
+bool file_is_folder(const char *path);
 
 /* A regular file opened for reading, its size taken once. */
 struct file {
@@ -34,7 +39,22 @@ void mapping_close(struct mapping *mapping);
  * page cache keeps them, and who reads there again has them again. */
 void mapping_forget(const struct mapping *mapping, const void *data, size_t bytes);
 
-/* Temporary name in the same folder, fsync, rename. */
+/* A file that nobody sees before it is whole: written under a temporary name in the same folder,
+ * fsync, rename. */
+struct new_file {
+    int fd;
+    char *path, *temporary;
+};
+/* `mode`: who may do what with it, as far as the process's umask lets them; 0600, 0666. */
+serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
+                               serverd_error *err);
+serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,
+                                 size_t n, serverd_error *err);
+/* Ends it either way; after a failure nothing is left. */
+serverd_status new_file_commit(struct new_file *file, serverd_error *err);
+void new_file_discard(struct new_file *file); /* safe after commit, on {-1} and twice */
+
+/* All at once, for the owner only. */
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err);
 
 #endif

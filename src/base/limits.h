@@ -19,6 +19,22 @@
 #define LIMIT_GGUF_SHARDS       1024u
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
+/* Files of one model: refused with SERVERD_CORRUPT. */
+#define LIMIT_SOURCE_FILES 4096u
+
+/* Program files: refused with SERVERD_CORRUPT and the field's name. */
+#define LIMIT_SDP_SECTIONS 4096u
+
+/* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
+#define LIMIT_SAFETENSORS_HEADER 100000000u
+#define LIMIT_SAFETENSORS_SHARDS 1024u
+#define LIMIT_SAFETENSORS_VALUES (1u << 21) /* JSON values of a header or an index */
+#define LIMIT_HF_CONFIG_BYTES    (16 * MIB) /* config.json and the like */
+#define LIMIT_HF_CONFIG_VALUES   (1u << 20)
+#define LIMIT_TOKENIZER_JSON     (256 * MIB)
+#define LIMIT_TOKENIZER_VALUES   (1u << 24)
+#define LIMIT_HF_TEMPLATES       64u
+
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
@@ -47,8 +63,12 @@
 #define LIMIT_TOKEN_BYTES 65536u
 #define LIMIT_GRAPH_ITEMS (1u << 20) /* tensors, values, nodes, operands of a graph */
 
-/* A tokenizer's tables; text of one choice that is held back by a stop string. */
+/* A tokenizer's tables: the model is refused. Probes of its hash tables, of which at most half of
+ * the slots are taken (texts that were made to collide); a special token's bytes, all of which may
+ * be looked at from each byte of a text. Text of one choice that is held back by a stop string. */
 #define LIMIT_TOKENIZER_BYTES (2 * GIB)
+#define LIMIT_HASH_PROBES     1024u
+#define LIMIT_SPECIAL_BYTES   1024u
 #define LIMIT_PENDING_TEXT    (1 * MIB)
 
 /* Chat templates: the rendering ends with an error. */

@@ -2,7 +2,6 @@
 
 #include "base/error.h"
 #include "base/limits.h"
-#include "compiler/import_gguf.h"
 #include "program/dtype.h"
 
 #include <inttypes.h>
@@ -34,7 +33,7 @@ static const struct arch_row rows[] = {
     {.name = "bert", .build = build_bert, .is_encoder = true},
 };
 
-static const struct arch_row *find_row(struct gguf_string name)
+static const struct arch_row *find_row(struct source_string name)
 {
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (strcmp(rows[i].name, name.bytes) == 0)
@@ -42,7 +41,7 @@ static const struct arch_row *find_row(struct gguf_string name)
     return NULL;
 }
 
-static serverd_status fail_unknown(const struct gguf_file *file, struct gguf_string name,
+static serverd_status fail_unknown(const struct source_keys *keys, struct source_string name,
                                    serverd_error *err)
 {
     char known[128] = "";
@@ -51,7 +50,7 @@ static serverd_status fail_unknown(const struct gguf_file *file, struct gguf_str
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", i ? ", " : "", rows[i].name);
     return fail(err, SERVERD_UNSUPPORTED,
                 "%s: key general.architecture: unknown architecture \"%.64s\"; supported are %s",
-                file->path, name.bytes, known);
+                keys->path, name.bytes, known);
 }
 
 /* ---- hyper-parameters ---------------------------------------------------------------------- */
@@ -68,14 +67,14 @@ static bool has_key(const struct arch *arch, const char *name)
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_find(&arch->file->first, key) != NULL;
+    return source_find_key(&arch->source->keys, key) != NULL;
 }
 
 static serverd_status need_key(const struct arch *arch, const char *name, serverd_error *err)
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_need(&arch->file->first, key, err);
+    return source_need(&arch->source->keys, key, err);
 }
 
 static serverd_status get_u32(const struct arch *arch, const char *name, uint32_t min, uint32_t max,
@@ -83,7 +82,7 @@ static serverd_status get_u32(const struct arch *arch, const char *name, uint32_
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_get_u32(&arch->file->first, key, min, max, out, err);
+    return source_get_u32(&arch->source->keys, key, min, max, out, err);
 }
 
 static serverd_status get_each(const struct arch *arch, const char *name, uint32_t max,
@@ -91,7 +90,7 @@ static serverd_status get_each(const struct arch *arch, const char *name, uint32
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_get_u32_each(&arch->file->first, key, arch->params.n_layers, 1, max, out, err);
+    return source_get_u32_each(&arch->source->keys, key, arch->params.n_layers, 1, max, out, err);
 }
 
 static serverd_status get_f64(const struct arch *arch, const char *name, double min, double max,
@@ -99,7 +98,7 @@ static serverd_status get_f64(const struct arch *arch, const char *name, double 
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_get_f64(&arch->file->first, key, min, max, out, err);
+    return source_get_f64(&arch->source->keys, key, min, max, out, err);
 }
 
 static serverd_status get_f32(const struct arch *arch, const char *name, double min, double max,
@@ -118,12 +117,12 @@ static serverd_status get_bool(const struct arch *arch, const char *name, bool *
 {
     char key[KEY_BYTES];
     full_key(arch, name, key);
-    return gguf_get_bool(&arch->file->first, key, out, err);
+    return source_get_bool(&arch->source->keys, key, out, err);
 }
 
 static serverd_status no_memory(const struct arch *arch, serverd_error *err)
 {
-    return fail(err, SERVERD_NOMEM, "%s: no memory", arch->file->first.path);
+    return fail(err, SERVERD_NOMEM, "%s: no memory", arch->source->keys.path);
 }
 
 /* The sizes that everything else is held against. */
@@ -145,16 +144,16 @@ static serverd_status read_sizes(struct arch *arch, serverd_error *err)
                 SERVERD_OK)
             return status;
     }
-    const struct gguf_tensor *table = gguf_model_find(arch->file, "token_embd.weight");
+    const struct source_tensor *table = source_find(arch->source, "token_embd.weight");
     if (!table)
         return fail(err, SERVERD_CORRUPT, "%s: tensor token_embd.weight is missing",
-                    arch->file->first.path);
+                    arch->source->keys.path);
     uint64_t n_tokens = arch->program->vocabulary.n_tokens, n_rows = table->dims[0];
     if (table->rank != 2 || n_rows > LIMIT_VOCAB || n_rows < n_tokens)
         return fail(err, SERVERD_CORRUPT,
                     "%s: tensor token_embd.weight: %" PRIu64 " rows in %u dims for %" PRIu64
                     " tokens, at most %u rows are allowed",
-                    arch->file->first.path, n_rows, table->rank, n_tokens, LIMIT_VOCAB);
+                    arch->source->keys.path, n_rows, table->rank, n_tokens, LIMIT_VOCAB);
     p->n_vocab = (uint32_t)n_rows;
     return SERVERD_OK;
 }
@@ -164,7 +163,7 @@ static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
     serverd_status status;
     struct arch_params *p = &arch->params;
     uint32_t n = p->n_layers;
-    uint32_t *each = arena_array(arch->file->arena, 3 * (size_t)n, sizeof *each);
+    uint32_t *each = arena_array(arch->source->arena, 3 * (size_t)n, sizeof *each);
     if (!each)
         return no_memory(arch, err);
     uint32_t *n_ff = each, *n_heads = each + n, *n_kv_heads = each + 2 * (size_t)n;
@@ -182,7 +181,7 @@ static serverd_status read_per_layer(struct arch *arch, serverd_error *err)
             return fail(err, SERVERD_CORRUPT,
                         "%s: key %s.attention.head_count_kv: in layer %u %u heads do not share %u "
                         "KV heads evenly",
-                        arch->file->first.path, arch->row->name, i, n_heads[i], n_kv_heads[i]);
+                        arch->source->keys.path, arch->row->name, i, n_heads[i], n_kv_heads[i]);
     p->n_ff = n_ff;
     p->n_heads = n_heads;
     p->n_kv_heads = n_kv_heads;
@@ -201,17 +200,17 @@ static serverd_status read_attention(struct arch *arch, serverd_error *err)
         return status;
     if (p->k_dim == 0 || p->k_dim > LIMIT_HEAD_DIM || p->v_dim == 0 || p->v_dim > LIMIT_HEAD_DIM)
         return fail(err, SERVERD_CORRUPT, "%s: heads of %u and %u elements, 1..%u is allowed",
-                    arch->file->first.path, p->k_dim, p->v_dim, LIMIT_HEAD_DIM);
+                    arch->source->keys.path, p->k_dim, p->v_dim, LIMIT_HEAD_DIM);
     bool is_causal = !arch->row->is_encoder;
     if ((status = get_bool(arch, "attention.causal", &is_causal, err)) != SERVERD_OK)
         return status;
     if (is_causal == arch->row->is_encoder)
         return fail(err, SERVERD_UNSUPPORTED, "%s: key %s.attention.causal: %s is not supported",
-                    arch->file->first.path, arch->row->name, is_causal ? "true" : "false");
+                    arch->source->keys.path, arch->row->name, is_causal ? "true" : "false");
     float scale = 0.0f;
     if ((status = get_f32(arch, "attention.scale", 0, 1e6, &scale, err)) != SERVERD_OK)
         return status;
-    if (p->n_layers == arch->row->wide_n_layers) /* the one size of the family that differs */
+    if (scale == 0.0f && p->n_layers == arch->row->wide_n_layers) /* the size that differs */
         scale = 1.0f / sqrtf((float)p->n_embd / (float)p->n_heads[0]);
     p->attn_scale = scale > 0.0f ? scale : 1.0f / sqrtf((float)p->k_dim);
     if ((status = get_f32(arch, "attention.temperature_scale", 0, 1e3, &p->temperature_scale,
@@ -239,24 +238,26 @@ static serverd_status read_windows(struct arch *arch, serverd_error *err)
 {
     serverd_status status;
     struct arch_params *p = &arch->params;
-    bool *is_local = arena_array(arch->file->arena, p->n_layers, sizeof *is_local);
+    bool *is_local = arena_array(arch->source->arena, p->n_layers, sizeof *is_local);
     if (!is_local)
         return no_memory(arch, err);
     p->is_local = is_local;
-    if (arch->row->local_period == 0)
+    char name[KEY_BYTES];
+    full_key(arch, "attention.sliding_window_pattern", name);
+    const struct source_key *key = source_find_key(&arch->source->keys, name);
+    bool is_listed = key && key->is_array;
+    if (!is_listed && arch->row->local_period == 0)
         return SERVERD_OK;
     if ((status = get_u32(arch, "attention.sliding_window", 0, LIMIT_CONTEXT, &p->window, err)) !=
         SERVERD_OK)
         return status;
-    char name[KEY_BYTES];
-    full_key(arch, "attention.sliding_window_pattern", name);
-    const struct gguf_key *key = gguf_find(&arch->file->first, name);
-    if (key && key->is_array) {
-        if ((status = gguf_get_array(&arch->file->first, name, GGUF_BOOL, &key, err)) != SERVERD_OK)
+    if (is_listed) {
+        if ((status = source_get_array(&arch->source->keys, name, SOURCE_BOOL, &key, err)) !=
+            SERVERD_OK)
             return status;
         if (key->n_items < p->n_layers)
             return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items for %u layers",
-                        arch->file->first.path, name, key->n_items, p->n_layers);
+                        arch->source->keys.path, name, key->n_items, p->n_layers);
         memcpy(is_local, key->items, p->n_layers); /* bools of one byte, 0 or 1 */
         return SERVERD_OK;
     }
@@ -278,8 +279,8 @@ static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
                                         [ROPE_SCALING_LONG] = "longrope"};
     char key[KEY_BYTES];
     full_key(arch, "rope.scaling.type", key);
-    struct gguf_string type = {.bytes = "linear", .len = 6};
-    if ((status = gguf_get_string(&arch->file->first, key, &type, err)) != SERVERD_OK)
+    struct source_string type = {.bytes = "linear", .len = 6};
+    if ((status = source_get_string(&arch->source->keys, key, &type, err)) != SERVERD_OK)
         return status;
     for (uint32_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], type.bytes) == 0) {
@@ -289,7 +290,7 @@ static serverd_status read_scaling_type(struct arch *arch, serverd_error *err)
     return fail(err, SERVERD_UNSUPPORTED,
                 "%s: key %s: unknown scaling \"%.64s\"; none, linear, yarn and longrope are "
                 "supported",
-                arch->file->first.path, key, type.bytes);
+                arch->source->keys.path, key, type.bytes);
 }
 
 static serverd_status read_rope(struct arch *arch, serverd_error *err)
@@ -302,7 +303,7 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
     if (p->n_rot % 2 != 0)
         return fail(err, SERVERD_CORRUPT,
                     "%s: key %s.rope.dimension_count: %u, an even number is needed",
-                    arch->file->first.path, arch->row->name, p->n_rot);
+                    arch->source->keys.path, arch->row->name, p->n_rot);
     p->rope_base = p->rope_base_local = 10000.0;
     p->rope_factor = p->rope_attn_factor = 1.0;
     p->yarn_beta_fast = 32.0;
@@ -347,7 +348,7 @@ static serverd_status read_pooling(struct arch *arch, serverd_error *err)
     if (arch->params.pooling > SERVERD_POOL_LAST)
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: key %s.pooling_type: %u; mean (1), cls (2) and last (3) are supported",
-                    arch->file->first.path, arch->row->name, arch->params.pooling);
+                    arch->source->keys.path, arch->row->name, arch->params.pooling);
     if (arch->params.pooling == SERVERD_POOL_NONE) /* one embedding is wanted all the same */
         arch->params.pooling = SERVERD_POOL_MEAN;
     return SERVERD_OK;
@@ -363,7 +364,7 @@ static serverd_status refuse_features(struct arch *arch, serverd_error *err)
     if (n_experts > 0)
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: key %s.expert_count: %u; mixtures of experts are not supported",
-                    arch->file->first.path, arch->row->name, n_experts);
+                    arch->source->keys.path, arch->row->name, n_experts);
     return SERVERD_OK;
 }
 
@@ -402,23 +403,23 @@ static bool is_leftover(const char *name)
  * without it would give wrong text. */
 static serverd_status check_all_used(const struct arch *arch, serverd_error *err)
 {
-    for (uint32_t i = 0; i < arch->file->n_tensors; i++) {
-        const struct gguf_tensor *tensor = &arch->file->tensors[i];
+    for (uint32_t i = 0; i < arch->source->n_tensors; i++) {
+        const struct source_tensor *tensor = &arch->source->tensors[i];
         if (!tensor->is_used && !is_leftover(tensor->name))
             return fail(err, SERVERD_UNSUPPORTED,
                         "%s: tensor %.200s is not part of architecture %s as it is known here",
-                        arch->file->first.path, tensor->name, arch->row->name);
+                        arch->source->keys.path, tensor->name, arch->row->name);
     }
     return SERVERD_OK;
 }
 
 /* Sizes, and the type that most weights have. */
-static void count_weights(const struct gguf_model *file, struct program_config *config)
+static void count_weights(const struct source *source, struct program_config *config)
 {
     uint64_t n_of_type[DTYPE_LIMIT] = {0};
     uint32_t most = DTYPE_F32;
-    for (uint32_t i = 0; i < file->n_tensors; i++) {
-        const struct gguf_tensor *tensor = &file->tensors[i];
+    for (uint32_t i = 0; i < source->n_tensors; i++) {
+        const struct source_tensor *tensor = &source->tensors[i];
         const struct dtype_info *info = dtype_info(tensor->dtype);
         uint64_t n = tensor->bytes / info->block_bytes * info->block_elements;
         config->n_parameters += n;
@@ -439,7 +440,7 @@ static void fill_config(const struct arch *arch)
     config->context_length = arch->params.n_context;
     config->is_encoder = arch->row->is_encoder;
     config->pooling = arch->params.pooling;
-    count_weights(arch->file, config);
+    count_weights(arch->source, config);
 }
 
 static serverd_status build_graph(struct arch *arch, serverd_error *err)
@@ -454,26 +455,29 @@ static serverd_status build_graph(struct arch *arch, serverd_error *err)
         return err->code;
     }
     if (graph_finish(arch->graph, output, &program->graph, err) != SERVERD_OK)
-        return error_context(err, "%s", arch->file->first.path);
+        return error_context(err, "%s", arch->source->keys.path);
     program->kv.layers = arch->kv_layers;
     program->kv.n_layers = arch->n_kv_layers;
     return check_all_used(arch, err);
 }
 
-serverd_status arch_build(struct gguf_model *file, struct program *program, serverd_error *err)
+serverd_status arch_build(const struct compile_options *options, struct source *source,
+                          struct program *program, serverd_error *err)
 {
     serverd_status status;
-    struct gguf_string name = {.bytes = ""};
-    if ((status = gguf_need(&file->first, "general.architecture", err)) != SERVERD_OK ||
-        (status = gguf_get_string(&file->first, "general.architecture", &name, err)) != SERVERD_OK)
+    struct source_string name = {.bytes = ""};
+    if ((status = source_need(&source->keys, "general.architecture", err)) != SERVERD_OK ||
+        (status = source_get_string(&source->keys, "general.architecture", &name, err)) !=
+            SERVERD_OK)
         return status;
-    struct arch arch = {.file = file,
+    struct arch arch = {.source = source,
                         .program = program,
                         .row = find_row(name),
                         .layer = UINT32_MAX,
                         .token_table = NO_VALUE};
     if (!arch.row)
-        return fail_unknown(&file->first, name, err);
+        return fail_unknown(&source->keys, name, err);
+    arch.narrows_f32 = arch.row->is_encoder && !options->keeps_f32;
     if ((status = read_params(&arch, err)) != SERVERD_OK)
         return status;
     arch.graph = graph_builder_create(program->arena);

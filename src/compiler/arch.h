@@ -5,7 +5,8 @@
 #ifndef COMPILER_ARCH_H
 #define COMPILER_ARCH_H
 
-#include "compiler/gguf_model.h"
+#include "compiler/compile.h"
+#include "compiler/source.h"
 #include "program/graph.h"
 #include "program/program.h"
 
@@ -39,12 +40,13 @@ struct arch_rope {
 /* What is being built. After the first failure every call is ignored, so that a graph reads as
  * a plain sequence; arch_build reports it. */
 struct arch {
-    struct gguf_model *file;
+    struct source *source;
     struct program *program;
     struct graph_builder *graph;
     const struct arch_row *row;
     struct arch_params params;
-    uint32_t layer; /* UINT32_MAX outside the layers */
+    bool narrows_f32; /* weights of linear layers become BF16 */
+    uint32_t layer;   /* UINT32_MAX outside the layers */
     uint32_t token_table;
     struct arch_rope rope[2];    /* of global and of local layers */
     serverd_kv_layer *kv_layers; /* in the program's arena */
@@ -66,7 +68,8 @@ struct arch_row {
 };
 
 /* Fills the program's config, graph and KV layers. */
-serverd_status arch_build(struct gguf_model *file, struct program *program, serverd_error *err);
+serverd_status arch_build(const struct compile_options *options, struct source *source,
+                          struct program *program, serverd_error *err);
 
 /* arch/NAME.c */
 uint32_t build_llama(struct arch *arch);

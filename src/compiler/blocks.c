@@ -1,6 +1,7 @@
 #include "compiler/blocks.h"
 
 #include "base/error.h"
+#include "base/numeric.h"
 #include "compiler/rope_table.h"
 #include "program/dtype.h"
 
@@ -21,14 +22,14 @@ static void full_name(const struct arch *arch, const char *name, const char *suf
         (void)snprintf(out, NAME_BYTES, "blk.%u.%s.%s", arch->layer, name, suffix);
 }
 
-static struct gguf_tensor *find(const struct arch *arch, const char *name, const char *suffix)
+static struct source_tensor *find(const struct arch *arch, const char *name, const char *suffix)
 {
     char full[NAME_BYTES];
     full_name(arch, name, suffix, full);
-    return gguf_model_find(arch->file, full);
+    return source_find(arch->source, full);
 }
 
-static uint32_t fail_tensor(struct arch *arch, const struct gguf_tensor *tensor, uint64_t rows,
+static uint32_t fail_tensor(struct arch *arch, const struct source_tensor *tensor, uint64_t rows,
                             uint64_t columns)
 {
     char found[96] = "";
@@ -39,32 +40,31 @@ static uint32_t fail_tensor(struct arch *arch, const struct gguf_tensor *tensor,
     arch->has_failed = true;
     if (rows == 0)
         fail(&arch->err, SERVERD_CORRUPT, "%s: tensor %.100s: shape [%s], [%" PRIu64 "] is needed",
-             arch->file->first.path, tensor->name, found, columns);
+             arch->source->keys.path, tensor->name, found, columns);
     else
         fail(&arch->err, SERVERD_CORRUPT,
              "%s: tensor %.100s: shape [%s], [%" PRIu64 ", %" PRIu64 "] is needed",
-             arch->file->first.path, tensor->name, found, rows, columns);
+             arch->source->keys.path, tensor->name, found, rows, columns);
     return NO_VALUE;
 }
 
-static uint32_t constant(struct arch *arch, struct gguf_tensor *from)
+static uint32_t constant(struct arch *arch, struct source_tensor *from)
 {
     if (arch->has_failed)
         return NO_VALUE;
     from->is_used = true;
-    const struct mapping *mapping = &arch->file->mappings[from->shard];
     serverd_tensor tensor = {.struct_bytes = sizeof tensor,
                              .dtype = from->dtype,
                              .name = from->name,
                              .rank = from->rank,
-                             .data = (const char *)mapping->data + from->offset,
+                             .data = from->data,
                              .bytes = from->bytes};
     memcpy(tensor.dims, from->dims, sizeof tensor.dims);
     return graph_constant(arch->graph, &tensor);
 }
 
 /* A matrix [rows][columns], or a vector if rows is 0. `or_null` may be missing: NO_VALUE. */
-static uint32_t shaped(struct arch *arch, struct gguf_tensor *or_null, uint64_t rows,
+static uint32_t shaped(struct arch *arch, struct source_tensor *or_null, uint64_t rows,
                        uint64_t columns)
 {
     if (!or_null || arch->has_failed)
@@ -75,15 +75,15 @@ static uint32_t shaped(struct arch *arch, struct gguf_tensor *or_null, uint64_t 
     return is_right ? constant(arch, or_null) : fail_tensor(arch, or_null, rows, columns);
 }
 
-static struct gguf_tensor *need(struct arch *arch, const char *name, const char *suffix)
+static struct source_tensor *need(struct arch *arch, const char *name, const char *suffix)
 {
-    struct gguf_tensor *tensor = find(arch, name, suffix);
+    struct source_tensor *tensor = find(arch, name, suffix);
     if (tensor || arch->has_failed)
         return tensor;
     char full[NAME_BYTES];
     full_name(arch, name, suffix, full);
     arch->has_failed = true;
-    fail(&arch->err, SERVERD_CORRUPT, "%s: tensor %s is missing", arch->file->first.path, full);
+    fail(&arch->err, SERVERD_CORRUPT, "%s: tensor %s is missing", arch->source->keys.path, full);
     return NULL;
 }
 
@@ -132,7 +132,7 @@ uint32_t embed_tokens(struct arch *arch, float scale)
 
 uint32_t embed(struct arch *arch, const char *name, serverd_embed_index index, uint32_t n_rows)
 {
-    struct gguf_tensor *tensor = need(arch, name, "weight");
+    struct source_tensor *tensor = need(arch, name, "weight");
     if (!tensor || arch->has_failed)
         return NO_VALUE;
     if (n_rows == 0 && tensor->rank == 1) { /* a table of one row */
@@ -171,9 +171,37 @@ uint32_t layer_norm(struct arch *arch, uint32_t x, const char *name)
     return node(arch, SERVERD_OP_LAYER_NORM, x, weight, bias, &attributes);
 }
 
+/* The matrix in BF16. Its source is not read again. */
+static struct source_tensor *narrow(struct arch *arch, struct source_tensor *tensor)
+{
+    uint64_t n = tensor->bytes / sizeof(float);
+    uint16_t *narrow = arena_array(arch->program->arena, n, sizeof *narrow);
+    if (!narrow) {
+        arch->has_failed = true;
+        fail(&arch->err, SERVERD_NOMEM, "%s: no memory for tensor %s", arch->source->keys.path,
+             tensor->name);
+        return tensor;
+    }
+    const char *wide = tensor->data;
+    for (uint64_t i = 0; i < n; i++) {
+        float value;
+        memcpy(&value, wide + i * sizeof value, sizeof value);
+        narrow[i] = f32_to_bf16(value);
+    }
+    for (uint32_t i = 0; i < arch->source->n_mappings; i++)
+        mapping_forget(&arch->source->mappings[i], tensor->data, tensor->bytes);
+    tensor->dtype = DTYPE_BF16;
+    tensor->data = narrow;
+    tensor->bytes = n * sizeof *narrow;
+    return tensor;
+}
+
 uint32_t linear(struct arch *arch, uint32_t x, const char *name, uint32_t n_in, uint32_t n_out)
 {
-    uint32_t weight = matrix(arch, name, n_out, n_in);
+    struct source_tensor *tensor = need(arch, name, "weight");
+    if (tensor && arch->narrows_f32 && tensor->dtype == DTYPE_F32 && !arch->has_failed)
+        tensor = narrow(arch, tensor);
+    uint32_t weight = shaped(arch, tensor, n_out, n_in);
     uint32_t bias = shaped(arch, find(arch, name, "bias"), 0, n_out);
     return node(arch, SERVERD_OP_LINEAR, x, weight, bias, NULL);
 }
@@ -231,12 +259,13 @@ static uint32_t rope(struct arch *arch, uint32_t x, bool is_local)
     struct arch_rope *shared = &arch->rope[is_local && arch->row->has_local_rope];
     if (!shared->is_made && !arch->has_failed)
         make_rope(arch, shared != &arch->rope[0], shared);
-    serverd_attributes attributes = {.rope = {.head_dim = arch->params.k_dim,
-                                              .n_rot = arch->params.n_rot,
-                                              .is_neox = arch->row->is_neox,
-                                              .alt_from = arch->params.rope_original_context,
-                                              .mscale = shared->mscale,
-                                              .alt_mscale = shared->mscale}};
+    serverd_attributes attributes = {
+        .rope = {.head_dim = arch->params.k_dim,
+                 .n_rot = arch->params.n_rot,
+                 .is_neox = arch->row->is_neox || arch->source->rotates_halves,
+                 .alt_from = arch->params.rope_original_context,
+                 .mscale = shared->mscale,
+                 .alt_mscale = shared->mscale}};
     return node(arch, SERVERD_OP_ROPE, x, shared->inv_freq, shared->alt_inv_freq, &attributes);
 }
 

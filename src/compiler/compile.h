@@ -1,17 +1,21 @@
-/* From a model file to a program. The only room that knows file formats and architectures.
+/* From a model to a program. The only room that knows file formats and architectures.
  *
- * The stages: container (gguf_model.h, hardened) -> vocabulary and templates (import_gguf.h) ->
- * architecture (arch.h: a table that builds the canonical graph) -> program_check. Later passes,
- * quantisation, partition and the program file grow between them. Any thread; takes seconds,
- * allocates, reads files. */
+ * The stages: an importer (import_gguf.h, import_hf.h; hardened), which makes a source (source.h:
+ * keys and tensors by canonical names) and the program's vocabulary and templates -> architecture
+ * (arch.h: a table that builds the canonical graph) -> program_check. Later passes, quantisation,
+ * partition and the program file grow between them. Any thread; takes seconds, allocates, reads
+ * files. */
 #ifndef COMPILER_COMPILE_H
 #define COMPILER_COMPILE_H
 
 #include "program/program.h"
 
 struct compile_options {
-    const char *path;     /* GGUF file; of a split model any one shard */
-    bool vocabulary_only; /* tokenizer and template only; the file need not have tensors */
+    const char *path; /* a GGUF file, of a split model any one shard; or a Hugging Face folder */
+    bool vocabulary_only; /* tokenizer and template only; there need not be tensors */
+    /* Weights of an encoder's linear layers that are F32 stay F32; else they become BF16, which is
+     * twice as fast and moves an embedding by some 1e-5. */
+    bool keeps_f32;
 };
 
 /* *out has one reference. Errors name the file and the field, key or tensor. */

@@ -2,10 +2,10 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "compiler/gguf_reader.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* Keys of a shard; a file that is not split is shard 0 of 1. */
@@ -19,15 +19,15 @@ static serverd_status read_split(const struct gguf_file *file, struct split *out
 {
     struct split split = {.count = 1, .n_tensors = file->n_tensors};
     serverd_status status;
-    if ((status = gguf_get_u32(file, "split.count", 0, LIMIT_GGUF_SHARDS, &split.count, err)) !=
-            SERVERD_OK ||
-        (status = gguf_get_u32(file, "split.no", 0, LIMIT_GGUF_SHARDS, &split.number, err)) !=
-            SERVERD_OK)
+    if ((status = source_get_u32(&file->keys, "split.count", 0, LIMIT_GGUF_SHARDS, &split.count,
+                                 err)) != SERVERD_OK ||
+        (status = source_get_u32(&file->keys, "split.no", 0, LIMIT_GGUF_SHARDS, &split.number,
+                                 err)) != SERVERD_OK)
         return status;
     if (split.count <= 1)
         split = (struct split){.count = 1, .n_tensors = file->n_tensors};
-    else if ((status = gguf_get_u64(file, "split.tensors.count", 0, LIMIT_GGUF_TENSORS,
-                                    &split.n_tensors, err)) != SERVERD_OK)
+    else if ((status = source_get_u64(&file->keys, "split.tensors.count", 0, LIMIT_GGUF_TENSORS,
+                                      &split.n_tensors, err)) != SERVERD_OK)
         return status;
     *out = split;
     return SERVERD_OK;
@@ -83,143 +83,144 @@ static serverd_status check_shard(const struct gguf_file *file, const struct spl
         return fail(err, SERVERD_CORRUPT,
                     "%s: shard %u of %u with %" PRIu64
                     " tensors in all, shard %u of %u with %" PRIu64 " is needed",
-                    file->path, split.number, split.count, split.n_tensors, number, whole->count,
-                    whole->n_tensors);
+                    file->keys.path, split.number, split.count, split.n_tensors, number,
+                    whole->count, whole->n_tensors);
     return SERVERD_OK;
 }
 
-/* Adds the shard's tensors to the model's table, which has room for all that were announced. */
-static serverd_status add_tensors(struct gguf_model *model, const struct gguf_file *file,
-                                  uint32_t shard, uint64_t n_expected, serverd_error *err)
+/* Adds the tensors of the mapped shard to the table, which has room for all that were announced. */
+static serverd_status add_shard(struct source *source, const struct gguf_file *file,
+                                const struct mapping *mapping, uint64_t n_expected,
+                                serverd_error *err)
 {
-    if (file->n_tensors > n_expected - model->n_tensors)
+    if (file->n_tensors > n_expected - source->n_tensors)
         return fail(err, SERVERD_CORRUPT, "%s: more than the %" PRIu64 " tensors announced",
-                    file->path, n_expected);
+                    file->keys.path, n_expected);
     for (uint32_t i = 0; i < file->n_tensors; i++) {
-        struct gguf_tensor *tensor = &model->tensors[model->n_tensors++];
-        *tensor = file->tensors[i];
-        tensor->shard = shard;
+        const struct gguf_tensor *tensor = &file->tensors[i];
+        struct source_tensor *made = &source->tensors[source->n_tensors++];
+        *made = (struct source_tensor){.name = tensor->name,
+                                       .dtype = tensor->dtype,
+                                       .rank = tensor->rank,
+                                       .data = (const char *)mapping->data + tensor->offset,
+                                       .bytes = tensor->bytes};
+        memcpy(made->dims, tensor->dims, sizeof made->dims);
     }
     return SERVERD_OK;
 }
 
-static serverd_status finish_tensors(struct gguf_model *model, uint64_t n_expected,
-                                     serverd_error *err)
+static serverd_status take_tables(struct source *source, const struct split *whole,
+                                  serverd_error *err)
 {
-    const char *path = model->first.path;
-    if (model->n_tensors != n_expected)
-        return fail(err, SERVERD_CORRUPT,
-                    "%s: %u tensors in all shards, %" PRIu64 " were announced", path,
-                    model->n_tensors, n_expected);
-    qsort(model->tensors, model->n_tensors, sizeof *model->tensors, gguf_compare_tensors);
-    for (uint32_t i = 1; i < model->n_tensors; i++)
-        if (strcmp(model->tensors[i - 1].name, model->tensors[i].name) == 0)
-            return fail(err, SERVERD_CORRUPT, "%s: tensor %.200s is in two shards", path,
-                        model->tensors[i].name);
+    source->mappings = arena_array(source->arena, whole->count, sizeof *source->mappings);
+    source->tensors = arena_array(source->arena, whole->n_tensors + 1, sizeof *source->tensors);
+    if (!source->mappings || !source->tensors)
+        return fail(err, SERVERD_NOMEM, "%s: no memory for its %u shards", source->keys.path,
+                    whole->count);
     return SERVERD_OK;
 }
 
-static serverd_status open_shards(struct gguf_model *model, const char *path,
+/* Shard `number`, which is the file at `path`. The mapping is the source's then. */
+static serverd_status open_shard(struct source *source, const char *path, uint32_t number,
+                                 const struct split *whole, serverd_error *err)
+{
+    struct gguf_file file;
+    struct mapping *mapping = &source->mappings[number];
+    serverd_status status = read_file(path, source->arena, &file, mapping, err);
+    if (status != SERVERD_OK)
+        return status;
+    source->n_mappings = number + 1;
+    if (number == 0)
+        source->keys = file.keys;
+    if ((status = check_shard(&file, whole, number, err)) != SERVERD_OK)
+        return status;
+    return add_shard(source, &file, mapping, whole->n_tensors, err);
+}
+
+static serverd_status open_shards(struct source *source, const char *path,
                                   const struct split *whole, serverd_error *err)
 {
-    model->mappings = arena_array(model->arena, whole->count, sizeof *model->mappings);
-    model->tensors = arena_array(model->arena, whole->n_tensors + 1, sizeof *model->tensors);
-    if (!model->mappings || !model->tensors)
-        return fail(err, SERVERD_NOMEM, "%s: no memory for its %u shards", path, whole->count);
-    for (uint32_t i = 0; i < whole->count; i++) {
+    serverd_status status = take_tables(source, whole, err);
+    for (uint32_t i = 0; i < whole->count && status == SERVERD_OK; i++) {
         const char *name = path;
-        struct gguf_file file;
-        serverd_status status = SERVERD_OK;
-        if ((status = shard_path(model->arena, path, i, whole->count, &name, err)) != SERVERD_OK ||
-            (status = read_file(name, model->arena, &file, &model->mappings[i], err)) != SERVERD_OK)
-            return status;
-        model->n_shards = i + 1;
-        if ((status = check_shard(&file, whole, i, err)) != SERVERD_OK ||
-            (status = add_tensors(model, &file, i, whole->n_tensors, err)) != SERVERD_OK)
-            return status;
-        if (i == 0)
-            model->first = file;
+        status = shard_path(source->arena, path, i, whole->count, &name, err);
+        if (status == SERVERD_OK)
+            status = open_shard(source, name, i, whole, err);
     }
-    return finish_tensors(model, whole->n_tensors, err);
+    if (status == SERVERD_OK && source->n_tensors != whole->n_tensors)
+        status =
+            fail(err, SERVERD_CORRUPT, "%s: %u tensors in all shards, %" PRIu64 " were announced",
+                 path, source->n_tensors, whole->n_tensors);
+    return status;
 }
 
 /* The usual case: the file that is open already is all. Takes over the mapping. */
-static serverd_status use_single(struct gguf_model *model, const struct mapping *mapping,
+static serverd_status use_single(struct source *source, const struct gguf_file *file,
+                                 const struct split *whole, struct mapping *mapping,
                                  serverd_error *err)
 {
-    model->mappings = arena_array(model->arena, 1, sizeof *model->mappings);
-    if (!model->mappings)
-        return fail(err, SERVERD_NOMEM, "%s: no memory", model->first.path);
-    model->mappings[0] = *mapping;
-    model->n_shards = 1;
-    model->tensors = model->first.tensors;
-    model->n_tensors = model->first.n_tensors;
-    return SERVERD_OK;
+    serverd_status status = take_tables(source, whole, err);
+    if (status != SERVERD_OK)
+        return status;
+    source->mappings[0] = *mapping;
+    source->n_mappings = 1;
+    *mapping = (struct mapping){0};
+    return add_shard(source, file, &source->mappings[0], whole->n_tensors, err);
 }
 
 /* The header of the file at `path`, and of which whole it is a part. */
-static serverd_status open_any(struct gguf_model *model, const char *path, struct split *split,
-                               struct mapping *or_null, serverd_error *err)
+static serverd_status open_any(struct source *source, const char *path, struct gguf_file *file,
+                               struct split *split, struct mapping *or_null, serverd_error *err)
 {
-    model->arena = arena_create(LIMIT_GGUF_HEADER_BYTES);
-    if (!model->arena)
+    source->arena = arena_create(LIMIT_GGUF_HEADER_BYTES);
+    if (!source->arena)
         return fail(err, SERVERD_NOMEM, "%s: no memory for its header", path);
-    serverd_status status = read_file(path, model->arena, &model->first, or_null, err);
+    serverd_status status = read_file(path, source->arena, file, or_null, err);
     if (status != SERVERD_OK)
         return status;
-    return read_split(&model->first, split, err);
+    source->keys = file->keys;
+    return read_split(file, split, err);
 }
 
-serverd_status gguf_model_open(const char *path, struct gguf_model *out, serverd_error *err)
+serverd_status gguf_model_open(const char *path, struct source *out, serverd_error *err)
 {
-    struct gguf_model model = {0};
+    struct source source = {0};
+    struct gguf_file file;
     struct split split;
     struct mapping mapping = {0};
-    serverd_status status = open_any(&model, path, &split, &mapping, err);
+    serverd_status status = open_any(&source, path, &file, &split, &mapping, err);
     if (status == SERVERD_OK && split.count == 1) {
-        status = use_single(&model, &mapping, err);
-        if (status == SERVERD_OK)
-            mapping = (struct mapping){0};
+        status = use_single(&source, &file, &split, &mapping, err);
     } else if (status == SERVERD_OK) {
-        arena_reset(model.arena); /* it is read again as one of the shards */
-        status = open_shards(&model, path, &split, err);
+        arena_reset(source.arena); /* it is read again as one of the shards */
+        source.keys = (struct source_keys){.path = path};
+        status = open_shards(&source, path, &split, err);
     }
     mapping_close(&mapping);
+    if (status == SERVERD_OK)
+        status = source_sort_tensors(&source, err);
     if (status != SERVERD_OK)
-        gguf_model_close(&model);
+        source_close(&source);
     else
-        *out = model;
+        *out = source;
     return status;
 }
 
-serverd_status gguf_model_open_keys(const char *path, struct gguf_model *out, serverd_error *err)
+serverd_status gguf_model_open_keys(const char *path, struct source *out, serverd_error *err)
 {
-    struct gguf_model model = {0};
+    struct source source = {0};
+    struct gguf_file file;
     struct split split;
-    serverd_status status = open_any(&model, path, &split, NULL, err);
+    serverd_status status = open_any(&source, path, &file, &split, NULL, err);
     if (status == SERVERD_OK && split.number > 0) { /* the keys are in the first shard */
         const char *name;
-        if ((status = shard_path(model.arena, path, 0, split.count, &name, err)) == SERVERD_OK)
-            status = read_file(name, model.arena, &model.first, NULL, err);
+        if ((status = shard_path(source.arena, path, 0, split.count, &name, err)) == SERVERD_OK)
+            status = read_file(name, source.arena, &file, NULL, err);
+        source.keys = file.keys;
     }
     if (status != SERVERD_OK)
-        gguf_model_close(&model);
+        source_close(&source);
     else
-        *out = model;
+        *out = source;
     return status;
-}
-
-void gguf_model_close(struct gguf_model *model)
-{
-    for (uint32_t i = 0; i < model->n_shards; i++)
-        mapping_close(&model->mappings[i]);
-    arena_destroy(model->arena);
-    *model = (struct gguf_model){0};
-}
-
-struct gguf_tensor *gguf_model_find(const struct gguf_model *model, const char *name)
-{
-    struct gguf_tensor wanted = {.name = name};
-    return bsearch(&wanted, model->tensors, model->n_tensors, sizeof *model->tensors,
-                   gguf_compare_tensors);
 }

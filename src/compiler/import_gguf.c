@@ -3,19 +3,21 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "compiler/gguf_model.h"
 
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
-static serverd_status fail_memory(const struct gguf_file *file, const char *what,
+static serverd_status fail_memory(const struct source_keys *keys, const char *what,
                                   serverd_error *err)
 {
-    return fail(err, SERVERD_NOMEM, "%s: no memory for its %s", file->path, what);
+    return fail(err, SERVERD_NOMEM, "%s: no memory for its %s", keys->path, what);
 }
 
-void import_text(struct gguf_string text, char *out, size_t size)
+/* Copies text into a field of `size` bytes, cut at a UTF-8 border. */
+static void import_text(struct source_string text, char *out, size_t size)
 {
     size_t n = min_size(text.len, size - 1);
     while (n < text.len && n > 0 && ((unsigned char)text.bytes[n] & 0xc0u) == 0x80u)
@@ -78,7 +80,7 @@ static const struct kind_row kinds[] = {
 /* BPE pre-tokenizers whose models expect a BOS although no key says so. */
 static const char *const bos_pre[] = {"llama-bpe", "llama3", "llama-v3", "tekken"};
 
-static const struct kind_row *find_kind(struct gguf_string model)
+static const struct kind_row *find_kind(struct source_string model)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (strcmp(kinds[i].model, model.bytes) == 0)
@@ -107,23 +109,23 @@ static void apply_kind(const struct kind_row *row, struct vocabulary *v)
 /* ---- texts --------------------------------------------------------------------------------- */
 
 /* All strings of a key in one run of bytes in the program's arena. */
-static serverd_status copy_texts(const struct gguf_file *file, const struct gguf_key *key,
+static serverd_status copy_texts(const struct source_keys *keys, const struct source_key *key,
                                  uint32_t max_len, struct arena *arena, char **out,
                                  serverd_error *err)
 {
-    const struct gguf_string *texts = key->items;
+    const struct source_string *texts = key->items;
     size_t total = 1;
     for (uint64_t i = 0; i < key->n_items; i++) {
         if (texts[i].len > max_len)
             return fail(err, SERVERD_CORRUPT,
                         "%s: key %s: item %" PRIu64 " has %u bytes, at most %u are allowed",
-                        file->path, key->name, i, texts[i].len, max_len);
+                        keys->path, key->name, i, texts[i].len, max_len);
         if (!size_add(total, texts[i].len, &total))
-            return fail_memory(file, "vocabulary", err);
+            return fail_memory(keys, "vocabulary", err);
     }
     char *bytes = arena_alloc(arena, total);
     if (!bytes)
-        return fail_memory(file, "vocabulary", err);
+        return fail_memory(keys, "vocabulary", err);
     *out = bytes;
     for (uint64_t i = 0; i < key->n_items; i++) {
         memcpy(bytes, texts[i].bytes, texts[i].len);
@@ -132,46 +134,47 @@ static serverd_status copy_texts(const struct gguf_file *file, const struct gguf
     return SERVERD_OK;
 }
 
-static serverd_status import_scores(const struct gguf_file *file, struct token_text *token,
+static serverd_status import_scores(const struct source_keys *keys, struct token_text *token,
                                     uint32_t n, serverd_error *err)
 {
     serverd_status status;
-    const struct gguf_key *key;
-    if ((status = gguf_get_array(file, "tokenizer.ggml.scores", GGUF_F32, &key, err)) != SERVERD_OK)
+    const struct source_key *key;
+    if ((status = source_get_array(keys, "tokenizer.ggml.scores", SOURCE_F32, &key, err)) !=
+        SERVERD_OK)
         return status;
     if (!key)
         return SERVERD_OK;
     if (key->n_items < n)
-        return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items for %u tokens", file->path,
+        return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " items for %u tokens", keys->path,
                     key->name, key->n_items, n);
     for (uint32_t i = 0; i < n; i++) {
-        double score = gguf_item_f64(key, i);
+        double score = source_item_f64(key, i);
         if (isnan(score))
-            return fail(err, SERVERD_CORRUPT, "%s: key %s: item %u is not a number", file->path,
+            return fail(err, SERVERD_CORRUPT, "%s: key %s: item %u is not a number", keys->path,
                         key->name, i);
         token[i].score = (float)score;
     }
     return SERVERD_OK;
 }
 
-static serverd_status import_types(const struct gguf_file *file, struct token_text *token,
+static serverd_status import_types(const struct source_keys *keys, struct token_text *token,
                                    uint32_t n, serverd_error *err)
 {
     for (uint32_t i = 0; i < n; i++)
         token[i].type = TOKEN_NORMAL;
-    const struct gguf_key *key = gguf_find(file, "tokenizer.ggml.token_type");
+    const struct source_key *key = source_find_key(keys, "tokenizer.ggml.token_type");
     if (!key)
         return SERVERD_OK;
     int64_t type;
-    if (!key->is_array || key->n_items < n || (n > 0 && !gguf_item_i64(key, 0, &type)))
+    if (!key->is_array || key->n_items < n || (n > 0 && !source_item_i64(key, 0, &type)))
         return fail(err, SERVERD_CORRUPT,
-                    "%s: key %s: found %" PRIu64 " %s, needed are %u integers", file->path,
-                    key->name, key->n_items, gguf_type_name(key->type), n);
+                    "%s: key %s: found %" PRIu64 " %s, needed are %u integers", keys->path,
+                    key->name, key->n_items, source_type_name(key->type), n);
     for (uint32_t i = 0; i < n; i++) {
-        bool is_integer = gguf_item_i64(key, i, &type);
+        bool is_integer = source_item_i64(key, i, &type);
         if (!is_integer || type < 0 || type > TOKEN_BYTE)
             return fail(err, SERVERD_CORRUPT,
-                        "%s: key %s: token %u has type %" PRId64 ", 0..%d is allowed", file->path,
+                        "%s: key %s: token %u has type %" PRId64 ", 0..%d is allowed", keys->path,
                         key->name, i, type, TOKEN_BYTE);
         if (type != 0) /* undefined: normal */
             token[i].type = (uint8_t)type;
@@ -179,62 +182,62 @@ static serverd_status import_types(const struct gguf_file *file, struct token_te
     return SERVERD_OK;
 }
 
-static serverd_status import_tokens(const struct gguf_file *file, struct program *program,
+static serverd_status import_tokens(const struct source_keys *keys, struct program *program,
                                     serverd_error *err)
 {
     serverd_status status;
-    const struct gguf_key *key;
-    if ((status = gguf_need(file, "tokenizer.ggml.tokens", err)) != SERVERD_OK ||
-        (status = gguf_get_array(file, "tokenizer.ggml.tokens", GGUF_STRING, &key, err)) !=
+    const struct source_key *key;
+    if ((status = source_need(keys, "tokenizer.ggml.tokens", err)) != SERVERD_OK ||
+        (status = source_get_array(keys, "tokenizer.ggml.tokens", SOURCE_STRING, &key, err)) !=
             SERVERD_OK)
         return status;
     if (key->n_items == 0 || key->n_items > LIMIT_VOCAB)
         return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " tokens, 1..%u are allowed",
-                    file->path, key->name, key->n_items, LIMIT_VOCAB);
+                    keys->path, key->name, key->n_items, LIMIT_VOCAB);
     uint32_t n = (uint32_t)key->n_items;
     struct token_text *token = arena_array(program->arena, n, sizeof *token);
     if (!token)
-        return fail_memory(file, "vocabulary", err);
+        return fail_memory(keys, "vocabulary", err);
     char *bytes;
-    if ((status = copy_texts(file, key, LIMIT_TOKEN_BYTES, program->arena, &bytes, err)) !=
+    if ((status = copy_texts(keys, key, LIMIT_TOKEN_BYTES, program->arena, &bytes, err)) !=
         SERVERD_OK)
         return status;
-    const struct gguf_string *texts = key->items;
+    const struct source_string *texts = key->items;
     for (uint32_t i = 0; i < n; i++) {
         token[i].bytes = bytes;
         token[i].len = texts[i].len;
         bytes += texts[i].len;
     }
-    if ((status = import_scores(file, token, n, err)) != SERVERD_OK ||
-        (status = import_types(file, token, n, err)) != SERVERD_OK)
+    if ((status = import_scores(keys, token, n, err)) != SERVERD_OK ||
+        (status = import_types(keys, token, n, err)) != SERVERD_OK)
         return status;
     program->vocabulary.token = token;
     program->vocabulary.n_tokens = n;
     return SERVERD_OK;
 }
 
-static serverd_status import_merges(const struct gguf_file *file, struct program *program,
+static serverd_status import_merges(const struct source_keys *keys, struct program *program,
                                     serverd_error *err)
 {
     serverd_status status;
-    const struct gguf_key *key;
-    if ((status = gguf_get_array(file, "tokenizer.ggml.merges", GGUF_STRING, &key, err)) !=
+    const struct source_key *key;
+    if ((status = source_get_array(keys, "tokenizer.ggml.merges", SOURCE_STRING, &key, err)) !=
         SERVERD_OK)
         return status;
     if (!key)
         return SERVERD_OK;
     if (key->n_items > 2 * LIMIT_VOCAB)
         return fail(err, SERVERD_CORRUPT, "%s: key %s: %" PRIu64 " merges, at most %u are allowed",
-                    file->path, key->name, key->n_items, 2 * LIMIT_VOCAB);
+                    keys->path, key->name, key->n_items, 2 * LIMIT_VOCAB);
     uint32_t n = (uint32_t)key->n_items;
     struct merge_text *merge = arena_array(program->arena, n ? n : 1, sizeof *merge);
     if (!merge)
-        return fail_memory(file, "merges", err);
+        return fail_memory(keys, "merges", err);
     char *bytes;
-    if ((status = copy_texts(file, key, 2 * LIMIT_TOKEN_BYTES + 1, program->arena, &bytes, err)) !=
+    if ((status = copy_texts(keys, key, 2 * LIMIT_TOKEN_BYTES + 1, program->arena, &bytes, err)) !=
         SERVERD_OK)
         return status;
-    const struct gguf_string *texts = key->items;
+    const struct source_string *texts = key->items;
     for (uint32_t i = 0; i < n; i++) {
         merge[i] = (struct merge_text){.bytes = bytes, .len = texts[i].len};
         bytes += texts[i].len;
@@ -248,30 +251,30 @@ static serverd_status import_merges(const struct gguf_file *file, struct program
 
 /* -1, signed or not, says that there is none. A default beyond the vocabulary is none too, a
  * stated id there is an error. */
-static serverd_status import_id(const struct gguf_file *file, const char *name, uint32_t n_tokens,
+static serverd_status import_id(const struct source_keys *keys, const char *name, uint32_t n_tokens,
                                 int32_t *id, serverd_error *err)
 {
     serverd_status status;
-    const struct gguf_key *key = gguf_find(file, name);
+    const struct source_key *key = source_find_key(keys, name);
     if (!key) {
         if (*id >= (int64_t)n_tokens)
             *id = -1;
         return SERVERD_OK;
     }
     int64_t found;
-    if (!key->is_array && gguf_item_i64(key, 0, &found) &&
-        (found == -1 || (key->type == GGUF_U32 && found == UINT32_MAX))) {
+    if (!key->is_array && source_item_i64(key, 0, &found) &&
+        (found == -1 || (key->type == SOURCE_U32 && found == UINT32_MAX))) {
         *id = -1;
         return SERVERD_OK;
     }
     uint64_t x = 0;
-    if ((status = gguf_get_u64(file, name, 0, n_tokens - 1, &x, err)) != SERVERD_OK)
+    if ((status = source_get_u64(keys, name, 0, n_tokens - 1, &x, err)) != SERVERD_OK)
         return status;
     *id = (int32_t)x;
     return SERVERD_OK;
 }
 
-static serverd_status import_ids(const struct gguf_file *file, struct vocabulary *v,
+static serverd_status import_ids(const struct source_keys *keys, struct vocabulary *v,
                                  serverd_error *err)
 {
     serverd_status status;
@@ -299,18 +302,18 @@ static serverd_status import_ids(const struct gguf_file *file, struct vocabulary
         {"tokenizer.ggml.fim_sep_token_id", &v->fim_separator},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if ((status = import_id(file, rows[i].name, v->n_tokens, rows[i].id, err)) != SERVERD_OK)
+        if ((status = import_id(keys, rows[i].name, v->n_tokens, rows[i].id, err)) != SERVERD_OK)
             return status;
     if (v->kind == VOCABULARY_WORDPIECE) { /* one token under two names; either may be stated */
         if (v->cls < 0)
             v->cls = v->bos;
-        else if (!gguf_find(file, "tokenizer.ggml.bos_token_id"))
+        else if (!source_find_key(keys, "tokenizer.ggml.bos_token_id"))
             v->bos = v->cls;
     }
     return SERVERD_OK;
 }
 
-static serverd_status import_flags(const struct gguf_file *file, struct vocabulary *v,
+static serverd_status import_flags(const struct source_keys *keys, struct vocabulary *v,
                                    serverd_error *err)
 {
     serverd_status status;
@@ -326,10 +329,11 @@ static serverd_status import_flags(const struct gguf_file *file, struct vocabula
         {"tokenizer.ggml.normalizer.lowercase", &v->lowercases},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if ((status = gguf_get_bool(file, rows[i].name, rows[i].flag, err)) != SERVERD_OK)
+        if ((status = source_get_bool(keys, rows[i].name, rows[i].flag, err)) != SERVERD_OK)
             return status;
     v->strips_accents = v->lowercases;
-    return gguf_get_bool(file, "tokenizer.ggml.normalizer.strip_accents", &v->strips_accents, err);
+    return source_get_bool(keys, "tokenizer.ggml.normalizer.strip_accents", &v->strips_accents,
+                           err);
 }
 
 static void forget_ids(struct vocabulary *v)
@@ -340,14 +344,14 @@ static void forget_ids(struct vocabulary *v)
         -1;
 }
 
-serverd_status import_vocabulary(const struct gguf_file *file, struct program *program,
-                                 serverd_error *err)
+static serverd_status import_vocabulary(const struct source_keys *keys, struct program *program,
+                                        serverd_error *err)
 {
     serverd_status status;
     struct vocabulary *v = &program->vocabulary;
-    struct gguf_string model = {.bytes = "none", .len = 4}, pre = {.bytes = ""};
-    if ((status = gguf_get_string(file, "tokenizer.ggml.model", &model, err)) != SERVERD_OK ||
-        (status = gguf_get_string(file, "tokenizer.ggml.pre", &pre, err)) != SERVERD_OK)
+    struct source_string model = {.bytes = "none", .len = 4}, pre = {.bytes = ""};
+    if ((status = source_get_string(keys, "tokenizer.ggml.model", &model, err)) != SERVERD_OK ||
+        (status = source_get_string(keys, "tokenizer.ggml.pre", &pre, err)) != SERVERD_OK)
         return status;
     forget_ids(v);
     if (strcmp(model.bytes, "none") == 0)
@@ -357,18 +361,18 @@ serverd_status import_vocabulary(const struct gguf_file *file, struct program *p
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: key tokenizer.ggml.model: unknown tokenizer \"%.64s\"; gpt2, llama, bert, "
                     "gemma4 and none are supported",
-                    file->path, model.bytes);
+                    keys->path, model.bytes);
     if (pre.len >= sizeof v->pre)
         return fail(err, SERVERD_CORRUPT,
-                    "%s: key tokenizer.ggml.pre: %u bytes, at most %zu are allowed", file->path,
+                    "%s: key tokenizer.ggml.pre: %u bytes, at most %zu are allowed", keys->path,
                     pre.len, sizeof v->pre - 1);
     import_text(pre, v->pre, sizeof v->pre);
     apply_kind(row, v);
-    if ((status = import_tokens(file, program, err)) != SERVERD_OK ||
-        (status = import_merges(file, program, err)) != SERVERD_OK ||
-        (status = import_ids(file, v, err)) != SERVERD_OK)
+    if ((status = import_tokens(keys, program, err)) != SERVERD_OK ||
+        (status = import_merges(keys, program, err)) != SERVERD_OK ||
+        (status = import_ids(keys, v, err)) != SERVERD_OK)
         return status;
-    return import_flags(file, v, err);
+    return import_flags(keys, v, err);
 }
 
 /* ---- chat templates ------------------------------------------------------------------------ */
@@ -376,7 +380,7 @@ serverd_status import_vocabulary(const struct gguf_file *file, struct program *p
 #define TEMPLATE_KEY "tokenizer.chat_template"
 
 /* The template's name if the key is one: "default", NAME of tokenizer.chat_template.NAME. */
-static const char *template_name(const struct gguf_key *key)
+static const char *template_name(const struct source_key *key)
 {
     size_t n = sizeof TEMPLATE_KEY - 1;
     if (strncmp(key->name, TEMPLATE_KEY, n) != 0)
@@ -386,38 +390,38 @@ static const char *template_name(const struct gguf_key *key)
     return key->name[n] == '.' && key->name[n + 1] != '\0' ? key->name + n + 1 : NULL;
 }
 
-static serverd_status import_template(const struct gguf_file *file, const struct gguf_key *key,
+static serverd_status import_template(const struct source_keys *keys, const struct source_key *key,
                                       struct arena *arena, struct program_template *out,
                                       serverd_error *err)
 {
     serverd_status status;
-    struct gguf_string source = {.bytes = ""};
-    if ((status = gguf_get_string(file, key->name, &source, err)) != SERVERD_OK)
+    struct source_string source = {.bytes = ""};
+    if ((status = source_get_string(keys, key->name, &source, err)) != SERVERD_OK)
         return status;
     if (source.len > LIMIT_TEMPLATE_SOURCE)
         return fail(err, SERVERD_CORRUPT, "%s: key %.200s: %u bytes, at most %zu are allowed",
-                    file->path, key->name, source.len, LIMIT_TEMPLATE_SOURCE);
+                    keys->path, key->name, source.len, LIMIT_TEMPLATE_SOURCE);
     const char *name = template_name(key);
     *out = (struct program_template){.name = arena_copy(arena, name, strlen(name)),
                                      .source = arena_copy(arena, source.bytes, source.len),
                                      .len = source.len};
-    return out->name && out->source ? SERVERD_OK : fail_memory(file, "chat template", err);
+    return out->name && out->source ? SERVERD_OK : fail_memory(keys, "chat template", err);
 }
 
-serverd_status import_templates(const struct gguf_file *file, struct program *program,
-                                serverd_error *err)
+static serverd_status import_templates(const struct source_keys *keys, struct program *program,
+                                       serverd_error *err)
 {
     serverd_status status;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < file->n_keys; i++)
-        n += template_name(&file->keys[i]) != NULL;
+    for (uint32_t i = 0; i < keys->n_keys; i++)
+        n += template_name(&keys->keys[i]) != NULL;
     struct program_template *templates = arena_array(program->arena, n ? n : 1, sizeof *templates);
     if (!templates)
-        return fail_memory(file, "chat templates", err);
+        return fail_memory(keys, "chat templates", err);
     n = 0;
-    for (uint32_t i = 0; i < file->n_keys; i++)
-        if (template_name(&file->keys[i]))
-            if ((status = import_template(file, &file->keys[i], program->arena, &templates[n++],
+    for (uint32_t i = 0; i < keys->n_keys; i++)
+        if (template_name(&keys->keys[i]))
+            if ((status = import_template(keys, &keys->keys[i], program->arena, &templates[n++],
                                           err)) != SERVERD_OK)
                 return status;
     program->templates = templates;
@@ -427,8 +431,8 @@ serverd_status import_templates(const struct gguf_file *file, struct program *pr
 
 /* ---- sampling ------------------------------------------------------------------------------ */
 
-serverd_status import_sampling(const struct gguf_file *file, struct program_sampling *out,
-                               serverd_error *err)
+static serverd_status import_sampling(const struct source_keys *keys, struct program_sampling *out,
+                                      serverd_error *err)
 {
     serverd_status status;
     struct program_sampling made = {0};
@@ -446,18 +450,59 @@ serverd_status import_sampling(const struct gguf_file *file, struct program_samp
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         double x = 0;
-        if ((status = gguf_get_f64(file, rows[i].name, rows[i].min, rows[i].max, &x, err)) !=
+        if ((status = source_get_f64(keys, rows[i].name, rows[i].min, rows[i].max, &x, err)) !=
             SERVERD_OK)
             return status;
-        *rows[i].has = gguf_find(file, rows[i].name) != NULL;
+        *rows[i].has = source_find_key(keys, rows[i].name) != NULL;
         *rows[i].value = (float)x;
     }
     uint32_t top_k = 0;
-    if ((status = gguf_get_u32(file, "general.sampling.top_k", 0, INT32_MAX, &top_k, err)) !=
+    if ((status = source_get_u32(keys, "general.sampling.top_k", 0, INT32_MAX, &top_k, err)) !=
         SERVERD_OK)
         return status;
-    made.has_top_k = gguf_find(file, "general.sampling.top_k") != NULL;
+    made.has_top_k = source_find_key(keys, "general.sampling.top_k") != NULL;
     made.top_k = (int32_t)top_k;
     *out = made;
     return SERVERD_OK;
+}
+
+/* ---- the whole file ------------------------------------------------------------------------ */
+
+static serverd_status import_names(const struct source_keys *keys, struct program_config *config,
+                                   serverd_error *err)
+{
+    struct source_string architecture = {.bytes = ""}, name = {.bytes = ""},
+                         type = {.bytes = "model"};
+    serverd_status status;
+    if ((status = source_get_string(keys, "general.architecture", &architecture, err)) !=
+            SERVERD_OK ||
+        (status = source_get_string(keys, "general.name", &name, err)) != SERVERD_OK ||
+        (status = source_get_string(keys, "general.type", &type, err)) != SERVERD_OK)
+        return status;
+    if (strcmp(type.bytes, "model") != 0)
+        return fail(err, SERVERD_UNSUPPORTED, "%s: key general.type: \"%.64s\", model is needed",
+                    keys->path, type.bytes);
+    import_text(architecture, config->architecture, sizeof config->architecture);
+    import_text(name, config->name, sizeof config->name);
+    return SERVERD_OK;
+}
+
+serverd_status import_gguf(const struct compile_options *options, struct source *source,
+                           struct program *program, serverd_error *err)
+{
+    struct source made = {0};
+    serverd_status status = options->vocabulary_only
+                                ? gguf_model_open_keys(options->path, &made, err)
+                                : gguf_model_open(options->path, &made, err);
+    if (status != SERVERD_OK)
+        return status;
+    const struct source_keys *keys = &made.keys;
+    if ((status = import_names(keys, &program->config, err)) != SERVERD_OK ||
+        (status = import_vocabulary(keys, program, err)) != SERVERD_OK ||
+        (status = import_templates(keys, program, err)) != SERVERD_OK ||
+        (status = import_sampling(keys, &program->sampling, err)) != SERVERD_OK)
+        source_close(&made);
+    else
+        *source = made;
+    return status;
 }

@@ -1,19 +1,14 @@
-/* From the keys of a GGUF file to the parts of a program that are not the graph: vocabulary,
- * chat templates, recommended sampling. Everything is copied into the program's arena. */
+/* A GGUF file, or shards of one, to a source for the architecture and to the parts of a program
+ * that are not the graph: names, vocabulary, chat templates, recommended sampling. */
 #ifndef COMPILER_IMPORT_GGUF_H
 #define COMPILER_IMPORT_GGUF_H
 
-#include "compiler/gguf_reader.h"
-#include "program/program.h"
+#include "compiler/compile.h"
+#include "compiler/source.h"
 
-serverd_status import_vocabulary(const struct gguf_file *file, struct program *program,
-                                 serverd_error *err);
-serverd_status import_templates(const struct gguf_file *file, struct program *program,
-                                serverd_error *err);
-serverd_status import_sampling(const struct gguf_file *file, struct program_sampling *out,
-                               serverd_error *err);
-
-/* Copies text into a field of `size` bytes, cut at a UTF-8 border. */
-void import_text(struct gguf_string text, char *out, size_t size);
+/* Texts are copied into the program's arena; the source has no tensors if the vocabulary alone is
+ * wanted. On an error there is nothing to close. */
+serverd_status import_gguf(const struct compile_options *options, struct source *source,
+                           struct program *program, serverd_error *err);
 
 #endif

@@ -46,7 +46,7 @@ static double scaled(const struct arch_params *p, uint32_t i, double inv)
 static serverd_status find_divisors(struct arch *arch, const char *name, float **out,
                                     serverd_error *err)
 {
-    struct gguf_tensor *tensor = gguf_model_find(arch->file, name);
+    struct source_tensor *tensor = source_find(arch->source, name);
     *out = NULL;
     if (!tensor)
         return SERVERD_OK;
@@ -55,19 +55,18 @@ static serverd_status find_divisors(struct arch *arch, const char *name, float *
     if (tensor->rank != 1 || tensor->dims[0] != n || !info || !info->to_f32)
         return fail(err, SERVERD_CORRUPT,
                     "%s: tensor %s: %" PRIu64 " elements in %u dims, [%" PRIu64 "] is needed",
-                    arch->file->first.path, name, tensor->dims[0], tensor->rank, n);
+                    arch->source->keys.path, name, tensor->dims[0], tensor->rank, n);
     tensor->is_used = true;
     float *divisors = arena_array(arch->program->arena, n, sizeof *divisors);
     if (!divisors)
-        return fail(err, SERVERD_NOMEM, "%s: no memory for rope tables", arch->file->first.path);
-    const char *data = arch->file->mappings[tensor->shard].data;
-    info->to_f32(data + tensor->offset, divisors, n / info->block_elements);
+        return fail(err, SERVERD_NOMEM, "%s: no memory for rope tables", arch->source->keys.path);
+    info->to_f32(tensor->data, divisors, n / info->block_elements);
     for (uint64_t i = 0; i < n; i++)
         if (!isfinite(divisors[i]) || divisors[i] <= 0.0f)
             return fail(err, SERVERD_CORRUPT,
                         "%s: tensor %s: element %" PRIu64 " is %g, a finite number above 0 is "
                         "needed",
-                        arch->file->first.path, name, i, (double)divisors[i]);
+                        arch->source->keys.path, name, i, (double)divisors[i]);
     *out = divisors;
     return SERVERD_OK;
 }
@@ -78,7 +77,7 @@ static serverd_status make_inv_freq(struct arch *arch, double base, bool is_scal
     const struct arch_params *p = &arch->params;
     float *inv_freq = arena_array(arch->program->arena, p->n_rot / 2, sizeof *inv_freq);
     if (!inv_freq)
-        return fail(err, SERVERD_NOMEM, "%s: no memory for rope tables", arch->file->first.path);
+        return fail(err, SERVERD_NOMEM, "%s: no memory for rope tables", arch->source->keys.path);
     for (uint32_t i = 0; i < p->n_rot / 2; i++) {
         double inv = pow(base, -2.0 * i / p->n_rot);
         if (divisors)
@@ -87,7 +86,7 @@ static serverd_status make_inv_freq(struct arch *arch, double base, bool is_scal
             inv = scaled(p, i, inv);
         if (!(fabs(inv) <= MAX_FREQUENCY)) /* also NaN */
             return fail(err, SERVERD_CORRUPT, "%s: frequency %u of rope is %g",
-                        arch->file->first.path, i, inv);
+                        arch->source->keys.path, i, inv);
         inv_freq[i] = (float)inv;
     }
     *out = inv_freq;
@@ -114,7 +113,7 @@ static serverd_status make_long(struct arch *arch, struct rope_table *out, serve
         float *divisors;
         serverd_status status = find_divisors(arch, names[i], &divisors, err);
         if (status == SERVERD_OK && !divisors)
-            status = fail(err, SERVERD_CORRUPT, "%s: tensor %s is missing", arch->file->first.path,
+            status = fail(err, SERVERD_CORRUPT, "%s: tensor %s is missing", arch->source->keys.path,
                           names[i]);
         if (status != SERVERD_OK ||
             (status = make_inv_freq(arch, arch->params.rope_base, false, divisors, tables[i],
@@ -132,7 +131,7 @@ serverd_status rope_table_make(struct arch *arch, bool is_local, struct rope_tab
     if (is_local)
         return make_inv_freq(arch, p->rope_base_local, false, NULL, &out->inv_freq, err);
     out->mscale = cos_sin_scale(p);
-    if (p->scaling == ROPE_SCALING_LONG || gguf_model_find(arch->file, "rope_factors_long.weight"))
+    if (p->scaling == ROPE_SCALING_LONG || source_find(arch->source, "rope_factors_long.weight"))
         return make_long(arch, out, err);
     float *divisors;
     serverd_status status = find_divisors(arch, "rope_freqs.weight", &divisors, err);

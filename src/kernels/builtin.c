@@ -5,6 +5,8 @@
 #include "kernels/testing/fault.h"
 #include "kernels/testing/null.h"
 
+#include <string.h>
+
 const serverd_delegate *const builtin_delegates[] = {
     &cpu_delegate,
     &reference_delegate,
@@ -13,3 +15,11 @@ const serverd_delegate *const builtin_delegates[] = {
 };
 
 const uint32_t n_builtin_delegates = sizeof builtin_delegates / sizeof *builtin_delegates;
+
+const serverd_delegate *builtin_delegate(const char *name)
+{
+    for (uint32_t i = 0; i < n_builtin_delegates; i++)
+        if (strcmp(builtin_delegates[i]->name, name) == 0)
+            return builtin_delegates[i];
+    return NULL;
+}

@@ -8,4 +8,7 @@
 extern const serverd_delegate *const builtin_delegates[];
 extern const uint32_t n_builtin_delegates;
 
+/* NULL: there is none of that name. */
+const serverd_delegate *builtin_delegate(const char *name);
+
 #endif

@@ -37,6 +37,17 @@ static bool is_wanted(const struct packing *packing, uint32_t tensor)
     return !packing->is_wanted || packing->is_wanted[tensor];
 }
 
+/* A form that the program's file has is used where it lies. True: there is nothing to pack. */
+static bool use_in_place(const struct packing *packing, struct packed_weights *out, uint32_t tensor,
+                         const serverd_form *form)
+{
+    const struct program_form *found = program_find_form(packing->program, tensor, form->layout);
+    if (form->layout == SERVERD_LAYOUT_ROWS || !found || found->bytes != form->bytes)
+        return false;
+    out->tensor[tensor] = found->data;
+    return true;
+}
+
 /* Forms of all tensors, and the places of those that are packed in one block of memory. */
 static serverd_status plan_packing(const struct packing *packing, struct packed_weights *out,
                                    serverd_form *forms, size_t *places, serverd_error *err)
@@ -50,6 +61,12 @@ static serverd_status plan_packing(const struct packing *packing, struct packed_
         serverd_status status = packing->delegate->form(&graph->tensors[i], &forms[i], err);
         if (status != SERVERD_OK)
             return error_context(err, "tensor %s", graph->tensors[i].name);
+        if (use_in_place(packing, out, i, &forms[i]))
+            forms[i].layout = SERVERD_LAYOUT_ROWS; /* as far as packing goes */
+        else if (!graph->tensors[i].data)
+            return fail(err, SERVERD_UNSUPPORTED,
+                        "tensor %s: the program file has no form of it for device %s",
+                        graph->tensors[i].name, packing->delegate->name);
         if (forms[i].layout == SERVERD_LAYOUT_ROWS)
             continue;
         if (forms[i].alignment > HUGE_PAGE || !size_align(total, PACK_ALIGNMENT, &total))
@@ -118,7 +135,7 @@ static void pack_chunk(void *arg, uint32_t index, uint32_t worker)
     const serverd_tensor *tensor = &round->packing->program->graph.tensors[chunk->tensor];
     serverd_error error;
     if (round->packing->delegate->pack(tensor, &round->forms[chunk->tensor], chunk->first_row,
-                                       chunk->n_rows, round->out->tensor[chunk->tensor],
+                                       chunk->n_rows, (void *)round->out->tensor[chunk->tensor],
                                        &error) == SERVERD_OK)
         return;
     if (!atomic_exchange(&round->has_failed, true)) {
@@ -156,6 +173,8 @@ static serverd_status pack_all(const struct packing *packing, struct packed_weig
 {
     const serverd_graph *graph = &packing->program->graph;
     struct pack_round round = {.packing = packing, .out = out, .forms = forms};
+    if (packing->identity && packing->program->has_id) /* covers the tensors */
+        sha256_update(packing->identity, packing->program->id, sizeof packing->program->id);
     serverd_status status = plan_packing(packing, out, forms, places, err);
     uint64_t total = 1, done = 0;
     for (uint32_t i = 0; i < graph->n_tensors; i++)
@@ -164,11 +183,12 @@ static serverd_status pack_all(const struct packing *packing, struct packed_weig
         status = pack_some(&round, first, &end, places, err);
         for (uint32_t i = first; i < end && status == SERVERD_OK; i++) {
             /* now, while the bytes are in memory */
-            if (packing->identity &&
+            if (packing->identity && !packing->program->has_id &&
                 (status = identity_add_tensor(packing->identity, &graph->tensors[i], packing->pool,
                                               err)))
                 (void)error_context(err, "tensor %s", graph->tensors[i].name);
-            program_forget_tensor(packing->program, i);
+            if (!packing->program->forms)
+                program_forget_tensor(packing->program, i);
             done += graph->tensors[i].bytes;
         }
         if (packing->progress)
@@ -197,7 +217,7 @@ serverd_status pack_weights(const struct packing *packing, struct packed_weights
 
 void packed_weights_free(struct packed_weights *weights)
 {
-    free(weights->tensor);
+    free((void *)weights->tensor);
     free(weights->block);
     *weights = (struct packed_weights){0};
 }

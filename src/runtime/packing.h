@@ -23,8 +23,10 @@ struct packing {
 
 /* One delegate's forms of a program's tensors. */
 struct packed_weights {
-    char *block;   /* all that is packed */
-    void **tensor; /* [graph.n_tensors] in the block; NULL: used in place, or not wanted */
+    char *block; /* all that is packed */
+    /* [graph.n_tensors] in the block, or in the program's file if it has that form already; NULL:
+     * the tensor's data is used, or it is not wanted */
+    const void **tensor;
 };
 
 /* On failure, too, *out is to be freed. */

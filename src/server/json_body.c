@@ -1,45 +1,15 @@
 #include "server/json_body.h"
 
+#include "base/json_scan.h"
 #include "base/limits.h"
 
 #include <math.h>
-#include <string.h>
-
-/* One pass without memory: what the parser would need memory or stack for is bounded. */
-static const char *scan(const char *s, size_t n)
-{
-    size_t depth = 0, n_values = 1, number = 0;
-    bool in_string = false;
-    for (size_t i = 0; i < n; i++) {
-        char c = s[i];
-        if (in_string) {
-            i += c == '\\';
-            in_string = c != '"';
-            continue;
-        }
-        bool is_number =
-            (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
-        number = is_number ? number + 1 : 0;
-        in_string = c == '"';
-        depth += c == '{' || c == '[';
-        n_values += c == '{' || c == '[' || c == ',' || c == ':';
-        if (depth > LIMIT_JSON_DEPTH)
-            return "The body is nested too deeply.";
-        if (n_values > LIMIT_JSON_VALUES)
-            return "The body holds too many values.";
-        if (number > LIMIT_JSON_NUMBER_BYTES)
-            return "The body holds a number that is too long.";
-        if ((c == '}' || c == ']') && depth > 0)
-            depth--;
-    }
-    return NULL;
-}
 
 bool json_body_parse(const char *bytes, size_t n, json_t **out, struct api_error *e)
 {
-    const char *fault = scan(bytes, n);
+    const char *fault = json_scan(bytes, n, LIMIT_JSON_VALUES);
     if (fault) {
-        api_error_set(e, "invalid_json", NULL, "%s", fault);
+        api_error_set(e, "invalid_json", NULL, "The body %s.", fault);
         return false;
     }
     json_error_t error;

@@ -53,38 +53,38 @@ void gguf_writer_deinit(struct gguf_writer *w)
 
 void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t x)
 {
-    begin_key(w, key, GGUF_U32);
+    begin_key(w, key, SOURCE_U32);
     append_u32(&w->keys, x);
 }
 
 void gguf_put_u64(struct gguf_writer *w, const char *key, uint64_t x)
 {
-    begin_key(w, key, GGUF_U64);
+    begin_key(w, key, SOURCE_U64);
     append_u64(&w->keys, x);
 }
 
 void gguf_put_f32(struct gguf_writer *w, const char *key, float x)
 {
-    begin_key(w, key, GGUF_F32);
+    begin_key(w, key, SOURCE_F32);
     buffer_append(&w->keys, &x, sizeof x);
 }
 
 void gguf_put_bool(struct gguf_writer *w, const char *key, bool x)
 {
-    begin_key(w, key, GGUF_BOOL);
+    begin_key(w, key, SOURCE_BOOL);
     buffer_append_char(&w->keys, x ? 1 : 0);
 }
 
 void gguf_put_string(struct gguf_writer *w, const char *key, const char *x)
 {
-    begin_key(w, key, GGUF_STRING);
+    begin_key(w, key, SOURCE_STRING);
     gguf_append_string(&w->keys, x, strlen(x));
 }
 
 void gguf_put_array(struct gguf_writer *w, const char *key, uint32_t type, uint64_t n,
                     const void *items, size_t bytes)
 {
-    begin_key(w, key, GGUF_ARRAY);
+    begin_key(w, key, SOURCE_ARRAY);
     append_u32(&w->keys, type);
     append_u64(&w->keys, n);
     buffer_append(&w->keys, items, bytes);

@@ -55,7 +55,7 @@ static void every_architecture_becomes_a_program(void **state)
         struct program *program = synthetic_program(names[i], "F32");
         bool is_encoder = strcmp(names[i], "bert") == 0;
         assert_string_equal(program->config.architecture, names[i]);
-        assert_string_equal(program->config.quantisation, "F32");
+        assert_string_equal(program->config.quantisation, is_encoder ? "BF16" : "F32");
         assert_int_equal(program->config.is_encoder, is_encoder);
         assert_int_equal(program->kv.n_layers, is_encoder ? 0 : program->config.n_layers);
         assert_int_equal(count(program, SERVERD_OP_ATTN), program->config.n_layers);
@@ -292,16 +292,16 @@ static void token_arrays_are_as_long_as_the_tokens(void **state)
     static const float scores[] = {0, 0, 0, NAN};
     struct gguf_writer w;
     tiny_model_write(&w, NULL);
-    gguf_put_array(&w, "tokenizer.ggml.token_type", GGUF_I32, 3, types, 12);
+    gguf_put_array(&w, "tokenizer.ggml.token_type", SOURCE_I32, 3, types, 12);
     expect(&w, SERVERD_CORRUPT, "needed are 4 integers");
     tiny_model_write(&w, NULL);
-    gguf_put_array(&w, "tokenizer.ggml.token_type", GGUF_I32, 4, types, 16);
+    gguf_put_array(&w, "tokenizer.ggml.token_type", SOURCE_I32, 4, types, 16);
     expect(&w, SERVERD_CORRUPT, "token 3 has type 9");
     tiny_model_write(&w, NULL);
-    gguf_put_array(&w, "tokenizer.ggml.scores", GGUF_F32, 4, scores, 16);
+    gguf_put_array(&w, "tokenizer.ggml.scores", SOURCE_F32, 4, scores, 16);
     expect(&w, SERVERD_CORRUPT, "item 3 is not a number");
     tiny_model_write(&w, NULL);
-    gguf_put_array(&w, "tokenizer.ggml.scores", GGUF_F32, 2, scores, 8);
+    gguf_put_array(&w, "tokenizer.ggml.scores", SOURCE_F32, 2, scores, 8);
     expect(&w, SERVERD_CORRUPT, "2 items for 4 tokens");
 }
 

@@ -16,7 +16,7 @@
 static serverd_error err;
 
 /* Reads what the writer holds and keeps nothing. */
-static serverd_status read_writer(struct gguf_writer *w, struct gguf_model *out)
+static serverd_status read_writer(struct gguf_writer *w, struct source *out)
 {
     struct buffer bytes;
     buffer_init(&bytes, 64 * MIB);
@@ -25,7 +25,7 @@ static serverd_status read_writer(struct gguf_writer *w, struct gguf_model *out)
     memory_file_write(&file, bytes.data, bytes.len);
     serverd_status status = gguf_model_open(file.path, out, &err);
     if (status == SERVERD_OK)
-        out->first.path = "memory"; /* the model names the caller's path in its errors */
+        out->keys.path = "memory"; /* the model names the caller's path in its errors */
     memory_file_close(&file);
     buffer_deinit(&bytes);
     gguf_writer_deinit(w);
@@ -34,7 +34,7 @@ static serverd_status read_writer(struct gguf_writer *w, struct gguf_model *out)
 
 static void expect_refusal(struct gguf_writer *w, serverd_status code, const char *text)
 {
-    struct gguf_model model;
+    struct source model;
     assert_int_equal(read_writer(w, &model), code);
     if (!strstr(err.text, text))
         fail_msg("\"%s\" does not say \"%s\"", err.text, text);
@@ -115,7 +115,7 @@ static void array_counts_are_held_against_the_bytes_left(void **state)
     for (size_t i = 0; i < 4; i++) {
         struct gguf_writer w;
         gguf_writer_init(&w);
-        gguf_put_array(&w, "a.list", GGUF_F32, counts[i], "", 0);
+        gguf_put_array(&w, "a.list", SOURCE_F32, counts[i], "", 0);
         expect_refusal(&w, SERVERD_CORRUPT, "key a.list: an array of");
     }
 }
@@ -125,7 +125,7 @@ static void arrays_of_arrays_and_unknown_types_are_refused(void **state)
     (void)state;
     struct gguf_writer w;
     gguf_writer_init(&w);
-    gguf_put_array(&w, "a.list", GGUF_ARRAY, 1, "123456789012", 12);
+    gguf_put_array(&w, "a.list", SOURCE_ARRAY, 1, "123456789012", 12);
     expect_refusal(&w, SERVERD_CORRUPT, "array items have type 9");
     gguf_writer_init(&w);
     gguf_put_array(&w, "a.list", 77, 1, "1234", 4);
@@ -137,7 +137,7 @@ static void a_bool_is_0_or_1(void **state)
     (void)state;
     struct gguf_writer w;
     gguf_writer_init(&w);
-    gguf_put_array(&w, "a.flags", GGUF_BOOL, 2, "\1\2", 2);
+    gguf_put_array(&w, "a.flags", SOURCE_BOOL, 2, "\1\2", 2);
     expect_refusal(&w, SERVERD_CORRUPT, "a bool is 2");
 }
 
@@ -238,26 +238,26 @@ static void any_integer_type_serves_as_an_integer(void **state)
     struct gguf_writer w;
     gguf_writer_init(&w);
     gguf_put_u64(&w, "a.u64", 7);
-    gguf_put_array(&w, "a.list", GGUF_I8, 3, "\1\2\377", 3);
+    gguf_put_array(&w, "a.list", SOURCE_I8, 3, "\1\2\377", 3);
     gguf_put_string(&w, "a.text", "seven");
-    struct gguf_model model;
+    struct source model;
     assert_int_equal(read_writer(&w, &model), SERVERD_OK);
     uint32_t x = 0, each[2] = {0};
-    assert_int_equal(gguf_get_u32(&model.first, "a.u64", 0, 10, &x, &err), SERVERD_OK);
+    assert_int_equal(source_get_u32(&model.keys, "a.u64", 0, 10, &x, &err), SERVERD_OK);
     assert_int_equal(x, 7);
-    assert_int_equal(gguf_get_u32(&model.first, "a.missing", 0, 10, &x, &err), SERVERD_OK);
+    assert_int_equal(source_get_u32(&model.keys, "a.missing", 0, 10, &x, &err), SERVERD_OK);
     assert_int_equal(x, 7);
-    assert_int_equal(gguf_get_u32(&model.first, "a.u64", 0, 6, &x, &err), SERVERD_CORRUPT);
+    assert_int_equal(source_get_u32(&model.keys, "a.u64", 0, 6, &x, &err), SERVERD_CORRUPT);
     assert_non_null(strstr(err.text, "key a.u64: 7, 0..6 is allowed"));
-    assert_int_equal(gguf_get_u32(&model.first, "a.text", 0, 6, &x, &err), SERVERD_CORRUPT);
+    assert_int_equal(source_get_u32(&model.keys, "a.text", 0, 6, &x, &err), SERVERD_CORRUPT);
     assert_non_null(strstr(err.text, "found string"));
-    assert_int_equal(gguf_get_u32_each(&model.first, "a.list", 2, 0, 9, each, &err), SERVERD_OK);
+    assert_int_equal(source_get_u32_each(&model.keys, "a.list", 2, 0, 9, each, &err), SERVERD_OK);
     assert_int_equal(each[1], 2);
     uint32_t three[3];
-    assert_int_equal(gguf_get_u32_each(&model.first, "a.list", 3, 0, 9, three, &err),
+    assert_int_equal(source_get_u32_each(&model.keys, "a.list", 3, 0, 9, three, &err),
                      SERVERD_CORRUPT);
     assert_non_null(strstr(err.text, "-1"));
-    gguf_model_close(&model);
+    source_close(&model);
 }
 
 static void a_float_is_finite_and_in_range(void **state)
@@ -267,12 +267,12 @@ static void a_float_is_finite_and_in_range(void **state)
     gguf_writer_init(&w);
     gguf_put_f32(&w, "a.nan", __builtin_nanf(""));
     gguf_put_f32(&w, "a.big", 1e30f);
-    struct gguf_model model;
+    struct source model;
     assert_int_equal(read_writer(&w, &model), SERVERD_OK);
     double x = 0;
-    assert_int_equal(gguf_get_f64(&model.first, "a.nan", 0, 1, &x, &err), SERVERD_CORRUPT);
-    assert_int_equal(gguf_get_f64(&model.first, "a.big", 0, 1, &x, &err), SERVERD_CORRUPT);
-    gguf_model_close(&model);
+    assert_int_equal(source_get_f64(&model.keys, "a.nan", 0, 1, &x, &err), SERVERD_CORRUPT);
+    assert_int_equal(source_get_f64(&model.keys, "a.big", 0, 1, &x, &err), SERVERD_CORRUPT);
+    source_close(&model);
 }
 
 /* ---- split models -------------------------------------------------------------------------- */
@@ -305,15 +305,17 @@ static void compile_split(const char *folder, uint32_t any, serverd_status code,
 {
     char path[128];
     (void)snprintf(path, sizeof path, "%s/tiny-%05u-of-00002.gguf", folder, any + 1);
-    struct gguf_model model;
+    struct source model;
     assert_int_equal(gguf_model_open(path, &model, &err), code);
     if (code != SERVERD_OK && !strstr(err.text, text))
         fail_msg("\"%s\" does not say \"%s\"", err.text, text);
     if (code == SERVERD_OK) {
-        assert_int_equal(model.n_shards, 2);
+        assert_int_equal(model.n_mappings, 2);
         assert_int_equal(model.n_tensors, 11);
-        assert_int_equal(gguf_model_find(&model, "output_norm.weight")->shard, 1);
-        gguf_model_close(&model);
+        const char *data = source_find(&model, "output_norm.weight")->data;
+        const char *shard = model.mappings[1].data;
+        assert_true(data > shard && data < shard + model.mappings[1].bytes);
+        source_close(&model);
     }
 }
 

@@ -25,7 +25,7 @@ static void put_tokens(struct gguf_writer *w)
     buffer_init(&b, 1 * MIB);
     for (size_t i = 0; i < N_VOCAB; i++)
         gguf_append_string(&b, tokens[i], strlen(tokens[i]));
-    gguf_put_array(w, "tokenizer.ggml.tokens", GGUF_STRING, N_VOCAB, b.data, b.len);
+    gguf_put_array(w, "tokenizer.ggml.tokens", SOURCE_STRING, N_VOCAB, b.data, b.len);
     buffer_deinit(&b);
 }
 

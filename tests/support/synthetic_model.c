@@ -488,6 +488,19 @@ static void put_encoder_layer(struct writer *w, int layer)
     put_bias(w, layer, "layer_output_norm.bias", s->n_embd);
 }
 
+/* As Llama 3.1 scales rope: factor 8 for waves longer than 64 tokens, 1 for those shorter than 16,
+ * in between by the number of turns within 64. */
+static void put_divisors(struct writer *w, uint32_t n)
+{
+    put_tensor(w, -1, "rope_freqs.weight", 0, n, 0.0f, 0.0f);
+    float *divisors = (float *)(void *)(w->data.data + w->tensors[w->n_tensors - 1].offset);
+    for (uint32_t i = 0; i < n && !w->data.is_failed; i++) {
+        double turns = 64.0 / (2.0 * M_PI * pow(10000.0, (double)i / n));
+        double kept = fmin(1.0, fmax(0.0, (turns - 1.0) / 3.0));
+        divisors[i] = (float)(1.0 / (kept + (1.0 - kept) / 8.0));
+    }
+}
+
 static void put_weights(struct writer *w)
 {
     const struct shape *s = w->shape;
@@ -509,7 +522,7 @@ static void put_weights(struct writer *w)
     if (!s->is_tied)
         put_matrix(w, -1, "output.weight", w->n_vocab, s->n_embd);
     if (strcmp(s->arch, "llama") == 0)
-        put_tensor(w, -1, "rope_freqs.weight", 0, s->head_dim / 2, 2.0f, 0.5f);
+        put_divisors(w, s->head_dim / 2);
     if (strcmp(s->arch, "phi3") == 0) {
         put_tensor(w, -1, "rope_factors_short.weight", 0, 6, 1.5f, 0.1f);
         put_tensor(w, -1, "rope_factors_long.weight", 0, 6, 4.0f, 0.5f);
