@@ -4,6 +4,7 @@
 #include "base/numeric.h"
 #include "kernels/batch_check.h"
 #include "kernels/cpu/delegate.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/reference/reference_internal.h"
 #include "program/dtype.h"
 
@@ -24,6 +25,7 @@ struct serverd_handle {
     const serverd_instance *instance;
     const serverd_graph *graph;
     const serverd_partition *partition;
+    const void *const *packed;
     struct batch_bounds bounds;
     bool has_kv; /* some attention is causal */
     float *block;
@@ -41,6 +43,19 @@ static serverd_status reference_devices(const serverd_host *host, serverd_device
     return status;
 }
 
+/* Weights that are there, or whose packed form can be turned back. */
+static bool has_layout(const serverd_graph *graph, const serverd_node *node)
+{
+    for (uint32_t i = 0; i < node->n_inputs; i++) {
+        if (node_input(graph, node, i)->kind != SERVERD_VALUE_CONSTANT)
+            continue;
+        const serverd_tensor *tensor = reference_tensor(graph, node, i);
+        if (!tensor->data && !packed_is_own_form(tensor->dtype))
+            return false;
+    }
+    return true;
+}
+
 /* All that a checked graph can hold. */
 static serverd_status reference_match(const serverd_host *host, const serverd_graph *graph,
                                       uint32_t node, serverd_claim *out, serverd_error *err)
@@ -48,6 +63,11 @@ static serverd_status reference_match(const serverd_host *host, const serverd_gr
     serverd_status status = cpu_delegate.match(host, graph, node, out, err);
     if (status != SERVERD_OK)
         return status;
+    if (!has_layout(graph, &graph->nodes[node])) {
+        *out = (serverd_claim){.struct_bytes = sizeof *out, .reason = SERVERD_REASON_LAYOUT};
+        (void)snprintf(out->text, sizeof out->text, "the program file has the weights only packed");
+        return SERVERD_OK;
+    }
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < graph->nodes[node].n_inputs; i++)
         if (node_input(graph, &graph->nodes[node], i)->kind == SERVERD_VALUE_CONSTANT)
@@ -60,10 +80,12 @@ static serverd_status reference_match(const serverd_host *host, const serverd_gr
     return SERVERD_OK;
 }
 
+/* What the program file has packed alone is read in the CPU back-end's form. */
 static serverd_status reference_form(const serverd_tensor *tensor, serverd_form *out,
                                      serverd_error *err)
 {
-    (void)err;
+    if (!tensor->data && packed_is_own_form(tensor->dtype))
+        return cpu_delegate.form(tensor, out, err);
     *out = (serverd_form){.struct_bytes = sizeof *out,
                           .layout = SERVERD_LAYOUT_ROWS,
                           .bytes = tensor->bytes,
@@ -237,13 +259,13 @@ static serverd_status reference_load(serverd_instance *instance, const serverd_g
                                      const serverd_limits *limits, const serverd_kv_spec *kv,
                                      serverd_handle **out, serverd_error *err)
 {
-    (void)packed;
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "cpu-reference: no memory");
     *handle = (serverd_handle){.instance = instance,
                                .graph = graph,
                                .partition = partition,
+                               .packed = packed,
                                .bounds = {.name = "cpu-reference", .limits = *limits}};
     batch_bounds_find(&handle->bounds, graph, partition);
     serverd_status status = find_kv(handle, kv, err);
@@ -306,6 +328,7 @@ static serverd_status reference_execute(serverd_handle *handle, const serverd_ba
     const struct reference_step step = {.graph = handle->graph,
                                         .host = handle->instance->host,
                                         .batch = batch,
+                                        .packed = handle->packed,
                                         .max_context = handle->bounds.limits.max_context,
                                         .values = handle->values,
                                         .kv = kv};

@@ -29,6 +29,11 @@ static inline const serverd_tensor *reference_tensor(const serverd_graph *graph,
     return &graph->tensors[node_input(graph, node, input)->tensor];
 }
 
+/* weights.c: elements begin .. begin + n - 1 of a row of a matrix, begin a multiple of
+ * REFERENCE_SPAN */
+void reference_read_weights(const struct reference_step *step, uint32_t tensor, size_t row,
+                            size_t begin, size_t n, float *out);
+
 /* linear.c */
 void reference_run_linear(const struct reference_step *step, const serverd_node *node);
 
