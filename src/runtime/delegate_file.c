@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,27 @@ struct delegate_file {
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static serverd_status check_owner(int fd, serverd_error *err)
+/* A file that ends too early is a bus error for who loads it. */
+static bool is_whole(int fd, uint64_t file_bytes)
+{
+    ElfW(Ehdr) head;
+    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
+        memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 || head.e_phentsize != sizeof(ElfW(Phdr)))
+        return false;
+    for (uint64_t i = 0; i < head.e_phnum; i++) {
+        ElfW(Phdr) part;
+        uint64_t at;
+        if (__builtin_add_overflow((uint64_t)head.e_phoff, i * sizeof part, &at) ||
+            at > INT64_MAX || pread(fd, &part, sizeof part, (off_t)at) != (ssize_t)sizeof part)
+            return false;
+        if (part.p_type == PT_LOAD &&
+            (part.p_offset > file_bytes || part.p_filesz > file_bytes - part.p_offset))
+            return false;
+    }
+    return true;
+}
+
+static serverd_status check_file(int fd, serverd_error *err)
 {
     struct stat info;
     if (fstat(fd, &info) != 0)
@@ -37,6 +58,8 @@ static serverd_status check_owner(int fd, serverd_error *err)
     if (info.st_mode & (S_IWGRP | S_IWOTH))
         return fail(err, SERVERD_INVALID, "can be written by others (mode %04o)",
                     (unsigned)info.st_mode & 07777u);
+    if (!is_whole(fd, (uint64_t)info.st_size))
+        return fail(err, SERVERD_CORRUPT, "is no shared object, or cut off");
     return SERVERD_OK;
 }
 
@@ -46,7 +69,7 @@ static serverd_status open_object(struct delegate_file *file, const char *path, 
     file->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file->fd < 0)
         return fail(err, SERVERD_INVALID, "%s", strerror(errno));
-    serverd_status status = check_owner(file->fd, err);
+    serverd_status status = check_file(file->fd, err);
     if (status != SERVERD_OK)
         return status;
     char checked[64];
