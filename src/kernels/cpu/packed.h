@@ -93,4 +93,7 @@ void packed_write(const serverd_tensor *tensor, size_t first_row, size_t n_rows,
  * form of their own (packed_is_own_form). */
 void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, void *out);
 
+/* unpack_own.c: the same of our own types, from column `c` of a column block. */
+void packed_read_own(serverd_dtype dtype, size_t k, const void *column, size_t c, void *out);
+
 #endif

@@ -243,6 +243,10 @@ void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, 
     const uint8_t *unit =
         (const uint8_t *)packed + row / PACKED_COLUMNS * packed_column_bytes(form, k);
     size_t c = row % PACKED_COLUMNS;
+    if (dtype >= DTYPE_LIMIT) {
+        packed_read_own(dtype, k, unit, c, out);
+        return;
+    }
     if (packed_is_float(form)) {
         read_plain(unit, c, k, form->unit_bytes / PACKED_COLUMNS, out);
         return;
