@@ -35,11 +35,15 @@ extern "C" {
 /* Element type of a tensor or value: ids 0..63 are GGUF's, 64.. are indexes, 128.. our own. */
 typedef uint32_t serverd_dtype;
 
-/* Of serverd_tensor.flags: the matrix of a LINEAR node. */
-enum { SERVERD_TENSOR_OF_LINEAR = 1 };
+/* Of serverd_tensor.flags. */
+enum {
+    SERVERD_TENSOR_OF_LINEAR = 1, /* the matrix of a LINEAR node */
+    SERVERD_TENSOR_PACKED = 2     /* data is NULL: the program file has it in other layouts */
+};
 
 /* A constant: weights, norms, tables. Row-major, dims outermost first, so a linear layer is
- * [n_out, n_in]. `data` stays valid until the program is closed. */
+ * [n_out, n_in]. `data` stays valid until the program is closed; `bytes` is its size, also where
+ * it is not there. */
 typedef struct serverd_tensor {
     uint32_t struct_bytes;
     serverd_dtype dtype;

@@ -60,6 +60,11 @@ static bool reserve(struct buffer *b, size_t n)
     return true;
 }
 
+void buffer_reserve(struct buffer *b, size_t n)
+{
+    (void)reserve(b, n);
+}
+
 void buffer_append(struct buffer *b, const void *bytes, size_t n)
 {
     if (n == 0 || !reserve(b, n))

@@ -19,6 +19,8 @@ void buffer_init(struct buffer *b, size_t limit);
 void buffer_deinit(struct buffer *b);
 void buffer_reset(struct buffer *b); /* empty and usable again, memory kept */
 
+/* Room for n more bytes at once, where their number is known before they come. */
+void buffer_reserve(struct buffer *b, size_t n);
 void buffer_append(struct buffer *b, const void *bytes, size_t n);
 void buffer_append_str(struct buffer *b, const char *s);
 void buffer_append_char(struct buffer *b, char c);

@@ -175,20 +175,6 @@ void mapping_forget(const struct mapping *mapping, const void *data, size_t byte
         (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-static bool write_all(int fd, const unsigned char *bytes, size_t n)
-{
-    while (n > 0) {
-        ssize_t put = write(fd, bytes, n);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return false;
-        bytes += put;
-        n -= (size_t)put;
-    }
-    return true;
-}
-
 /* A rename lasts through a power cut once its folder is on the disk. */
 static bool sync_folder(const char *path)
 {
@@ -203,34 +189,86 @@ static bool sync_folder(const char *path)
     return is_done;
 }
 
-serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err)
+serverd_status new_file_create(const char *path, struct new_file *out, serverd_error *err)
 {
     static const char suffix[] = ".XXXXXX";
     size_t room = strlen(path) + sizeof suffix;
-    char *temporary = malloc(room);
-    if (!temporary)
-        return fail(err, SERVERD_NOMEM, "%s: no memory", path);
-    (void)snprintf(temporary, room, "%s%s", path, suffix); /* fits: counted above */
+    struct new_file file = {.fd = -1, .path = strdup(path), .temporary = malloc(room)};
+    *out = (struct new_file){.fd = -1};
     serverd_status status = SERVERD_OK;
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", temporary);
-        goto out;
+    if (!file.path || !file.temporary) {
+        status = fail(err, SERVERD_NOMEM, "%s: no memory", path);
+    } else {
+        (void)snprintf(file.temporary, room, "%s%s", path, suffix); /* fits: counted above */
+        file.fd = mkostemp(file.temporary, O_CLOEXEC);
+        if (file.fd < 0)
+            status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", file.temporary);
     }
-    bool is_written = write_all(fd, bytes, n) && fsync(fd) == 0;
-    int reason = errno;
-    if (close(fd) != 0 && is_written) {
-        is_written = false;
-        reason = errno;
+    if (status != SERVERD_OK) {
+        free(file.path);
+        free(file.temporary);
+        return status;
     }
-    errno = reason;
-    if (!is_written || rename(temporary, path) != 0) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot write: %m", path);
-        (void)unlink(temporary); /* a left-over is harmless */
-    } else if (!sync_folder(path)) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot write its folder to the disk: %m", path);
+    *out = file;
+    return SERVERD_OK;
+}
+
+serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,
+                                 size_t n, serverd_error *err)
+{
+    const unsigned char *p = bytes;
+    while (n > 0) {
+        ssize_t put = pwrite(file->fd, p, n, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+        p += put;
+        offset += (uint64_t)put;
+        n -= (size_t)put;
     }
-out:
-    free(temporary);
+    return SERVERD_OK;
+}
+
+static void forget_new_file(struct new_file *file)
+{
+    if (file->fd >= 0)
+        (void)close(file->fd); /* its end was waited for, or it is not wanted */
+    free(file->path);
+    free(file->temporary);
+    *file = (struct new_file){.fd = -1};
+}
+
+serverd_status new_file_commit(struct new_file *file, serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    if (fsync(file->fd) != 0 || rename(file->temporary, file->path) != 0) {
+        status = fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+        (void)unlink(file->temporary); /* a left-over is harmless */
+    } else if (!sync_folder(file->path)) {
+        status =
+            fail(err, SERVERD_INVALID, "%s: cannot write its folder to the disk: %m", file->path);
+    }
+    forget_new_file(file);
+    return status;
+}
+
+void new_file_discard(struct new_file *file)
+{
+    if (file->fd >= 0)
+        (void)unlink(file->temporary); /* a left-over is harmless */
+    forget_new_file(file);
+}
+
+serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err)
+{
+    struct new_file file;
+    serverd_status status = new_file_create(path, &file, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = new_file_write_at(&file, 0, bytes, n, err);
+    if (status == SERVERD_OK)
+        return new_file_commit(&file, err);
+    new_file_discard(&file);
     return status;
 }

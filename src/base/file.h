@@ -39,7 +39,20 @@ void mapping_close(struct mapping *mapping);
  * page cache keeps them, and who reads there again has them again. */
 void mapping_forget(const struct mapping *mapping, const void *data, size_t bytes);
 
-/* Temporary name in the same folder, fsync, rename. */
+/* A file that nobody sees before it is whole: written under a temporary name in the same folder,
+ * fsync, rename. */
+struct new_file {
+    int fd;
+    char *path, *temporary;
+};
+serverd_status new_file_create(const char *path, struct new_file *out, serverd_error *err);
+serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,
+                                 size_t n, serverd_error *err);
+/* Ends it either way; after a failure nothing is left. */
+serverd_status new_file_commit(struct new_file *file, serverd_error *err);
+void new_file_discard(struct new_file *file); /* safe after commit, on {-1} and twice */
+
+/* All at once. */
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err);
 
 #endif

@@ -4,9 +4,16 @@
 #include "base/numeric.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#define XXH_STATIC_LINKING_ONLY /* the state's size, for one on the stack */
 #include <xxhash.h>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 /* ---- hash_bytes ---- */
 
@@ -56,6 +63,41 @@ void checksum128(const void *bytes, size_t n, uint8_t out[16])
     memcpy(out, canonical.digest, sizeof canonical.digest);
 }
 
+uint64_t checksum64_of_two(const void *first, size_t n_first, const void *second, size_t n_second)
+{
+    XXH3_state_t state;
+    (void)XXH3_64bits_reset(&state); /* all three fail for NULL alone */
+    (void)XXH3_64bits_update(&state, first, n_first);
+    (void)XXH3_64bits_update(&state, second, n_second);
+    return XXH3_64bits_digest(&state);
+}
+
+/* The library's state is aligned to 64 and larger than a public header should say. */
+struct checksum *checksum_create(void)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (state && XXH3_64bits_reset(state) != XXH_OK) {
+        (void)XXH3_freeState(state); /* cannot fail */
+        state = NULL;
+    }
+    return (struct checksum *)state;
+}
+
+void checksum_update(struct checksum *checksum, const void *bytes, size_t n)
+{
+    (void)XXH3_64bits_update((XXH3_state_t *)checksum, bytes, n); /* fails for NULL alone */
+}
+
+uint64_t checksum_final(const struct checksum *checksum)
+{
+    return XXH3_64bits_digest((const XXH3_state_t *)checksum);
+}
+
+void checksum_destroy(struct checksum *checksum)
+{
+    (void)XXH3_freeState((XXH3_state_t *)checksum); /* cannot fail */
+}
+
 /* ---- SHA-256 (FIPS 180-4) ---- */
 
 static const uint32_t round_constants[64] = {
@@ -79,7 +121,7 @@ static uint32_t load_big_endian(const uint8_t *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-static void sha256_compress(uint32_t state[8], const uint8_t block[64])
+static void compress_plain(uint32_t state[8], const uint8_t block[64])
 {
     uint32_t w[64];
     for (int t = 0; t < 16; t++)
@@ -106,12 +148,73 @@ static void sha256_compress(uint32_t state[8], const uint8_t block[64])
         state[i] += s[i];
 }
 
+#ifdef __x86_64__
+/* Sixteen times four rounds; the message words of the last sixteen rounds stand in w. */
+__attribute__((target("sha,sse4.1"))) static void
+compress_with_instructions(uint32_t state[8], const uint8_t *bytes, size_t n_blocks)
+{
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+    __m128i cdab = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1);
+    __m128i efgh = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
+    __m128i abef = _mm_alignr_epi8(cdab, efgh, 8), cdgh = _mm_blend_epi16(efgh, cdab, 0xf0);
+    for (; n_blocks > 0; n_blocks--, bytes += 64) {
+        const __m128i abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4];
+        for (int i = 0; i < 4; i++)
+            w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(bytes + 16 * i)), swap);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            if (i >= 4)
+                w[i % 4] = _mm_sha256msg2_epu32(
+                    _mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]),
+                                  _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4)),
+                    w[(i + 3) % 4]);
+            __m128i m = _mm_add_epi32(w[i % 4],
+                                      _mm_loadu_si128((const __m128i *)(round_constants + 4 * i)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, m);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(m, 0x0e));
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    }
+    __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+    _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(feba, dchg, 0xf0));
+    _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+/* Asking the processor leaves a virtual machine: the compiler's start-up has done it once. */
+static bool has_instructions(void)
+{
+#ifdef __clang__ /* does not know the name */
+    return false;
+#else
+    return __builtin_cpu_supports("sha") && __builtin_cpu_supports("sse4.1");
+#endif
+}
+#endif
+
+static void compress(struct sha256 *h, const uint8_t *bytes, size_t n_blocks)
+{
+#ifdef __x86_64__
+    if (!h->is_plain) {
+        compress_with_instructions(h->state, bytes, n_blocks);
+        return;
+    }
+#endif
+    for (; n_blocks > 0; n_blocks--, bytes += 64)
+        compress_plain(h->state, bytes);
+}
+
 void sha256_init(struct sha256 *h)
 {
     *h = (struct sha256){
+        .is_plain = true,
         .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
                   0x1f83d9ab, 0x5be0cd19},
     };
+#ifdef __x86_64__
+    h->is_plain = !has_instructions();
+#endif
 }
 
 void sha256_update(struct sha256 *h, const void *bytes, size_t n)
@@ -121,9 +224,9 @@ void sha256_update(struct sha256 *h, const void *bytes, size_t n)
     h->n_bytes += n;
     while (n > 0) {
         if (filled == 0 && n >= sizeof h->block) {
-            sha256_compress(h->state, p);
-            p += sizeof h->block;
-            n -= sizeof h->block;
+            compress(h, p, n / sizeof h->block);
+            p += n / sizeof h->block * sizeof h->block;
+            n %= sizeof h->block;
             continue;
         }
         size_t part = min_size(n, sizeof h->block - filled);
@@ -132,7 +235,7 @@ void sha256_update(struct sha256 *h, const void *bytes, size_t n)
         n -= part;
         filled += part;
         if (filled == sizeof h->block) {
-            sha256_compress(h->state, h->block);
+            compress(h, h->block, 1);
             filled = 0;
         }
     }
@@ -157,6 +260,37 @@ void sha256_bytes(const void *bytes, size_t n, uint8_t digest[32])
     struct sha256 h;
     sha256_init(&h);
     sha256_update(&h, bytes, n);
+    sha256_final(&h, digest);
+}
+
+void sha256_leaf(const void *bytes, size_t n, uint8_t digest[32])
+{
+    struct sha256 h;
+    sha256_init(&h);
+    sha256_update(&h, &(uint8_t){0}, 1);
+    sha256_update(&h, bytes, n);
+    sha256_final(&h, digest);
+}
+
+void sha256_root(const uint8_t (*leaves)[32], size_t n_leaves, uint8_t digest[32])
+{
+    struct sha256 h;
+    sha256_init(&h);
+    sha256_update(&h, &(uint8_t){1}, 1);
+    sha256_update(&h, leaves, n_leaves * sizeof *leaves);
+    sha256_final(&h, digest);
+}
+
+void sha256_tree(const void *bytes, size_t n, uint8_t digest[32])
+{
+    struct sha256 h;
+    sha256_init(&h);
+    sha256_update(&h, &(uint8_t){1}, 1);
+    for (size_t at = 0; at < n; at += SHA256_LEAF) {
+        uint8_t leaf[32];
+        sha256_leaf((const uint8_t *)bytes + at, min_size(n - at, SHA256_LEAF), leaf);
+        sha256_update(&h, leaf, sizeof leaf);
+    }
     sha256_final(&h, digest);
 }
 

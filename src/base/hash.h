@@ -25,10 +25,21 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed);
 uint64_t checksum64(const void *bytes, size_t n);
 void checksum128(const void *bytes, size_t n, uint8_t out[16]);
 
+/* Of the bytes of both, one behind the other. */
+uint64_t checksum64_of_two(const void *first, size_t n_first, const void *second, size_t n_second);
+
+/* checksum64 of bytes that come in pieces. NULL: no memory. */
+struct checksum;
+struct checksum *checksum_create(void);
+void checksum_update(struct checksum *checksum, const void *bytes, size_t n);
+uint64_t checksum_final(const struct checksum *checksum);
+void checksum_destroy(struct checksum *checksum);
+
 struct sha256 {
     uint32_t state[8];
     uint64_t n_bytes;
     uint8_t block[64];
+    bool is_plain; /* without the processor's instructions for it; the digest is the same */
 };
 
 void sha256_init(struct sha256 *h);
@@ -37,6 +48,13 @@ void sha256_final(struct sha256 *h, uint8_t digest[32]);
 void sha256_bytes(const void *bytes, size_t n, uint8_t digest[32]);
 /* The first 64 bits of the digest: a name that nobody can give to something else on purpose. */
 uint64_t sha256_number(const void *bytes, size_t n);
+
+/* A hash that several threads can make: SHA-256 of byte 1 and the hashes of its leaves, which are
+ * SHA-256 of byte 0 and SHA256_LEAF bytes, or what is left; no bytes have no leaf. */
+#define SHA256_LEAF ((size_t)1 << 20)
+void sha256_leaf(const void *bytes, size_t n, uint8_t digest[32]);
+void sha256_root(const uint8_t (*leaves)[32], size_t n_leaves, uint8_t digest[32]);
+void sha256_tree(const void *bytes, size_t n, uint8_t digest[32]); /* all by the caller */
 
 /* From the kernel; fails only if the kernel does. */
 serverd_status random_bytes(void *out, size_t n, serverd_error *err);

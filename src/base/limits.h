@@ -29,6 +29,9 @@
 #define LIMIT_TOKENIZER_VALUES   (1u << 24)
 #define LIMIT_HF_TEMPLATES       64u
 
+/* Program files: refused with SERVERD_CORRUPT and the field's name. */
+#define LIMIT_SDP_SECTIONS 4096u
+
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
@@ -52,8 +55,12 @@
 #define LIMIT_TOKEN_BYTES 65536u
 #define LIMIT_GRAPH_ITEMS (1u << 20) /* tensors, values, nodes, operands of a graph */
 
-/* A tokenizer's tables; text of one choice that is held back by a stop string. */
+/* A tokenizer's tables: the model is refused. Probes of its hash tables, of which at most half of
+ * the slots are taken (texts that were made to collide); a special token's bytes, all of which may
+ * be looked at from each byte of a text. Text of one choice that is held back by a stop string. */
 #define LIMIT_TOKENIZER_BYTES (2 * GIB)
+#define LIMIT_HASH_PROBES     1024u
+#define LIMIT_SPECIAL_BYTES   1024u
 #define LIMIT_PENDING_TEXT    (1 * MIB)
 
 /* Chat templates: the rendering ends with an error. */

@@ -54,7 +54,7 @@ serverd_status graph_check_tensor(const serverd_tensor *tensor, serverd_error *e
     if (bytes > SIZE_MAX / 2 || bytes != tensor->bytes)
         return fail(err, SERVERD_CORRUPT, "tensor %s: %" PRIu64 " bytes, its shape needs %" PRIu64,
                     tensor->name, tensor->bytes, bytes);
-    if (!tensor->data)
+    if (!tensor->data && !(tensor->flags & SERVERD_TENSOR_PACKED && tensor->rank == 2))
         return fail(err, SERVERD_CORRUPT, "tensor %s: has no data", tensor->name);
     if (tensor->rank == 1 && tensor->dtype == DTYPE_F32)
         return check_finite(tensor, err);

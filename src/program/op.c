@@ -327,22 +327,22 @@ static serverd_status infer_l2(const serverd_graph *graph, const serverd_node *n
 }
 
 static const struct op_info ops[SERVERD_OP_COUNT] = {
-    [SERVERD_OP_EMBED] = {"embed", 1, 1, infer_embed},
-    [SERVERD_OP_LINEAR] = {"linear", 2, 3, infer_linear},
-    [SERVERD_OP_RMS_NORM] = {"rms_norm", 2, 2, infer_norm},
-    [SERVERD_OP_LAYER_NORM] = {"layer_norm", 3, 3, infer_norm},
-    [SERVERD_OP_ROPE] = {"rope", 2, 3, infer_rope},
-    [SERVERD_OP_ATTN] = {"attn", 3, 3, infer_attn},
-    [SERVERD_OP_POS_SCALE] = {"pos_scale", 1, 1, infer_pos_scale},
-    [SERVERD_OP_ADD] = {"add", 2, 2, infer_pair},
-    [SERVERD_OP_SCALE] = {"scale", 1, 1, infer_scale},
-    [SERVERD_OP_SOFTCAP] = {"softcap", 1, 1, infer_softcap},
-    [SERVERD_OP_ACT] = {"act", 1, 1, infer_act},
-    [SERVERD_OP_GLU] = {"glu", 2, 2, infer_glu},
-    [SERVERD_OP_SLICE] = {"slice", 1, 1, infer_slice},
-    [SERVERD_OP_SELECT] = {"select", 1, 1, infer_select},
-    [SERVERD_OP_POOL] = {"pool", 1, 1, infer_pool},
-    [SERVERD_OP_L2] = {"l2", 1, 1, infer_l2},
+    [SERVERD_OP_EMBED] = {"embed", 1, 1, sizeof(serverd_embed), infer_embed},
+    [SERVERD_OP_LINEAR] = {"linear", 2, 3, 0, infer_linear},
+    [SERVERD_OP_RMS_NORM] = {"rms_norm", 2, 2, sizeof(serverd_norm), infer_norm},
+    [SERVERD_OP_LAYER_NORM] = {"layer_norm", 3, 3, sizeof(serverd_norm), infer_norm},
+    [SERVERD_OP_ROPE] = {"rope", 2, 3, sizeof(serverd_rope), infer_rope},
+    [SERVERD_OP_ATTN] = {"attn", 3, 3, sizeof(serverd_attn), infer_attn},
+    [SERVERD_OP_POS_SCALE] = {"pos_scale", 1, 1, sizeof(serverd_pos_scale), infer_pos_scale},
+    [SERVERD_OP_ADD] = {"add", 2, 2, 0, infer_pair},
+    [SERVERD_OP_SCALE] = {"scale", 1, 1, sizeof(float), infer_scale},
+    [SERVERD_OP_SOFTCAP] = {"softcap", 1, 1, sizeof(float), infer_softcap},
+    [SERVERD_OP_ACT] = {"act", 1, 1, sizeof(uint32_t), infer_act},
+    [SERVERD_OP_GLU] = {"glu", 2, 2, sizeof(uint32_t), infer_glu},
+    [SERVERD_OP_SLICE] = {"slice", 1, 1, sizeof(serverd_slice), infer_slice},
+    [SERVERD_OP_SELECT] = {"select", 1, 1, 0, infer_select},
+    [SERVERD_OP_POOL] = {"pool", 1, 1, sizeof(uint32_t), infer_pool},
+    [SERVERD_OP_L2] = {"l2", 1, 1, 0, infer_l2},
 };
 
 const struct op_info *op_info(uint32_t op)

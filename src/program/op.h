@@ -11,6 +11,7 @@
 struct op_info {
     const char *name;
     uint8_t min_inputs, max_inputs;
+    uint8_t attribute_bytes; /* of serverd_attributes that the op has; the rest may be anything */
     /* Checks the attributes and the inputs' shapes and writes the output's rank and dims. The
      * operands must be in range and as many as the table says, the constants checked. */
     serverd_status (*infer)(const serverd_graph *graph, const serverd_node *node,

@@ -143,30 +143,35 @@ static serverd_status check_result(const struct program *program, serverd_error 
 
 static serverd_status check_special(const struct vocabulary *vocabulary, serverd_error *err)
 {
-    struct {
+    const struct {
         const char *name;
         int32_t id;
     } ids[] = {
-        {"bos", vocabulary->bos},
-        {"eos", vocabulary->eos},
-        {"eot", vocabulary->eot},
-        {"eom", vocabulary->eom},
-        {"unknown", vocabulary->unknown},
-        {"separator", vocabulary->separator},
-        {"padding", vocabulary->padding},
-        {"cls", vocabulary->cls},
-        {"mask", vocabulary->mask},
-        {"fim_prefix", vocabulary->fim_prefix},
-        {"fim_suffix", vocabulary->fim_suffix},
-        {"fim_middle", vocabulary->fim_middle},
-        {"fim_pad", vocabulary->fim_pad},
-        {"fim_repo", vocabulary->fim_repo},
-        {"fim_separator", vocabulary->fim_separator},
+#define ID(field) {#field, vocabulary->field},
+        VOCABULARY_IDS(ID)
+#undef ID
     };
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++)
         if (ids[i].id < -1 || ids[i].id >= (int64_t)vocabulary->n_tokens)
             return fail(err, SERVERD_CORRUPT, "%s token is %d, there are %u tokens", ids[i].name,
                         ids[i].id, vocabulary->n_tokens);
+    return SERVERD_OK;
+}
+
+static serverd_status check_texts(const struct vocabulary *vocabulary, serverd_error *err)
+{
+    for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
+        const struct token_text *token = &vocabulary->token[i];
+        if (!token->bytes || token->len > LIMIT_TOKEN_BYTES)
+            return fail(err, SERVERD_CORRUPT, "token %u has %u bytes, at most %u are allowed", i,
+                        token->len, LIMIT_TOKEN_BYTES);
+        if (token->type < TOKEN_NORMAL || token->type > TOKEN_BYTE)
+            return fail(err, SERVERD_CORRUPT, "token %u has the unknown type %u", i, token->type);
+    }
+    for (uint32_t i = 0; i < vocabulary->n_merges; i++)
+        if (!vocabulary->merge[i].bytes || vocabulary->merge[i].len > 2 * LIMIT_TOKEN_BYTES + 1)
+            return fail(err, SERVERD_CORRUPT, "merge %u has %u bytes, at most %u are allowed", i,
+                        vocabulary->merge[i].len, 2 * LIMIT_TOKEN_BYTES + 1);
     return SERVERD_OK;
 }
 
@@ -181,19 +186,10 @@ static serverd_status check_vocabulary(const struct program *program, serverd_er
     if (program->graph.n_nodes > 0 && vocabulary->n_tokens > program->config.n_vocab)
         return fail(err, SERVERD_CORRUPT, "%u tokens, the model knows %u", vocabulary->n_tokens,
                     program->config.n_vocab);
-    for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
-        const struct token_text *token = &vocabulary->token[i];
-        if (!token->bytes || token->len > LIMIT_TOKEN_BYTES)
-            return fail(err, SERVERD_CORRUPT, "token %u has %u bytes, at most %u are allowed", i,
-                        token->len, LIMIT_TOKEN_BYTES);
-        if (token->type < TOKEN_NORMAL || token->type > TOKEN_BYTE)
-            return fail(err, SERVERD_CORRUPT, "token %u has the unknown type %u", i, token->type);
-    }
-    for (uint32_t i = 0; i < vocabulary->n_merges; i++)
-        if (!vocabulary->merge[i].bytes || vocabulary->merge[i].len > 2 * LIMIT_TOKEN_BYTES + 1)
-            return fail(err, SERVERD_CORRUPT, "merge %u has %u bytes, at most %u are allowed", i,
-                        vocabulary->merge[i].len, 2 * LIMIT_TOKEN_BYTES + 1);
-    return check_special(vocabulary, err);
+    if (vocabulary->image) /* checked when it was opened */
+        return SERVERD_OK;
+    serverd_status status = check_texts(vocabulary, err);
+    return status == SERVERD_OK ? check_special(vocabulary, err) : status;
 }
 
 serverd_status program_check(const struct program *program, serverd_error *err)
@@ -211,6 +207,23 @@ serverd_status program_check(const struct program *program, serverd_error *err)
 }
 
 /* ---- look-ups ------------------------------------------------------------------------------ */
+
+const struct program_form *program_find_form(const struct program *program, uint32_t tensor,
+                                             uint32_t layout)
+{
+    size_t low = 0, high = program->n_forms;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct program_form *form = &program->forms[middle];
+        if (form->tensor == tensor && form->layout == layout)
+            return form;
+        if (form->tensor < tensor || (form->tensor == tensor && form->layout < layout))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return NULL;
+}
 
 const struct program_template *program_find_template(const struct program *program,
                                                      const char *name)

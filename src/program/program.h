@@ -39,6 +39,13 @@ struct program_sampling {
     int32_t top_k;
 };
 
+/* A tensor as some back-end wants it, in a mapped program file. */
+struct program_form {
+    uint32_t tensor, layout; /* as serverd_form's */
+    const void *data;
+    uint64_t bytes;
+};
+
 struct program {
     struct program_config config;
     serverd_graph graph; /* n_nodes 0: a vocabulary-only file */
@@ -47,6 +54,13 @@ struct program {
     struct program_sampling sampling;
     const struct program_template *templates;
     uint32_t n_templates;
+
+    /* Of programs from a program file; by tensor, then layout. A tensor with the flag
+     * SERVERD_TENSOR_PACKED has these and no data. */
+    const struct program_form *forms;
+    uint32_t n_forms;
+    bool has_id;
+    uint8_t id[32]; /* SHA-256 of what decides the logits */
 
     struct arena *arena;
     struct mapping *mappings; /* files the tensors point into */
@@ -62,6 +76,10 @@ void program_unref(struct program *program); /* NULL is fine */
 /* Check everything that execution relies on: operands in range and produced before use, shapes
  * of every node (op.h), head counts, finite constants, tensors inside their bytes. */
 serverd_status program_check(const struct program *program, serverd_error *err);
+
+/* The tensor in that layout, NULL if the program has no such form. */
+const struct program_form *program_find_form(const struct program *program, uint32_t tensor,
+                                             uint32_t layout);
 
 /* The template of that name, NULL if there is none. */
 const struct program_template *program_find_template(const struct program *program,

@@ -1,17 +1,20 @@
 /* The tokenizer's tables as a model file states them: what text/tokenizer is made from. Plain
- * data, owned by the program, immutable once built. Ids index `token`. */
+ * data, owned by the program, immutable once built. It has one of two forms: an importer fills
+ * `token` and `merge`; a tokenizer image that was opened (tokenizer_image.h) stands behind
+ * `image`, and has no structs per token. Who reads tokens of either uses the functions below. */
 #ifndef PROGRAM_VOCABULARY_H
 #define PROGRAM_VOCABULARY_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+/* The numbers stand in files. */
 enum vocabulary_kind {
-    VOCABULARY_NONE,
-    VOCABULARY_BPE,      /* byte-level byte-pair encoding, merges by rank ("gpt2") */
-    VOCABULARY_BPE_UTF8, /* the same on raw UTF-8, no byte mapping ("gemma4") */
-    VOCABULARY_SPM,      /* SentencePiece pairs by score ("llama") */
-    VOCABULARY_WORDPIECE /* greedy longest match ("bert") */
+    VOCABULARY_NONE = 0,
+    VOCABULARY_BPE = 1,      /* byte-level byte-pair encoding, merges by rank ("gpt2") */
+    VOCABULARY_BPE_UTF8 = 2, /* the same on raw UTF-8, no byte mapping ("gemma4") */
+    VOCABULARY_SPM = 3,      /* SentencePiece pairs by score ("llama") */
+    VOCABULARY_WORDPIECE = 4 /* greedy longest match ("bert") */
 };
 
 enum token_type {
@@ -35,12 +38,28 @@ struct merge_text {
     uint32_t len;
 };
 
+/* The special ids, in the order of their places in files. */
+#define VOCABULARY_IDS(ID)                                                                         \
+    ID(bos)                                                                                        \
+    ID(eos)                                                                                        \
+    ID(eot)                                                                                        \
+    ID(eom)                                                                                        \
+    ID(unknown)                                                                                    \
+    ID(separator)                                                                                  \
+    ID(padding)                                                                                    \
+    ID(cls)                                                                                        \
+    ID(mask)                                                                                       \
+    ID(fim_prefix)                                                                                 \
+    ID(fim_suffix)                                                                                 \
+    ID(fim_middle) ID(fim_pad) ID(fim_repo) ID(fim_separator)
+
 struct vocabulary {
     enum vocabulary_kind kind;
     char pre[64]; /* tokenizer.ggml.pre, "" if absent */
     uint32_t n_tokens, n_merges;
-    const struct token_text *token;
-    const struct merge_text *merge;
+    const struct token_text *token; /* [n_tokens]; NULL if there is an image */
+    const struct merge_text *merge; /* [n_merges]; NULL if there is an image */
+    const struct tokenizer_image *image;
     /* Special ids, -1 if the model has none. */
     int32_t bos, eos, eot, eom, unknown, separator, padding, cls, mask;
     int32_t fim_prefix, fim_suffix, fim_middle, fim_pad, fim_repo, fim_separator;
@@ -48,5 +67,10 @@ struct vocabulary {
     bool removes_extra_whitespace, lowercases, strips_accents;
     bool ignores_merges_set, ignores_merges; /* not in the file: by the pre-tokenizer's table */
 };
+
+/* A token's text as in the file, not NUL-terminated, and its type; id < n_tokens. In an image, end
+ * tokens are control tokens whatever the model file says. */
+const char *vocabulary_text(const struct vocabulary *vocabulary, uint32_t id, uint32_t *len);
+enum token_type vocabulary_type(const struct vocabulary *vocabulary, uint32_t id);
 
 #endif

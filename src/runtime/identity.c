@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "program/op.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,32 +62,12 @@ serverd_status identity_add_tensor(struct sha256 *identity, const serverd_tensor
 
 /* ---- the graph ------------------------------------------------------------------------------- */
 
-/* Bytes of the union's member that the operation reads: what lies behind it may be anything. */
-static size_t attribute_bytes(uint16_t op)
-{
-    static const size_t bytes[SERVERD_OP_COUNT] = {
-        [SERVERD_OP_EMBED] = sizeof(serverd_embed),
-        [SERVERD_OP_RMS_NORM] = sizeof(serverd_norm),
-        [SERVERD_OP_LAYER_NORM] = sizeof(serverd_norm),
-        [SERVERD_OP_ROPE] = sizeof(serverd_rope),
-        [SERVERD_OP_ATTN] = sizeof(serverd_attn),
-        [SERVERD_OP_POS_SCALE] = sizeof(serverd_pos_scale),
-        [SERVERD_OP_SCALE] = sizeof(float),
-        [SERVERD_OP_SOFTCAP] = sizeof(float),
-        [SERVERD_OP_ACT] = sizeof(uint32_t),
-        [SERVERD_OP_GLU] = sizeof(uint32_t),
-        [SERVERD_OP_SLICE] = sizeof(serverd_slice),
-        [SERVERD_OP_POOL] = sizeof(uint32_t),
-    };
-    return op < SERVERD_OP_COUNT ? bytes[op] : sizeof(serverd_attributes);
-}
-
 static void add_node(struct sha256 *identity, const serverd_node *node, uint32_t max_context)
 {
     const uint32_t head[] = {node->op, node->op_version, node->n_inputs, node->n_outputs,
                              node->first_operand};
     sha256_update(identity, head, sizeof head);
-    sha256_update(identity, &node->attributes, attribute_bytes(node->op));
+    sha256_update(identity, &node->attributes, op_info(node->op)->attribute_bytes);
     if (node->op == SERVERD_OP_ROPE)
         add_u32(identity, max_context > node->attributes.rope.alt_from);
 }

@@ -7,12 +7,11 @@
 #include "program/dtype.h"
 #include "runtime/identity_internal.h"
 #include "runtime/kv_size_internal.h"
+#include "runtime/packing.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 struct runtime {
     struct program *program;
@@ -29,8 +28,7 @@ struct runtime {
     serverd_instance *instance;
     serverd_handle *handle;
     serverd_kv *kv;
-    char *packed_block;
-    void **packed; /* [graph.n_tensors] in packed_block, NULL where used in place */
+    struct packed_weights packed;
     struct kv_size kv_size;
     uint32_t window; /* tokens of the widest in window pages; 0: there are none */
     bool has_identity;
@@ -172,185 +170,17 @@ static serverd_status open_delegate(struct runtime *runtime, const struct runtim
     return set_options(runtime, device + name_len + (device[name_len] == ':'), err);
 }
 
-/* ---- packing ------------------------------------------------------------------------------- */
-
-/* One block for all packed weights, in pages of two megabytes where the kernel has them: a decode
- * step reads it from end to end. */
-#define HUGE_PAGE      (2 * MIB)
-#define PACK_ALIGNMENT 4096
-
-/* A worker packs what becomes about one huge page at a time: two that met in a page would both wait
- * for the kernel to clear one. */
-#define CHUNK_BYTES HUGE_PAGE
-#define CHUNK_ROWS  64 /* or a multiple of it, as pack() asks */
-
-/* After so many bytes of source weights, or one tensor, they are let go of. */
-#define ROUND_BYTES (32 * MIB)
-
-static serverd_status take_packed_block(struct runtime *runtime, size_t bytes, serverd_error *err)
+static serverd_status pack(struct runtime *runtime, const struct runtime_options *options,
+                           serverd_error *err)
 {
-    size_t rounded;
-    if (!size_align(bytes, HUGE_PAGE, &rounded) ||
-        !(runtime->packed_block = aligned_alloc(HUGE_PAGE, rounded)))
-        return fail(err, SERVERD_NOMEM, "no memory for %zu bytes of packed weights", bytes);
-    (void)madvise(runtime->packed_block, rounded, MADV_HUGEPAGE); /* a hint */
-    return SERVERD_OK;
-}
-
-/* Forms of all tensors, and the places of those that are packed in one block of memory. */
-static serverd_status plan_packing(struct runtime *runtime, serverd_form *forms, size_t *places,
-                                   serverd_error *err)
-{
-    const serverd_graph *graph = &runtime->program->graph;
-    size_t total = 0;
-    for (uint32_t i = 0; i < graph->n_tensors; i++) {
-        forms[i].struct_bytes = sizeof forms[i];
-        serverd_status status = runtime->delegate->form(&graph->tensors[i], &forms[i], err);
-        if (status != SERVERD_OK)
-            return error_context(err, "tensor %s", graph->tensors[i].name);
-        if (forms[i].layout == SERVERD_LAYOUT_ROWS)
-            continue;
-        if (forms[i].alignment > HUGE_PAGE || !size_align(total, PACK_ALIGNMENT, &total))
-            return fail(err, SERVERD_NOMEM, "the packed weights overflow");
-        places[i] = total;
-        if (!size_add(total, forms[i].bytes, &total))
-            return fail(err, SERVERD_NOMEM, "the packed weights overflow");
-    }
-    return total == 0 ? SERVERD_OK : take_packed_block(runtime, total, err);
-}
-
-struct pack_chunk {
-    uint32_t tensor;
-    uint64_t first_row, n_rows;
-};
-
-/* Some tensors, one behind the other. */
-struct pack_round {
-    const struct runtime *runtime;
-    const serverd_form *forms;
-    struct pack_chunk *chunks;
-    uint32_t n_chunks, capacity;
-    _Atomic bool has_failed; /* the first failure owns `error` */
-    serverd_error error;
-};
-
-static serverd_status add_chunk(struct pack_round *round, struct pack_chunk chunk,
-                                serverd_error *err)
-{
-    if (round->n_chunks == round->capacity) {
-        uint32_t capacity = 2 * round->capacity + 64;
-        struct pack_chunk *grown = realloc(round->chunks, capacity * sizeof *grown);
-        if (!grown)
-            return fail(err, SERVERD_NOMEM, "no memory to pack");
-        round->chunks = grown;
-        round->capacity = capacity;
-    }
-    round->chunks[round->n_chunks++] = chunk;
-    return SERVERD_OK;
-}
-
-/* Tensors are at most some terabytes (program_check): so many chunks are a small number. */
-static serverd_status add_tensor(struct pack_round *round, uint32_t index, serverd_error *err)
-{
-    const serverd_tensor *tensor = &round->runtime->program->graph.tensors[index];
-    uint64_t n_rows = 1;
-    for (uint32_t d = 0; d + 1 < tensor->rank; d++)
-        n_rows *= tensor->dims[d]; /* checked by program_check */
-    uint64_t row_bytes = round->forms[index].bytes / max_size(n_rows, 1);
-    uint64_t rows = CHUNK_BYTES / max_size(row_bytes, 1) / CHUNK_ROWS * CHUNK_ROWS;
-    rows = max_size(rows, CHUNK_ROWS);
-    for (uint64_t first = 0; first < n_rows; first += rows) {
-        struct pack_chunk chunk = {index, first, min_size(n_rows - first, rows)};
-        if (add_chunk(round, chunk, err))
-            return err->code;
-    }
-    return SERVERD_OK;
-}
-
-static void pack_chunk(void *arg, uint32_t index, uint32_t worker)
-{
-    (void)worker;
-    struct pack_round *round = arg;
-    const struct runtime *runtime = round->runtime;
-    const struct pack_chunk *chunk = &round->chunks[index];
-    const serverd_tensor *tensor = &runtime->program->graph.tensors[chunk->tensor];
-    serverd_error error;
-    if (runtime->delegate->pack(tensor, &round->forms[chunk->tensor], chunk->first_row,
-                                chunk->n_rows, runtime->packed[chunk->tensor],
-                                &error) == SERVERD_OK)
-        return;
-    if (!atomic_exchange(&round->has_failed, true)) {
-        round->error = error;
-        (void)error_context(&round->error, "tensor %s", tensor->name);
-    }
-}
-
-/* Packs the tensors from `first` on that make a round; *end is the one behind them. */
-static serverd_status pack_some(struct runtime *runtime, struct pack_round *round, uint32_t first,
-                                uint32_t *end, const size_t *places, serverd_error *err)
-{
-    const serverd_graph *graph = &runtime->program->graph;
-    uint64_t bytes = 0;
-    round->n_chunks = 0;
-    for (*end = first; *end < graph->n_tensors; ++*end) {
-        bytes += graph->tensors[*end].bytes;
-        if (*end > first && bytes > ROUND_BYTES)
-            break;
-        if (round->forms[*end].layout == SERVERD_LAYOUT_ROWS)
-            continue;
-        runtime->packed[*end] = runtime->packed_block + places[*end];
-        if (add_tensor(round, *end, err))
-            return err->code;
-    }
-    worker_pool_run(runtime->pool, round->n_chunks, pack_chunk, round);
-    if (!atomic_load(&round->has_failed))
-        return SERVERD_OK;
-    *err = round->error;
-    return err->code;
-}
-
-static serverd_status pack_all(struct runtime *runtime, const struct runtime_options *options,
-                               serverd_form *forms, size_t *places, serverd_error *err)
-{
-    const serverd_graph *graph = &runtime->program->graph;
-    struct pack_round round = {.runtime = runtime, .forms = forms};
-    serverd_status status = plan_packing(runtime, forms, places, err);
-    uint64_t total = 1, done = 0;
-    for (uint32_t i = 0; i < graph->n_tensors; i++)
-        total += graph->tensors[i].bytes;
-    for (uint32_t first = 0, end; first < graph->n_tensors && status == SERVERD_OK; first = end) {
-        status = pack_some(runtime, &round, first, &end, places, err);
-        for (uint32_t i = first; i < end && status == SERVERD_OK; i++) {
-            /* now, while the bytes are in memory */
-            if (options->wants_kv_identity &&
-                (status = identity_add_tensor(&runtime->identity, &graph->tensors[i], runtime->pool,
-                                              err)))
-                (void)error_context(err, "tensor %s", graph->tensors[i].name);
-            program_forget_tensor(runtime->program, i);
-            done += graph->tensors[i].bytes;
-        }
-        if (options->progress)
-            options->progress(options->progress_context, (double)done / (double)total);
-    }
-    free(round.chunks);
-    return status;
-}
-
-static serverd_status pack_weights(struct runtime *runtime, const struct runtime_options *options,
-                                   serverd_error *err)
-{
-    size_t n = max_size(runtime->program->graph.n_tensors, 1);
-    serverd_form *forms = calloc(n, sizeof *forms);
-    size_t *places = calloc(n, sizeof *places);
-    runtime->packed = calloc(n, sizeof *runtime->packed);
-    serverd_status status = SERVERD_OK;
-    if (!forms || !places || !runtime->packed)
-        status = fail(err, SERVERD_NOMEM, "no memory for %zu tensors", n);
-    if (status == SERVERD_OK)
-        status = pack_all(runtime, options, forms, places, err);
-    free(forms);
-    free(places);
-    return status;
+    const struct packing packing = {.program = runtime->program,
+                                    .delegate = runtime->delegate,
+                                    .pool = runtime->pool,
+                                    .identity =
+                                        options->wants_kv_identity ? &runtime->identity : NULL,
+                                    .progress = options->progress,
+                                    .progress_context = options->progress_context};
+    return pack_weights(&packing, &runtime->packed, err);
 }
 
 /* ---- KV pages ------------------------------------------------------------------------------ */
@@ -443,13 +273,13 @@ static serverd_status open_parts(struct runtime *runtime, const struct runtime_o
 {
     serverd_status status = open_delegate(runtime, options, err);
     if (status == SERVERD_OK)
-        status = pack_weights(runtime, options, err);
+        status = pack(runtime, options, err);
     if (status == SERVERD_OK)
         status = create_kv(runtime, options, err);
     if (status != SERVERD_OK)
         return status;
     return runtime->delegate->load(runtime->instance, &runtime->program->graph,
-                                   (const void *const *)runtime->packed, &runtime->limits,
+                                   (const void *const *)runtime->packed.tensor, &runtime->limits,
                                    runtime->kv ? &runtime->kv_spec : NULL, &runtime->handle, err);
 }
 
@@ -495,8 +325,7 @@ void runtime_close(struct runtime *runtime)
         delegate->kv_destroy(runtime->kv);
     if (runtime->instance)
         delegate->close(runtime->instance);
-    free(runtime->packed);
-    free(runtime->packed_block);
+    packed_weights_free(&runtime->packed);
     program_unref(runtime->program);
     free(runtime);
 }

@@ -65,9 +65,16 @@ serverd_limits draft_model_limits(uint32_t max_running, uint32_t context_size)
 static bool are_unused(const struct vocabulary *v, uint32_t begin)
 {
     for (uint32_t i = begin; i < v->n_tokens; i++)
-        if (v->token[i].type != TOKEN_UNUSED)
+        if (vocabulary_type(v, i) != TOKEN_UNUSED)
             return false;
     return true;
+}
+
+static bool are_same_texts(const struct vocabulary *a, const struct vocabulary *b, uint32_t id)
+{
+    uint32_t a_len, b_len;
+    const char *a_text = vocabulary_text(a, id, &a_len), *b_text = vocabulary_text(b, id, &b_len);
+    return a_len == b_len && memcmp(a_text, b_text, a_len) == 0;
 }
 
 static serverd_status check_end(const char *kind, int32_t draft, int32_t model, serverd_error *err)
@@ -91,8 +98,7 @@ serverd_status draft_model_check(const struct program *draft, const struct progr
                     "its vocabulary has %u tokens, the model's has %u: they have to be the same",
                     d->n_tokens, m->n_tokens);
     for (uint32_t i = 0; i < n; i++)
-        if (d->token[i].len != m->token[i].len ||
-            memcmp(d->token[i].bytes, m->token[i].bytes, d->token[i].len) != 0)
+        if (!are_same_texts(d, m, i))
             return fail(err, SERVERD_UNSUPPORTED,
                         "token %u of its vocabulary is not the model's: they have to be the same",
                         i);

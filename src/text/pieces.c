@@ -2,7 +2,7 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "base/utf8.h"
-#include "text/tokenizer_internal.h"
+#include "text/image_builder_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +26,17 @@ uint32_t bpe_code_of_byte(uint8_t byte)
     if (byte <= 32)
         return 0x100u + byte;
     return byte <= 160 ? 0x100u + 33 + (byte - 127u) : 0x100u + 33 + 34;
+}
+
+size_t bpe_write_code(uint32_t code, char out[4])
+{
+    if (code < 0x80) {
+        out[0] = (char)code;
+        return 1;
+    }
+    out[0] = (char)(0xc0 | code >> 6); /* the mapped codes end at U+0143 */
+    out[1] = (char)(0x80 | (code & 0x3f));
+    return 2;
 }
 
 int bpe_byte_of_code(uint32_t code)
@@ -112,21 +123,21 @@ static uint32_t make_piece(const struct vocabulary *v, const struct token_text *
     return token->len;
 }
 
-serverd_status tokenizer_make_pieces(struct tokenizer *tokenizer, serverd_error *err)
+serverd_status image_make_pieces(struct image_builder *builder, serverd_error *err)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
-    tokenizer->pieces =
-        arena_array(tokenizer->arena, max_size(v->n_tokens, 1), sizeof *tokenizer->pieces);
-    for (uint32_t i = 0; tokenizer->pieces && i < v->n_tokens; i++) {
-        char *bytes = arena_alloc(tokenizer->arena, (size_t)v->token[i].len + 1);
-        if (!bytes)
-            return fail(err, SERVERD_NOMEM, "tokenizer: no memory for token %u", i);
-        tokenizer->pieces[i].bytes = bytes;
-        tokenizer->pieces[i].len = make_piece(v, &v->token[i], tokenizer->token_type[i], bytes);
+    const struct vocabulary *v = builder->vocabulary;
+    /* no piece is longer than its text */
+    builder->piece_bytes = malloc(max_size(builder->texts.offsets[v->n_tokens], 1));
+    builder->piece_offsets = malloc(((size_t)v->n_tokens + 1) * sizeof *builder->piece_offsets);
+    if (!builder->piece_bytes || !builder->piece_offsets)
+        return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+    uint32_t end = 0;
+    builder->piece_offsets[0] = 0;
+    for (uint32_t i = 0; i < v->n_tokens; i++) {
+        end += make_piece(v, &v->token[i], builder->types[i], builder->piece_bytes + end);
+        builder->piece_offsets[i + 1] = end;
     }
-    return tokenizer->pieces
-               ? SERVERD_OK
-               : fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+    return SERVERD_OK;
 }
 
 /* ---- end of generation
@@ -146,47 +157,47 @@ static const char *const end_texts[] = {
 
 enum { N_END_TEXTS = sizeof end_texts / sizeof *end_texts, N_END_IDS = 6 };
 
+_Static_assert(N_END_TEXTS + N_END_IDS <= MAX_END_TOKENS, "all fit");
+
 /* Files mark some end tokens as plain or user-defined text; they are control tokens all the
  * same, as in the reference: text that may not hold control tokens cannot hold them. */
-serverd_status tokenizer_make_types(struct tokenizer *tokenizer, serverd_error *err)
+serverd_status image_make_types(struct image_builder *builder, serverd_error *err)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
-    tokenizer->token_type = arena_alloc(tokenizer->arena, max_size(v->n_tokens, 1));
-    if (!tokenizer->token_type)
+    const struct vocabulary *v = builder->vocabulary;
+    builder->types = malloc(v->n_tokens);
+    if (!builder->types)
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
     for (uint32_t i = 0; i < v->n_tokens; i++)
-        tokenizer->token_type[i] = v->token[i].type;
+        builder->types[i] = v->token[i].type;
     for (size_t i = 0; i < N_END_TEXTS; i++) {
-        int32_t id = tokenizer_find(tokenizer, end_texts[i], strlen(end_texts[i]));
+        const int32_t id = image_builder_find(builder, end_texts[i]);
         if (id >= 0)
-            tokenizer->token_type[id] = TOKEN_CONTROL;
+            builder->types[id] = TOKEN_CONTROL;
     }
     return SERVERD_OK;
 }
 
-serverd_status tokenizer_make_end_tokens(struct tokenizer *tokenizer, serverd_error *err)
+serverd_status image_make_end_tokens(struct image_builder *builder, serverd_error *err)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
+    (void)err;
+    const struct vocabulary *v = builder->vocabulary;
     const int32_t ids[N_END_IDS] = {v->eos,     v->eot,      v->eom,
                                     v->fim_pad, v->fim_repo, v->fim_separator};
-    int32_t *all = arena_array(tokenizer->arena, N_END_TEXTS + N_END_IDS, sizeof *all);
-    if (!all)
-        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
-    bool is_harmony = tokenizer_find(tokenizer, "<|return|>", 10) >= 0 &&
-                      tokenizer_find(tokenizer, "<|call|>", 8) >= 0;
+    int32_t all[N_END_TEXTS + N_END_IDS];
+    const bool is_harmony = image_builder_find(builder, "<|return|>") >= 0 &&
+                            image_builder_find(builder, "<|call|>") >= 0;
     uint32_t n = 0;
     for (size_t i = 0; i < N_END_IDS; i++)
         if (ids[i] >= 0)
             all[n++] = ids[i];
     for (size_t i = 0; i < N_END_TEXTS; i++) {
-        int32_t id = tokenizer_find(tokenizer, end_texts[i], strlen(end_texts[i]));
+        const int32_t id = image_builder_find(builder, end_texts[i]);
         if (id >= 0 && !(is_harmony && strcmp(end_texts[i], "<|end|>") == 0))
             all[n++] = id;
     }
     qsort(all, n, sizeof *all, compare_ids);
     for (uint32_t i = 0; i < n; i++)
-        if (i == 0 || all[i] != all[tokenizer->n_end_tokens - 1])
-            all[tokenizer->n_end_tokens++] = all[i];
-    tokenizer->end_tokens = all;
+        if (i == 0 || all[i] != all[i - 1])
+            builder->end_tokens[builder->n_end_tokens++] = (uint32_t)all[i];
     return SERVERD_OK;
 }

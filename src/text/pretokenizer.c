@@ -96,7 +96,6 @@ static const struct family {
 };
 
 struct pretokenizer {
-    const struct family *family;
     pcre2_code *code[MAX_EXPRESSIONS];
     size_t n;
 };
@@ -139,19 +138,25 @@ static serverd_status compile(struct pretokenizer *pre, const char *expression, 
     return SERVERD_OK;
 }
 
+static serverd_status need_family(const char *name, const struct family **out, serverd_error *err)
+{
+    *out = find_family(name);
+    return *out ? SERVERD_OK
+                : fail(err, SERVERD_UNSUPPORTED,
+                       "tokenizer.ggml.pre: there is no pre-tokenizer %.63s; its text would be cut "
+                       "wrongly",
+                       name);
+}
+
 serverd_status pretokenizer_create(const char *name, struct pretokenizer **out, serverd_error *err)
 {
-    const struct family *family = find_family(name);
-    if (!family)
-        return fail(err, SERVERD_UNSUPPORTED,
-                    "tokenizer.ggml.pre: there is no pre-tokenizer %.63s; its text would be cut "
-                    "wrongly",
-                    name);
+    const struct family *family;
+    serverd_status status = need_family(name, &family, err);
+    if (status != SERVERD_OK)
+        return status;
     struct pretokenizer *pre = calloc(1, sizeof *pre);
     if (!pre)
         return fail(err, SERVERD_NOMEM, "no memory for a pre-tokenizer");
-    pre->family = family;
-    serverd_status status = SERVERD_OK;
     for (size_t i = 0; i < MAX_EXPRESSIONS && family->expressions[i] && status == SERVERD_OK; i++)
         status = compile(pre, family->expressions[i], err);
     if (status != SERVERD_OK)
@@ -170,9 +175,13 @@ void pretokenizer_destroy(struct pretokenizer *pre)
     free(pre);
 }
 
-bool pretokenizer_ignores_merges(const struct pretokenizer *pre)
+serverd_status pretokenizer_ignores_merges(const char *name, bool *out, serverd_error *err)
 {
-    return pre->family->ignores_merges;
+    const struct family *family;
+    serverd_status status = need_family(name, &family, err);
+    if (status == SERVERD_OK)
+        *out = family->ignores_merges;
+    return status;
 }
 
 bool pretokenizer_adds_bos(const char *name)

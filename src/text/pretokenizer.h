@@ -16,8 +16,9 @@ struct pretokenizer;
 serverd_status pretokenizer_create(const char *name, struct pretokenizer **out, serverd_error *err);
 void pretokenizer_destroy(struct pretokenizer *pre);
 
-/* A fragment that is a token is emitted whole, whatever the merges say. */
-bool pretokenizer_ignores_merges(const struct pretokenizer *pre);
+/* Whether models of this pre-tokenizer emit a fragment that is a token whole, whatever the merges
+ * say. Errors as pretokenizer_create. */
+serverd_status pretokenizer_ignores_merges(const char *name, bool *out, serverd_error *err);
 /* Models of this pre-tokenizer begin with BOS unless their file says otherwise. */
 bool pretokenizer_adds_bos(const char *name);
 

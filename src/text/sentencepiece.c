@@ -3,19 +3,6 @@
 #include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
-#include <stdio.h>
-
-serverd_status spm_prepare(struct tokenizer *tokenizer, serverd_error *err)
-{
-    (void)err;
-    for (unsigned b = 0; b < 256; b++) {
-        char text[8];
-        int len = snprintf(text, sizeof text, "<0x%02X>", b);
-        tokenizer->byte_symbol[b] = text_table_find(&tokenizer->texts, text, (size_t)len);
-    }
-    return SERVERD_OK;
-}
-
 static bool find_pair(const struct tokenizer *tokenizer, const char *text,
                       const struct symbol *left, const struct symbol *right, struct merge *out)
 {
@@ -23,7 +10,7 @@ static bool find_pair(const struct tokenizer *tokenizer, const char *text,
                                                         (size_t)left->len + right->len));
     if (id == NO_TOKEN)
         return false;
-    *out = (struct merge){-tokenizer->vocabulary->token[id].score, id};
+    *out = (struct merge){-tokenizer->scores[id], id};
     return true;
 }
 
@@ -36,7 +23,7 @@ static bool emit(const struct tokenizer *tokenizer, const char *text, const stru
     for (uint32_t i = 0; i < symbol->len && fits; i++) {
         int32_t id = tokenizer->byte_symbol[(uint8_t)text[symbol->begin + i]];
         if (id == NO_TOKEN)
-            id = tokenizer->vocabulary->unknown;
+            id = tokenizer->vocabulary.unknown;
         fits = id < 0 || token_list_add(out, id);
     }
     return fits;

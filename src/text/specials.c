@@ -5,13 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A trie of all special texts; children of a node are a linked list. */
-struct trie_node {
-    uint32_t child, sibling; /* 0: none */
-    uint32_t special;        /* index + 1 of the text that ends here */
-    uint8_t byte;
-};
-
+/* Text and kind of one of them. */
 struct special {
     const char *bytes;
     uint32_t len;
@@ -19,109 +13,42 @@ struct special {
     bool is_control; /* control or unknown, not user-defined */
 };
 
-struct specials {
-    struct special *items; /* longest first, then by id */
-    size_t n;
-    struct trie_node *nodes; /* node 0 is the root */
-    size_t n_nodes;
-    uint32_t root_child[256];
-};
-
-static bool is_special(const struct token_text *token, uint8_t type)
+static struct special special_at(const struct tokenizer *tokenizer, uint32_t index)
 {
-    return token->len > 0 &&
-           (type == TOKEN_CONTROL || type == TOKEN_USER_DEFINED || type == TOKEN_UNKNOWN);
+    const uint32_t id = tokenizer->specials.ids[index];
+    const uint32_t begin = tokenizer->texts.offsets[id];
+    return (struct special){.bytes = tokenizer->texts.bytes + begin,
+                            .len = tokenizer->texts.offsets[id + 1] - begin,
+                            .token = (int32_t)id,
+                            .is_control = tokenizer->types[id] != TOKEN_USER_DEFINED};
 }
 
-static int compare_specials(const void *a, const void *b)
+void specials_init(struct specials *specials)
 {
-    const struct special *x = a, *y = b;
-    if (x->len != y->len)
-        return x->len < y->len ? 1 : -1;
-    return (x->token > y->token) - (x->token < y->token);
+    const struct tokenizer_trie_node *root = &specials->nodes[0];
+    for (uint32_t i = 0; i < root->n_children; i++)
+        specials->root_child[specials->nodes[root->first_child + i].byte] = root->first_child + i;
 }
 
+/* 0: it has none. */
 static uint32_t find_child(const struct specials *s, uint32_t node, uint8_t byte)
 {
     if (node == 0)
         return s->root_child[byte];
-    uint32_t child = s->nodes[node].child;
-    while (child && s->nodes[child].byte != byte)
-        child = s->nodes[child].sibling;
-    return child;
+    const struct tokenizer_trie_node *children = &s->nodes[s->nodes[node].first_child];
+    for (uint32_t i = 0; i < s->nodes[node].n_children && children[i].byte <= byte; i++)
+        if (children[i].byte == byte)
+            return s->nodes[node].first_child + i;
+    return 0;
 }
 
-static void add_text(struct specials *s, uint32_t index)
+uint32_t specials_control_at(const struct tokenizer *tokenizer, const char *text, size_t n)
 {
-    const struct special *special = &s->items[index];
-    uint32_t node = 0;
-    for (uint32_t i = 0; i < special->len; i++) {
-        uint8_t byte = (uint8_t)special->bytes[i];
-        uint32_t child = find_child(s, node, byte);
-        if (!child) {
-            child = (uint32_t)s->n_nodes++;
-            s->nodes[child] = (struct trie_node){.byte = byte};
-            if (node == 0) {
-                s->root_child[byte] = child;
-            } else {
-                s->nodes[child].sibling = s->nodes[node].child;
-                s->nodes[node].child = child;
-            }
-        }
-        node = child;
-    }
-    if (!s->nodes[node].special)
-        s->nodes[node].special = index + 1;
-}
-
-struct specials *specials_create(const struct vocabulary *vocabulary, const uint8_t *type)
-{
-    size_t n = 0, bytes = 1;
-    for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
-        if (is_special(&vocabulary->token[i], type[i])) {
-            n++;
-            bytes += vocabulary->token[i].len;
-        }
-    }
-    struct specials *s = calloc(1, sizeof *s);
-    if (!s)
-        return NULL;
-    s->items = calloc(max_size(n, 1), sizeof *s->items);
-    s->nodes = calloc(bytes, sizeof *s->nodes);
-    if (!s->items || !s->nodes) {
-        specials_destroy(s);
-        return NULL;
-    }
-    for (uint32_t i = 0; i < vocabulary->n_tokens; i++) {
-        const struct token_text *token = &vocabulary->token[i];
-        if (is_special(token, type[i]))
-            s->items[s->n++] = (struct special){.bytes = token->bytes,
-                                                .len = token->len,
-                                                .token = (int32_t)i,
-                                                .is_control = type[i] != TOKEN_USER_DEFINED};
-    }
-    qsort(s->items, s->n, sizeof *s->items, compare_specials);
-    s->n_nodes = 1;
-    for (size_t i = 0; i < s->n; i++)
-        add_text(s, (uint32_t)i);
-    return s;
-}
-
-void specials_destroy(struct specials *specials)
-{
-    if (!specials)
-        return;
-    free(specials->items);
-    free(specials->nodes);
-    free(specials);
-}
-
-uint32_t specials_control_at(const struct specials *s, const char *text, size_t n)
-{
+    const struct specials *s = &tokenizer->specials;
     uint32_t node = 0, longest = 0;
     for (size_t i = 0; i < n && (node = find_child(s, node, (uint8_t)text[i])); i++) {
         uint32_t special = s->nodes[node].special;
-        if (special && s->items[special - 1].is_control)
+        if (special && special_at(tokenizer, special - 1).is_control)
             longest = (uint32_t)i + 1;
     }
     return longest;
@@ -179,18 +106,20 @@ static bool cut(const struct special *special, const char *text, const struct st
     return fits;
 }
 
-serverd_status specials_split(const struct specials *s, const char *text, size_t n,
+serverd_status specials_split(const struct tokenizer *tokenizer, const char *text, size_t n,
                               bool parses_control, struct stretch_list *out, serverd_error *err)
 {
+    const struct specials *s = &tokenizer->specials;
     struct stretch_list spare = {0};
     bool *is_present = calloc(max_size(s->n, 1), sizeof *is_present);
     bool fits = is_present && add_stretch(out, 0, n, NO_TOKEN);
     if (fits)
         mark_present(s, text, n, is_present);
-    for (size_t i = 0; i < s->n && fits; i++) {
-        if (!is_present[i] || (s->items[i].is_control && !parses_control))
+    for (uint32_t i = 0; i < s->n && fits; i++) {
+        const struct special special = special_at(tokenizer, i);
+        if (!is_present[i] || (special.is_control && !parses_control))
             continue;
-        fits = cut(&s->items[i], text, out, &spare);
+        fits = cut(&special, text, out, &spare);
         struct stretch_list swap = *out;
         *out = spare;
         spare = swap;

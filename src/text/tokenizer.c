@@ -48,62 +48,67 @@ serverd_status tokenizer_list_error(const struct token_list *out, serverd_error 
     return fail(err, SERVERD_NOMEM, "no memory for %u tokens", out->n);
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
-/* Tokens whose places in the table are asked for before they are needed. */
-#define TOKENS_AHEAD 16
-
-static serverd_status make_texts(struct tokenizer *tokenizer, serverd_error *err)
+static const void *part_of(const struct tokenizer *tokenizer, enum tokenizer_image_part part)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
-    bool has_room = text_table_init(&tokenizer->texts, v->n_tokens);
-    for (uint32_t i = 0; i < v->n_tokens && has_room; i++) {
-        const struct token_text *token = &v->token[i];
-        if (v->n_tokens - i > TOKENS_AHEAD)
-            text_table_prefetch(&tokenizer->texts, token[TOKENS_AHEAD].bytes,
-                                token[TOKENS_AHEAD].len);
-        if (token->len > 0)
-            has_room = text_table_put(&tokenizer->texts, token->bytes, token->len, (int32_t)i);
-    }
-    return has_room ? SERVERD_OK
-                    : fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
+    return tokenizer_image_part(tokenizer->vocabulary.image, part);
 }
 
-static serverd_status prepare(struct tokenizer *tokenizer, serverd_error *err)
+static uint32_t items_of(const struct tokenizer *tokenizer, enum tokenizer_image_part part)
 {
-    switch (tokenizer->vocabulary->kind) {
-    case VOCABULARY_BPE:
-    case VOCABULARY_BPE_UTF8:
-        return bpe_prepare(tokenizer, err);
-    case VOCABULARY_SPM:
-        return spm_prepare(tokenizer, err);
-    case VOCABULARY_WORDPIECE:
-        return SERVERD_OK;
-    default:
-        return fail(err, SERVERD_UNSUPPORTED, "tokenizer.ggml.model: the file has no vocabulary");
-    }
+    return (uint32_t)(tokenizer->vocabulary.image->part[part].bytes / sizeof(uint32_t));
 }
 
-static serverd_status make_tables(struct tokenizer *tokenizer, serverd_error *err)
+static struct slot_table slots_of(const struct tokenizer *tokenizer, enum tokenizer_image_part part,
+                                  uint32_t longest_probe)
 {
-    tokenizer->arena = arena_create(LIMIT_TOKENIZER_BYTES);
-    if (!tokenizer->arena)
-        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
-    for (size_t i = 0; i < 256; i++)
-        tokenizer->byte_symbol[i] = NO_TOKEN;
-    serverd_status status = make_texts(tokenizer, err);
-    if (status == SERVERD_OK)
-        status = tokenizer_make_types(tokenizer, err);
-    if (status != SERVERD_OK)
-        return status;
-    tokenizer->specials = specials_create(tokenizer->vocabulary, tokenizer->token_type);
-    if (!tokenizer->specials)
-        return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
-    status = prepare(tokenizer, err);
-    if (status == SERVERD_OK)
-        status = tokenizer_make_pieces(tokenizer, err);
-    return status == SERVERD_OK ? tokenizer_make_end_tokens(tokenizer, err) : status;
+    return (struct slot_table){part_of(tokenizer, part), items_of(tokenizer, part) - 1,
+                               longest_probe};
+}
+
+static uint32_t longest_text(const uint32_t *offsets, uint32_t n)
+{
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < n; i++)
+        longest = (uint32_t)max_size(longest, offsets[i + 1] - offsets[i]);
+    return longest;
+}
+
+static void use_image(struct tokenizer *t)
+{
+    const struct tokenizer_image *image = t->vocabulary.image;
+    t->texts = (struct text_table){
+        .slots = slots_of(t, TOKENIZER_TEXT_SLOTS, image->text_longest_probe),
+        .offsets = part_of(t, TOKENIZER_TEXT_OFFSETS),
+        .bytes = part_of(t, TOKENIZER_TEXT_BYTES),
+    };
+    t->texts.longest = longest_text(t->texts.offsets, image->n_symbols);
+    t->merges = (struct merge_table){
+        slots_of(t, TOKENIZER_MERGE_SLOTS, image->merge_longest_probe),
+        part_of(t, TOKENIZER_MERGES),
+    };
+    t->specials = (struct specials){.ids = part_of(t, TOKENIZER_SPECIALS),
+                                    .nodes = part_of(t, TOKENIZER_TRIE),
+                                    .n = items_of(t, TOKENIZER_SPECIALS)};
+    specials_init(&t->specials);
+    t->byte_symbol = image->byte_symbol;
+    t->types = part_of(t, TOKENIZER_TYPES);
+    t->scores = part_of(t, TOKENIZER_SCORES);
+    t->piece_offsets = part_of(t, TOKENIZER_PIECE_OFFSETS);
+    t->piece_bytes = part_of(t, TOKENIZER_PIECE_BYTES);
+    t->end_tokens = part_of(t, TOKENIZER_END_TOKENS);
+    t->n_end_tokens = items_of(t, TOKENIZER_END_TOKENS);
+}
+
+static serverd_status build_and_open(struct tokenizer *tokenizer,
+                                     const struct vocabulary *vocabulary, serverd_error *err)
+{
+    serverd_status status = tokenizer_image_build(vocabulary, &tokenizer->memory, err);
+    return status == SERVERD_OK
+               ? tokenizer_image_open(tokenizer->memory.data, tokenizer->memory.len,
+                                      &tokenizer->vocabulary, err)
+               : status;
 }
 
 serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct tokenizer **out,
@@ -112,8 +117,17 @@ serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct toke
     struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
     if (!tokenizer)
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory");
-    tokenizer->vocabulary = vocabulary;
-    serverd_status status = make_tables(tokenizer, err);
+    buffer_init(&tokenizer->memory, LIMIT_TOKENIZER_BYTES);
+    serverd_status status = SERVERD_OK;
+    if (vocabulary->image)
+        tokenizer->vocabulary = *vocabulary;
+    else
+        status = build_and_open(tokenizer, vocabulary, err);
+    if (status == SERVERD_OK)
+        use_image(tokenizer);
+    if (status == SERVERD_OK && (tokenizer->vocabulary.kind == VOCABULARY_BPE ||
+                                 tokenizer->vocabulary.kind == VOCABULARY_BPE_UTF8))
+        status = pretokenizer_create(tokenizer->vocabulary.pre, &tokenizer->pre, err);
     if (status != SERVERD_OK)
         tokenizer_destroy(tokenizer);
     else
@@ -121,15 +135,20 @@ serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct toke
     return status;
 }
 
+serverd_status tokenizer_open(const void *image, size_t n, struct tokenizer **out,
+                              serverd_error *err)
+{
+    struct vocabulary vocabulary;
+    serverd_status status = tokenizer_image_open(image, n, &vocabulary, err);
+    return status == SERVERD_OK ? tokenizer_create(&vocabulary, out, err) : status;
+}
+
 void tokenizer_destroy(struct tokenizer *tokenizer)
 {
     if (!tokenizer)
         return;
     pretokenizer_destroy(tokenizer->pre);
-    specials_destroy(tokenizer->specials);
-    text_table_deinit(&tokenizer->texts);
-    free(tokenizer->merges);
-    arena_destroy(tokenizer->arena);
+    buffer_deinit(&tokenizer->memory);
     free(tokenizer);
 }
 
@@ -140,7 +159,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
 static void normalise(const struct tokenizer *tokenizer, const char *text, size_t n,
                       bool has_prefix, struct buffer *out)
 {
-    enum vocabulary_kind kind = tokenizer->vocabulary->kind;
+    enum vocabulary_kind kind = tokenizer->vocabulary.kind;
     bool marks_spaces = kind == VOCABULARY_SPM || kind == VOCABULARY_BPE_UTF8;
     buffer_reset(out);
     if (has_prefix)
@@ -161,7 +180,7 @@ static serverd_status encode_plain(const struct tokenizer *tokenizer,
                                    struct encode_scratch *scratch, const struct buffer *text,
                                    struct token_list *out, serverd_error *err)
 {
-    switch (tokenizer->vocabulary->kind) {
+    switch (tokenizer->vocabulary.kind) {
     case VOCABULARY_SPM:
         return spm_encode(tokenizer, scratch, buffer_str(text), text->len, out, err);
     case VOCABULARY_WORDPIECE:
@@ -176,7 +195,7 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
                                        struct encode_scratch *scratch, struct token_list *out,
                                        serverd_error *err)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
+    const struct vocabulary *v = &tokenizer->vocabulary;
     struct buffer plain;
     buffer_init(&plain, SIZE_MAX / 2);
     bool follows_special = true;
@@ -202,7 +221,7 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
 static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_list *out,
                                serverd_error *err)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
+    const struct vocabulary *v = &tokenizer->vocabulary;
     int32_t end = -1;
     if (v->kind == VOCABULARY_WORDPIECE)
         end = v->separator >= 0 ? v->separator : v->eos;
@@ -220,24 +239,25 @@ static int32_t begin_token(const struct vocabulary *v)
 
 static bool begins_with_token(const struct vocabulary *v, int32_t id, const char *text, size_t n)
 {
-    const struct token_text *token = &v->token[id];
-    return token->len > 0 && n >= token->len && memcmp(text, token->bytes, token->len) == 0;
+    uint32_t len;
+    const char *token = vocabulary_text(v, (uint32_t)id, &len);
+    return len > 0 && n >= len && memcmp(text, token, len) == 0;
 }
 
 serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
                                 unsigned flags, struct token_list *out, serverd_error *err)
 {
     bool parses = flags & TOKENIZER_PARSE_SPECIAL;
-    int32_t begin = flags & TOKENIZER_ADD_SPECIAL ? begin_token(tokenizer->vocabulary) : -1;
+    int32_t begin = flags & TOKENIZER_ADD_SPECIAL ? begin_token(&tokenizer->vocabulary) : -1;
     if (n > INT32_MAX / 4)
         return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
-    if (begin >= 0 && !(parses && begins_with_token(tokenizer->vocabulary, begin, text, n)) &&
+    if (begin >= 0 && !(parses && begins_with_token(&tokenizer->vocabulary, begin, text, n)) &&
         !token_list_add(out, begin))
         return tokenizer_list_error(out, err);
     struct encode_scratch scratch = {0};
     struct stretch_list stretches = {0};
     buffer_init(&scratch.text, SIZE_MAX / 2);
-    serverd_status status = specials_split(tokenizer->specials, text, n, parses, &stretches, err);
+    serverd_status status = specials_split(tokenizer, text, n, parses, &stretches, err);
     if (status == SERVERD_OK)
         status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
     if (status == SERVERD_OK && flags & TOKENIZER_ADD_SPECIAL)
@@ -256,7 +276,7 @@ void tokenizer_guard(const struct tokenizer *tokenizer, const char *text, size_t
 {
     size_t copied = 0;
     for (size_t i = 0; i < n; i++) {
-        if (specials_control_at(tokenizer->specials, text + i, n - i) == 0)
+        if (specials_control_at(tokenizer, text + i, n - i) == 0)
             continue;
         /* behind the first byte, so that no control token that begins here can match */
         buffer_append(out, text + copied, i + 1 - copied);
@@ -280,26 +300,27 @@ size_t tokenizer_unguard(char *text, size_t n)
 
 const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, uint32_t *len)
 {
-    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary->n_tokens) {
+    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary.n_tokens) {
         *len = 0;
         return "";
     }
-    *len = tokenizer->pieces[id].len;
-    return tokenizer->pieces[id].bytes;
+    const uint32_t begin = tokenizer->piece_offsets[id];
+    *len = tokenizer->piece_offsets[id + 1] - begin;
+    return tokenizer->piece_bytes + begin;
 }
 
 bool tokenizer_is_control(const struct tokenizer *tokenizer, int32_t id)
 {
-    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary->n_tokens)
+    if (id < 0 || (uint32_t)id >= tokenizer->vocabulary.n_tokens)
         return false;
-    uint8_t type = tokenizer->token_type[id];
+    uint8_t type = tokenizer->types[id];
     return type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
 }
 
 bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t id)
 {
     for (uint32_t i = 0; i < tokenizer->n_end_tokens; i++)
-        if (tokenizer->end_tokens[i] == id)
+        if (tokenizer->end_tokens[i] == (uint32_t)id)
             return true;
     return false;
 }
@@ -307,24 +328,24 @@ bool tokenizer_is_end(const struct tokenizer *tokenizer, int32_t id)
 const int32_t *tokenizer_end_tokens(const struct tokenizer *tokenizer, uint32_t *n)
 {
     *n = tokenizer->n_end_tokens;
-    return tokenizer->end_tokens;
+    return (const int32_t *)tokenizer->end_tokens; /* below LIMIT_VOCAB */
 }
 
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n)
 {
     int32_t id = text_table_find(&tokenizer->texts, text, n);
-    return id < (int32_t)tokenizer->vocabulary->n_tokens ? id : NO_TOKEN;
+    return id < (int32_t)tokenizer->vocabulary.n_tokens ? id : NO_TOKEN;
 }
 
 const struct vocabulary *tokenizer_vocabulary(const struct tokenizer *tokenizer)
 {
-    return tokenizer->vocabulary;
+    return &tokenizer->vocabulary;
 }
 
 void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t n,
                       bool skips_special, struct buffer *out)
 {
-    const struct vocabulary *v = tokenizer->vocabulary;
+    const struct vocabulary *v = &tokenizer->vocabulary;
     bool drops_space =
         v->kind == VOCABULARY_WORDPIECE || (v->kind == VOCABULARY_SPM && v->adds_space_prefix);
     for (size_t i = 0; i < n; i++) {

@@ -1,5 +1,7 @@
-/* Text to token ids and back. A tokenizer is made once from a vocabulary and then immutable:
- * any number of threads may use it. Time is O(n log n) in the text, stack use constant. */
+/* Text to token ids and back. A tokenizer reads its tables in place from a tokenizer image
+ * (program/tokenizer_image.h), which is built from a vocabulary or lies in a mapped file. It is
+ * immutable: any number of threads may use it. Time is O(n log n) in the text, stack use constant.
+ */
 #ifndef TEXT_TOKENIZER_H
 #define TEXT_TOKENIZER_H
 
@@ -12,10 +14,21 @@
 
 struct tokenizer;
 
-/* The vocabulary outlives the tokenizer. An unknown pre-tokenizer or kind is SERVERD_UNSUPPORTED
- * and named. */
+/* From an importer's vocabulary (program_check has passed it), which is needed no longer then: its
+ * image is built in memory. Or from the view of an opened image, which is used in place and
+ * outlives the tokenizer. An unknown pre-tokenizer or kind is SERVERD_UNSUPPORTED and named. */
 serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct tokenizer **out,
                                 serverd_error *err);
+
+/* The same from image[0..n-1]: tokenizer_image_open and tokenizer_create. */
+serverd_status tokenizer_open(const void *image, size_t n, struct tokenizer **out,
+                              serverd_error *err);
+
+/* Appends the vocabulary's image. Equal vocabularies give equal bytes; that of a view is a copy.
+ * SERVERD_UNSUPPORTED: no vocabulary, an unknown pre-tokenizer, texts made to collide, special
+ * tokens over LIMIT_SPECIAL_BYTES. */
+serverd_status tokenizer_image_build(const struct vocabulary *vocabulary, struct buffer *out,
+                                     serverd_error *err);
 void tokenizer_destroy(struct tokenizer *tokenizer);
 
 /* A growing, bounded list of ids. */
@@ -63,6 +76,7 @@ const int32_t *tokenizer_end_tokens(const struct tokenizer *tokenizer, uint32_t 
 /* The token with exactly this (vocabulary) text, -1 if there is none. */
 int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t n);
 
+/* A view of the image, valid as long as the tokenizer. */
 const struct vocabulary *tokenizer_vocabulary(const struct tokenizer *tokenizer);
 
 /* Whole text of ids. With `skips_special`, control tokens give no text. If the model adds a

@@ -1,38 +1,38 @@
-/* The tokenizer's tables and the algorithms behind tokenizer_encode. */
+/* The tokenizer's tables, which lie in its image, and the algorithms behind tokenizer_encode. */
 #ifndef TEXT_TOKENIZER_INTERNAL_H
 #define TEXT_TOKENIZER_INTERNAL_H
 
-#include "base/arena.h"
+#include "base/hash.h"
+#include "program/tokenizer_image.h"
 #include "text/pretokenizer.h"
+#include "text/slot_table_internal.h"
 #include "text/tokenizer.h"
 
-#define NO_TOKEN (-1)
+#define NO_TOKEN TOKENIZER_NO_ID
 
-/* ---- text_table.c: texts to ids, open addressing ------------------------------------------------
- */
+/* ---- text_table.c: texts to symbols ---------------------------------------------------------- */
 
 struct text_table {
-    struct text_slot *slots;
-    struct text_entry *entries;
-    size_t n_slots;     /* power of two, twice the entries that there is room for */
-    uint32_t n_entries; /* texts are not removed */
+    struct slot_table slots;
+    const uint32_t *offsets;
+    const char *bytes;
+    uint32_t longest; /* bytes of a text */
 };
 
-/* Grows beyond the expected number. False: no memory, here and in put. */
-bool text_table_init(struct text_table *table, size_t n_expected);
-void text_table_deinit(struct text_table *table);
-/* The bytes stay the caller's. A later entry of the same text replaces the earlier one. */
-bool text_table_put(struct text_table *table, const char *bytes, uint32_t len, int32_t id);
-/* Asks for the memory that a look for the text begins with; in a large table that is most of its
- * time. */
-void text_table_prefetch(const struct text_table *table, const char *bytes, size_t len);
 /* NO_TOKEN: it is not there. */
 int32_t text_table_find(const struct text_table *table, const char *bytes, size_t len);
 
-/* ---- specials.c: tokens that are cut out of the text before anything else
- * ------------------------ */
+/* ---- specials.c: tokens that are cut out of the text before anything else -------------------- */
 
-struct specials;
+struct specials {
+    const uint32_t *ids; /* [n] longest first */
+    const struct tokenizer_trie_node *nodes;
+    uint32_t n;
+    uint32_t root_child[256]; /* nodes; 0: none */
+};
+
+/* Fills in root_child. */
+void specials_init(struct specials *specials);
 
 /* A stretch of the text: plain, or one special token. */
 struct stretch {
@@ -45,15 +45,12 @@ struct stretch_list {
     size_t n, cap;
 };
 
-/* NULL: no memory. The vocabulary outlives it; type[id] is the tokenizer's, see token_type. */
-struct specials *specials_create(const struct vocabulary *vocabulary, const uint8_t *type);
-void specials_destroy(struct specials *specials);
 /* Longest tokens first, each at every place that is still free, from left to right. Without
  * `parses_control` only user-defined tokens are cut. items: free(). */
-serverd_status specials_split(const struct specials *specials, const char *text, size_t n,
+serverd_status specials_split(const struct tokenizer *tokenizer, const char *text, size_t n,
                               bool parses_control, struct stretch_list *out, serverd_error *err);
 /* The longest control token that begins at text[0], its length; 0: none. */
-uint32_t specials_control_at(const struct specials *specials, const char *text, size_t n);
+uint32_t specials_control_at(const struct tokenizer *tokenizer, const char *text, size_t n);
 
 /* ---- merges -------------------------------------------------------------------------------------
  */
@@ -64,11 +61,28 @@ struct merge {
     int32_t symbol;
 };
 
-struct merge_slot {
-    uint64_t pair; /* left << 32 | right; UINT64_MAX: empty */
-    uint32_t rank;
-    int32_t symbol;
+/* Pairs of symbols to ranks. */
+struct merge_table {
+    struct slot_table slots;
+    const struct tokenizer_merge *merges; /* by rank */
 };
+
+static inline uint64_t merge_hash(uint32_t left, uint32_t right)
+{
+    return hash_mix((uint64_t)left << 32 | right);
+}
+
+/* The pair's rank; NO_ITEM: it does not merge. */
+static inline uint32_t merge_table_find(const struct merge_table *table, uint32_t left,
+                                        uint32_t right)
+{
+    const uint64_t hash = merge_hash(left, right);
+    uint32_t probe = 0, rank;
+    while ((rank = slot_table_next(&table->slots, hash, &probe)) != NO_ITEM)
+        if (table->merges[rank].left == left && table->merges[rank].right == right)
+            break;
+    return rank;
+}
 
 /* A node of the list of symbols that are being merged. */
 struct symbol {
@@ -92,22 +106,20 @@ struct encode_scratch {
     struct buffer text;
 };
 
+/* Pointers go into the image. */
 struct tokenizer {
-    const struct vocabulary *vocabulary;
-    struct arena *arena;
-    struct text_table texts; /* vocabulary texts, and behind n_tokens the symbols of merges */
-    struct specials *specials;
-    struct pretokenizer *pre; /* of byte-pair encodings */
-    bool ignores_merges;
-    struct merge_slot *merges;
-    size_t n_merge_slots;
-    int32_t byte_symbol[256]; /* the token or symbol of a byte, NO_TOKEN if there is none */
-    uint8_t *token_type;      /* [n_tokens] enum token_type; end tokens are control tokens */
-    struct piece {
-        const char *bytes;
-        uint32_t len;
-    } * pieces; /* [n_tokens] */
-    int32_t *end_tokens;
+    struct vocabulary vocabulary; /* a view of the image */
+    struct buffer memory;         /* has the image, if nobody else does */
+    struct text_table texts;
+    struct merge_table merges;
+    struct specials specials;
+    struct pretokenizer *pre;   /* of byte-pair encodings */
+    const int32_t *byte_symbol; /* [256] the token or symbol of a byte, NO_TOKEN if there is none */
+    const uint8_t *types;       /* [n_tokens] enum token_type; end tokens are control tokens */
+    const float *scores;        /* [n_tokens] of VOCABULARY_SPM */
+    const uint32_t *piece_offsets;
+    const char *piece_bytes;
+    const uint32_t *end_tokens;
     uint32_t n_end_tokens;
 };
 
@@ -115,8 +127,8 @@ struct tokenizer {
 static inline int32_t plain_token(const struct tokenizer *tokenizer, int32_t id)
 {
     bool is_control =
-        id >= 0 && id < (int32_t)tokenizer->vocabulary->n_tokens &&
-        (tokenizer->token_type[id] == TOKEN_CONTROL || tokenizer->token_type[id] == TOKEN_UNKNOWN);
+        id >= 0 && id < (int32_t)tokenizer->vocabulary.n_tokens &&
+        (tokenizer->types[id] == TOKEN_CONTROL || tokenizer->types[id] == TOKEN_UNKNOWN);
     return is_control ? NO_TOKEN : id;
 }
 
@@ -129,10 +141,8 @@ bool tokenizer_merge_symbols(const struct tokenizer *tokenizer, struct encode_sc
                                           struct merge *out));
 
 /* Each appends the ids of plain text. SERVERD_NOMEM, or SERVERD_INVALID at the list's limit. */
-serverd_status bpe_prepare(struct tokenizer *tokenizer, serverd_error *err);
 serverd_status bpe_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                           const char *text, size_t n, struct token_list *out, serverd_error *err);
-serverd_status spm_prepare(struct tokenizer *tokenizer, serverd_error *err);
 serverd_status spm_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                           const char *text, size_t n, struct token_list *out, serverd_error *err);
 serverd_status wordpiece_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
@@ -142,12 +152,10 @@ serverd_status wordpiece_encode(const struct tokenizer *tokenizer, struct encode
 /* Fails with SERVERD_INVALID if the list is at its limit, else SERVERD_NOMEM. */
 serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err);
 
-/* pieces.c; in this order */
-serverd_status tokenizer_make_types(struct tokenizer *tokenizer, serverd_error *err);
-serverd_status tokenizer_make_pieces(struct tokenizer *tokenizer, serverd_error *err);
-serverd_status tokenizer_make_end_tokens(struct tokenizer *tokenizer, serverd_error *err);
 /* The code point that byte-level BPE writes for a byte, and back (-1: none). */
 uint32_t bpe_code_of_byte(uint8_t byte);
 int bpe_byte_of_code(uint32_t code);
+/* As UTF-8, its length. */
+size_t bpe_write_code(uint32_t code, char out[4]);
 
 #endif

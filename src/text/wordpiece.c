@@ -1,5 +1,6 @@
 /* WordPiece ("bert"): normalised words, each cut greedily into its longest pieces. */
 #include "base/error.h"
+#include "base/numeric.h"
 #include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
@@ -58,7 +59,7 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *text, siz
     uint32_t before = out->n;
     size_t at = 0;
     while (at < n && n <= MAX_WORD_BYTES) {
-        size_t end = n;
+        size_t end = at + min_size(n - at, tokenizer->texts.longest);
         int32_t id = NO_TOKEN;
         while (end > at && (id = text_table_find(&tokenizer->texts, text + at, end - at)) < 0)
             end--;
@@ -71,8 +72,7 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *text, siz
     if (at == n)
         return true;
     out->n = before;
-    return tokenizer->vocabulary->unknown < 0 ||
-           token_list_add(out, tokenizer->vocabulary->unknown);
+    return tokenizer->vocabulary.unknown < 0 || token_list_add(out, tokenizer->vocabulary.unknown);
 }
 
 /* A word that is being collected. */
@@ -116,7 +116,7 @@ static bool add_code(struct word *word, uint32_t c)
 /* Lowercase, decomposed, without accents, as the vocabulary's flags say. */
 static bool add_normalised(struct word *word, uint32_t c)
 {
-    const struct vocabulary *v = word->tokenizer->vocabulary;
+    const struct vocabulary *v = &word->tokenizer->vocabulary;
     utf8proc_int32_t codes[32] = {(utf8proc_int32_t)c};
     utf8proc_ssize_t n = 1;
     if (v->strips_accents) {

@@ -43,6 +43,57 @@ static void sha256_gives_the_standard_s_digests(void **state)
     assert_digest(digest, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
+/* With the processor's instructions, where it has them, and without. */
+static void sha256_is_the_same_in_both_ways(void **state)
+{
+    (void)state;
+    uint8_t bytes[517], digests[2][32];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)hash_mix(i);
+    for (size_t n = 0; n <= sizeof bytes; n += 11) {
+        for (int i = 0; i < 2; i++) {
+            struct sha256 h;
+            sha256_init(&h);
+            h.is_plain = h.is_plain || i;
+            sha256_update(&h, bytes, n / 3);
+            sha256_update(&h, bytes + n / 3, n - n / 3);
+            sha256_final(&h, digests[i]);
+        }
+        assert_memory_equal(digests[0], digests[1], 32);
+    }
+}
+
+static void the_tree_is_the_root_of_its_leaves(void **state)
+{
+    (void)state;
+    size_t n = 2 * SHA256_LEAF + 5;
+    uint8_t *bytes = malloc(n), leaves[3][32], root[32], tree[32];
+    for (size_t i = 0; i < n; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 1000);
+    for (size_t i = 0; i < 3; i++)
+        sha256_leaf(bytes + i * SHA256_LEAF, i < 2 ? SHA256_LEAF : 5, leaves[i]);
+    sha256_root((const uint8_t(*)[32])leaves, 3, root);
+    sha256_tree(bytes, n, tree);
+    assert_memory_equal(root, tree, 32);
+    sha256_tree(bytes, n - 1, tree);
+    assert_memory_not_equal(root, tree, 32);
+    free(bytes);
+}
+
+static void a_checksum_in_pieces_is_that_of_the_whole(void **state)
+{
+    (void)state;
+    char bytes[1000];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)(i * i);
+    struct checksum *checksum = checksum_create();
+    assert_non_null(checksum);
+    for (size_t i = 0; i < sizeof bytes; i += 125)
+        checksum_update(checksum, bytes + i, 125);
+    assert_true(checksum_final(checksum) == checksum64(bytes, sizeof bytes));
+    checksum_destroy(checksum);
+}
+
 static void a_hash_depends_on_every_byte_length_and_seed(void **state)
 {
     (void)state;
@@ -100,6 +151,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sha256_gives_the_standard_s_digests),
+        cmocka_unit_test(sha256_is_the_same_in_both_ways),
+        cmocka_unit_test(the_tree_is_the_root_of_its_leaves),
+        cmocka_unit_test(a_checksum_in_pieces_is_that_of_the_whole),
         cmocka_unit_test(a_hash_depends_on_every_byte_length_and_seed),
         cmocka_unit_test(equality_in_constant_time_is_equality),
         cmocka_unit_test(random_bytes_differ),

@@ -65,6 +65,8 @@ static size_t node_scratch(const serverd_handle *handle, const serverd_node *nod
 {
     const struct cpu_kernels *kernels = handle->instance->kernels;
     switch (node->op) {
+    case SERVERD_OP_EMBED: /* a row of the file */
+        return tensor_of(handle->graph, node, 0)->dims[1] * sizeof(float);
     case SERVERD_OP_LINEAR:
         return kernels->linear_scratch(cpu_linear_weights(handle->graph, node)->dims[1]);
     case SERVERD_OP_ATTN:

@@ -1,6 +1,7 @@
 /* The ops that work row by row. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/packed.h"
 #include "program/dtype.h"
 #include "program/op.h"
 
@@ -19,23 +20,35 @@ static size_t input_width(const struct cpu_op_call *call)
 
 /* ---- embed ----------------------------------------------------------------------------------- */
 
+/* Row `index` of a table, of which the program file may have the packed form only. */
+static void read_table_row(const struct cpu_step *step, uint32_t tensor, size_t index, char *blocks,
+                           float *out)
+{
+    const serverd_tensor *table = &step->graph->tensors[tensor];
+    const struct dtype_info *info = dtype_info(table->dtype);
+    size_t n_blocks = table->dims[1] / info->block_elements;
+    const char *row = (const char *)table->data + index * n_blocks * info->block_bytes;
+    if (!table->data) {
+        packed_read(table->dtype, table->dims[1], step->handle->packed[tensor], index, blocks);
+        row = blocks;
+    }
+    info->to_f32(row, out, n_blocks);
+}
+
 static void embed_rows(const struct cpu_op_call *call, size_t first, size_t n, uint32_t worker)
 {
-    (void)worker;
     const serverd_embed *embed = &call->node->attributes.embed;
-    const serverd_tensor *table = tensor_input(call, 0);
-    const struct dtype_info *info = dtype_info(table->dtype);
-    const serverd_batch *batch = call->step->batch;
-    size_t width = table->dims[1], n_blocks = width / info->block_elements;
+    const struct cpu_step *step = call->step;
+    uint32_t table = node_input(step->graph, call->node, 0)->tensor;
+    size_t width = step->graph->tensors[table].dims[1];
     for (size_t row = first; row < first + n; row++) {
         size_t index = 0;
         if (embed->index == SERVERD_INDEX_TOKEN)
-            index = (size_t)batch->token[row];
+            index = (size_t)step->batch->token[row];
         else if (embed->index == SERVERD_INDEX_POSITION)
-            index = (size_t)batch->position[row];
+            index = (size_t)step->batch->position[row];
         float *out = cpu_output(call) + row * width;
-        info->to_f32((const char *)table->data + index * n_blocks * info->block_bytes, out,
-                     n_blocks);
+        read_table_row(step, table, index, cpu_worker_scratch(step, worker), out);
         for (size_t i = 0; i < width && embed->scale != 1.0f; i++)
             out[i] *= embed->scale;
     }

@@ -79,4 +79,8 @@ bool packed_bytes(const struct packed_form *form, size_t n_out, size_t k, size_t
  * first_row is a multiple of 16, n_rows too unless it reaches the end. */
 void packed_write(const serverd_tensor *tensor, size_t first_row, size_t n_rows, void *dst);
 
+/* unpack.c: the file's bytes of one row, bit by bit what packed_write read. Only of types with a
+ * form of their own (packed_is_own_form). */
+void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, void *out);
+
 #endif

@@ -1,0 +1,32 @@
+/* The small sections of a program file, as bytes. Everything but the weights. */
+#ifndef COMPILER_SDP_TABLES_H
+#define COMPILER_SDP_TABLES_H
+
+#include "base/buffer.h"
+#include "compiler/sdp_segment.h"
+#include "program/program.h"
+#include "program/sdp_format.h"
+
+/* Strings that records refer to by offset; offset 0 is "". */
+struct string_table {
+    struct buffer bytes;
+};
+void string_table_init(struct string_table *table);
+void string_table_deinit(struct string_table *table);
+uint32_t string_table_add(struct string_table *table, const char *text);
+
+/* Each appends one section; a buffer that cannot grow is_failed. */
+void sdp_put_config(const struct program *program, struct buffer *out);
+/* hash[tensor]: of its source bytes. Tensors of the same bytes as an earlier one become its
+ * aliases: alias_of[tensor], SDP_NO_TENSOR if it is none. */
+void sdp_put_tensors(const struct program *program, struct string_table *strings,
+                     const uint8_t (*hash)[32], const uint32_t *alias_of, struct buffer *out);
+void sdp_put_graph(const struct program *program, struct buffer *out);
+void sdp_put_forms(const struct program *program, const struct segment *segment, uint32_t section,
+                   struct buffer *out);
+void sdp_put_chat(const struct program *program, struct buffer *out);
+
+/* What a reader must know of to run the program: sdp_header.required. */
+uint64_t sdp_required_features(const struct program *program);
+
+#endif

@@ -1,0 +1,323 @@
+#include "compiler/sdp_write.h"
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "compiler/sdp_segment.h"
+#include "compiler/sdp_tables.h"
+#include "program/sdp_file.h"
+#include "text/tokenizer.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Smaller models do not fill a huge page with every tensor. */
+#define HUGE_PAGE          (2 * MIB)
+#define SMALL_PAGE         (4 * KIB)
+#define HUGE_PAGES_FROM    (16 * MIB)
+#define SMALL_SECTION_BITS 6
+
+/* Bytes of a small section: far above what the largest vocabulary needs. */
+#define SECTION_BYTES (1 * GIB)
+
+enum { MAX_SECTIONS = 16 };
+
+struct writer {
+    const struct program *program;
+    const struct sdp_write_options *options;
+    serverd_graph graph; /* the program's, with flags of aliases merged */
+    serverd_tensor *tensors;
+    uint32_t *alias_of;
+    uint8_t (*tensor_hash)[32];
+    struct segment segment;
+    struct string_table strings;
+    struct sdp_section sections[MAX_SECTIONS];
+    struct buffer bytes[MAX_SECTIONS]; /* of small sections */
+    uint32_t n_sections;
+    uint32_t segment_alignment;
+    struct new_file file;
+};
+
+static serverd_status no_memory(serverd_error *err)
+{
+    return fail(err, SERVERD_NOMEM, "no memory to write a program");
+}
+
+/* ---- aliases --------------------------------------------------------------------------------- */
+
+static bool is_same_tensor(const serverd_tensor *a, const serverd_tensor *b)
+{
+    return a->dtype == b->dtype && a->rank == b->rank && a->bytes == b->bytes &&
+           memcmp(a->dims, b->dims, a->rank * sizeof *a->dims) == 0 &&
+           (a->data == b->data || memcmp(a->data, b->data, a->bytes) == 0);
+}
+
+/* A matrix that stands twice in the source, as embedding and as head, is stored once. */
+static void find_aliases(struct writer *writer)
+{
+    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
+        writer->alias_of[i] = SDP_NO_TENSOR;
+        for (uint32_t j = 0; j < i && writer->alias_of[i] == SDP_NO_TENSOR; j++)
+            if (writer->alias_of[j] == SDP_NO_TENSOR &&
+                is_same_tensor(&writer->tensors[i], &writer->tensors[j]))
+                writer->alias_of[i] = j;
+        if (writer->alias_of[i] != SDP_NO_TENSOR)
+            writer->tensors[writer->alias_of[i]].flags |= writer->tensors[i].flags;
+    }
+}
+
+static serverd_status copy_tensors(struct writer *writer, serverd_error *err)
+{
+    writer->graph = writer->program->graph;
+    size_t n = max_size(writer->graph.n_tensors, 1);
+    writer->tensors = calloc(n, sizeof *writer->tensors);
+    writer->alias_of = calloc(n, sizeof *writer->alias_of);
+    writer->tensor_hash = calloc(n, sizeof *writer->tensor_hash);
+    writer->segment.forms = calloc(n, sizeof *writer->segment.forms);
+    if (!writer->tensors || !writer->alias_of || !writer->tensor_hash || !writer->segment.forms)
+        return no_memory(err);
+    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
+        writer->tensors[i] = writer->program->graph.tensors[i];
+        if (!writer->tensors[i].data)
+            return fail(err, SERVERD_UNSUPPORTED,
+                        "tensor %s: the source has it in packed form only",
+                        writer->tensors[i].name);
+    }
+    writer->graph.tensors = writer->tensors;
+    return SERVERD_OK;
+}
+
+/* ---- forms ----------------------------------------------------------------------------------- */
+
+/* The delegate's form, unless it is not made of the tensor's own bits, so that it could not be
+ * turned back: then rows, which are packed when the file is opened. */
+static serverd_status choose_form(const struct writer *writer, uint32_t tensor, serverd_form *out,
+                                  serverd_error *err)
+{
+    const serverd_tensor *t = &writer->tensors[tensor];
+    *out = (serverd_form){.struct_bytes = sizeof *out};
+    serverd_status status = writer->options->delegate->form(t, out, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "tensor %s", t->name);
+    if (out->layout == SERVERD_LAYOUT_ROWS || out->bytes > 2 * t->bytes)
+        *out = (serverd_form){.struct_bytes = sizeof *out,
+                              .layout = SERVERD_LAYOUT_ROWS,
+                              .bytes = t->bytes,
+                              .alignment = 1};
+    return SERVERD_OK;
+}
+
+static void forget_tensor(void *context, uint32_t tensor)
+{
+    const struct writer *writer = context;
+    program_forget_tensor(writer->program, tensor);
+}
+
+static void report_progress(void *context, double share)
+{
+    const struct sdp_write_options *options = ((const struct writer *)context)->options;
+    if (options->progress)
+        options->progress(options->progress_context, share);
+}
+
+static serverd_status choose_forms(struct writer *writer, serverd_error *err)
+{
+    struct segment *segment = &writer->segment;
+    segment->graph = &writer->graph;
+    segment->delegate = writer->options->delegate;
+    segment->pool = writer->options->pool;
+    segment->file = &writer->file;
+    segment->forget = forget_tensor;
+    segment->progress = report_progress;
+    segment->context = writer;
+    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
+        if (writer->alias_of[i] != SDP_NO_TENSOR)
+            continue;
+        struct segment_form *form = &segment->forms[segment->n_forms++];
+        form->tensor = i;
+        serverd_status status = choose_form(writer, i, &form->form, err);
+        if (status != SERVERD_OK)
+            return status;
+    }
+    return SERVERD_OK;
+}
+
+/* ---- sections -------------------------------------------------------------------------------- */
+
+/* A section whose bytes the caller appends. */
+static struct buffer *add_section(struct writer *writer, uint32_t type, uint16_t flags)
+{
+    uint32_t i = writer->n_sections++;
+    writer->sections[i] = (struct sdp_section){.type = type,
+                                               .version = 1,
+                                               .flags = flags | SDP_IN_PLACE,
+                                               .target = SDP_ANY_TARGET,
+                                               .alignment = SMALL_SECTION_BITS};
+    buffer_init(&writer->bytes[i], SECTION_BYTES);
+    return &writer->bytes[i];
+}
+
+static void set_items(struct writer *writer, uint32_t type, uint64_t n)
+{
+    for (uint32_t i = 0; i < writer->n_sections; i++)
+        if (writer->sections[i].type == type)
+            writer->sections[i].n_items = n;
+}
+
+/* All three run the same packed weights; they differ in what their processors have. */
+static void put_targets(const struct writer *writer, struct buffer *out)
+{
+    static const char *const names[] = {"cpu-avx512vnni", "cpu-avx2", "cpu-portable"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct sdp_target target = {.least_abi = writer->options->delegate->abi, .contract = 2};
+        memcpy(target.name, names[i], strlen(names[i]));
+        (void)snprintf(target.delegate, sizeof target.delegate, "%s",
+                       writer->options->delegate->name);
+        buffer_append(out, &target, sizeof target);
+    }
+}
+
+/* Everything that is small, the weights' hashes among it. */
+static serverd_status make_sections(struct writer *writer, serverd_error *err)
+{
+    const struct program *program = writer->program;
+    const struct sdp_write_options *options = writer->options;
+    struct buffer *strings;
+    sdp_put_config(program, add_section(writer, SDP_CONF, SDP_REQUIRED | SDP_IDENTITY));
+    strings = add_section(writer, SDP_STRS, SDP_REQUIRED);
+    struct program with_flags = *program;
+    with_flags.graph = writer->graph;
+    sdp_put_tensors(&with_flags, &writer->strings, (const uint8_t(*)[32])writer->tensor_hash,
+                    writer->alias_of, add_section(writer, SDP_TENS, SDP_REQUIRED | SDP_IDENTITY));
+    set_items(writer, SDP_TENS, writer->graph.n_tensors);
+    sdp_put_graph(program, add_section(writer, SDP_GRPH, SDP_REQUIRED | SDP_IDENTITY));
+    put_targets(writer, add_section(writer, SDP_TARG, SDP_REQUIRED));
+    set_items(writer, SDP_TARG, 3);
+    sdp_put_forms(&with_flags, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
+    set_items(writer, SDP_FORM, writer->segment.n_forms);
+    sdp_put_chat(program, add_section(writer, SDP_CHAT, 0));
+    serverd_status status = SERVERD_OK;
+    if (program->vocabulary.kind != VOCABULARY_NONE)
+        status = tokenizer_image_build(&program->vocabulary,
+                                       add_section(writer, SDP_TOKN, SDP_REQUIRED), err);
+    if (options->meta)
+        buffer_append_str(add_section(writer, SDP_META, 0), options->meta);
+    if (options->report)
+        buffer_append_str(add_section(writer, SDP_REPT, 0), options->report);
+    buffer_append(strings, writer->strings.bytes.data, writer->strings.bytes.len);
+    return status;
+}
+
+/* The weights come first: their place does not depend on what their hashes make of the rest. */
+static serverd_status write_weights(struct writer *writer, serverd_error *err)
+{
+    uint64_t bytes;
+    if (!segment_place(&writer->segment, &bytes))
+        return no_memory(err);
+    writer->segment_alignment = bytes >= HUGE_PAGES_FROM ? HUGE_PAGE : SMALL_PAGE;
+    (void)add_section(writer, SDP_WGHT, SDP_REQUIRED | SDP_LAZY);
+    struct sdp_section *section = &writer->sections[0];
+    section->alignment = writer->segment_alignment == HUGE_PAGE ? 21 : 12;
+    section->offset = writer->segment.file_offset = writer->segment_alignment;
+    section->stored_bytes = section->raw_bytes = bytes;
+    section->n_items = writer->segment.n_forms;
+    return segment_write(&writer->segment, writer->tensor_hash, section->hash, &section->checksum,
+                         err);
+}
+
+static serverd_status write_sections(struct writer *writer, uint64_t *end, serverd_error *err)
+{
+    uint64_t at = writer->sections[0].offset + writer->sections[0].stored_bytes;
+    serverd_status status = SERVERD_OK;
+    for (uint32_t i = 1; i < writer->n_sections && status == SERVERD_OK; i++) {
+        struct sdp_section *section = &writer->sections[i];
+        const struct buffer *bytes = &writer->bytes[i];
+        if (bytes->is_failed)
+            return no_memory(err);
+        at = (at + 63) / 64 * 64;
+        section->offset = at;
+        section->stored_bytes = section->raw_bytes = bytes->len;
+        section->checksum = checksum64(buffer_str(bytes), bytes->len);
+        sha256_tree(buffer_str(bytes), bytes->len, section->hash);
+        status = new_file_write_at(&writer->file, at, buffer_str(bytes), bytes->len, err);
+        at += bytes->len;
+    }
+    *end = (at + 63) / 64 * 64;
+    return status;
+}
+
+static void copy_hash(uint8_t to[32], const uint8_t *or_null)
+{
+    if (or_null)
+        memcpy(to, or_null, 32);
+}
+
+static serverd_status write_header(struct writer *writer, uint64_t table_offset, serverd_error *err)
+{
+    uint64_t table_bytes = writer->n_sections * sizeof *writer->sections;
+    struct sdp_header header = {.major = SDP_MAJOR,
+                                .minor = SDP_MINOR,
+                                .header_bytes = sizeof header,
+                                .file_bytes = table_offset + table_bytes,
+                                .required = sdp_required_features(writer->program),
+                                .table_offset = table_offset,
+                                .n_sections = writer->n_sections,
+                                .section_bytes = sizeof *writer->sections,
+                                .kind = SDP_KIND_PROGRAM,
+                                .segment_alignment = writer->segment_alignment,
+                                .producer = "serverd " PROJECT_VERSION};
+    memcpy(header.magic, SDP_MAGIC, sizeof header.magic);
+    copy_hash(header.source_hash, writer->options->source_hash);
+    copy_hash(header.options_hash, writer->options->options_hash);
+    sdp_compute_ids(&header, writer->sections, header.program_id, header.file_root);
+    header.checksum = sdp_compute_checksum(&header, writer->sections);
+    serverd_status status =
+        new_file_write_at(&writer->file, table_offset, writer->sections, table_bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    return new_file_write_at(&writer->file, 0, &header, sizeof header, err);
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+static serverd_status write_all(struct writer *writer, serverd_error *err)
+{
+    uint64_t end = 0;
+    serverd_status status = copy_tensors(writer, err);
+    if (status != SERVERD_OK)
+        return status;
+    find_aliases(writer);
+    if ((status = choose_forms(writer, err)) != SERVERD_OK ||
+        (status = write_weights(writer, err)) != SERVERD_OK)
+        return status;
+    if ((status = make_sections(writer, err)) != SERVERD_OK ||
+        (status = write_sections(writer, &end, err)) != SERVERD_OK)
+        return status;
+    return write_header(writer, end, err);
+}
+
+serverd_status sdp_write(const struct program *program, const struct sdp_write_options *options,
+                         serverd_error *err)
+{
+    struct writer writer = {.program = program, .options = options};
+    serverd_status status = new_file_create(options->path, &writer.file, err);
+    if (status != SERVERD_OK)
+        return status;
+    string_table_init(&writer.strings);
+    status = write_all(&writer, err);
+    if (status == SERVERD_OK)
+        status = new_file_commit(&writer.file, err);
+    else
+        (void)error_context(err, "%s", options->path);
+    new_file_discard(&writer.file);
+    for (uint32_t i = 0; i < writer.n_sections; i++)
+        buffer_deinit(&writer.bytes[i]);
+    string_table_deinit(&writer.strings);
+    free(writer.tensors);
+    free(writer.alias_of);
+    free(writer.tensor_hash);
+    free(writer.segment.forms);
+    return status;
+}

@@ -1,0 +1,25 @@
+/* A program as a program file (program/sdp_format.h). */
+#ifndef COMPILER_SDP_WRITE_H
+#define COMPILER_SDP_WRITE_H
+
+#include "program/program.h"
+#include "runtime/worker_pool.h"
+
+struct sdp_write_options {
+    const char *path;
+    /* Whose forms of the weights go in; it need not have a device here. */
+    const serverd_delegate *delegate;
+    struct worker_pool *pool;
+    const uint8_t *source_hash, *options_hash;     /* [32], NULL: zeros */
+    const char *meta, *report;                     /* JSON; NULL: the section is left out */
+    void (*progress)(void *context, double share); /* may be NULL */
+    void *progress_context;
+};
+
+/* Writes the file under a temporary name, then renames it. The bytes depend on program, hashes and
+ * texts alone, not on time, path or threads. Tensors' source pages are let go of on the way
+ * (program_forget_tensor). */
+serverd_status sdp_write(const struct program *program, const struct sdp_write_options *options,
+                         serverd_error *err);
+
+#endif
