@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
 
@@ -189,18 +190,19 @@ static bool sync_folder(const char *path)
     return is_done;
 }
 
-serverd_status new_file_create(const char *path, struct new_file *out, serverd_error *err)
+serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
+                               serverd_error *err)
 {
-    static const char suffix[] = ".XXXXXX";
-    size_t room = strlen(path) + sizeof suffix;
+    size_t room = strlen(path) + sizeof ".0123456789abcdef";
+    uint64_t number;
     struct new_file file = {.fd = -1, .path = strdup(path), .temporary = malloc(room)};
     *out = (struct new_file){.fd = -1};
-    serverd_status status = SERVERD_OK;
-    if (!file.path || !file.temporary) {
+    serverd_status status = random_bytes(&number, sizeof number, err);
+    if (status == SERVERD_OK && (!file.path || !file.temporary))
         status = fail(err, SERVERD_NOMEM, "%s: no memory", path);
-    } else {
-        (void)snprintf(file.temporary, room, "%s%s", path, suffix); /* fits: counted above */
-        file.fd = mkostemp(file.temporary, O_CLOEXEC);
+    if (status == SERVERD_OK) {
+        (void)snprintf(file.temporary, room, "%s.%016" PRIx64, path, number); /* fits */
+        file.fd = open(file.temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (file.fd < 0)
             status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", file.temporary);
     }
@@ -263,7 +265,7 @@ void new_file_discard(struct new_file *file)
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err)
 {
     struct new_file file;
-    serverd_status status = new_file_create(path, &file, err);
+    serverd_status status = new_file_create(path, 0600, &file, err);
     if (status != SERVERD_OK)
         return status;
     status = new_file_write_at(&file, 0, bytes, n, err);

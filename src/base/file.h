@@ -45,14 +45,16 @@ struct new_file {
     int fd;
     char *path, *temporary;
 };
-serverd_status new_file_create(const char *path, struct new_file *out, serverd_error *err);
+/* `mode`: who may do what with it, as far as the process's umask lets them; 0600, 0666. */
+serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
+                               serverd_error *err);
 serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,
                                  size_t n, serverd_error *err);
 /* Ends it either way; after a failure nothing is left. */
 serverd_status new_file_commit(struct new_file *file, serverd_error *err);
 void new_file_discard(struct new_file *file); /* safe after commit, on {-1} and twice */
 
-/* All at once. */
+/* All at once, for the owner only. */
 serverd_status file_write_atomic(const char *path, const void *bytes, size_t n, serverd_error *err);
 
 #endif

@@ -19,6 +19,12 @@
 #define LIMIT_GGUF_SHARDS       1024u
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
+/* Files of one model: refused with SERVERD_CORRUPT. */
+#define LIMIT_SOURCE_FILES 4096u
+
+/* Program files: refused with SERVERD_CORRUPT and the field's name. */
+#define LIMIT_SDP_SECTIONS 4096u
+
 /* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
 #define LIMIT_SAFETENSORS_HEADER 100000000u
 #define LIMIT_SAFETENSORS_SHARDS 1024u
@@ -29,11 +35,13 @@
 #define LIMIT_TOKENIZER_VALUES   (1u << 24)
 #define LIMIT_HF_TEMPLATES       64u
 
-/* Program files: refused with SERVERD_CORRUPT and the field's name. */
-#define LIMIT_SDP_SECTIONS 4096u
-
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
+
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+#define LIMIT_DEVICES        16u
+#define LIMIT_HETERO_DEVICES 4u
+#define LIMIT_DEVICE_OPTIONS 1024u
 
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)

@@ -272,7 +272,7 @@ static serverd_status take_tensor(struct cursor *c, struct gguf_tensor *tensor, 
 static serverd_status size_of_tensor(const struct cursor *c, struct gguf_tensor *tensor,
                                      serverd_error *err)
 {
-    const struct dtype_info *info = dtype_info(tensor->dtype);
+    const struct dtype_info *info = tensor->dtype < DTYPE_LIMIT ? dtype_info(tensor->dtype) : NULL;
     if (!info)
         return fail(err, SERVERD_UNSUPPORTED, "unknown element type %u", tensor->dtype);
     uint64_t n_columns = tensor->dims[tensor->rank - 1];

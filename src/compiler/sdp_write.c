@@ -302,7 +302,7 @@ serverd_status sdp_write(const struct program *program, const struct sdp_write_o
                          serverd_error *err)
 {
     struct writer writer = {.program = program, .options = options};
-    serverd_status status = new_file_create(options->path, &writer.file, err);
+    serverd_status status = new_file_create(options->path, 0666, &writer.file, err);
     if (status != SERVERD_OK)
         return status;
     string_table_init(&writer.strings);

@@ -4,8 +4,11 @@
 
 #include "serverd/delegate.h"
 
-/* "cpu", "null", "fault". */
+/* "cpu", "cpu-reference", "null", "fault". */
 extern const serverd_delegate *const builtin_delegates[];
 extern const uint32_t n_builtin_delegates;
+
+/* NULL: there is none of that name. */
+const serverd_delegate *builtin_delegate(const char *name);
 
 #endif

@@ -42,7 +42,9 @@ static const struct dtype_info dtypes[DTYPE_LIMIT] = {
 
 const struct dtype_info *dtype_info(uint32_t dtype)
 {
-    return dtype < DTYPE_LIMIT && dtypes[dtype].name ? &dtypes[dtype] : NULL;
+    if (dtype >= DTYPE_LIMIT)
+        return own_dtype_info(dtype);
+    return dtypes[dtype].name ? &dtypes[dtype] : NULL;
 }
 
 bool dtype_row_bytes(uint32_t dtype, uint64_t n_elements, uint64_t *bytes)

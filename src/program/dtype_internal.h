@@ -3,6 +3,7 @@
 #define PROGRAM_DTYPE_INTERNAL_H
 
 #include "base/numeric.h"
+#include "program/dtype.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -109,6 +110,9 @@ void iq3_xxs_to_f32(const void *blocks, float *out, size_t n);
 void iq3_s_to_f32(const void *blocks, float *out, size_t n);
 void iq1_s_to_f32(const void *blocks, float *out, size_t n);
 void iq1_m_to_f32(const void *blocks, float *out, size_t n);
+
+/* dtype_own.c: NULL for an id that is none of ours. */
+const struct dtype_info *own_dtype_info(uint32_t dtype);
 
 extern const uint16_t iq2_xxs_grid[256], iq2_xs_grid[512], iq2_s_grid[1024], iq3_xxs_grid[256],
     iq3_s_grid[512], iq1_grid[2048];

@@ -5,10 +5,12 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
-#include "compiler/compile.h"
+#include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
 #include "scheduler/draft_model.h"
 
 #include <stdio.h>
@@ -21,6 +23,9 @@
 /* Memory for pages on the way to the disk, and for those that come from there. */
 #define DISK_STORE_BYTES (64 * MIB)
 #define DISK_LOAD_BYTES  (128 * MIB)
+
+/* Of the progress of a start, what compiling is; the rest is packing what is not packed yet. */
+#define COMPILE_SHARE 0.5
 
 struct model {
     struct program *program, *draft_program; /* draft_...: NULL if there is no draft model */
@@ -38,6 +43,63 @@ struct model {
 
 /* ---- steps of opening, in order
  * ------------------------------------------------------------------ */
+
+static void forward_log(void *context, int level, const char *text)
+{
+    log_write(context, (enum log_level)level, "runtime", "%s", text);
+}
+
+/* Packing two models is one progress: each has the share of its weights. */
+struct progress_part {
+    const struct model_setup *setup;
+    double begin, share;
+};
+
+static void forward_progress(void *context, double share)
+{
+    const struct progress_part *part = context;
+    if (part->setup->progress)
+        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
+}
+
+/* Where compiled models are kept; false: nowhere. */
+static bool cache_folder(const struct options *options, char *out, size_t size)
+{
+    const char *own = options->program_cache, *systemd = getenv("CACHE_DIRECTORY"),
+               *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (own)
+        n = strcmp(own, "off") == 0 ? -1 : snprintf(out, size, "%s", own);
+    else if (systemd && *systemd)
+        n = snprintf(out, size, "%.*s/programs", (int)strcspn(systemd, ":"), systemd);
+    else if (xdg && *xdg == '/')
+        n = snprintf(out, size, "%s/serverd/programs", xdg);
+    else if (home && *home == '/')
+        n = snprintf(out, size, "%s/.cache/serverd/programs", home);
+    return n > 0 && (size_t)n < size;
+}
+
+/* A program file as it is; of other files the compiled form, which is made if need be. */
+static serverd_status open_program(const struct model *model, const struct model_setup *setup,
+                                   const char *path, struct program **out, serverd_error *err)
+{
+    char folder[4096];
+    struct progress_part part = {setup, 0, COMPILE_SHARE};
+    const struct compile_file_options compile = {.source = {.path = path},
+                                                 .delegate = builtin_delegate("cpu"),
+                                                 .pool = model->pool,
+                                                 .progress = forward_progress,
+                                                 .progress_context = &part};
+    const struct program_cache cache = {.folder = folder,
+                                        .max_bytes = setup->options->program_cache_size,
+                                        .log = forward_log,
+                                        .log_context = setup->log};
+    if (sdp_is_program_file(path))
+        return sdp_open(path, out, err);
+    if (!cache_folder(setup->options, folder, sizeof folder))
+        return compile_model(&compile.source, out, err);
+    return program_cache_open(&cache, &compile, out, err);
+}
 
 /* The file's name without its ending, unless another is given. */
 static void choose_name(struct model *model, const struct options *options)
@@ -95,27 +157,9 @@ static uint32_t context_size(const struct model *model, const struct model_setup
     return wanted;
 }
 
-static void forward_log(void *context, int level, const char *text)
-{
-    log_write(context, (enum log_level)level, "runtime", "%s", text);
-}
-
 static bool wants_disk(const struct options *options)
 {
     return options->kv_disk_path && options->prefix_cache;
-}
-
-/* Packing two models is one progress: each has the share of its weights. */
-struct progress_part {
-    const struct model_setup *setup;
-    double begin, share;
-};
-
-static void forward_progress(void *context, double share)
-{
-    const struct progress_part *part = context;
-    if (part->setup->progress)
-        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
 }
 
 static struct runtime_options runtime_options(const struct model *model,
@@ -156,10 +200,7 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
     uint32_t max_rows = (uint32_t)options->prefill_chunk + max_running;
     if (model->program->config.is_encoder) /* a whole input is one chunk */
         max_rows = (uint32_t)max_size(max_rows, context);
-    serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
-    if (status != SERVERD_OK)
-        return status;
-    struct progress_part part = {setup, 0, model_share(model)};
+    struct progress_part part = {setup, COMPILE_SHARE, (1 - COMPILE_SHARE) * model_share(model)};
     struct runtime_options opening = runtime_options(model, setup, &part);
     opening.limits = (serverd_limits){.struct_bytes = sizeof(serverd_limits),
                                       .max_rows = max_rows,
@@ -182,12 +223,12 @@ static bool wants_draft(const struct options *options)
 static serverd_status compile_draft(struct model *model, const struct model_setup *setup,
                                     serverd_error *err)
 {
-    const struct compile_options compile = {.path = setup->options->draft_model_path};
     if (setup->options->draft_model_path && !setup->options->speculation)
         log_warn(setup->log, "model", "draft-model-path is not used: speculation is off");
     if (!wants_draft(setup->options))
         return SERVERD_OK;
-    serverd_status status = compile_model(&compile, &model->draft_program, err);
+    serverd_status status =
+        open_program(model, setup, setup->options->draft_model_path, &model->draft_program, err);
     if (status == SERVERD_OK)
         status = draft_model_check(model->draft_program, model->program, err);
     if (status != SERVERD_OK)
@@ -207,7 +248,7 @@ static serverd_status open_draft(struct model *model, const struct model_setup *
     uint32_t context = runtime_limits(model->runtime)->max_context;
     if (context > config->context_length)
         context = config->context_length; /* of longer texts it guesses nothing */
-    double begin = model_share(model);
+    double begin = COMPILE_SHARE + (1 - COMPILE_SHARE) * model_share(model);
     struct progress_part part = {setup, begin, 1 - begin};
     struct runtime_options opening = runtime_options(model, setup, &part);
     opening.limits = draft_model_limits((uint32_t)setup->options->max_running, context);
@@ -315,8 +356,10 @@ static void describe(struct model *model, const struct model_setup *setup)
 static serverd_status open_parts(struct model *model, const struct model_setup *setup,
                                  serverd_error *err)
 {
-    const struct compile_options compile = {.path = setup->options->model_path};
-    serverd_status status = compile_model(&compile, &model->program, err);
+    serverd_status status =
+        worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
+    if (status == SERVERD_OK)
+        status = open_program(model, setup, setup->options->model_path, &model->program, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
     if (status == SERVERD_OK)

@@ -26,9 +26,11 @@ static char *read_golden(const char *name, const char *suffix, size_t *len)
     return bytes;
 }
 
+enum { ALL_IDS = 1 << 12 };
+
 static const struct dtype_info *find(const char *name)
 {
-    for (uint32_t i = 0; i < DTYPE_LIMIT; i++)
+    for (uint32_t i = 0; i < ALL_IDS; i++)
         if (dtype_info(i) && strcmp(dtype_info(i)->name, name) == 0)
             return dtype_info(i);
     return NULL;
@@ -138,7 +140,7 @@ static void every_type_converts_random_bytes_exactly(void **state)
         rest += used;
         n_types++;
     }
-    assert_int_equal(n_types, 25);
+    assert_int_equal(n_types, 25 + 39);
     free(text);
 }
 
@@ -172,7 +174,24 @@ static void the_bit_and_two_bit_types_follow_their_formula(void **state)
 static void ids_without_a_type_are_unknown(void **state)
 {
     (void)state;
-    static const uint32_t ids[] = {4, 5, 31, 32, 33, 36, 37, 38, 43, 63, 64, 128, UINT32_MAX};
+    static const uint32_t ids[] = {4,
+                                   5,
+                                   31,
+                                   32,
+                                   33,
+                                   36,
+                                   37,
+                                   38,
+                                   43,
+                                   63,
+                                   64,
+                                   127,
+                                   135,
+                                   255,
+                                   128 | 3 << 8,
+                                   FORMAT_F8 | 1 << 10,
+                                   128 | 1 << 11,
+                                   UINT32_MAX};
     uint64_t bytes;
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
         assert_null(dtype_info(ids[i]));
@@ -189,6 +208,30 @@ static void types_that_no_weight_has_do_not_convert(void **state)
         assert_non_null(dtype_info(ids[i]));
         assert_null(dtype_info(ids[i])->to_f32);
     }
+}
+
+static void own_ids_say_format_group_and_scales(void **state)
+{
+    (void)state;
+    static const uint32_t groups[] = {32, 64, 128};
+    for (uint32_t format = FORMAT_I8S; format < FORMAT_LIMIT; format++)
+        for (uint32_t g = 0; g < 3; g++)
+            for (int is_f32 = 0; is_f32 < 2; is_f32++) {
+                uint32_t id = dtype_own(format, groups[g], is_f32);
+                const struct dtype_info *info = dtype_info(id);
+                assert_non_null(info);
+                assert_true(dtype_is_own(id) && id < ALL_IDS);
+                assert_int_equal(dtype_format_of(id), format);
+                assert_int_equal(info->block_elements, groups[g]);
+                assert_int_equal(dtype_has_f32_scales(id), is_f32 || format == FORMAT_F8);
+                const char *name = dtype_format_name(format);
+                assert_memory_equal(info->name, name, strlen(name));
+                assert_ptr_equal(find(info->name), info);
+            }
+    for (uint32_t id = 0; id < DTYPE_LIMIT; id++)
+        assert_false(dtype_is_own(id));
+    assert_null(dtype_format_name(FORMAT_LIMIT));
+    assert_null(dtype_format_name(DTYPE_Q4_K));
 }
 
 static void rows_are_whole_blocks_and_do_not_overflow(void **state)
@@ -213,6 +256,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_bit_and_two_bit_types_follow_their_formula),
         cmocka_unit_test(ids_without_a_type_are_unknown),
         cmocka_unit_test(types_that_no_weight_has_do_not_convert),
+        cmocka_unit_test(own_ids_say_format_group_and_scales),
         cmocka_unit_test(rows_are_whole_blocks_and_do_not_overflow),
     };
     if (argc != 2) {

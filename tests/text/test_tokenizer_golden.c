@@ -1,11 +1,15 @@
-/* Token ids against those of the models' own tokenizers. Arguments: the data folder. Vocabularies
+/* Token ids against those of the models' own tokenizers, which work on images that lie in mapped
+ * files: built, written, mapped, the model forgotten. Arguments: the data folder. Vocabularies
  * of five families are always checked; the real models' where their files are: in the folder
  * SERVERD_TEST_MODELS, or the default model where serverd.sh keeps it. */
 #include "base/file.h"
+#include "base/limits.h"
 #include "compiler/compile.h"
+#include "program/tokenizer_image.h"
 #include "text/tokenizer.h"
 
 #include <jansson.h>
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,24 +26,49 @@ static const char *folder;
 static serverd_error err;
 
 struct loaded {
-    struct program *program;
+    struct mapping mapping;
     struct tokenizer *tokenizer;
 };
 
+/* The image of the model's tokenizer, written to a file and mapped from there. */
+static struct mapping map_image(const char *model)
+{
+    char path[] = "/tmp/test_tokenizer_XXXXXX";
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    (void)close(fd);
+    const struct compile_options options = {.path = model, .vocabulary_only = true};
+    struct program *program;
+    struct buffer image;
+    struct file file;
+    struct mapping mapping = {0};
+    buffer_init(&image, LIMIT_TOKENIZER_BYTES);
+    if (compile_model(&options, &program, &err) != SERVERD_OK ||
+        tokenizer_image_build(&program->vocabulary, &image, &err) != SERVERD_OK ||
+        file_write_atomic(path, image.data, image.len, &err) != SERVERD_OK ||
+        file_open(path, &file, &err) != SERVERD_OK || file_map(&file, &mapping, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    file_close(&file);
+    (void)unlink(path);
+    buffer_deinit(&image);
+    program_unref(program);
+    return mapping;
+}
+
 static struct loaded load(const char *path)
 {
-    struct loaded l = {0};
-    const struct compile_options options = {.path = path, .vocabulary_only = true};
-    if (compile_model(&options, &l.program, &err) != SERVERD_OK ||
-        tokenizer_create(&l.program->vocabulary, &l.tokenizer, &err) != SERVERD_OK)
+    struct loaded l = {.mapping = map_image(path)};
+    const size_t before = mallinfo2().uordblks;
+    if (tokenizer_open(l.mapping.data, l.mapping.bytes, &l.tokenizer, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
+    assert_true(mallinfo2().uordblks - before < 100 * KIB); /* it is used where it lies */
     return l;
 }
 
 static void unload(struct loaded *l)
 {
     tokenizer_destroy(l->tokenizer);
-    program_unref(l->program);
+    mapping_close(&l->mapping);
 }
 
 static char *read_text(const char *path, size_t *n)

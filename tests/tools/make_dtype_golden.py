@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write tests/data/dtypes: blocks of every GGUF element type and what they convert to.
 
-The oracle is `gguf.quants.dequantize`. NAME.bin holds u32 n_blocks, the blocks, and the floats;
+The oracle is `gguf.quants.dequantize`, for our own types the formulas below. NAME.bin holds u32 n_blocks, the blocks, and the floats;
 the blocks are chosen by hand: ordinary, zero, all ones, denormal, infinite and NaN scales.
 random.txt has a line "NAME n_blocks sha256" for blocks of pseudo-random bytes (SplitMix64 from
 seed 1, eight bytes a step, little-endian). NaNs are written as 0x7fc00000.
@@ -11,7 +11,10 @@ import pathlib
 import sys
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type, quants
+try:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType as Type, quants
+except ImportError:  # --own does without
+    quants = None
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "data/dtypes"
 N_RANDOM = 500
@@ -57,7 +60,76 @@ def chosen_blocks(name, size, rng):
     return np.stack(rows)
 
 
+# ---- our own formats: NAME_gG and NAME_gG_f32, straight from docs/internals/block-formats.md ------
+
+NF4 = [-1, -.696192801, -.525073051, -.394917488, -.284441382, -.18477343, -.0910500363, 0, .0795802996,
+       .160930201, .246112302, .337915242, .440709829, .562617004, .722956836, 1]
+OWN = {"i8s": "", "i8a": "z", "i4s": "", "i4a": "m", "i4z": "z", "nf4": "", "f8": ""}
+
+
+def e4m3(code):
+    sign, exponent, fraction = code >> 7, code >> 3 & 15, code & 7
+    value = np.where(exponent == 0, fraction / 8 * 2.0 ** -6, (1 + fraction / 8) * 2.0 ** (exponent - 7.0))
+    return np.where(sign == 1, -value, value).astype(np.float32)
+
+
+def own_types():
+    for name, extra in OWN.items():
+        for is_f32 in (False, True):
+            for group in (32, 64, 128):
+                if name == "f8" and is_f32:
+                    continue
+                number = "<f4" if is_f32 or name == "f8" else "<f2"
+                yield f"{name}_g{group}" + ("_f32" if is_f32 else ""), name, extra, group, np.dtype(number)
+
+
+def own_size(name, extra, group, number):
+    head = number.itemsize * (2 if extra == "m" else 1) + (extra == "z")
+    return head + group * (4 if name in ("i4s", "i4a", "i4z", "nf4") else 8) // 8
+
+
+def convert_own(name, extra, group, number, blocks):
+    at = number.itemsize
+    scale = blocks[:, :at].copy().view(number).astype(np.float32)
+    minimum, zero = np.float32(0), 8 if name == "i4s" else 0
+    if extra == "m":
+        minimum = blocks[:, at:2 * at].copy().view(number).astype(np.float32)
+        at *= 2
+    elif extra == "z":
+        zero = blocks[:, at:at + 1].astype(np.int32) & (127 if name == "i4z" else 255)
+        at += 1
+    codes = blocks[:, at:]
+    if name in ("i4s", "i4a", "i4z", "nf4"):
+        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(blocks), group)
+    with np.errstate(all="ignore"):
+        if name == "f8":
+            out = scale * e4m3(codes.astype(np.int32))
+        elif name == "nf4":
+            out = scale * np.array(NF4, np.float32)[codes]
+        elif name == "i8s":
+            out = scale * codes.view(np.int8).astype(np.float32)
+        elif extra == "m":
+            out = scale * codes.astype(np.float32) + minimum
+        else:
+            out = scale * (codes.astype(np.int32) - zero).astype(np.float32)
+    bits = out.astype(np.float32).view(np.uint32).copy()
+    bits[np.isnan(out)] = 0x7FC00000
+    return bits.astype("<u4")
+
+
+def own_lines():
+    for name, *kind in own_types():
+        size = own_size(*kind)
+        blocks = splitmix_bytes(N_RANDOM * size).reshape(N_RANDOM, size)
+        yield f"{name} {N_RANDOM} {hashlib.sha256(convert_own(*kind, blocks).tobytes()).hexdigest()}\n"
+
+
 def main():
+    if "--own" in sys.argv:  # our own types alone: their lines replace those that are there
+        path = FOLDER / "random.txt"
+        lines = [line for line in path.read_text().splitlines(True) if not line.startswith(tuple(OWN))]
+        path.write_text("".join(lines) + "".join(own_lines()))
+        return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(20240501)
     lines = []
@@ -78,6 +150,7 @@ def main():
         source = blocks.view(np.float16) if name == "F16" else blocks
         digest = hashlib.sha256(convert(kind, source).tobytes()).hexdigest()
         lines.append(f"{name} {len(blocks)} {digest}\n")
+    lines += own_lines()
     (FOLDER / "random.txt").write_text("".join(lines))
     return 0
 

@@ -54,7 +54,7 @@ INLINE void add_group(struct tile_kind t, int zero, const struct panel *panel, i
         const float *sum = sum_of_codes(t.group, &x[r], group);
         ivec high = i_dot(i_high_begin(), b_load(panel->codes[quads[r]]),
                           x[r].wide_high[t.group == 32 ? quads[r] / 4 : group], t.is_8bit);
-        fvec zero_sum = t.has_min ? f_splat(0.0f) : f_zero_sum(sum, log2_of(zero));
+        fvec zero_sum = has_zero(t) ? f_zero_sum(sum, log2_of(zero)) : f_splat(0.0f);
         fvec dot = f_of_dots(i_add(i_low_begin(), i_load(dots[r])), zero_sum, high);
         parts[r] = add_group_sum(parts[r], dot, scales, minima, t.has_min, t.is_fine, &x[r],
                                  t.group, group);

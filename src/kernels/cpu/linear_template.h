@@ -27,7 +27,14 @@
 /* What a kernel knows of its form when it is compiled. */
 struct form_constants {
     int codes, scales, has_min, group, zero;
+    int unit_blocks; /* 0: as the form says */
 };
+
+/* Blocks of codes of a unit, a power of two, as its logarithm. */
+INLINE int log2_unit_blocks(struct form_constants f, const struct packed_form *form)
+{
+    return __builtin_ctz(f.unit_blocks ? (unsigned)f.unit_blocks : form->unit_k / PACKED_BLOCK);
+}
 
 /* ---- one block of codes, one group of scales ------------------------------------------------- */
 
@@ -84,6 +91,15 @@ INLINE bvec load_quad(struct form_constants f, const int8_t *table, const uint8_
 /* Scales, or minima, of group g of a unit. */
 INLINE fvec group_scales(struct form_constants f, const uint8_t *unit, int g, int minima)
 {
+    if (f.scales == SCALES_F32)
+        return f_load((const float *)(const void *)(unit + (minima ? 64 : 0)));
+    if (f.scales == SCALES_ZEROS || f.scales == SCALES_ZEROS_F32) {
+        const int is_f32 = f.scales == SCALES_ZEROS_F32;
+        fvec scale = is_f32 ? f_load((const float *)(const void *)unit) : f_load_f16(unit);
+        if (!minima)
+            return scale;
+        return f_mul(f_sub(f_splat(0.0f), scale), f_load_i8(unit + (is_f32 ? 64 : 32)));
+    }
     const uint8_t *d = unit + (minima ? 32 : 0);
     if (f.scales == SCALES_BF16)
         return f_load_bf16(d);
@@ -182,16 +198,14 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
         UNROLL
         for (int r = 0; r < m; r++)
             parts[r] = f_splat(0.0f);
-        for (size_t block = 0; block < n; block++) {
-            if (f.scales == SCALES_SUPER)
-                few_rows_block(call, f, m, unit, (int)block, block, spans, parts);
-            else
-                few_rows_block(call, f, m, unit + block * form->unit_bytes, 0, block, spans, parts);
-        }
+        const int shift = log2_unit_blocks(f, form);
+        for (size_t block = 0; block < n; block++)
+            few_rows_block(call, f, m, unit + (block >> shift) * form->unit_bytes,
+                           (int)(block & (((size_t)1 << shift) - 1)), block, spans, parts);
         UNROLL
         for (int r = 0; r < m; r++)
             acc[r] = f_fma(parts[r], f_splat(spans[r].scale), acc[r]);
-        unit += f.scales == SCALES_SUPER ? form->unit_bytes : n * form->unit_bytes;
+        unit += (n >> shift) * form->unit_bytes;
     }
 }
 
@@ -249,12 +263,10 @@ INLINE void fill_panel(const struct cpu_linear *call, struct form_constants f,
                        const uint8_t *column, size_t first, size_t n_blocks, struct panel *panel)
 {
     const struct packed_form *form = call->form;
-    const int groups = 32 / f.group;
+    const int groups = 32 / f.group, shift = log2_unit_blocks(f, form);
     for (size_t block = 0; block < n_blocks; block++) {
-        size_t in_unit = f.scales == SCALES_SUPER ? block : 0;
-        const uint8_t *unit = column + first * PACKED_BLOCK / form->unit_k * form->unit_bytes;
-        if (f.scales != SCALES_SUPER)
-            unit += block * form->unit_bytes;
+        size_t in_unit = block & (((size_t)1 << shift) - 1);
+        const uint8_t *unit = column + ((first + block) >> shift) * form->unit_bytes;
         const uint8_t *codes = unit + form->header_bytes + in_unit * form->block_bytes;
         bvec quads[8];
         load_quads(f, form->table, codes, quads);
@@ -313,6 +325,12 @@ struct tile_kind {
     int group, has_min, is_8bit, is_fine;
 };
 
+/* Of the forms with minima only codes of eight bits have a zero point, too. */
+INLINE int has_zero(struct tile_kind t)
+{
+    return !t.has_min || t.is_8bit;
+}
+
 #ifdef LEVEL_HAS_AMX
 #include "kernels/cpu/gemm_amx.h"
 #else
@@ -360,7 +378,7 @@ INLINE void gemm_tile(const struct gemm_span *span, struct tile_kind t, const st
                                    column + PACKED_COLUMNS * (size_t)c,
                                1, 3);
     const size_t groups = 32 / (size_t)t.group;
-    const int keeps_sum = !t.has_min && !(t.is_8bit && DOT_TAKES_128_OFF);
+    const int keeps_sum = has_zero(t) && !(t.is_8bit && DOT_TAKES_128_OFF);
     const int shift = keeps_sum ? log2_of(span->call->form->zero) : 0;
     fvec parts[TILE_ROWS * TILE_COLUMNS];
     UNROLL
@@ -499,6 +517,7 @@ TILES(min, 32, 1, 0)
 TILES(zero, 32, 0, 0)
 TILES(halves_min, 16, 1, 0)
 TILES(halves_zero, 16, 0, 0)
+TILES(8bit_min, 32, 1, 1)
 #if DOT_TAKES_128_OFF
 TILES(8bit, 32, 0, 1)
 #endif
@@ -519,6 +538,8 @@ INLINE gemm_rows_fn tiles_of(struct form_constants f, bool is_fine)
 {
     if (!IS_SPECIALISED)
         return rows_any;
+    if (f.zero == 128 && f.has_min)
+        return KIND(8bit_min);
 #if DOT_TAKES_128_OFF
     if (f.zero == 128)
         return KIND(8bit);
@@ -564,6 +585,74 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
     gemm_end();
 }
 
+/* ---- codes of numbers under a scale
+ * -------------------------------------------------------------- */
+
+/* Each becomes a number, and that is taken as in linear_floats.h. */
+
+INLINE fvec load_scaled(int codes, const uint8_t *p, size_t i)
+{
+    if (codes == CODES_F8)
+        return f_load_e4m3(p + 16 * i);
+    return f_lookup(nf4_values, p + i / 2 * 16, 4 * (int)(i % 2));
+}
+
+INLINE void scaled_tile(const struct cpu_linear *call, int codes, int scale_kind, int rows,
+                        int columns, size_t row, size_t block)
+{
+    const struct packed_form *form = call->form;
+    const float *x = call->x->values + row * call->k;
+    const uint8_t *unit = call->weights + block * call->column_bytes;
+    fvec acc[TILE_ROWS * TILE_COLUMNS];
+    UNROLL
+    for (int i = 0; i < rows * columns; i++)
+        acc[i] = f_splat(0.0f);
+    for (size_t k = 0; k < call->k; k += form->unit_k, unit += form->unit_bytes) {
+        fvec scales[TILE_COLUMNS];
+        UNROLL
+        for (int c = 0; c < columns; c++) {
+            const uint8_t *d = unit + (size_t)c * call->column_bytes;
+            scales[c] =
+                scale_kind == SCALES_F32 ? f_load((const float *)(const void *)d) : f_load_f16(d);
+        }
+        for (size_t i = 0; i < form->unit_k; i++)
+            UNROLL
+        for (int c = 0; c < columns; c++) {
+            const uint8_t *p = unit + (size_t)c * call->column_bytes + form->header_bytes;
+            fvec v = f_mul(scales[c], load_scaled(codes, p, i));
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                acc[r * columns + c] =
+                    f_fma(f_splat(x[(size_t)r * call->k + k + i]), v, acc[r * columns + c]);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int c = 0; c < columns; c++)
+        put_row(call, row + (size_t)r, (call->first_block + block + (size_t)c) * PACKED_COLUMNS,
+                acc[r * columns + c]);
+}
+
+INLINE void scaled_linear(const struct cpu_linear *call, int codes, int scale_kind)
+{
+    for (size_t b = 0; b < call->n_blocks;) {
+        size_t row = 0;
+        int columns = call->n_blocks - b >= TILE_COLUMNS ? TILE_COLUMNS : 1;
+        for (; row + TILE_ROWS <= call->n_rows; row += TILE_ROWS)
+            if (columns == TILE_COLUMNS)
+                scaled_tile(call, codes, scale_kind, TILE_ROWS, TILE_COLUMNS, row, b);
+            else
+                scaled_tile(call, codes, scale_kind, TILE_ROWS, 1, row, b);
+        for (; row < call->n_rows; row++)
+            if (columns == TILE_COLUMNS)
+                scaled_tile(call, codes, scale_kind, 1, TILE_COLUMNS, row, b);
+            else
+                scaled_tile(call, codes, scale_kind, 1, 1, row, b);
+        b += (size_t)columns;
+    }
+}
+
 /* ---- choice ---------------------------------------------------------------------------------- */
 
 #define LINEAR(name, ...)                                                                          \
@@ -576,49 +665,72 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
         many_rows_linear(call, (struct form_constants){__VA_ARGS__});                              \
     }
 
-/* codes, scales, has_min, group, zero: as packed.c's table has them */
-LINEAR(q4_0, CODES_NIBBLE, SCALES_F16, 0, 32, 8)
-LINEAR(q4_1, CODES_NIBBLE, SCALES_F16, 1, 32, 0)
-LINEAR(q5_0, CODES_5BIT, SCALES_F16, 0, 32, 16)
-LINEAR(q5_1, CODES_5BIT, SCALES_F16, 1, 32, 0)
-LINEAR(q8_0, CODES_8BIT, SCALES_F16, 0, 32, 128)
-LINEAR(iq4_nl, CODES_TABLE, SCALES_F16, 0, 32, 128)
-LINEAR(mxfp4, CODES_TABLE, SCALES_BF16, 0, 32, 16)
-LINEAR(iq4_xs, CODES_TABLE, SCALES_SUPER, 0, 32, 128)
-LINEAR(q4_k, CODES_NIBBLE, SCALES_SUPER, 1, 32, 0)
-LINEAR(q5_k, CODES_5BIT, SCALES_SUPER, 1, 32, 0)
-LINEAR(q6_k, CODES_6BIT, SCALES_SUPER, 0, 16, 32)
-LINEAR(q2_k, CODES_NIBBLE, SCALES_SUPER, 1, 16, 0)
-LINEAR(q3_k, CODES_NIBBLE, SCALES_SUPER, 0, 16, 8)
+/* codes, scales, has_min, group, zero: as packed.c's tables have them; blocks of a unit */
+LINEAR(q4_0, CODES_NIBBLE, SCALES_F16, 0, 32, 8, 1)
+LINEAR(q4_1, CODES_NIBBLE, SCALES_F16, 1, 32, 0, 1)
+LINEAR(q5_0, CODES_5BIT, SCALES_F16, 0, 32, 16, 1)
+LINEAR(q5_1, CODES_5BIT, SCALES_F16, 1, 32, 0, 1)
+LINEAR(q8_0, CODES_8BIT, SCALES_F16, 0, 32, 128, 1)
+LINEAR(iq4_nl, CODES_TABLE, SCALES_F16, 0, 32, 128, 1)
+LINEAR(mxfp4, CODES_TABLE, SCALES_BF16, 0, 32, 16, 1)
+LINEAR(iq4_xs, CODES_TABLE, SCALES_SUPER, 0, 32, 128, 8)
+LINEAR(q4_k, CODES_NIBBLE, SCALES_SUPER, 1, 32, 0, 8)
+LINEAR(q5_k, CODES_5BIT, SCALES_SUPER, 1, 32, 0, 8)
+LINEAR(q6_k, CODES_6BIT, SCALES_SUPER, 0, 16, 32, 8)
+LINEAR(q2_k, CODES_NIBBLE, SCALES_SUPER, 1, 16, 0, 8)
+LINEAR(q3_k, CODES_NIBBLE, SCALES_SUPER, 0, 16, 8, 8)
+LINEAR(i8s, CODES_8BIT, SCALES_F16, 0, 32, 128, 0)
+LINEAR(i8a, CODES_8BIT, SCALES_ZEROS, 1, 32, 128, 0)
+LINEAR(i4s, CODES_NIBBLE, SCALES_F16, 0, 32, 8, 0)
+LINEAR(i4a, CODES_NIBBLE, SCALES_F16, 1, 32, 0, 0)
+LINEAR(i4z, CODES_NIBBLE, SCALES_ZEROS, 1, 32, 0, 0)
 
 static const struct {
     struct form_constants form;
     void (*few)(const struct cpu_linear *call);
     void (*many)(const struct cpu_linear *call);
 } linears[] = {
-    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8}, few_q4_0, many_q4_0},
-    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0}, few_q4_1, many_q4_1},
-    {{CODES_5BIT, SCALES_F16, 0, 32, 16}, few_q5_0, many_q5_0},
-    {{CODES_5BIT, SCALES_F16, 1, 32, 0}, few_q5_1, many_q5_1},
-    {{CODES_8BIT, SCALES_F16, 0, 32, 128}, few_q8_0, many_q8_0},
-    {{CODES_TABLE, SCALES_F16, 0, 32, 128}, few_iq4_nl, many_iq4_nl},
-    {{CODES_TABLE, SCALES_BF16, 0, 32, 16}, few_mxfp4, many_mxfp4},
-    {{CODES_TABLE, SCALES_SUPER, 0, 32, 128}, few_iq4_xs, many_iq4_xs},
-    {{CODES_NIBBLE, SCALES_SUPER, 1, 32, 0}, few_q4_k, many_q4_k},
-    {{CODES_5BIT, SCALES_SUPER, 1, 32, 0}, few_q5_k, many_q5_k},
-    {{CODES_6BIT, SCALES_SUPER, 0, 16, 32}, few_q6_k, many_q6_k},
-    {{CODES_NIBBLE, SCALES_SUPER, 1, 16, 0}, few_q2_k, many_q2_k},
-    {{CODES_NIBBLE, SCALES_SUPER, 0, 16, 8}, few_q3_k, many_q3_k},
+    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 1}, few_q4_0, many_q4_0},
+    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 1}, few_q4_1, many_q4_1},
+    {{CODES_5BIT, SCALES_F16, 0, 32, 16, 1}, few_q5_0, many_q5_0},
+    {{CODES_5BIT, SCALES_F16, 1, 32, 0, 1}, few_q5_1, many_q5_1},
+    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 1}, few_q8_0, many_q8_0},
+    {{CODES_TABLE, SCALES_F16, 0, 32, 128, 1}, few_iq4_nl, many_iq4_nl},
+    {{CODES_TABLE, SCALES_BF16, 0, 32, 16, 1}, few_mxfp4, many_mxfp4},
+    {{CODES_TABLE, SCALES_SUPER, 0, 32, 128, 8}, few_iq4_xs, many_iq4_xs},
+    {{CODES_NIBBLE, SCALES_SUPER, 1, 32, 0, 8}, few_q4_k, many_q4_k},
+    {{CODES_5BIT, SCALES_SUPER, 1, 32, 0, 8}, few_q5_k, many_q5_k},
+    {{CODES_6BIT, SCALES_SUPER, 0, 16, 32, 8}, few_q6_k, many_q6_k},
+    {{CODES_NIBBLE, SCALES_SUPER, 1, 16, 0, 8}, few_q2_k, many_q2_k},
+    {{CODES_NIBBLE, SCALES_SUPER, 0, 16, 8, 8}, few_q3_k, many_q3_k},
+    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 0}, few_i8s, many_i8s},
+    {{CODES_8BIT, SCALES_ZEROS, 1, 32, 128, 0}, few_i8a, many_i8a},
+    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 0}, few_i4s, many_i4s},
+    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 0}, few_i4a, many_i4a},
+    {{CODES_NIBBLE, SCALES_ZEROS, 1, 32, 0, 0}, few_i4z, many_i4z},
 };
 
 INLINE void linear_of_any_form(const struct cpu_linear *call)
 {
     const struct packed_form *form = call->form;
-    const struct form_constants f = {form->codes, form->scales, form->has_min, form->group,
-                                     form->zero};
-    if (packed_is_float(form))
+    const struct form_constants f = {form->codes, form->scales, form->has_min,
+                                     form->group, form->zero,   0};
+    if (form->codes == CODES_F8 || form->codes == CODES_NF4)
+        scaled_linear(call, form->codes, form->scales);
+    else if (packed_is_float(form))
         float_linear(call);
     else if (call->n_rows <= MOST_FEW_ROWS)
+        few_rows_linear(call, f);
+    else
+        many_rows_linear(call, f);
+}
+
+/* Our types with f32 scales are too rare for kernels of their own. */
+INLINE void linear_of_any_scales(const struct cpu_linear *call)
+{
+    const struct packed_form *form = call->form;
+    const struct form_constants f = {form->codes, form->scales, form->has_min, 32, form->zero, 0};
+    if (call->n_rows <= MOST_FEW_ROWS)
         few_rows_linear(call, f);
     else
         many_rows_linear(call, f);
@@ -631,6 +743,19 @@ static void linear(const struct cpu_linear *call)
         linear_of_any_form(call);
         return;
     }
+    switch (form->codes) {
+    case CODES_F8:
+        scaled_linear(call, CODES_F8, SCALES_F32);
+        return;
+    case CODES_NF4:
+        if (form->scales == SCALES_F16)
+            scaled_linear(call, CODES_NF4, SCALES_F16);
+        else
+            scaled_linear(call, CODES_NF4, SCALES_F32);
+        return;
+    default:
+        break;
+    }
     if (packed_is_float(form)) {
         float_linear(call);
         return;
@@ -638,9 +763,11 @@ static void linear(const struct cpu_linear *call)
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
         const struct form_constants *f = &linears[i].form;
         if (f->codes == form->codes && f->scales == form->scales &&
-            f->has_min == (int)form->has_min && f->group == form->group && f->zero == form->zero) {
+            f->has_min == (int)form->has_min && f->group == form->group && f->zero == form->zero &&
+            (f->unit_blocks == 0 || (uint32_t)f->unit_blocks * PACKED_BLOCK == form->unit_k)) {
             (call->n_rows <= MOST_FEW_ROWS ? linears[i].few : linears[i].many)(call);
             return;
         }
     }
+    linear_of_any_scales(call);
 }

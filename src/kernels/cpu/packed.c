@@ -70,13 +70,46 @@ static const struct packed_form forms[DTYPE_LIMIT] = {
     PLAIN(BF16, CODES_BF16, 2),
 };
 
+/* Our own types: a unit is a group of theirs. `head`: what stands beside f16, f32 scales. */
+#define OWN(form_name, code_kind, scale_kind, min, z, k, head, code_bytes)                         \
+    {                                                                                              \
+        .name = form_name, .codes = code_kind, .scales = scale_kind, .has_min = min, .group = 32,  \
+        .zero = z, .unit_k = k, .header_bytes = head, .block_bytes = code_bytes,                   \
+        .unit_bytes = (head) + (k) / 32 * (code_bytes)                                             \
+    }
+#define OWN_GROUPS(name, mark, code_kind, scale_kind, min, z, head, code_bytes)                    \
+    {                                                                                              \
+        OWN(name "_g32" mark, code_kind, scale_kind, min, z, 32, head, code_bytes),                \
+            OWN(name "_g64" mark, code_kind, scale_kind, min, z, 64, head, code_bytes),            \
+            OWN(name "_g128" mark, code_kind, scale_kind, min, z, 128, head, code_bytes)           \
+    }
+#define OWN_FORMS(name, code_kind, scale_kind, min, z, extra, code_bytes)                          \
+    {                                                                                              \
+        OWN_GROUPS(name, "", code_kind, scale_kind, min, z, 32 + (extra), code_bytes),             \
+            OWN_GROUPS(name, "_f32", code_kind, scale_kind##_F32, min, z,                          \
+                       64 + ((extra) == 32 ? 64 : (extra)), code_bytes)                            \
+    }
+#define SCALES_F16_F32 SCALES_F32
+
+static const struct packed_form own_forms[FORMAT_LIMIT - FORMAT_I8S][2][3] = {
+    [FORMAT_I8S - 128] = OWN_FORMS("i8s", CODES_8BIT, SCALES_F16, false, 128, 0, 512),
+    [FORMAT_I8A - 128] = OWN_FORMS("i8a", CODES_8BIT, SCALES_ZEROS, true, 128, 16, 512),
+    [FORMAT_I4S - 128] = OWN_FORMS("i4s", CODES_NIBBLE, SCALES_F16, false, 8, 0, NIBBLES),
+    [FORMAT_I4A - 128] = OWN_FORMS("i4a", CODES_NIBBLE, SCALES_F16, true, 0, 32, NIBBLES),
+    [FORMAT_I4Z - 128] = OWN_FORMS("i4z", CODES_NIBBLE, SCALES_ZEROS, true, 0, 16, NIBBLES),
+    [FORMAT_NF4 - 128] = OWN_FORMS("nf4", CODES_NF4, SCALES_F16, false, 0, 0, 256),
+    [FORMAT_F8 - 128] = {OWN_GROUPS("f8", "", CODES_F8, SCALES_F32, false, 0, 64, 512)},
+};
+
 bool packed_is_own_form(serverd_dtype dtype)
 {
-    return dtype < DTYPE_LIMIT && forms[dtype].name != NULL;
+    return dtype < DTYPE_LIMIT ? forms[dtype].name != NULL : dtype_info(dtype) != NULL;
 }
 
 const struct packed_form *packed_form(serverd_dtype dtype)
 {
+    if (dtype >= DTYPE_LIMIT && dtype_info(dtype))
+        return &own_forms[dtype_format_of(dtype) - FORMAT_I8S][dtype >> 10 & 1u][dtype >> 8 & 3u];
     return &forms[packed_is_own_form(dtype) ? dtype : DTYPE_F32];
 }
 
@@ -389,6 +422,102 @@ static void write_floats(const struct dtype_info *info, const uint8_t *rows, siz
         }
 }
 
+/* Eight halves of bytes, in their order, become the bytes of two words. */
+static inline void split_pairs(const uint8_t *b, uint32_t *words)
+{
+    uint64_t pairs = word_at(b);
+    pairs = (pairs | pairs << 16) & 0x0000ffff0000ffffu;
+    pairs = (pairs | pairs << 8) & 0x00ff00ff00ff00ffu;
+    pairs = (pairs | pairs << 4) & 0x0f0f0f0f0f0f0f0fu;
+    words[0] = (uint32_t)pairs;
+    words[1] = (uint32_t)(pairs >> 32);
+}
+
+/* Codes of 32 elements of one of our own types. */
+static inline void put_own_codes(enum dtype_format format, const uint8_t *b, size_t c, uint8_t *to)
+{
+    uint32_t words[8];
+    switch (format) {
+    case FORMAT_F8:
+        for (size_t i = 0; i < 32; i++)
+            to[16 * i + c] = b[i];
+        return;
+    case FORMAT_NF4:
+        for (size_t i = 0; i < 16; i++)
+            to[16 * i + c] = b[i];
+        return;
+    case FORMAT_I8S:
+    case FORMAT_I8A:
+        for (int q = 0; q < 8; q++)
+            words[q] = word_at(b + 4 * q) ^ (format == FORMAT_I8S ? SIGNS : 0u);
+        put_codes(CODES_8BIT, to, c, words);
+        return;
+    default:
+        for (int q = 0; q < 8; q += 2)
+            split_pairs(b + 2 * q, words + q);
+        put_codes(CODES_NIBBLE, to, c, words);
+    }
+}
+
+static inline __attribute__((always_inline)) void
+put_own_unit(enum dtype_format format, size_t number_bytes, const struct packed_form *form,
+             const uint8_t *block, size_t c, uint8_t *unit)
+{
+    const size_t code_bytes = format == FORMAT_I8S || format == FORMAT_I8A || format == FORMAT_F8;
+    memcpy(unit + number_bytes * c, block, number_bytes);
+    block += number_bytes;
+    if (format == FORMAT_I4A) {
+        memcpy(unit + number_bytes * (PACKED_COLUMNS + c), block, number_bytes);
+        block += number_bytes;
+    } else if (format == FORMAT_I8A || format == FORMAT_I4Z) {
+        unsigned z = format == FORMAT_I4Z ? *block & 127u : *block;
+        unit[number_bytes * PACKED_COLUMNS + c] = (uint8_t)(z - form->zero);
+        block++;
+    }
+    for (uint32_t g = 0; g < form->unit_k / PACKED_BLOCK; g++)
+        put_own_codes(format, block + g * (16 + 16 * code_bytes), c,
+                      unit + form->header_bytes + g * form->block_bytes);
+}
+
+static inline __attribute__((always_inline)) void
+write_own_format(enum dtype_format format, size_t number_bytes, const struct packed_form *form,
+                 const uint8_t *rows, size_t row_bytes, size_t n_columns, size_t k, uint8_t *to)
+{
+    const size_t block_bytes = row_bytes / (k / form->unit_k);
+    for (size_t u = 0; u < k / form->unit_k; u++, to += form->unit_bytes) {
+        if (n_columns < PACKED_COLUMNS)
+            memset(to, 0, form->unit_bytes);
+        for (size_t c = 0; c < n_columns; c++)
+            put_own_unit(format, number_bytes, form, rows + c * row_bytes + u * block_bytes, c, to);
+    }
+}
+
+static void write_own(serverd_dtype dtype, const uint8_t *rows, size_t row_bytes, size_t n_columns,
+                      size_t k, uint8_t *to)
+{
+    const struct packed_form *form = packed_form(dtype);
+    const bool is_f32 = dtype_has_f32_scales(dtype);
+#define CASE(format)                                                                               \
+    case FORMAT_##format:                                                                          \
+        if (is_f32)                                                                                \
+            write_own_format(FORMAT_##format, 4, form, rows, row_bytes, n_columns, k, to);         \
+        else                                                                                       \
+            write_own_format(FORMAT_##format, 2, form, rows, row_bytes, n_columns, k, to);         \
+        break
+    switch (dtype_format_of(dtype)) {
+        CASE(I8S);
+        CASE(I8A);
+        CASE(I4S);
+        CASE(I4A);
+        CASE(I4Z);
+        CASE(NF4);
+        CASE(F8);
+    default:
+        break;
+    }
+#undef CASE
+}
+
 /* A copy of write_blocks for each type, so that nothing is decided per element. */
 static void write_columns(serverd_dtype dtype, const uint8_t *rows, size_t row_bytes,
                           size_t n_columns, size_t k, uint8_t *to)
@@ -416,7 +545,10 @@ static void write_columns(serverd_dtype dtype, const uint8_t *rows, size_t row_b
         write_halves(rows, row_bytes, n_columns, k, to);
         break;
     default:
-        write_floats(dtype_info(dtype), rows, row_bytes, n_columns, k, to);
+        if (dtype >= DTYPE_LIMIT)
+            write_own(dtype, rows, row_bytes, n_columns, k, to);
+        else
+            write_floats(dtype_info(dtype), rows, row_bytes, n_columns, k, to);
     }
 #undef CASE
 }

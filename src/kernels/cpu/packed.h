@@ -1,12 +1,13 @@
 /* How weights lie in memory for the linear kernels, the same at every instruction-set level.
  *
  * 16 output columns (rows of the file's matrix) stand side by side in a *column block*, whose k
- * runs through *units* of 32 or 256 elements, one behind the other; column blocks follow each
+ * runs through *units* of 32 to 256 elements, one behind the other; column blocks follow each
  * other without gaps, so that a matrix is read as one stream. Columns are padded to 16 with
  * scale 0. A unit is
  *
- *   d     f16[16]                   (bf16 if SCALE_BF16)
- *   dmin  f16[16]                   if has_min
+ *   d     f16[16]                   (bf16 or f32, by `scales`)
+ *   dmin  f16[16]                   if has_min (f32 as d)
+ *   zeros i8[16]                    in place of dmin with SCALES_ZEROS: dmin = -d * zeros
  *   sub-scales  i8[256 / group][16] in units of 256
  *   sub-mins    i8[256 / group][16] in units of 256 with has_min
  *   blocks of codes, one for each 32 k
@@ -20,7 +21,11 @@
  *   6 bits    nibbles, then 2 x 64 bytes: bits 2q, 2q+1 are the upper bits of quad q (4 + q)
  *   8 bits    64 bytes for each quad
  *
- * Types of plain numbers (and types that have no form here, as f32) are [k][16] numbers. */
+ * Types of plain numbers (and types that have no form here, as f32) are [k][16] numbers. Codes of
+ * scaled numbers have units, too, with [k][16] bytes (F8), or [k / 2][16] bytes whose low half is
+ * the even k (NF4), behind d.
+ *
+ * Every form holds all that the type's blocks hold, so that it can be turned back. */
 #ifndef KERNELS_CPU_PACKED_H
 #define KERNELS_CPU_PACKED_H
 
@@ -40,20 +45,25 @@ enum packed_codes {
     CODES_8BIT,
     CODES_F32,
     CODES_F16,
-    CODES_BF16
+    CODES_BF16,
+    CODES_F8,
+    CODES_NF4
 };
 
 enum packed_scales {
-    SCALES_F16 = 0, /* units of 32 */
-    SCALES_BF16,    /* units of 32 */
-    SCALES_SUPER    /* units of 256: f16 times i8 */
+    SCALES_F16 = 0,   /* one for a unit of 32, 64 or 128 */
+    SCALES_BF16,      /* units of 32 */
+    SCALES_SUPER,     /* units of 256: f16 times i8 */
+    SCALES_F32,       /* as SCALES_F16 */
+    SCALES_ZEROS,     /* as SCALES_F16, with zero points for minima */
+    SCALES_ZEROS_F32, /* as SCALES_F32, with zero points for minima */
 };
 
 struct packed_form {
     const char *name;
     uint8_t codes, scales;
     bool has_min;
-    uint8_t group; /* k of one scale: 32 or 16 */
+    uint8_t group; /* k of one sum that is scaled: 32 or 16 */
     uint8_t zero;
     int8_t table[16];
     uint32_t unit_k, unit_bytes; /* of CODES_F32 and on: 1 */
@@ -82,5 +92,8 @@ void packed_write(const serverd_tensor *tensor, size_t first_row, size_t n_rows,
 /* unpack.c: the file's bytes of one row, bit by bit what packed_write read. Only of types with a
  * form of their own (packed_is_own_form). */
 void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, void *out);
+/* Of n elements from `begin` on; both are multiples of the type's block. */
+void packed_read_part(serverd_dtype dtype, size_t k, const void *packed, size_t row, size_t begin,
+                      size_t n, void *out);
 
 #endif

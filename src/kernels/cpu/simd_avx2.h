@@ -225,6 +225,34 @@ SIMD fvec f_load_i8(const void *p)
     return (fvec){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))};
 }
+/* Sixteen E4M3 codes (dtype.h). */
+SIMD __m256 e4m3_half(__m256i codes)
+{
+    __m256i sign = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)), 24);
+    __m256i rest = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(0x7f)), 20);
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(sign, rest)),
+                         _mm256_set1_ps(0x1p120f));
+}
+SIMD fvec f_load_e4m3(const void *p)
+{
+    __m128i v = _mm_loadu_si128(p);
+    return (fvec){e4m3_half(_mm256_cvtepu8_epi32(v)),
+                  e4m3_half(_mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)))};
+}
+SIMD __m256 lookup_half(const float *table, __m256i index)
+{
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+/* table[halves of sixteen bytes], from bit `low` on */
+SIMD fvec f_lookup(const float *table, const void *p, int low)
+{
+    __m128i v = _mm_loadu_si128(p);
+    v = _mm_and_si128(_mm_srl_epi16(v, _mm_cvtsi32_si128(low)), _mm_set1_epi8(15));
+    return (fvec){lookup_half(table, _mm256_cvtepu8_epi32(v)),
+                  lookup_half(table, _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)))};
+}
 
 /* Halves of the 32-bit words at p, or bytes of them. */
 SIMD fvec f_of_bf16_pairs(const void *p, int is_second)

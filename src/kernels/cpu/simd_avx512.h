@@ -190,6 +190,22 @@ SIMD fvec f_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
+/* Sixteen E4M3 codes (dtype.h). */
+SIMD fvec f_load_e4m3(const void *p)
+{
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
+    __m512i sign = _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x80)), 24);
+    __m512i rest = _mm512_slli_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(0x7f)), 20);
+    return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(sign, rest)),
+                         _mm512_set1_ps(0x1p120f));
+}
+/* table[halves of sixteen bytes], from bit `low` on */
+SIMD fvec f_lookup(const float *table, const void *p, int low)
+{
+    __m128i v = _mm_loadu_si128(p);
+    v = _mm_and_si128(_mm_srl_epi16(v, _mm_cvtsi32_si128(low)), _mm_set1_epi8(15));
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(v), _mm512_loadu_ps(table));
+}
 
 /* Halves of the 32-bit words at p, or bytes of them. */
 SIMD fvec f_of_bf16_pairs(const void *p, int is_second)

@@ -1,5 +1,6 @@
 /* Sixteen lanes as an array: plain C for every machine. */
 #include "base/numeric.h"
+#include "program/dtype.h"
 
 #include <math.h>
 
@@ -175,6 +176,16 @@ SIMD fvec f_load_bf16(const void *p)
 SIMD fvec f_load_i8(const void *p)
 {
     EACH(fvec, 16, (float)((const int8_t *)p)[i]);
+}
+/* Sixteen E4M3 codes (dtype.h). */
+SIMD fvec f_load_e4m3(const void *p)
+{
+    EACH(fvec, 16, e4m3_to_f32(((const uint8_t *)p)[i]));
+}
+/* table[halves of sixteen bytes], from bit `low` on */
+SIMD fvec f_lookup(const float *table, const void *p, int low)
+{
+    EACH(fvec, 16, table[((const uint8_t *)p)[i] >> low & 15]);
 }
 
 /* Halves of the 32-bit words at p, or bytes of them. */

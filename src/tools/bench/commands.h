@@ -2,9 +2,9 @@
 #ifndef TOOLS_BENCH_COMMANDS_H
 #define TOOLS_BENCH_COMMANDS_H
 
-#include "tools/bench/options.h"
+#include "tools/command.h"
 
-extern const struct bench_command bench_model, bench_serve, bench_compare, bench_kernels,
-    bench_simulate, bench_scheduler;
+extern const struct command bench_model, bench_serve, bench_compare, bench_kernels, bench_simulate,
+    bench_scheduler;
 
 #endif

@@ -345,30 +345,30 @@ static serverd_status bench_compare_run(const void *values, serverd_error *err)
 
 #define AT(field) offsetof(struct compare_options, field)
 
-static const struct bench_option rows[] = {
-    {"a", 'a', BENCH_STRING, AT(a), "COMMAND", NULL, 0, 0,
+static const struct command_option rows[] = {
+    {"a", 'a', COMMAND_STRING, AT(a), "COMMAND", NULL, 0, 0,
      "Starts the first server; words are split as by a shell, NAME=VALUE in front are variables"},
-    {"b", 'b', BENCH_STRING, AT(b), "COMMAND", NULL, 0, 0, "Starts the second server"},
-    {"rounds", 'R', BENCH_COUNT, AT(rounds), "N", "5", 1, MAX_ROUNDS, "Rounds of both"},
-    {"url-b", 0, BENCH_STRING, AT(url_b), "URL", NULL, 0, 0,
+    {"b", 'b', COMMAND_STRING, AT(b), "COMMAND", NULL, 0, 0, "Starts the second server"},
+    {"rounds", 'R', COMMAND_COUNT, AT(rounds), "N", "5", 1, MAX_ROUNDS, "Rounds of both"},
+    {"url-b", 0, COMMAND_STRING, AT(url_b), "URL", NULL, 0, 0,
      "Address of the second server, if it is another"},
-    {"ready-url", 0, BENCH_STRING, AT(ready_url), "URL", NULL, 0, 0,
+    {"ready-url", 0, COMMAND_STRING, AT(ready_url), "URL", NULL, 0, 0,
      "Address that answers 200 when a server is ready (default: /health, else /v1/models)"},
-    {"ready-timeout", 0, BENCH_FLOAT, AT(ready_s), "SECONDS", "300", 0.1, 86400,
+    {"ready-timeout", 0, COMMAND_FLOAT, AT(ready_s), "SECONDS", "300", 0.1, 86400,
      "Longest time until it is"},
-    {"logs", 0, BENCH_STRING, AT(logs), "PREFIX", NULL, 0, 0,
+    {"logs", 0, COMMAND_STRING, AT(logs), "PREFIX", NULL, 0, 0,
      "Append the servers' output to PREFIX.a.log and PREFIX.b.log"},
-    {"keep-all", 0, BENCH_FLAG, AT(keep_all), NULL, NULL, 0, 0,
+    {"keep-all", 0, COMMAND_FLAG, AT(keep_all), NULL, NULL, 0, 0,
      "Count rounds in which the machine's limits moved, too"},
     SERVE_ROWS,
 };
 
-const struct bench_command bench_compare = {
+const struct command bench_compare = {
     .name = "compare",
     .summary = "Two servers in turn under the same load: ratios of each round",
     .options = rows,
     .n_options = sizeof rows / sizeof *rows,
-    .bare = "scenario",
+    .bare = {"scenario"},
     .run = bench_compare_run,
     .values_bytes = sizeof(struct compare_options),
 };

@@ -24,7 +24,7 @@
 struct kernel_options {
     const char *type, *isa, *jsonl;
     uint32_t threads, n_out, k, weight_mib;
-    struct bench_list rows, context;
+    struct command_list rows, context;
     double seconds;
     bool linear, attention, quantise;
     int codes;
@@ -457,34 +457,34 @@ static serverd_status bench_kernels_run(const void *values, serverd_error *err)
 
 #define AT(field) offsetof(struct kernel_options, field)
 
-static const struct bench_option rows[] = {
-    {"type", 0, BENCH_STRING, AT(type), "NAME,...", NULL, 0, 0,
+static const struct command_option rows[] = {
+    {"type", 0, COMMAND_STRING, AT(type), "NAME,...", NULL, 0, 0,
      "Block types of linear layers: Q4_0,Q6_K (default: all)"},
-    {"isa", 0, BENCH_STRING, AT(isa), "LEVEL,...", NULL, 0, 0,
+    {"isa", 0, COMMAND_STRING, AT(isa), "LEVEL,...", NULL, 0, 0,
      "Instruction-set levels (default: all that are here but generic)"},
-    {"rows", 'M', BENCH_LIST, AT(rows), "M,...", "1,4,16,128,512", 1, 4096,
+    {"rows", 'M', COMMAND_LIST, AT(rows), "M,...", "1,4,16,128,512", 1, 4096,
      "Rows of activations of linear layers"},
-    {"codes", 0, BENCH_CHOICE, AT(codes), "coarse|fine", "coarse", 0, 0,
+    {"codes", 0, COMMAND_CHOICE, AT(codes), "coarse|fine", "coarse", 0, 0,
      "Activations as most rows have them, or as rows of logits"},
-    {"threads", 't', BENCH_COUNT, AT(threads), "N", "0", 0, 1024,
+    {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that compute; 0: one for each processor"},
-    {"n-out", 0, BENCH_COUNT, AT(n_out), "N", "4096", 16, 262144, "Outputs of a linear layer"},
-    {"k", 0, BENCH_COUNT, AT(k), "K", "2048", 256, 65536, "Inputs of a linear layer"},
-    {"weight-mib", 0, BENCH_COUNT, AT(weight_mib), "MIB", "160", 1, 65536,
+    {"n-out", 0, COMMAND_COUNT, AT(n_out), "N", "4096", 16, 262144, "Outputs of a linear layer"},
+    {"k", 0, COMMAND_COUNT, AT(k), "K", "2048", 256, 65536, "Inputs of a linear layer"},
+    {"weight-mib", 0, COMMAND_COUNT, AT(weight_mib), "MIB", "160", 1, 65536,
      "Weights to go through before a matrix comes again: more than caches hold"},
-    {"context", 0, BENCH_LIST, AT(context), "N,...", "1024,4096", 256, 131072,
+    {"context", 0, COMMAND_LIST, AT(context), "N,...", "1024,4096", 256, 131072,
      "Tokens that attention sees"},
-    {"seconds", 0, BENCH_FLOAT, AT(seconds), "S", "0.05", 0.001, 60, "Time for each figure"},
-    {"linear", 0, BENCH_FLAG, AT(linear), NULL, "true", 0, 0, "Linear layers; --no-linear: not"},
-    {"quantise", 0, BENCH_FLAG, AT(quantise), NULL, "true", 0, 0,
+    {"seconds", 0, COMMAND_FLOAT, AT(seconds), "S", "0.05", 0.001, 60, "Time for each figure"},
+    {"linear", 0, COMMAND_FLAG, AT(linear), NULL, "true", 0, 0, "Linear layers; --no-linear: not"},
+    {"quantise", 0, COMMAND_FLAG, AT(quantise), NULL, "true", 0, 0,
      "Quantising of activations; --no-quantise: not"},
-    {"attention", 0, BENCH_FLAG, AT(attention), NULL, "true", 0, 0,
+    {"attention", 0, COMMAND_FLAG, AT(attention), NULL, "true", 0, 0,
      "Attention; --no-attention: not"},
-    {"jsonl", 'o', BENCH_STRING, AT(jsonl), "FILE", NULL, 0, 0,
+    {"jsonl", 'o', COMMAND_STRING, AT(jsonl), "FILE", NULL, 0, 0,
      "Append a line of JSON for each row"},
 };
 
-const struct bench_command bench_kernels = {
+const struct command bench_kernels = {
     .name = "kernels",
     .summary = "Each kernel of the CPU back-end alone, with its share of the machine's limits",
     .options = rows,

@@ -13,13 +13,13 @@
 #include <stdlib.h>
 
 #define CALIBRATION_BYTES (512 * MIB)
-#define MAX_TESTS         (BENCH_LIST_MAX * BENCH_LIST_MAX * 2 + BENCH_LIST_MAX)
+#define MAX_TESTS         (COMMAND_LIST_MAX * COMMAND_LIST_MAX * 2 + COMMAND_LIST_MAX)
 #define WARM_UP_STEPS     16 /* of decode */
 
 struct model_options {
     const char *model_path, *device, *jsonl;
     uint32_t threads, repeat, chunk, batch_prompt, batch_gen;
-    struct bench_list prompt, gen, depth, batch;
+    struct command_list prompt, gen, depth, batch;
     int kv_dtype;
 };
 
@@ -403,39 +403,39 @@ static serverd_status bench_model_run(const void *values, serverd_error *err)
 
 #define AT(field) offsetof(struct model_options, field)
 
-static const struct bench_option rows[] = {
-    {"model-path", 'm', BENCH_STRING, AT(model_path), "FILE", NULL, 0, 0,
+static const struct command_option rows[] = {
+    {"model-path", 'm', COMMAND_STRING, AT(model_path), "FILE", NULL, 0, 0,
      "Model to measure: a GGUF file (default: the one that serverd.sh fetches)"},
-    {"threads", 't', BENCH_COUNT, AT(threads), "N", "0", 0, 1024,
+    {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that compute; 0: one for each processor"},
-    {"device", 0, BENCH_STRING, AT(device), "NAME", "auto", 0, 0,
+    {"device", 0, COMMAND_STRING, AT(device), "NAME", "auto", 0, 0,
      "Back-end: auto, cpu, cpu:isa=LEVEL"},
-    {"prompt", 'p', BENCH_LIST, AT(prompt), "N,...", "512", 1, 1u << 20,
+    {"prompt", 'p', COMMAND_LIST, AT(prompt), "N,...", "512", 1, 1u << 20,
      "Prefill of N tokens; 0: none"},
-    {"gen", 'n', BENCH_LIST, AT(gen), "N,...", "128", 1, 1u << 20, "Decode of N tokens; 0: none"},
-    {"depth", 'd', BENCH_LIST, AT(depth), "N,...", "0", 0, 1u << 20,
+    {"gen", 'n', COMMAND_LIST, AT(gen), "N,...", "128", 1, 1u << 20, "Decode of N tokens; 0: none"},
+    {"depth", 'd', COMMAND_LIST, AT(depth), "N,...", "0", 0, 1u << 20,
      "Tokens that the context already holds"},
-    {"batch", 'b', BENCH_LIST, AT(batch), "B,...", "0", 1, 4096,
+    {"batch", 'b', COMMAND_LIST, AT(batch), "B,...", "0", 1, 4096,
      "Prefill and decode of B sequences together; 0: none"},
-    {"batch-prompt", 0, BENCH_COUNT, AT(batch_prompt), "N", "128", 1, 1u << 20,
+    {"batch-prompt", 0, COMMAND_COUNT, AT(batch_prompt), "N", "128", 1, 1u << 20,
      "Prompt of each sequence of a batch"},
-    {"batch-gen", 0, BENCH_COUNT, AT(batch_gen), "N", "64", 1, 1u << 20,
+    {"batch-gen", 0, COMMAND_COUNT, AT(batch_gen), "N", "64", 1, 1u << 20,
      "Tokens that each sequence of a batch generates"},
-    {"chunk", 0, BENCH_COUNT, AT(chunk), "N", "512", 16, 8192,
+    {"chunk", 0, COMMAND_COUNT, AT(chunk), "N", "512", 16, 8192,
      "Rows of one step of prefill, as the daemon's --prefill-chunk"},
-    {"kv-dtype", 0, BENCH_CHOICE, AT(kv_dtype), "bf16|f16|int8|f32", "bf16", 0, 0,
+    {"kv-dtype", 0, COMMAND_CHOICE, AT(kv_dtype), "bf16|f16|int8|f32", "bf16", 0, 0,
      "Type of cached keys and values"},
-    {"repeat", 'r', BENCH_COUNT, AT(repeat), "N", "5", 1, 1000, "Repeats of each test"},
-    {"jsonl", 'o', BENCH_STRING, AT(jsonl), "FILE", NULL, 0, 0,
+    {"repeat", 'r', COMMAND_COUNT, AT(repeat), "N", "5", 1, 1000, "Repeats of each test"},
+    {"jsonl", 'o', COMMAND_STRING, AT(jsonl), "FILE", NULL, 0, 0,
      "Append a line of JSON for each row"},
 };
 
-const struct bench_command bench_model = {
+const struct command bench_model = {
     .name = "model",
     .summary = "Prefill and decode of a model, with shares of the machine's limits",
     .options = rows,
     .n_options = sizeof rows / sizeof *rows,
-    .bare = "model-path",
+    .bare = {"model-path"},
     .run = bench_model_run,
     .values_bytes = sizeof(struct model_options),
 };

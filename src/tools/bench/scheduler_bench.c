@@ -19,7 +19,7 @@
 #define MAX_PATH      6 /* nodes of a prompt in the tree */
 
 struct scheduler_options {
-    struct bench_list running, waiting;
+    struct command_list running, waiting;
     uint32_t steps, nodes, tokens, looks, seed;
     const char *jsonl;
 };
@@ -340,20 +340,20 @@ static serverd_status bench_scheduler_run(const void *values, serverd_error *err
 
 #define AT(field) offsetof(struct scheduler_options, field)
 
-static const struct bench_option rows[] = {
-    {"running", 'r', BENCH_LIST, AT(running), "N,...", "16,64,256", 1, 1024,
+static const struct command_option rows[] = {
+    {"running", 'r', COMMAND_LIST, AT(running), "N,...", "16,64,256", 1, 1024,
      "Sequences that decode in each step"},
-    {"waiting", 'w', BENCH_LIST, AT(waiting), "N,...", "0,1000", 0, 100000,
+    {"waiting", 'w', COMMAND_LIST, AT(waiting), "N,...", "0,1000", 0, 100000,
      "Requests that wait meanwhile"},
-    {"steps", 0, BENCH_COUNT, AT(steps), "N", "1000", 1, 3000, "Steps that are measured"},
-    {"nodes", 0, BENCH_COUNT, AT(nodes), "N", "10000", 10, 1000000, "Nodes of the prefix tree"},
-    {"tokens", 0, BENCH_COUNT, AT(tokens), "N", "1000", 96, 65536, "Tokens of a prompt in it"},
-    {"looks", 0, BENCH_COUNT, AT(looks), "N", "10000", 1, 10000000, "Prompts that are looked up"},
-    {"seed", 0, BENCH_COUNT, AT(seed), "N", "1", 0, 4294967295.0, "Chooses them"},
-    {"jsonl", 'o', BENCH_STRING, AT(jsonl), "FILE", NULL, 0, 0, "Append JSON lines to this file"},
+    {"steps", 0, COMMAND_COUNT, AT(steps), "N", "1000", 1, 3000, "Steps that are measured"},
+    {"nodes", 0, COMMAND_COUNT, AT(nodes), "N", "10000", 10, 1000000, "Nodes of the prefix tree"},
+    {"tokens", 0, COMMAND_COUNT, AT(tokens), "N", "1000", 96, 65536, "Tokens of a prompt in it"},
+    {"looks", 0, COMMAND_COUNT, AT(looks), "N", "10000", 1, 10000000, "Prompts that are looked up"},
+    {"seed", 0, COMMAND_COUNT, AT(seed), "N", "1", 0, 4294967295.0, "Chooses them"},
+    {"jsonl", 'o', COMMAND_STRING, AT(jsonl), "FILE", NULL, 0, 0, "Append JSON lines to this file"},
 };
 
-const struct bench_command bench_scheduler = {
+const struct command bench_scheduler = {
     .name = "scheduler",
     .summary = "What the engine and its prefix tree cost themselves, without a model",
     .options = rows,

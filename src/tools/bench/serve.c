@@ -308,18 +308,18 @@ static serverd_status bench_serve_run(const void *values, serverd_error *err)
     return status;
 }
 
-static const struct bench_option rows[] = {
+static const struct command_option rows[] = {
     SERVE_ROWS,
-    {"html", 0, BENCH_STRING, SERVE_AT(html), "FILE", NULL, 0, 0,
+    {"html", 0, COMMAND_STRING, SERVE_AT(html), "FILE", NULL, 0, 0,
      "Write a page with figures, distributions and a time line"},
 };
 
-const struct bench_command bench_serve = {
+const struct command bench_serve = {
     .name = "serve",
     .summary = "Load on a server with the OpenAI API: latencies, throughput, goodput",
     .options = rows,
     .n_options = sizeof rows / sizeof *rows,
-    .bare = "scenario",
+    .bare = {"scenario"},
     .run = bench_serve_run,
     .values_bytes = sizeof(struct serve_options),
 };

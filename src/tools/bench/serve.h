@@ -4,9 +4,9 @@
 #define TOOLS_BENCH_SERVE_H
 
 #include "tools/bench/http_load.h"
-#include "tools/bench/options.h"
 #include "tools/bench/report.h"
 #include "tools/bench/workload.h"
+#include "tools/command.h"
 
 struct serve_options {
     const char *url, *api_key_file, *model, *extra, *label, *jsonl, *html;
@@ -19,200 +19,208 @@ struct serve_options {
 
 /* Rows of the table of options for a struct whose first member is a serve_options. */
 #define SERVE_AT(field) offsetof(struct serve_options, field)
-#define SERVE_ROWS                                                                                   \
-    {"url", 'u', BENCH_STRING,           SERVE_AT(url), "URL", "http://127.0.0.1:8000",              \
-     0,     0,   "Address of the server"},                                                           \
-        {"api-key-file",                                                                             \
-         0,                                                                                          \
-         BENCH_STRING,                                                                               \
-         SERVE_AT(api_key_file),                                                                     \
-         "FILE",                                                                                     \
-         NULL,                                                                                       \
-         0,                                                                                          \
-         0,                                                                                          \
-         "File whose first line is the key to send"},                                                \
-        {"model",                                                                                    \
-         'm',                                                                                        \
-         BENCH_STRING,                                                                               \
-         SERVE_AT(model),                                                                            \
-         "NAME",                                                                                     \
-         NULL,                                                                                       \
-         0,                                                                                          \
-         0,                                                                                          \
-         "Model to ask for (default: the first that the server lists)"},                             \
-        {"endpoint", 0, BENCH_CHOICE,   SERVE_AT(endpoint), "chat|completions", "chat",              \
-         0,          0, "What is asked"},                                                            \
-        {"scenario",                                                                                 \
-         's',                                                                                        \
-         BENCH_CHOICE,                                                                               \
-         SERVE_AT(scenario),                                                                         \
-         SCENARIO_NAMES,                                                                             \
-         "closed",                                                                                   \
-         0,                                                                                          \
-         0,                                                                                          \
-         "closed: n prompts, c in flight; poisson: they arrive at a rate; shared: one preamble, "    \
-         "n questions; multiturn: conversations that send their history; fewshot: preambles x "      \
-         "questions, shuffled; longprefill: long prompts beside c streams; code-edit: source "       \
-         "files "                                                                                    \
-         "to return with a function renamed"},                                                       \
-        {"requests",                                                                                 \
-         'n',                                                                                        \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(n),                                                                                \
-         "N",                                                                                        \
-         "16",                                                                                       \
-         1,                                                                                          \
-         WORKLOAD_MAX_REQUESTS,                                                                      \
-         "Requests of closed, poisson and shared"},                                                  \
-        {"concurrency",                                                                              \
-         'c',                                                                                        \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(concurrency),                                                                      \
-         "N",                                                                                        \
-         "1",                                                                                        \
-         1,                                                                                          \
-         LOAD_MAX_RUNNING,                                                                           \
-         "Requests in flight; of longprefill, streams"},                                             \
-        {"rate",         'r',    BENCH_FLOAT,                                                        \
-         SERVE_AT(rate), "R",    "1",                                                                \
-         0.001,          100000, "Requests per second of poisson"},                                  \
-        {"prompt-words",                                                                             \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(prompt_words),                                                                     \
-         "N",                                                                                        \
-         "100",                                                                                      \
-         1,                                                                                          \
-         1000000,                                                                                    \
-         "Words of a prompt; of shared, multiturn and fewshot, of the preamble"},                    \
-        {"prompt-words-max",                                                                         \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(prompt_words_max),                                                                 \
-         "N",                                                                                        \
-         "0",                                                                                        \
-         0,                                                                                          \
-         1000000,                                                                                    \
-         "Prompts have between prompt-words and this many; 0: all are alike"},                       \
-        {"max-tokens", 0, BENCH_COUNT, SERVE_AT(max_tokens), "N",                                    \
-         "64",         1, 1000000,     "Tokens of an answer"},                                       \
-        {"max-tokens-max",                                                                           \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(max_tokens_max),                                                                   \
-         "N",                                                                                        \
-         "0",                                                                                        \
-         0,                                                                                          \
-         1000000,                                                                                    \
-         "Answers have between max-tokens and this many; 0: all are alike"},                         \
-        {"shared-share",                                                                             \
-         0,                                                                                          \
-         BENCH_FLOAT,                                                                                \
-         SERVE_AT(shared_share),                                                                     \
-         "X",                                                                                        \
-         "0",                                                                                        \
-         0,                                                                                          \
-         1,                                                                                          \
-         "Share of closed and poisson that has one preamble in front"},                              \
-        {"shared-words", 0, BENCH_COUNT, SERVE_AT(shared_words),  "N",                               \
-         "600",          1, 1000000,     "Words of that preamble"},                                  \
-        {"turns", 0, BENCH_COUNT, SERVE_AT(turns), "N", "5", 1, 10000, "Turns of multiturn"},        \
-        {"conversations",                                                                            \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(conversations),                                                                    \
-         "N",                                                                                        \
-         "0",                                                                                        \
-         0,                                                                                          \
-         1000000,                                                                                    \
-         "Conversations of multiturn; 0: as many as are in flight"},                                 \
-        {"preambles", 0, BENCH_COUNT, SERVE_AT(preambles),   "N",                                    \
-         "24",        1, 1000000,     "Preambles of fewshot"},                                       \
-        {"questions",                                                                                \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(questions),                                                                        \
-         "N",                                                                                        \
-         "8",                                                                                        \
-         1,                                                                                          \
-         1000000,                                                                                    \
-         "Questions behind each of them"},                                                           \
-        {"long-words",                                                                               \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(long_words),                                                                       \
-         "N",                                                                                        \
-         "3000",                                                                                     \
-         1,                                                                                          \
-         1000000,                                                                                    \
-         "Words of the prompts that longprefill sends"},                                             \
-        {"long-prompts",                                                                             \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(n_long),                                                                           \
-         "N",                                                                                        \
-         "1",                                                                                        \
-         1,                                                                                          \
-         1000,                                                                                       \
-         "How many of them, one after the other, beside the streams"},                               \
-        {"seed",                                                                                     \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(seed),                                                                             \
-         "N",                                                                                        \
-         "1",                                                                                        \
-         0,                                                                                          \
-         4294967295.0,                                                                               \
-         "The same seed makes the same texts and arrivals"},                                         \
-        {"warmup",                                                                                   \
-         0,                                                                                          \
-         BENCH_COUNT,                                                                                \
-         SERVE_AT(warmup),                                                                           \
-         "N",                                                                                        \
-         "1",                                                                                        \
-         0,                                                                                          \
-         1000,                                                                                       \
-         "Short requests before the run, not counted"},                                              \
-        {"timeout",                                                                                  \
-         0,                                                                                          \
-         BENCH_FLOAT,                                                                                \
-         SERVE_AT(timeout_s),                                                                        \
-         "SECONDS",                                                                                  \
-         "600",                                                                                      \
-         0.1,                                                                                        \
-         86400,                                                                                      \
-         "Longest time of a request; then it counts as an error"},                                   \
-        {"slo-ttft-ms",                                                                              \
-         0,                                                                                          \
-         BENCH_FLOAT,                                                                                \
-         SERVE_AT(slo_ttft_ms),                                                                      \
-         "MS",                                                                                       \
-         "1000",                                                                                     \
-         0,                                                                                          \
-         1e9,                                                                                        \
-         "Goodput: the first content comes within this time"},                                       \
-        {"slo-tpot-ms",                                                                              \
-         0,                                                                                          \
-         BENCH_FLOAT,                                                                                \
-         SERVE_AT(slo_tpot_ms),                                                                      \
-         "MS",                                                                                       \
-         "60",                                                                                       \
-         0,                                                                                          \
-         1e9,                                                                                        \
-         "Goodput: and each further token within this time on average"},                             \
-        {"extra",                                                                                    \
-         0,                                                                                          \
-         BENCH_STRING,                                                                               \
-         SERVE_AT(extra),                                                                            \
-         "JSON",                                                                                     \
-         NULL,                                                                                       \
-         0,                                                                                          \
-         0,                                                                                          \
-         "Object that is merged into every request"},                                                \
-        {"label", 0, BENCH_STRING, SERVE_AT(label), "TEXT", NULL, 0, 0, "Written into the reports"}, \
-    {                                                                                                \
-        "jsonl", 'o', BENCH_STRING, SERVE_AT(jsonl), "FILE", NULL, 0, 0,                             \
-            "Append a line of JSON for each request, and one that sums up"                           \
+#define SERVE_ROWS                                                                                 \
+    {"url", 'u', COMMAND_STRING,         SERVE_AT(url), "URL", "http://127.0.0.1:8000",            \
+     0,     0,   "Address of the server"},                                                         \
+        {"api-key-file",                                                                           \
+         0,                                                                                        \
+         COMMAND_STRING,                                                                           \
+         SERVE_AT(api_key_file),                                                                   \
+         "FILE",                                                                                   \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         "File whose first line is the key to send"},                                              \
+        {"model",                                                                                  \
+         'm',                                                                                      \
+         COMMAND_STRING,                                                                           \
+         SERVE_AT(model),                                                                          \
+         "NAME",                                                                                   \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         "Model to ask for (default: the first that the server lists)"},                           \
+        {"endpoint", 0, COMMAND_CHOICE, SERVE_AT(endpoint), "chat|completions", "chat",            \
+         0,          0, "What is asked"},                                                          \
+        {"scenario",                                                                               \
+         's',                                                                                      \
+         COMMAND_CHOICE,                                                                           \
+         SERVE_AT(scenario),                                                                       \
+         SCENARIO_NAMES,                                                                           \
+         "closed",                                                                                 \
+         0,                                                                                        \
+         0,                                                                                        \
+         "closed: n prompts, c in flight; poisson: they arrive at a rate; shared: one preamble, "  \
+         "n questions; multiturn: conversations that send their history; fewshot: preambles x "    \
+         "questions, shuffled; longprefill: long prompts beside c streams; code-edit: source "     \
+         "files "                                                                                  \
+         "to return with a function renamed"},                                                     \
+        {"requests",                                                                               \
+         'n',                                                                                      \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(n),                                                                              \
+         "N",                                                                                      \
+         "16",                                                                                     \
+         1,                                                                                        \
+         WORKLOAD_MAX_REQUESTS,                                                                    \
+         "Requests of closed, poisson and shared"},                                                \
+        {"concurrency",                                                                            \
+         'c',                                                                                      \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(concurrency),                                                                    \
+         "N",                                                                                      \
+         "1",                                                                                      \
+         1,                                                                                        \
+         LOAD_MAX_RUNNING,                                                                         \
+         "Requests in flight; of longprefill, streams"},                                           \
+        {"rate",         'r',    COMMAND_FLOAT,                                                    \
+         SERVE_AT(rate), "R",    "1",                                                              \
+         0.001,          100000, "Requests per second of poisson"},                                \
+        {"prompt-words",                                                                           \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(prompt_words),                                                                   \
+         "N",                                                                                      \
+         "100",                                                                                    \
+         1,                                                                                        \
+         1000000,                                                                                  \
+         "Words of a prompt; of shared, multiturn and fewshot, of the preamble"},                  \
+        {"prompt-words-max",                                                                       \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(prompt_words_max),                                                               \
+         "N",                                                                                      \
+         "0",                                                                                      \
+         0,                                                                                        \
+         1000000,                                                                                  \
+         "Prompts have between prompt-words and this many; 0: all are alike"},                     \
+        {"max-tokens", 0, COMMAND_COUNT, SERVE_AT(max_tokens), "N",                                \
+         "64",         1, 1000000,       "Tokens of an answer"},                                   \
+        {"max-tokens-max",                                                                         \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(max_tokens_max),                                                                 \
+         "N",                                                                                      \
+         "0",                                                                                      \
+         0,                                                                                        \
+         1000000,                                                                                  \
+         "Answers have between max-tokens and this many; 0: all are alike"},                       \
+        {"shared-share",                                                                           \
+         0,                                                                                        \
+         COMMAND_FLOAT,                                                                            \
+         SERVE_AT(shared_share),                                                                   \
+         "X",                                                                                      \
+         "0",                                                                                      \
+         0,                                                                                        \
+         1,                                                                                        \
+         "Share of closed and poisson that has one preamble in front"},                            \
+        {"shared-words", 0, COMMAND_COUNT, SERVE_AT(shared_words),  "N",                           \
+         "600",          1, 1000000,       "Words of that preamble"},                              \
+        {"turns", 0, COMMAND_COUNT, SERVE_AT(turns), "N", "5", 1, 10000, "Turns of multiturn"},    \
+        {"conversations",                                                                          \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(conversations),                                                                  \
+         "N",                                                                                      \
+         "0",                                                                                      \
+         0,                                                                                        \
+         1000000,                                                                                  \
+         "Conversations of multiturn; 0: as many as are in flight"},                               \
+        {"preambles", 0, COMMAND_COUNT, SERVE_AT(preambles),   "N",                                \
+         "24",        1, 1000000,       "Preambles of fewshot"},                                   \
+        {"questions",                                                                              \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(questions),                                                                      \
+         "N",                                                                                      \
+         "8",                                                                                      \
+         1,                                                                                        \
+         1000000,                                                                                  \
+         "Questions behind each of them"},                                                         \
+        {"long-words",                                                                             \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(long_words),                                                                     \
+         "N",                                                                                      \
+         "3000",                                                                                   \
+         1,                                                                                        \
+         1000000,                                                                                  \
+         "Words of the prompts that longprefill sends"},                                           \
+        {"long-prompts",                                                                           \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(n_long),                                                                         \
+         "N",                                                                                      \
+         "1",                                                                                      \
+         1,                                                                                        \
+         1000,                                                                                     \
+         "How many of them, one after the other, beside the streams"},                             \
+        {"seed",                                                                                   \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(seed),                                                                           \
+         "N",                                                                                      \
+         "1",                                                                                      \
+         0,                                                                                        \
+         4294967295.0,                                                                             \
+         "The same seed makes the same texts and arrivals"},                                       \
+        {"warmup",                                                                                 \
+         0,                                                                                        \
+         COMMAND_COUNT,                                                                            \
+         SERVE_AT(warmup),                                                                         \
+         "N",                                                                                      \
+         "1",                                                                                      \
+         0,                                                                                        \
+         1000,                                                                                     \
+         "Short requests before the run, not counted"},                                            \
+        {"timeout",                                                                                \
+         0,                                                                                        \
+         COMMAND_FLOAT,                                                                            \
+         SERVE_AT(timeout_s),                                                                      \
+         "SECONDS",                                                                                \
+         "600",                                                                                    \
+         0.1,                                                                                      \
+         86400,                                                                                    \
+         "Longest time of a request; then it counts as an error"},                                 \
+        {"slo-ttft-ms",                                                                            \
+         0,                                                                                        \
+         COMMAND_FLOAT,                                                                            \
+         SERVE_AT(slo_ttft_ms),                                                                    \
+         "MS",                                                                                     \
+         "1000",                                                                                   \
+         0,                                                                                        \
+         1e9,                                                                                      \
+         "Goodput: the first content comes within this time"},                                     \
+        {"slo-tpot-ms",                                                                            \
+         0,                                                                                        \
+         COMMAND_FLOAT,                                                                            \
+         SERVE_AT(slo_tpot_ms),                                                                    \
+         "MS",                                                                                     \
+         "60",                                                                                     \
+         0,                                                                                        \
+         1e9,                                                                                      \
+         "Goodput: and each further token within this time on average"},                           \
+        {"extra",                                                                                  \
+         0,                                                                                        \
+         COMMAND_STRING,                                                                           \
+         SERVE_AT(extra),                                                                          \
+         "JSON",                                                                                   \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         "Object that is merged into every request"},                                              \
+        {"label",                                                                                  \
+         0,                                                                                        \
+         COMMAND_STRING,                                                                           \
+         SERVE_AT(label),                                                                          \
+         "TEXT",                                                                                   \
+         NULL,                                                                                     \
+         0,                                                                                        \
+         0,                                                                                        \
+         "Written into the reports"},                                                              \
+    {                                                                                              \
+        "jsonl", 'o', COMMAND_STRING, SERVE_AT(jsonl), "FILE", NULL, 0, 0,                         \
+            "Append a line of JSON for each request, and one that sums up"                         \
     }
 
 /* Times in milliseconds, of requests that went well. */

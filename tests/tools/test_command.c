@@ -13,29 +13,29 @@ struct values {
     const char *name;
     uint32_t count;
     double real;
-    struct bench_list list, maybe;
+    struct command_list list, maybe;
     bool flag;
     int choice;
 };
 
 #define AT(field) offsetof(struct values, field)
 
-static const struct bench_option rows[] = {
-    {"name", 'N', BENCH_STRING, AT(name), "TEXT", NULL, 0, 0, "A name"},
-    {"count", 'c', BENCH_COUNT, AT(count), "N", "7", 1, 100, "A count"},
-    {"real-number", 0, BENCH_FLOAT, AT(real), "X", "0.5", 0, 1, "A number"},
-    {"list", 'l', BENCH_LIST, AT(list), "N,...", "0", 0, 4000000000.0, "Numbers, 0 one of them"},
-    {"maybe", 'm', BENCH_LIST, AT(maybe), "N,...", "512", 1, 1000, "Numbers or none"},
-    {"flag", 0, BENCH_FLAG, AT(flag), NULL, NULL, 0, 0, "A flag"},
-    {"choice", 0, BENCH_CHOICE, AT(choice), "red|green|blue", "green", 0, 0, "A colour"},
+static const struct command_option rows[] = {
+    {"name", 'N', COMMAND_STRING, AT(name), "TEXT", NULL, 0, 0, "A name"},
+    {"count", 'c', COMMAND_COUNT, AT(count), "N", "7", 1, 100, "A count"},
+    {"real-number", 0, COMMAND_FLOAT, AT(real), "X", "0.5", 0, 1, "A number"},
+    {"list", 'l', COMMAND_LIST, AT(list), "N,...", "0", 0, 4000000000.0, "Numbers, 0 one of them"},
+    {"maybe", 'm', COMMAND_LIST, AT(maybe), "N,...", "512", 1, 1000, "Numbers or none"},
+    {"flag", 0, COMMAND_FLAG, AT(flag), NULL, NULL, 0, 0, "A flag"},
+    {"choice", 0, COMMAND_CHOICE, AT(choice), "red|green|blue", "green", 0, 0, "A colour"},
 };
 
-static const struct bench_command command = {.name = "try",
-                                             .summary = "Tries",
-                                             .options = rows,
-                                             .n_options = sizeof rows / sizeof *rows,
-                                             .bare = "name",
-                                             .values_bytes = sizeof(struct values)};
+static const struct command command = {.name = "try",
+                                       .summary = "Tries",
+                                       .options = rows,
+                                       .n_options = sizeof rows / sizeof *rows,
+                                       .bare = {"name"},
+                                       .values_bytes = sizeof(struct values)};
 
 static struct values values;
 static serverd_error err;
@@ -43,8 +43,7 @@ static serverd_error err;
 static serverd_status parse(const char *const *words, int n, bool *wants_help)
 {
     values = (struct values){0};
-    return bench_options_parse(&command, n, (char *const *)(uintptr_t)words, &values, wants_help,
-                               &err);
+    return command_parse(&command, n, (char *const *)(uintptr_t)words, &values, wants_help, &err);
 }
 
 #define PARSE(...)                                                                                 \
@@ -128,14 +127,14 @@ static void what_is_wrong_is_named(void **state)
 static void a_list_has_its_bound(void **state)
 {
     (void)state;
-    char text[2 * BENCH_LIST_MAX + 2];
-    for (size_t i = 0; i <= BENCH_LIST_MAX; i++)
+    char text[2 * COMMAND_LIST_MAX + 2];
+    for (size_t i = 0; i <= COMMAND_LIST_MAX; i++)
         memcpy(text + 2 * i, "1,", 2);
-    text[2 * BENCH_LIST_MAX - 1] = '\0';
+    text[2 * COMMAND_LIST_MAX - 1] = '\0';
     assert_int_equal(PARSE("--list", text), SERVERD_OK);
-    assert_int_equal(values.list.n, BENCH_LIST_MAX);
-    text[2 * BENCH_LIST_MAX - 1] = ',';
-    text[2 * BENCH_LIST_MAX + 1] = '\0';
+    assert_int_equal(values.list.n, COMMAND_LIST_MAX);
+    text[2 * COMMAND_LIST_MAX - 1] = ',';
+    text[2 * COMMAND_LIST_MAX + 1] = '\0';
     assert_int_equal(PARSE("--list", text), SERVERD_INVALID);
 }
 
@@ -144,7 +143,7 @@ static void help_names_every_option(void **state)
     (void)state;
     struct buffer text;
     buffer_init(&text, 1 << 16);
-    bench_options_help(&command, &text);
+    command_help("tool", &command, &text);
     for (size_t i = 0; i < command.n_options; i++)
         assert_non_null(strstr(buffer_str(&text), rows[i].name));
     assert_non_null(strstr(buffer_str(&text), "[default green]"));
@@ -155,15 +154,15 @@ static void help_names_every_option(void **state)
 static void the_real_tables_are_sound(void **state)
 {
     (void)state;
-    const struct bench_command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
-                                                    &bench_compare};
+    const struct command *const commands[] = {&bench_model, &bench_kernels, &bench_serve,
+                                              &bench_compare};
     for (size_t c = 0; c < sizeof commands / sizeof *commands; c++) {
-        const struct bench_command *each = commands[c];
+        const struct command *each = commands[c];
         void *memory = calloc(1, each->values_bytes);
         struct buffer text;
         bool wants_help;
         assert_non_null(memory);
-        if (bench_options_parse(each, 0, NULL, memory, &wants_help, &err) != SERVERD_OK)
+        if (command_parse(each, 0, NULL, memory, &wants_help, &err) != SERVERD_OK)
             fail_msg("%s: %s", each->name, err.text);
         for (size_t i = 0; i < each->n_options; i++) {
             assert_true(each->options[i].offset < each->values_bytes);
@@ -175,7 +174,7 @@ static void the_real_tables_are_sound(void **state)
             }
         }
         buffer_init(&text, 1 << 16);
-        bench_options_help(each, &text);
+        command_help("serverd-bench", each, &text);
         for (const char *line = buffer_str(&text); *line; line += strcspn(line, "\n") + 1)
             if (strcspn(line, "\n") > 80)
                 fail_msg("%s: %.100s", each->name, line);

@@ -1,0 +1,126 @@
+#include "compiler/compile_file.h"
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "compiler/sdp_write.h"
+#include "compiler/source_hash.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Shares of the progress: hashing the source, packing, checking. */
+#define PACK_FROM   0.2
+#define VERIFY_FROM 0.8
+
+void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
+{
+    char text[256];
+    int n = snprintf(text, sizeof text, "serverd %s compiler %u sdp %u.%u delegate %s %s",
+                     PROJECT_VERSION, COMPILER_VERSION, SDP_MAJOR, SDP_MINOR,
+                     options->delegate->name, options->delegate->version);
+    sha256_bytes(text, n > 0 ? (size_t)n : 0, out);
+}
+
+static void put_text(struct buffer *out, const char *key, const char *text)
+{
+    buffer_printf(out, "\"%s\":\"", key);
+    buffer_append_json(out, text, strlen(text));
+    buffer_append_str(out, "\",");
+}
+
+/* Facts that nothing depends on. */
+static void put_meta(const struct program *program, struct buffer *out)
+{
+    const struct program_config *config = &program->config;
+    buffer_append_char(out, '{');
+    put_text(out, "architecture", config->architecture);
+    put_text(out, "name", config->name);
+    put_text(out, "quantisation", config->quantisation);
+    buffer_printf(out, "\"parameters\":%llu,\"weight_bytes\":%llu,\"compiler\":%u}",
+                  (unsigned long long)config->n_parameters,
+                  (unsigned long long)config->weight_bytes, COMPILER_VERSION);
+}
+
+static void report(const struct compile_file_options *options, double share)
+{
+    if (options->progress)
+        options->progress(options->progress_context, share);
+}
+
+static void report_packing(void *context, double share)
+{
+    report(context, PACK_FROM + (VERIFY_FROM - PACK_FROM) * share);
+}
+
+static void report_verifying(void *context, double share)
+{
+    report(context, VERIFY_FROM + (1 - VERIFY_FROM) * share);
+}
+
+static serverd_status write_program(const struct compile_file_options *options,
+                                    const struct program *program, const uint8_t source[32],
+                                    serverd_error *err)
+{
+    uint8_t options_hash[32];
+    struct buffer meta;
+    buffer_init(&meta, 64 * KIB);
+    put_meta(program, &meta);
+    compile_options_hash(options, options_hash);
+    const struct sdp_write_options writing = {.path = options->out,
+                                              .delegate = options->delegate,
+                                              .pool = options->pool,
+                                              .source_hash = source,
+                                              .options_hash = options_hash,
+                                              .meta = buffer_str(&meta),
+                                              .progress = report_packing,
+                                              .progress_context = (void *)options};
+    serverd_status status = meta.is_failed ? fail(err, SERVERD_NOMEM, "no memory to compile")
+                                           : sdp_write(program, &writing, err);
+    buffer_deinit(&meta);
+    return status;
+}
+
+/* As whoever opens it, and then every byte. */
+static serverd_status verify(const struct compile_file_options *options, serverd_error *err)
+{
+    struct program *program = NULL;
+    struct sdp_file file;
+    serverd_status status = sdp_open(options->out, &program, err);
+    program_unref(program);
+    if (status == SERVERD_OK)
+        status = sdp_file_open(options->out, &file, err);
+    if (status == SERVERD_OK) {
+        status = sdp_file_verify(&file, report_verifying, (void *)options, err);
+        sdp_file_close(&file);
+    }
+    if (status == SERVERD_OK)
+        return status;
+    err->code = SERVERD_INTERNAL;
+    return error_context(err, "what was written is not what was meant");
+}
+
+serverd_status compile_file(const struct compile_file_options *options, serverd_error *err)
+{
+    uint8_t source[32];
+    struct program *program = NULL;
+    serverd_status status = compile_model(&options->source, &program, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (options->source_hash)
+        memcpy(source, options->source_hash, sizeof source);
+    else
+        status = source_hash(options->source.path, options->pool, source, err);
+    report(options, PACK_FROM);
+    if (status == SERVERD_OK)
+        status = write_program(options, program, source, err);
+    program_unref(program);
+    if (status == SERVERD_OK && options->wants_verify)
+        status = verify(options, err);
+    if (status == SERVERD_OK)
+        report(options, 1);
+    return status;
+}

@@ -1,0 +1,31 @@
+/* A model, compiled into a program file. */
+#ifndef COMPILER_COMPILE_FILE_H
+#define COMPILER_COMPILE_FILE_H
+
+#include "compiler/compile.h"
+#include "runtime/worker_pool.h"
+#include "serverd/delegate.h"
+
+/* Raised when the same source and options give other bytes than before. */
+#define COMPILER_VERSION 1u
+
+struct compile_file_options {
+    struct compile_options source;
+    const char *out;                  /* the program file */
+    const serverd_delegate *delegate; /* whose forms of the weights go in */
+    struct worker_pool *pool;
+    const uint8_t *source_hash;                    /* [32] if it is known; NULL: it is made */
+    bool wants_verify;                             /* the written file is read again and checked */
+    void (*progress)(void *context, double share); /* may be NULL */
+    void *progress_context;
+};
+
+/* Imports, packs, writes and checks. Errors: SERVERD_INVALID: a file cannot be read or written;
+ * SERVERD_CORRUPT, SERVERD_UNSUPPORTED, SERVERD_VERSION: of the source; SERVERD_INTERNAL: what was
+ * written is not what was meant. */
+serverd_status compile_file(const struct compile_file_options *options, serverd_error *err);
+
+/* What the output depends on beside the source's bytes. */
+void compile_options_hash(const struct compile_file_options *options, uint8_t out[32]);
+
+#endif

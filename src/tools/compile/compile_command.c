@@ -1,0 +1,85 @@
+/* serverd-compile MODEL -o FILE */
+#include "tools/compile/commands.h"
+
+#include "base/error.h"
+#include "compiler/compile_file.h"
+#include "kernels/builtin.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct values {
+    const char *model, *out;
+    uint32_t threads;
+    bool verify, quiet;
+};
+
+#define AT(field) offsetof(struct values, field)
+
+static const struct command_option rows[] = {
+    {"model", 0, COMMAND_STRING, AT(model), "MODEL", NULL, 0, 0,
+     "What to compile: a GGUF file, or the first file of a split one"},
+    {"output", 'o', COMMAND_STRING, AT(out), "FILE", NULL, 0, 0, "The program file to write"},
+    {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
+     "Threads that work; 0: one for each processor that the process may use"},
+    {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
+     "Read the written file again and check every byte (--no-verify: do not)"},
+    {"quiet", 'q', COMMAND_FLAG, AT(quiet), NULL, NULL, 0, 0, "No progress bar"},
+};
+
+/* ---- progress ----------------------------------------------------------------------------------
+ */
+
+static void draw_bar(void *context, double share)
+{
+    (void)context;
+    char bar[33];
+    int n = (int)(share * 32);
+    memset(bar, '.', 32);
+    memset(bar, '#', (size_t)(n < 0 ? 0 : n > 32 ? 32 : n));
+    bar[32] = '\0';
+    (void)fprintf(stderr, "\r[%s] %3.0f %%", bar, share * 100);
+}
+
+/* ---- the command -------------------------------------------------------------------------------
+ */
+
+static serverd_status compile(const struct values *values, struct worker_pool *pool,
+                              serverd_error *err)
+{
+    bool has_bar = !values->quiet && isatty(STDERR_FILENO);
+    const struct compile_file_options options = {.source = {.path = values->model},
+                                                 .out = values->out,
+                                                 .delegate = builtin_delegate("cpu"),
+                                                 .pool = pool,
+                                                 .wants_verify = values->verify,
+                                                 .progress = has_bar ? draw_bar : NULL};
+    serverd_status status = compile_file(&options, err);
+    if (has_bar)
+        (void)fputs("\r\033[K", stderr);
+    return status;
+}
+
+static serverd_status run(const void *arg, serverd_error *err)
+{
+    const struct values *values = arg;
+    struct worker_pool *pool = NULL;
+    if (!values->model || !values->out)
+        return fail(err, SERVERD_INVALID, "%s; see --help",
+                    values->model ? "--output: names the file to write"
+                                  : "names no model to compile");
+    serverd_status status = worker_pool_create(values->threads, &pool, err);
+    if (status == SERVERD_OK)
+        status = compile(values, pool, err);
+    worker_pool_destroy(pool);
+    return status;
+}
+
+const struct command compile_command = {.name = "",
+                                        .summary = "Compiles a model into a program file",
+                                        .options = rows,
+                                        .n_options = sizeof rows / sizeof *rows,
+                                        .bare = {"model"},
+                                        .run = run,
+                                        .values_bytes = sizeof(struct values)};
