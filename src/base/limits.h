@@ -39,9 +39,13 @@
 #define LIMIT_WORKERS 1024u
 
 /* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+#define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
+
+/* The text that explains who runs what: cut. */
+#define LIMIT_EXPLAIN_BYTES (4 * MIB)
 
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
