@@ -245,7 +245,7 @@ typedef struct serverd_host {
 
 enum { SERVERD_LAYOUT_ROWS = 0 }; /* the logical bytes as they stand in the file, used in place */
 
-/* How one tensor wants to lie in memory. */
+/* How one tensor wants to lie in memory. bytes 0: nobody will look at it. */
 typedef struct serverd_form {
     uint32_t struct_bytes;
     uint32_t layout;
