@@ -13,7 +13,10 @@
 /* Less than that is the rounding of f32: 130 dB. */
 #define ROUNDING 1e-13
 
-/* With fewer layers before a node those behind it count, too. */
+/* Nor does it matter what is so far below the noise of most linear layers: 30 dB. */
+#define NEGLIGIBLE 1e-3
+
+/* So many layers before a node have a median. */
 #define ENOUGH 3u
 
 /* ---- who is alike ---------------------------------------------------------------------------- */
@@ -45,25 +48,26 @@ enum likeness {
     LIKE_PLACE_BEFORE = 0, /* the same place and types, in the layers before it */
     LIKE_PLACE,            /* in all others */
     LIKE_OP,               /* the same operation, anywhere */
-    LIKE_LINEAR,           /* any linear layer */
-    N_LIKENESSES
+    LIKE_LINEAR            /* any linear layer */
 };
 
 struct judgement {
     const struct diff_run *run;
     const serverd_graph *a, *b;
-    double *noises; /* [n_nodes] */
+    double *noises;    /* [n_nodes] */
+    double negligible; /* noise that does not matter */
 };
 
 static bool is_like(const struct judgement *j, uint32_t index, uint32_t other,
                     enum likeness likeness)
 {
-    const struct diff_node *x = &j->run->nodes[index], *y = &j->run->nodes[other];
+    const struct diff_node *y = &j->run->nodes[other];
     uint32_t op = j->a->nodes[y->a].op;
     if (other == index)
         return false;
     if (likeness == LIKE_LINEAR)
         return op == SERVERD_OP_LINEAR;
+    const struct diff_node *x = &j->run->nodes[index];
     if (likeness == LIKE_OP || op != j->a->nodes[x->a].op)
         return op == j->a->nodes[x->a].op;
     return x->group != y->group && (likeness == LIKE_PLACE || other < index) &&
@@ -127,17 +131,29 @@ static bool is_changed_alone(const struct judgement *j, uint32_t index)
 
 /* ---- noise ----------------------------------------------------------------------------------- */
 
-/* The median of its like; negative: it has none. */
+/* The noise that `share` of those with a likeness stay below; negative: nobody has it. */
+static double quantile(const struct judgement *j, uint32_t index, enum likeness likeness,
+                       double share)
+{
+    size_t n = gather(j, index, likeness);
+    qsort(j->noises, n, sizeof *j->noises, compare);
+    return n > (likeness == LIKE_PLACE_BEFORE ? ENOUGH - 1 : 0)
+               ? j->noises[(size_t)(share * (double)(n - 1))]
+               : -1;
+}
+
+/* The median of the layers before it. The first layers of some models are quieter than all others:
+ * so no less than what a quarter of all layers have. Of a node without its like, the median of the
+ * operation, or of linear layers. Negative: there are none. */
 static double usual_noise(const struct judgement *j, uint32_t index)
 {
-    size_t n = 0;
-    for (int likeness = 0; likeness < N_LIKENESSES && n == 0; likeness++) {
-        n = gather(j, index, (enum likeness)likeness);
-        if (likeness == LIKE_PLACE_BEFORE && n < ENOUGH)
-            n = 0;
-    }
-    qsort(j->noises, n, sizeof *j->noises, compare);
-    return n > 0 ? j->noises[(n - 1) / 2] : -1;
+    double before = quantile(j, index, LIKE_PLACE_BEFORE, 0.5);
+    double all = quantile(j, index, LIKE_PLACE, before < 0 ? 0.5 : 0.25);
+    if (all < 0)
+        all = quantile(j, index, LIKE_OP, 0.5);
+    if (all < 0)
+        all = quantile(j, index, LIKE_LINEAR, 0.5);
+    return before > all ? before : all;
 }
 
 static void judge_node(const struct judgement *j, struct diff_node *node, uint32_t index)
@@ -147,13 +163,13 @@ static void judge_node(const struct judgement *j, struct diff_node *node, uint32
         return;
     double noise = gap_noise(&node->own);
     node->usual = usual_noise(j, index);
-    node->is_bad |= node->usual >= 0 && noise > ROUNDING && noise > TOO_MUCH * node->usual;
+    node->is_bad |= node->usual >= 0 && noise > j->negligible && noise > TOO_MUCH * node->usual;
 }
 
 serverd_status diff_judge(struct diff_run *run, const struct diff_files *files,
                           const serverd_graph *a, const serverd_graph *b, serverd_error *err)
 {
-    const struct judgement judgement = {
+    struct judgement judgement = {
         .run = run, .a = a, .b = b, .noises = calloc(run->n_nodes + 1u, sizeof(double))};
     if (!judgement.noises)
         return fail(err, SERVERD_NOMEM, "no memory to judge %u nodes", run->n_nodes);
@@ -162,6 +178,9 @@ serverd_status diff_judge(struct diff_run *run, const struct diff_files *files,
         run->nodes[i].usual = -1;
         run->nodes[i].is_changed = reads_changed(files, a, run->nodes[i].a);
     }
+    judgement.negligible = NEGLIGIBLE * quantile(&judgement, UINT32_MAX, LIKE_LINEAR, 0.5);
+    if (judgement.negligible < ROUNDING)
+        judgement.negligible = ROUNDING;
     for (uint32_t i = 0; i < run->n_nodes; i++) {
         judge_node(&judgement, &run->nodes[i], i);
         if (run->nodes[i].is_bad && run->bad_node == UINT32_MAX)
