@@ -129,6 +129,12 @@
 #define LIMIT_OPTION_BYTES (4 * KIB)
 #define LIMIT_CONFIG_BYTES (1 * MIB)
 
+/* serverd-compile diff: a file of ids is refused; so many rows of a sequence have logits. */
+#define LIMIT_DIFF_FILE       (64 * MIB)
+#define LIMIT_DIFF_SEQUENCES  256u
+#define LIMIT_DIFF_TOKENS     4096u
+#define LIMIT_DIFF_LOGIT_ROWS 64u
+
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
 
