@@ -127,6 +127,8 @@ static struct placement *place_well(const char *device, const char *wishes)
 
 /* ---- properties of any placement ------------------------------------------------------------- */
 
+static void check_explanation(const struct placement *placement);
+
 static bool is_listed(const uint32_t *values, uint32_t n, uint32_t value)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -171,6 +173,7 @@ static void check(const struct placement *placement)
         }
     }
     assert_int_equal(node, graph->n_nodes);
+    check_explanation(placement);
 }
 
 static uint32_t device_of_layer(const struct placement *placement, uint32_t layer)
@@ -180,6 +183,26 @@ static uint32_t device_of_layer(const struct placement *placement, uint32_t laye
             return placement->chosen[n];
     fail_msg("no layer %u", layer);
     return 0;
+}
+
+/* The explanation's lines cover every node, in order, and every device has a reason or a part. */
+static void check_explanation(const struct placement *placement)
+{
+    struct buffer text;
+    buffer_init(&text, 1 << 20);
+    placement_explain(placement, &text);
+    unsigned next = 0, first, last;
+    for (const char *at = buffer_str(&text); (at = strstr(at, "nodes ")); at++) {
+        if (at != buffer_str(&text) && at[-1] != '\n')
+            continue;
+        assert_int_equal(sscanf(at, "nodes %u-%u", &first, &last), 2);
+        assert_int_equal(first, next);
+        next = last + 1;
+    }
+    assert_int_equal(next, placement->graph->n_nodes);
+    for (uint32_t d = 0; d < placement->n_devices; d++)
+        assert_non_null(strstr(buffer_str(&text), placement->devices[d].name));
+    buffer_deinit(&text);
 }
 
 static void expect_text(const struct placement *placement, const char *word)
