@@ -2,13 +2,12 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
-#include "kernels/reference/run_node.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define HEAD_ROWS      32u /* rows that have logits at a time */
+#define HEAD_ROWS      96u /* rows that have logits at a time */
 #define MAX_BUCKETS    (sizeof((struct divergence_report *)0)->bucket_kl / sizeof(double))
 #define BATCH_TOKENS   2048u /* tokens that are in memory at a time, about */
 #define ROW_IS_UNKNOWN (-1)
@@ -126,8 +125,8 @@ static void judge_row(void *arg, uint32_t r, uint32_t worker)
 }
 
 /* The nodes from the head on, for some rows. `values` is scratch, [n_values]. */
-static void run_head(const struct forward *forward, uint32_t head, size_t first, size_t n,
-                     float **values, float *out)
+static serverd_status run_head(const struct forward *forward, uint32_t head, size_t first, size_t n,
+                               float **values, float *out, serverd_error *err)
 {
     const serverd_graph *graph = forward->graph;
     serverd_batch batch = forward->batch;
@@ -145,8 +144,10 @@ static void run_head(const struct forward *forward, uint32_t head, size_t first,
                                         .batch = &batch,
                                         .max_context = forward->max_context,
                                         .values = values};
-    for (uint32_t i = head; i < graph->n_nodes; i++)
-        reference_run_node(&step, i);
+    serverd_status status = SERVERD_OK;
+    for (uint32_t i = head; i < graph->n_nodes && status == SERVERD_OK; i++)
+        status = forward_run_node(&step, i, forward->pool, err);
+    return status;
 }
 
 static serverd_status judge_logits(struct run *run, uint32_t head, serverd_error *err)
@@ -161,8 +162,9 @@ static serverd_status judge_logits(struct run *run, uint32_t head, serverd_error
         status = fail(err, SERVERD_NOMEM, "no memory for logits of %zu tokens", n_vocab);
     for (size_t r = 0; r < rows && status == SERVERD_OK; r += HEAD_ROWS) {
         const size_t n = min_size(HEAD_ROWS, rows - r);
-        run_head(run->source, head, r, n, values, p);
-        run_head(run->program, head, r, n, values, q);
+        if ((status = run_head(run->source, head, r, n, values, p, err)) != SERVERD_OK ||
+            (status = run_head(run->program, head, r, n, values, q, err)) != SERVERD_OK)
+            break;
         struct logits_job job = {run, p, q, n_vocab, r};
         worker_pool_run(run->evaluation->pool, (uint32_t)n, judge_row, &job);
     }

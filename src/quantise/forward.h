@@ -3,6 +3,7 @@
 #ifndef QUANTISE_FORWARD_H
 #define QUANTISE_FORWARD_H
 
+#include "kernels/reference/run_node.h"
 #include "program/program.h"
 #include "runtime/worker_pool.h"
 
@@ -38,6 +39,10 @@ void forward_destroy(struct forward *forward); /* NULL is fine */
 
 /* Runs all nodes before `node`; values that nothing reads from there on are let go. */
 serverd_status forward_run_to(struct forward *forward, uint32_t node, serverd_error *err);
+
+/* One node, whose values are there. */
+serverd_status forward_run_node(const struct reference_step *step, uint32_t index,
+                                struct worker_pool *pool, serverd_error *err);
 
 /* Rows of a value in this step, and its columns. */
 size_t forward_rows(const struct forward *forward, uint32_t value);

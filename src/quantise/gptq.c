@@ -11,6 +11,7 @@
 
 struct gptq_job {
     struct quant_matrix *matrix;
+    const struct grid_kernels *kernels;
     uint32_t *order; /* [k] columns, in the order they are taken */
     float *u;        /* [k][k] of the columns in order */
     float *targets;  /* [n][k] in order */
@@ -71,9 +72,7 @@ static void quantise_row(const struct gptq_job *job, size_t row)
         /* its own error and what it could not take over from those before it */
         const float error = m->weights[row * m->k + column] - value;
         errors[j - job->first] = error;
-        const float *u = job->u + j * m->k;
-        for (size_t p = j + 1; p < end; p++)
-            target[p] += error * u[p];
+        job->kernels->add_scaled(target + j + 1, error, job->u + j * m->k + j + 1, end - j - 1);
     }
 }
 
@@ -122,7 +121,7 @@ serverd_status gptq(struct quant_matrix *matrix, const float *h, struct worker_p
                     serverd_error *err)
 {
     const size_t n = matrix->n, k = matrix->k;
-    struct gptq_job job = {.matrix = matrix};
+    struct gptq_job job = {.matrix = matrix, .kernels = grid_kernels_best()};
     struct right_factor later = {0};
     serverd_status status = SERVERD_OK;
     job.order = calloc(k, sizeof *job.order);

@@ -63,6 +63,10 @@ struct grid_kernels {
                    struct grid_numbers *numbers, uint8_t *codes);
     void (*decode)(const struct grid *grid, const uint8_t *codes, struct grid_numbers numbers,
                    float *out);
+    /* out[n] = x h of a square h[n][n] whose rows are `stride` apart; n is a group. */
+    void (*times_square)(const float *x, const float *h, size_t stride, size_t n, float *out);
+    /* y[n] += factor * x[n] */
+    void (*add_scaled)(float *y, float factor, const float *x, size_t n);
 };
 
 const struct grid_kernels *grid_kernels_best(void);

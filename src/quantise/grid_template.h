@@ -390,4 +390,27 @@ static void decode(const struct grid *grid, const uint8_t *codes, struct grid_nu
 #undef CALL
 }
 
-const struct grid_kernels GRID_TABLE = {encode, min_max, plain, decode};
+/* ---- sums over groups ------------------------------------------------------------------------ */
+
+static void times_square(const float *x, const float *h, size_t stride, size_t n, float *out)
+{
+    lanes sums[GRID_MAX_GROUP / LANES] = {{0}};
+    const size_t n_lanes = n / LANES;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n_lanes; j++)
+            sums[j] += splat(x[i]) * load(h + i * stride + j * LANES);
+    memcpy(out, sums, n * sizeof *out);
+}
+
+static void add_scaled(float *y, float factor, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        lanes v = load(y + i) + splat(factor) * load(x + i);
+        memcpy(y + i, &v, sizeof v);
+    }
+    for (; i < n; i++)
+        y[i] += factor * x[i];
+}
+
+const struct grid_kernels GRID_TABLE = {encode, min_max, plain, decode, times_square, add_scaled};

@@ -141,6 +141,66 @@ void multiply_block(const float *a, size_t m, const float *columns, size_t k, si
     cpu_kernels_best()->linear(&call);
 }
 
+/* ---- weights of a tensor --------------------------------------------------------------------- */
+
+#define TENSOR_ROWS (BLOCKS_PER_CHUNK * LANES)
+
+struct tensor_job {
+    const float *a;
+    size_t m, k, n;
+    const serverd_tensor *weights;
+    const float *bias;
+    float *out;
+    float *memory; /* [workers][TENSOR_ROWS + 1][k], for blocks of columns and a row */
+};
+
+static void multiply_rows(void *arg, uint32_t chunk, uint32_t worker)
+{
+    const struct tensor_job *job = arg;
+    const struct dtype_info *info = dtype_info(job->weights->dtype);
+    const size_t k = job->k, first = (size_t)chunk * TENSOR_ROWS;
+    const size_t n = min_size(TENSOR_ROWS, job->n - first), blocks = k / info->block_elements;
+    float *columns = job->memory + worker * (TENSOR_ROWS + 1) * k;
+    float *row = columns + TENSOR_ROWS * k;
+    if (n < TENSOR_ROWS)
+        memset(columns, 0, TENSOR_ROWS * k * sizeof *columns);
+    for (size_t r = 0; r < n; r++) {
+        float *to = columns + r / LANES * LANES * k + r % LANES;
+        info->to_f32((const char *)job->weights->data + (first + r) * blocks * info->block_bytes,
+                     row, blocks);
+        for (size_t i = 0; i < k; i++)
+            to[i * LANES] = row[i];
+    }
+    const struct cpu_rows x = {.values = job->a};
+    const struct cpu_linear call = {.form = packed_form(DTYPE_F32),
+                                    .weights = (const uint8_t *)columns,
+                                    .column_bytes = k * LANES * sizeof(float),
+                                    .first_block = first / LANES,
+                                    .n_blocks = n_blocks(n),
+                                    .n_out = job->n,
+                                    .k = k,
+                                    .x = &x,
+                                    .n_rows = job->m,
+                                    .bias = job->bias,
+                                    .out = job->out,
+                                    .out_stride = job->n};
+    cpu_kernels_best()->linear(&call);
+}
+
+serverd_status multiply_tensor(const float *a, size_t m, const serverd_tensor *weights,
+                               const float *bias, float *out, struct worker_pool *pool,
+                               serverd_error *err)
+{
+    struct tensor_job job = {a, m, weights->dims[1], weights->dims[0], weights, bias, out, NULL};
+    size_t bytes;
+    if (!size_mul(job.k, (TENSOR_ROWS + 1) * sizeof(float), &bytes) ||
+        !size_mul(bytes, worker_pool_n_workers(pool), &bytes) || !(job.memory = malloc(bytes)))
+        return fail(err, SERVERD_NOMEM, "tensor %s: no memory to multiply with it", weights->name);
+    worker_pool_run(pool, (uint32_t)((job.n + TENSOR_ROWS - 1) / TENSOR_ROWS), multiply_rows, &job);
+    free(job.memory);
+    return SERVERD_OK;
+}
+
 /* ---- x^T x ----------------------------------------------------------------------------------- */
 
 #define GRAM_ROWS 512 /* of x at a time */

@@ -5,6 +5,7 @@
 #define QUANTISE_LINALG_H
 
 #include "runtime/worker_pool.h"
+#include "serverd/delegate.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -30,6 +31,11 @@ void multiply(const float *a, size_t m, const struct right_factor *b, float *out
 
 /* out[m][n] (no gaps) = a[m][k] * b of one block of columns, [k][16], n <= 16; on this thread. */
 void multiply_block(const float *a, size_t m, const float *columns, size_t k, size_t n, float *out);
+
+/* out[m][n] = a[m][k] * weights^T + bias of a tensor [n][k] of any type; bias may be NULL. */
+serverd_status multiply_tensor(const float *a, size_t m, const serverd_tensor *weights,
+                               const float *bias, float *out, struct worker_pool *pool,
+                               serverd_error *err);
 
 /* h[k][k] += x^T x of x[rows][k]: the upper triangle. False: no memory. */
 bool add_gram(const float *x, size_t rows, size_t k, float *h, struct worker_pool *pool);
