@@ -135,6 +135,11 @@
 #define LIMIT_DIFF_TOKENS     4096u
 #define LIMIT_DIFF_LOGIT_ROWS 64u
 
+/* Quantising: a policy's rules and the tokens that are calibrated on are refused beyond, or cut. */
+#define LIMIT_QUANTISE_RULES     1024u
+#define LIMIT_CALIBRATION_TOKENS (1u << 20)
+#define LIMIT_CALIBRATION_BYTES  (256 * MIB)
+
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
 
