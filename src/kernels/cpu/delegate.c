@@ -314,6 +314,8 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
     serverd_status status = check_batch(handle, batch, kv, err);
     if (status != SERVERD_OK)
         return status;
+    if ((status = cpu_plan_adapters(handle, batch, err)) != SERVERD_OK)
+        return status;
     place_outer(handle, inputs, outputs);
     struct cpu_step step = {.handle = handle,
                             .kernels = handle->instance->kernels,
@@ -357,4 +359,5 @@ const serverd_delegate cpu_delegate = {
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
     .footprint = cpu_footprint,
+    .adapter = cpu_set_adapter,
 };
