@@ -3,15 +3,19 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "compiler/adapter_import.h"
 #include "compiler/compile_file.h"
 #include "kernels/builtin.h"
+#include "program/adapter_file.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 struct values {
-    const char *model, *out;
+    const char *model, *out, *base;
     const char *quantise, *calibration, *report, *target_size;
     double target_bits;
     uint32_t threads;
@@ -37,6 +41,8 @@ static const struct command_option rows[] = {
      "The same as bytes of all weights: 300M"},
     {"report", 0, COMMAND_STRING, AT(report), "FILE", NULL, 0, 0,
      "Write a page about what quantising did, as HTML"},
+    {"base", 0, COMMAND_STRING, AT(base), "FILE", NULL, 0, 0,
+     "The model that an adapter is for, in any form and quantisation; MODEL is the adapter then"},
     {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that work; 0: one for each processor that the process may use"},
     {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
@@ -90,6 +96,40 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
     return status;
 }
 
+/* What was written is read again, as whoever opens it does. */
+static serverd_status check_adapter(const char *path, const struct program *base,
+                                    serverd_error *err)
+{
+    struct adapter *adapter;
+    serverd_status status = adapter_file_open(path, &adapter, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = adapter_fits(adapter, base, err);
+    adapter_destroy(adapter);
+    return status;
+}
+
+static serverd_status compile_adapter(const struct values *values, serverd_error *err)
+{
+    struct program *base;
+    struct adapter *adapter;
+    const struct compile_options source = {.path = values->base};
+    serverd_status status = sdp_is_program_file(values->base) ? sdp_open(values->base, &base, err)
+                                                              : compile_model(&source, &base, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "--base");
+    status = adapter_import(values->model, base, &adapter, err);
+    if (status == SERVERD_OK) {
+        status = adapter_write(adapter, values->out, err);
+        adapter_destroy(adapter);
+    }
+    if (status == SERVERD_OK && values->verify &&
+        (status = check_adapter(values->out, base, err)) != SERVERD_OK)
+        err->code = status = SERVERD_INTERNAL;
+    program_unref(base);
+    return status;
+}
+
 static serverd_status run(const void *arg, serverd_error *err)
 {
     const struct values *values = arg;
@@ -98,6 +138,8 @@ static serverd_status run(const void *arg, serverd_error *err)
         return fail(err, SERVERD_INVALID, "%s; see --help",
                     values->model ? "--output: names the file to write"
                                   : "names no model to compile");
+    if (values->base)
+        return compile_adapter(values, err);
     serverd_status status = worker_pool_create(values->threads, &pool, err);
     if (status == SERVERD_OK)
         status = compile(values, pool, err);
