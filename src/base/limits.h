@@ -25,6 +25,15 @@
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
 
+/* Adapters: refused by file and field. */
+#define LIMIT_ADAPTER_SITES    8192u
+#define LIMIT_ADAPTER_RANK     4096u
+#define LIMIT_ADAPTER_DIM      (1u << 22)
+#define LIMIT_ADAPTER_BYTES    (16 * GIB)
+#define LIMIT_ADAPTER_NAME     128u  /* bytes of its name in the API, the end's too */
+#define LIMIT_ADAPTER_PATTERNS 4096u /* of a rank_pattern or alpha_pattern */
+#define LIMIT_ADAPTERS         256u  /* of a model at once, whatever --max-adapters says */
+
 /* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
 #define LIMIT_SAFETENSORS_HEADER 100000000u
 #define LIMIT_SAFETENSORS_SHARDS 1024u
@@ -128,6 +137,17 @@
 /* Options and their file: refused with the option's or the file's name. */
 #define LIMIT_OPTION_BYTES (4 * KIB)
 #define LIMIT_CONFIG_BYTES (1 * MIB)
+
+/* serverd-compile diff: a file of ids is refused; so many rows of a sequence have logits. */
+#define LIMIT_DIFF_FILE       (64 * MIB)
+#define LIMIT_DIFF_SEQUENCES  256u
+#define LIMIT_DIFF_TOKENS     4096u
+#define LIMIT_DIFF_LOGIT_ROWS 64u
+
+/* Quantising: a policy's rules and the tokens that are calibrated on are refused beyond, or cut. */
+#define LIMIT_QUANTISE_RULES     1024u
+#define LIMIT_CALIBRATION_TOKENS (1u << 20)
+#define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
