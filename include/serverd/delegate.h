@@ -1,18 +1,23 @@
-/* The ABI between serverd and its back-ends (delegates), version 2.0.
+/* The ABI between serverd and its back-ends (delegates), version 3.0.
  *
  * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
  * turns weights into its own layout, holds the KV pages of its device, and executes batches.
  * Everything that computes runs through this table: the CPU back-end, the exact reference, the
  * test doubles, CUDA, and shared objects loaded at run time.
  *
- * Threads: `devices`, `match` and `pack` are pure and may be called concurrently. An instance
- * has one caller at a time. CPU work is spread only by serverd_host.parallel_for.
- * Ownership: the host keeps graph, tensors and batch alive for the call, and the tensors of a
- * loaded partition until `unload`. The delegate owns its instances, handles and KV stores until
- * the matching close, unload or kv_destroy.
+ * The host cuts a graph into *partitions*, consecutive nodes that one instance runs, and calls
+ * them one after the other; what one makes and another reads passes through memory of the host.
+ *
+ * Threads: `devices`, `match`, `form` and `pack` are pure and may be called concurrently. An
+ * instance has one caller at a time. CPU work is spread only by serverd_host.parallel_for.
+ * Ownership: the host keeps what it passes alive for the call; graph, tensors, partition, packed
+ * weights and the host table itself until `unload` or `close`. The delegate owns its instances,
+ * handles and KV stores until the matching close, unload or kv_destroy.
+ * Errors: a function that fails fills *err in (status.h); it never exits, prints or raises signals.
  * Numbers: a row's result never depends on the other rows of the batch, on how a prompt was
  * cut into chunks, or on the number of threads.
- * Every struct starts with its size, so that a later minor version can append members. */
+ * Every struct starts with its size, so that a later minor version can append members: members of
+ * the table beyond struct_bytes are absent. */
 #ifndef SERVERD_DELEGATE_H
 #define SERVERD_DELEGATE_H
 
@@ -25,7 +30,7 @@
 extern "C" {
 #endif
 
-#define SERVERD_DELEGATE_ABI (2u << 16 | 0u) /* major << 16 | minor */
+#define SERVERD_DELEGATE_ABI (3u << 16 | 0u) /* major << 16 | minor */
 #define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
 #define SERVERD_NO_PAGE      UINT32_MAX
 #define SERVERD_MAX_DIMS     4u
@@ -191,6 +196,16 @@ typedef struct serverd_graph {
     const uint32_t *operands; /* indexes of values */
 } serverd_graph;
 
+/* Consecutive nodes of a graph that one instance runs. `inputs` are the activations that these
+ * nodes read and earlier ones make; `outputs` those that they make and later ones, or the caller
+ * (graph->output), read. Both ascending. */
+typedef struct serverd_partition {
+    uint32_t struct_bytes;
+    uint32_t first_node, n_nodes;
+    uint32_t n_inputs, n_outputs;
+    const uint32_t *inputs, *outputs; /* values of the graph */
+} serverd_partition;
+
 /* ---- the device and the host ------------------------------------------------------------ */
 
 typedef struct serverd_device {
@@ -201,10 +216,20 @@ typedef struct serverd_device {
     char reason[128]; /* why there is none, if `devices` reports 0 */
 } serverd_device;
 
+/* What a worker did, and when: some nodes for some rows. */
+typedef struct serverd_trace_event {
+    uint64_t start_ns, end_ns;
+    uint32_t first_node, n_nodes; /* n_nodes from there on; not always consecutive ones */
+    uint32_t worker, n_rows;
+} serverd_trace_event;
+
 /* What the host lends to a delegate. parallel_for runs fn(arg, chunk, worker) for every chunk
  * in 0..n_chunks-1 on the engine's threads, the caller's among them, and returns when all are
  * done; worker < n_workers names the thread, for scratch memory. It is legal only inside
- * `load` and `execute`. */
+ * `load` and `execute`.
+ *
+ * trace comes and goes between two calls of `execute`, and is called inside it: NULL means that
+ * nobody looks, and times need not be taken. */
 typedef struct serverd_host {
     uint32_t struct_bytes;
     uint32_t n_workers;
@@ -213,13 +238,14 @@ typedef struct serverd_host {
     void (*parallel_for)(void *context, uint32_t n_chunks,
                          void (*fn)(void *arg, uint32_t chunk, uint32_t worker), void *arg);
     uint64_t (*now_ns)(void *context);
+    void (*trace)(void *context, const serverd_trace_event *event); /* may be NULL */
 } serverd_host;
 
 /* ---- packing ---------------------------------------------------------------------------- */
 
 enum { SERVERD_LAYOUT_ROWS = 0 }; /* the logical bytes as they stand in the file, used in place */
 
-/* How one tensor wants to lie in memory. */
+/* How one tensor wants to lie in memory. bytes 0: nobody will look at it. */
 typedef struct serverd_form {
     uint32_t struct_bytes;
     uint32_t layout;
@@ -229,20 +255,50 @@ typedef struct serverd_form {
 
 /* ---- capability ------------------------------------------------------------------------- */
 
+/* Why a delegate does not run a node. Delegates say the first four; the others are the host's. */
+typedef enum serverd_reason {
+    SERVERD_REASON_NONE = 0,
+    SERVERD_REASON_OP,          /* unsupported-op */
+    SERVERD_REASON_DTYPE,       /* unsupported-dtype */
+    SERVERD_REASON_SHAPE,       /* unsupported-shape */
+    SERVERD_REASON_LAYOUT,      /* no-layout: weights that it cannot bring into one of its own */
+    SERVERD_REASON_MEMORY,      /* memory: the device has not enough */
+    SERVERD_REASON_SLOWER,      /* slower than the one that was chosen */
+    SERVERD_REASON_OVERRIDE,    /* override: the user wants another one */
+    SERVERD_REASON_UNAVAILABLE, /* unavailable: it has no device here */
+    SERVERD_REASON_INIT_FAILED, /* init-failed: `open` or `load` failed */
+    SERVERD_REASON_COUNT
+} serverd_reason;
+
 typedef struct serverd_claim {
     uint32_t struct_bytes;
-    uint32_t n_nodes; /* fused from the node on; 0: not claimed, see reason */
-    float seconds[3]; /* estimate at T = 1, 16, 512; 0: unknown */
-    char reason[128];
+    uint32_t n_nodes;        /* fused from the node on; 0: not claimed, see reason */
+    uint32_t reason;         /* serverd_reason of a node that is not claimed */
+    float seconds[3];        /* estimate at T = 1, 16, 512 rows; 0: unknown */
+    uint64_t resident_bytes; /* memory of the device that the weights of these nodes take */
+    char text[128];          /* more about the reason, or "" */
 } serverd_claim;
+
+/* What `load` takes of the device's memory, beside the packed weights. */
+typedef struct serverd_footprint {
+    uint32_t struct_bytes;
+    uint32_t reserved;
+    uint64_t activation_bytes; /* values of a step; several have one place where lifetimes allow */
+    uint64_t unshared_bytes;   /* the same if each had a place of its own */
+    uint64_t scratch_bytes;    /* everything else */
+} serverd_footprint;
 
 /* ---- KV pages --------------------------------------------------------------------------- */
 
 typedef struct serverd_kv_layer {
-    uint32_t n_kv_heads, k_dim, v_dim, window;
+    uint32_t n_kv_heads; /* 0: an attention that another instance runs has it */
+    uint32_t k_dim, v_dim, window;
 } serverd_kv_layer;
 
-/* A page holds SERVERD_PAGE_TOKENS tokens of all layers. A store may keep the layers with a window
+/* An instance keeps the layers of the attention that it runs, in one store for all its partitions.
+ * Page numbers mean the same tokens in all stores.
+ *
+ * A page holds SERVERD_PAGE_TOKENS tokens of all layers. A store may keep the layers with a window
  * apart: then a page holds the other layers, and a *window page* the same tokens of those with a
  * window, which nobody needs any more once the window has moved on. */
 typedef struct serverd_kv_spec {
@@ -288,7 +344,27 @@ typedef struct serverd_batch {
     uint64_t step;             /* counts the steps of this engine, for traces and tests */
     /* [n_seqs][max_pages] window pages; NULL: the store has none */
     const uint32_t *window_table;
+    /* [n_seqs] slot of the sequence's adapter, or SERVERD_NO_ADAPTER, and what its part is
+     * multiplied with; NULL: nobody has one */
+    const uint32_t *adapter_slot;
+    const float *adapter_scale;
 } serverd_batch;
+
+#define SERVERD_NO_ADAPTER UINT32_MAX
+
+/* Low-rank additions to linear layers: y += scale * B (A x), in f32. */
+typedef struct serverd_adapter_site {
+    uint32_t node; /* LINEAR */
+    uint32_t rank;
+    const float *a, *b; /* [rank][n_in], [n_out][rank] */
+    float scale;
+} serverd_adapter_site;
+
+typedef struct serverd_adapter {
+    uint32_t struct_bytes;
+    uint32_t n_sites;
+    const serverd_adapter_site *sites; /* of the partition; ascending nodes */
+} serverd_adapter;
 
 /* Sizes promised at load; `execute` never sees more. */
 typedef struct serverd_limits {
@@ -315,8 +391,10 @@ typedef struct serverd_delegate {
      * out[0].reason says why. */
     SERVERD_FN(devices, const serverd_host *, serverd_device *out, uint32_t cap, uint32_t *n);
 
-    /* Can this node run here, and at what cost? A refusal is n_nodes = 0 with a reason. */
-    SERVERD_FN(match, const serverd_graph *, uint32_t node, serverd_claim *out);
+    /* Can this node run here, and at what cost? A refusal is n_nodes = 0 with a reason. A delegate
+     * that claims several nodes at once need not be given all of them. */
+    SERVERD_FN(match, const serverd_host *, const serverd_graph *, uint32_t node,
+               serverd_claim *out);
 
     /* The layout this delegate wants for a tensor that a claimed node reads. */
     SERVERD_FN(form, const serverd_tensor *, serverd_form *out);
@@ -329,15 +407,19 @@ typedef struct serverd_delegate {
 
     SERVERD_FN(open, const serverd_host *, const serverd_device *, serverd_instance **out);
 
-    /* "key=value" tuning and test scripts; unknown key: SERVERD_INVALID. May be NULL. */
+    /* "key=value" tuning and test scripts, before the first load or kv call; unknown key:
+     * SERVERD_INVALID. May be NULL. */
     SERVERD_FN(set_option, serverd_instance *, const char *key, const char *value);
 
-    /* Prepare to run all nodes of the graph. packed[i] is the form of graph->tensors[i], or
-     * NULL where the layout is SERVERD_LAYOUT_ROWS: then tensors[i].data is it. All scratch
-     * memory is taken here; `execute` allocates nothing. */
-    SERVERD_FN(load, serverd_instance *, const serverd_graph *, const void *const *packed,
-               const serverd_limits *, const serverd_kv_spec *or_null, serverd_handle **out);
+    /* Prepare to run the nodes of a partition. packed[i] is the form of graph->tensors[i], or
+     * NULL where the layout is SERVERD_LAYOUT_ROWS: then tensors[i].data is it; tensors that no
+     * node of the partition reads are not packed. All scratch memory is taken here; `execute`
+     * allocates nothing. kv: what kv_create of this instance was told; NULL: it has no store. */
+    SERVERD_FN(load, serverd_instance *, const serverd_graph *, const serverd_partition *,
+               const void *const *packed, const serverd_limits *, const serverd_kv_spec *or_null,
+               serverd_handle **out);
 
+    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state. */
     SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
     /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,
@@ -346,10 +428,13 @@ typedef struct serverd_delegate {
     /* Both leave out the same halves. */
     SERVERD_FN(kv_copy, serverd_kv *, serverd_kv_page from, serverd_kv_page to, uint32_t n_tokens);
 
-    /* Run one batch. `out` receives graph->output: logits [n_logit_rows][V] or embeddings
-     * [n_seqs][D], f32. A SERVERD_NUMERIC or other error leaves the KV pages of the batch's
-     * rows undefined; SERVERD_DEVICE_LOST leaves only unload, kv_destroy, close. */
-    SERVERD_FN(execute, serverd_handle *, const serverd_batch *, serverd_kv *or_null, float *out);
+    /* Run one batch: inputs[i] has the rows of partition->inputs[i], outputs[i] receives those of
+     * partition->outputs[i], f32 [rows of its kind][columns], in memory of the host that does not
+     * overlap. The graph's output are logits [n_logit_rows][V] or embeddings [n_seqs][D]. A
+     * SERVERD_NUMERIC or other error leaves the KV pages of the batch's rows undefined;
+     * SERVERD_DEVICE_LOST leaves only unload, kv_destroy, close. */
+    SERVERD_FN(execute, serverd_handle *, const serverd_batch *, serverd_kv *or_null,
+               const float *const *inputs, float *const *outputs);
 
     void (*kv_destroy)(serverd_kv *);
     void (*unload)(serverd_handle *);
@@ -367,9 +452,20 @@ typedef struct serverd_delegate {
     SERVERD_FN(kv_identity, serverd_instance *, const serverd_kv_spec *, uint64_t *out);
     SERVERD_FN(kv_export, const serverd_kv *, serverd_kv_page, void *out);
     SERVERD_FN(kv_import, serverd_kv *, serverd_kv_page, const void *bytes);
+
+    /* What `load` with the same arguments would take. NULL: unknown. */
+    SERVERD_FN(footprint, serverd_instance *, const serverd_graph *, const serverd_partition *,
+               const serverd_limits *, const serverd_kv_spec *or_null, serverd_footprint *out);
+
+    /* Put an adapter into a slot; NULL: empty it. The delegate copies what it needs. NULL as a
+     * member: no batch with adapters may be executed. */
+    SERVERD_FN(adapter, serverd_handle *, uint32_t slot, const serverd_adapter *or_null);
 } serverd_delegate;
 
-/* The one symbol that a delegate in a shared object exports. */
+/* The one symbol that a delegate in a shared object exports, named SERVERD_DELEGATE_ENTRY. It
+ * returns the same table at each call, valid for as long as the object is loaded; NULL: it cannot
+ * work with a host of this ABI. */
+#define SERVERD_DELEGATE_ENTRY "serverd_delegate_entry"
 typedef const serverd_delegate *(*serverd_delegate_entry_fn)(uint32_t host_abi);
 
 #ifdef __cplusplus

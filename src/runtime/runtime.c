@@ -3,11 +3,14 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "base/numeric.h"
-#include "program/dtype.h"
+#include "program/op.h"
 #include "runtime/identity_internal.h"
+#include "runtime/instances.h"
 #include "runtime/kv_size_internal.h"
 #include "runtime/packing.h"
+#include "runtime/steps.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,20 +23,21 @@ struct runtime {
     serverd_host host;
     void (*log)(void *context, int level, const char *text);
     void *log_context;
+    void (*trace)(void *context, const serverd_trace_event *event);
+    void *trace_context;
     serverd_limits limits;
     serverd_kv_spec kv_spec;
 
-    const serverd_delegate *delegate;
-    serverd_device device;
-    serverd_instance *instance;
-    serverd_handle *handle;
-    serverd_kv *kv;
-    struct packed_weights packed;
+    struct placement *placement;
+    struct instances instances;
+    struct packed_weights
+        packed[LIMIT_DEVICES]; /* of each instance; of one delegate, the first's */
+    struct steps steps;
     struct kv_size kv_size;
     uint32_t window; /* tokens of the widest in window pages; 0: there are none */
     bool has_identity;
     struct sha256 identity; /* of the tensors, then of all; if it is wanted */
-    char device_text[160];
+    char device_text[256];
 };
 
 /* ---- what delegates are lent --------------------------------------------------------------- */
@@ -58,129 +62,95 @@ static uint64_t host_now_ns(void *context)
     return clock_now_ns(runtime->clock);
 }
 
-/* ---- choice of the delegate ---------------------------------------------------------------- */
-
-static serverd_status find_device(struct runtime *runtime, const serverd_delegate *delegate,
-                                  serverd_error *err)
+static void host_trace(void *context, const serverd_trace_event *event)
 {
-    uint32_t n = 0;
-    serverd_device device = {.struct_bytes = sizeof device};
-    serverd_status status = delegate->devices(&runtime->host, &device, 1, &n, err);
-    if (status != SERVERD_OK)
-        return error_context(err, "device %s", delegate->name);
-    if (n == 0)
-        return fail(err, SERVERD_UNSUPPORTED, "device %s: none here: %.127s", delegate->name,
-                    device.reason);
-    runtime->device = device;
-    return SERVERD_OK;
+    struct runtime *runtime = context;
+    runtime->trace(runtime->trace_context, event);
 }
 
-static serverd_status claim_graph(const serverd_delegate *delegate, const serverd_graph *graph,
-                                  serverd_error *err)
+void runtime_set_trace(struct runtime *runtime,
+                       void (*trace)(void *context, const serverd_trace_event *event),
+                       void *context)
 {
-    for (uint32_t node = 0; node < graph->n_nodes;) {
-        serverd_claim claim = {.struct_bytes = sizeof claim};
-        serverd_status status = delegate->match(graph, node, &claim, err);
-        if (status != SERVERD_OK)
-            return error_context(err, "device %s: node %u", delegate->name, node);
-        if (claim.n_nodes == 0 || claim.n_nodes > graph->n_nodes - node)
-            return fail(err, SERVERD_UNSUPPORTED, "device %s: cannot run node %u: %.127s",
-                        delegate->name, node, claim.reason);
-        node += claim.n_nodes;
+    runtime->trace = trace;
+    runtime->trace_context = context;
+    runtime->host.trace = trace ? host_trace : NULL;
+}
+
+/* ---- packing ------------------------------------------------------------------------------- */
+
+/* The first instance of the same delegate, whose forms serve for all of them. */
+static uint32_t first_alike(const struct instances *instances, uint32_t index)
+{
+    uint32_t i = 0;
+    while (instances->items[i].delegate != instances->items[index].delegate)
+        i++;
+    return i;
+}
+
+/* Tensors that nodes on instances of this delegate read. */
+static void mark_tensors(const struct runtime *runtime, const serverd_delegate *delegate,
+                         bool *is_wanted)
+{
+    const serverd_graph *graph = &runtime->program->graph;
+    const struct placement *placement = runtime->placement;
+    for (uint32_t p = 0; p < placement->n_partitions; p++) {
+        const serverd_partition *view = &placement->partitions[p].view;
+        if (placement->devices[placement->partitions[p].device].delegate != delegate)
+            continue;
+        for (uint32_t n = view->first_node; n < view->first_node + view->n_nodes; n++)
+            for (uint32_t i = 0; i < graph->nodes[n].n_inputs; i++) {
+                const serverd_value *value = node_input(graph, &graph->nodes[n], i);
+                if (value->kind == SERVERD_VALUE_CONSTANT)
+                    is_wanted[value->tensor] = true;
+            }
     }
-    return SERVERD_OK;
 }
 
-static serverd_status try_delegate(struct runtime *runtime, const serverd_delegate *delegate,
-                                   serverd_error *err)
+/* Several packings are one progress, of equal shares: there are seldom more than one. */
+struct progress_share {
+    const struct runtime_options *options;
+    double begin, share;
+};
+
+static void share_progress(void *context, double done)
 {
-    if (delegate->abi >> 16 != SERVERD_DELEGATE_ABI >> 16)
-        return fail(err, SERVERD_VERSION, "device %s: made for ABI %u, this is %u", delegate->name,
-                    delegate->abi >> 16, SERVERD_DELEGATE_ABI >> 16);
-    serverd_status status = find_device(runtime, delegate, err);
-    if (status == SERVERD_OK)
-        status = claim_graph(delegate, &runtime->program->graph, err);
-    if (status == SERVERD_OK)
-        runtime->delegate = delegate;
+    const struct progress_share *part = context;
+    part->options->progress(part->options->progress_context, part->begin + part->share * done);
+}
+
+static serverd_status pack_for(struct runtime *runtime, uint32_t index,
+                               const struct runtime_options *options, serverd_error *err)
+{
+    bool *is_wanted = calloc(max_size(runtime->program->graph.n_tensors, 1), sizeof *is_wanted);
+    if (!is_wanted)
+        return fail(err, SERVERD_NOMEM, "no memory to pack");
+    const serverd_delegate *delegate = runtime->instances.items[index].delegate;
+    mark_tensors(runtime, delegate, is_wanted);
+    struct progress_share part = {options, (double)index / runtime->instances.n,
+                                  1.0 / runtime->instances.n};
+    const struct packing packing = {
+        .program = runtime->program,
+        .delegate = delegate,
+        .is_wanted = is_wanted,
+        .pool = runtime->pool,
+        .identity = options->wants_kv_identity && index == 0 ? &runtime->identity : NULL,
+        .progress = options->progress ? share_progress : NULL,
+        .progress_context = &part};
+    serverd_status status = pack_weights(&packing, &runtime->packed[index], err);
+    free(is_wanted);
     return status;
-}
-
-static serverd_status choose_automatically(struct runtime *runtime,
-                                           const struct runtime_options *options,
-                                           serverd_error *err)
-{
-    serverd_status status = fail(err, SERVERD_UNSUPPORTED, "device auto: no delegate is built in");
-    for (uint32_t i = 0; i < options->n_delegates && status != SERVERD_OK; i++)
-        if (!(options->delegates[i]->flags & SERVERD_DELEGATE_BY_NAME_ONLY))
-            status = try_delegate(runtime, options->delegates[i], err);
-    return status;
-}
-
-static serverd_status choose_by_name(struct runtime *runtime, const struct runtime_options *options,
-                                     const char *name, size_t len, serverd_error *err)
-{
-    for (uint32_t i = 0; i < options->n_delegates; i++) {
-        const serverd_delegate *delegate = options->delegates[i];
-        if (strlen(delegate->name) == len && memcmp(delegate->name, name, len) == 0)
-            return try_delegate(runtime, delegate, err);
-    }
-    return fail(err, SERVERD_INVALID, "device: there is no %.*s", (int)min_size(len, 64), name);
-}
-
-/* "key=value,key=value" after the delegate's name. */
-static serverd_status set_options(struct runtime *runtime, const char *text, serverd_error *err)
-{
-    while (*text) {
-        size_t len = strcspn(text, ",;"), key_len = strcspn(text, "=,;");
-        char key[64], value[256];
-        if (key_len == len || key_len >= sizeof key || len - key_len - 1 >= sizeof value)
-            return fail(err, SERVERD_INVALID, "device: %.*s is not key=value",
-                        (int)min_size(len, 200), text);
-        memcpy(key, text, key_len);
-        key[key_len] = '\0';
-        memcpy(value, text + key_len + 1, len - key_len - 1);
-        value[len - key_len - 1] = '\0';
-        if (!runtime->delegate->set_option)
-            return fail(err, SERVERD_INVALID, "device %s: has no option %s",
-                        runtime->delegate->name, key);
-        serverd_status status = runtime->delegate->set_option(runtime->instance, key, value, err);
-        if (status != SERVERD_OK)
-            return error_context(err, "device %s: %s", runtime->delegate->name, key);
-        text += len + (text[len] != '\0');
-    }
-    return SERVERD_OK;
-}
-
-static serverd_status open_delegate(struct runtime *runtime, const struct runtime_options *options,
-                                    serverd_error *err)
-{
-    const char *device = options->device ? options->device : "auto";
-    size_t name_len = strcspn(device, ":");
-    bool is_auto = name_len == 4 && memcmp(device, "auto", 4) == 0;
-    serverd_status status = is_auto ? choose_automatically(runtime, options, err)
-                                    : choose_by_name(runtime, options, device, name_len, err);
-    if (status != SERVERD_OK)
-        return status;
-    const serverd_delegate *delegate = runtime->delegate;
-    status = delegate->open(&runtime->host, &runtime->device, &runtime->instance, err);
-    if (status != SERVERD_OK)
-        return error_context(err, "device %s", delegate->name);
-    (void)snprintf(runtime->device_text, sizeof runtime->device_text, "%s (%.64s)", delegate->name,
-                   runtime->device.name);
-    return set_options(runtime, device + name_len + (device[name_len] == ':'), err);
 }
 
 static serverd_status pack(struct runtime *runtime, const struct runtime_options *options,
                            serverd_error *err)
 {
-    const struct packing packing = {.program = runtime->program,
-                                    .delegate = runtime->delegate,
-                                    .pool = runtime->pool,
-                                    .identity =
-                                        options->wants_kv_identity ? &runtime->identity : NULL,
-                                    .progress = options->progress,
-                                    .progress_context = options->progress_context};
-    return pack_weights(&packing, &runtime->packed, err);
+    serverd_status status = SERVERD_OK;
+    sha256_init(&runtime->identity);
+    for (uint32_t i = 0; i < runtime->instances.n && status == SERVERD_OK; i++)
+        if (first_alike(&runtime->instances, i) == i)
+            status = pack_for(runtime, i, options, err);
+    return status;
 }
 
 /* ---- KV pages ------------------------------------------------------------------------------ */
@@ -193,94 +163,206 @@ static uint32_t widest_window(const serverd_kv_spec *spec)
     return widest;
 }
 
+/* Of the device that has the least: all stores grow with the same number of pages. */
+static uint64_t least_free_bytes(const struct runtime *runtime)
+{
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < runtime->instances.n; i++) {
+        const struct instance *item = &runtime->instances.items[i];
+        if (item->spec.n_layers > 0)
+            least = min_size(least, runtime->placement->devices[item->device].device.free_bytes);
+    }
+    return least;
+}
+
 static serverd_status size_kv(struct runtime *runtime, const struct runtime_options *options,
                               serverd_error *err)
 {
     const serverd_limits *limits = &runtime->limits;
-    struct kv_demand demand = {.window_share = options->window_share,
+    struct kv_demand demand = {.bytes = runtime->instances.bytes,
+                               .window_share = options->window_share,
                                .max_context = limits->max_context,
                                .max_seqs = limits->max_seqs,
                                .kv_bytes = options->kv_bytes,
-                               .free_bytes = runtime->device.free_bytes};
+                               .free_bytes = least_free_bytes(runtime)};
     if (options->wants_window_pages)
         demand.window = widest_window(&runtime->kv_spec);
-    serverd_status status =
-        runtime->delegate->kv_page_bytes(runtime->instance, &runtime->kv_spec, &demand.bytes, err);
-    if (status != SERVERD_OK)
-        return status;
-    if (demand.bytes.page == 0 && demand.bytes.window_page == 0)
-        return fail(err, SERVERD_INTERNAL, "device %s: says that a page has no bytes",
-                    runtime->delegate->name);
-    status = kv_size_find(&demand, &runtime->kv_size, err);
+    serverd_status status = kv_size_find(&demand, &runtime->kv_size, err);
     if (status == SERVERD_OK && runtime->kv_size.n_window_pages > 0)
         runtime->window = demand.window;
     return status;
 }
 
-static bool can_export(const serverd_delegate *delegate)
+/* Who keeps which layers, and with what arithmetic. With their ends: "ab", "c" is not "a", "bc". */
+static serverd_status add_instances(struct runtime *runtime, serverd_error *err)
 {
-    return delegate->kv_identity && delegate->kv_export && delegate->kv_import;
+    struct sha256 *identity = &runtime->identity;
+    for (uint32_t i = 0; i < runtime->instances.n; i++) {
+        const struct instance *item = &runtime->instances.items[i];
+        const serverd_delegate *delegate = item->delegate;
+        uint64_t number = 0;
+        serverd_status status = SERVERD_OK;
+        if (item->spec.n_layers > 0)
+            status = delegate->kv_identity(item->instance, &item->spec, &number, err);
+        if (status != SERVERD_OK)
+            return status;
+        identity_add_kv_spec(identity, &item->spec);
+        sha256_update(identity, &number, sizeof number);
+        sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
+        sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
+    }
+    const struct placement *placement = runtime->placement;
+    for (uint32_t p = 0; p < placement->n_partitions; p++) {
+        const uint32_t where[] = {placement->partitions[p].view.first_node,
+                                  placement->partitions[p].device};
+        sha256_update(identity, where, sizeof where);
+    }
+    return SERVERD_OK;
 }
 
 /* What the identity has beside the tensors. */
 static serverd_status finish_identity(struct runtime *runtime, serverd_error *err)
 {
-    const serverd_delegate *delegate = runtime->delegate;
-    if (!can_export(delegate))
+    if (!instances_can_export(&runtime->instances))
         return SERVERD_OK;
-    uint64_t number;
-    serverd_status status =
-        delegate->kv_identity(runtime->instance, &runtime->kv_spec, &number, err);
-    if (status != SERVERD_OK)
-        return status;
     struct sha256 *identity = &runtime->identity;
     identity_add_graph(identity, &runtime->program->graph, runtime->limits.max_context);
-    identity_add_kv_spec(identity, &runtime->kv_spec);
-    sha256_update(identity, &number, sizeof number);
+    serverd_status status = add_instances(runtime, err);
+    if (status != SERVERD_OK)
+        return status;
     const uint64_t bytes[] = {runtime->kv_size.page_bytes, runtime->kv_size.window_page_bytes};
     sha256_update(identity, bytes, sizeof bytes); /* window pages lie apart, or not */
-    /* with their ends: "ab", "c" is not "a", "bc" */
-    sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
-    sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
     sha256_update(identity, PROJECT_VERSION, sizeof PROJECT_VERSION);
     runtime->has_identity = true;
     return SERVERD_OK;
 }
 
 static serverd_status create_kv(struct runtime *runtime, const struct runtime_options *options,
-                                serverd_error *err)
+                                uint32_t *failed, serverd_error *err)
 {
     runtime->kv_spec = runtime->program->kv;
+    runtime->window = 0;
+    runtime->has_identity = false;
     if (runtime->kv_spec.n_layers == 0)
         return SERVERD_OK;
     runtime->kv_spec.struct_bytes = sizeof runtime->kv_spec;
     runtime->kv_spec.dtype = options->kv_dtype;
     runtime->kv_spec.page_tokens = SERVERD_PAGE_TOKENS;
-    serverd_status status = size_kv(runtime, options, err);
-    if (status == SERVERD_OK && options->wants_kv_identity)
-        status = finish_identity(runtime, err);
+    serverd_status status = instances_divide_kv(&runtime->instances, runtime->placement,
+                                                &runtime->kv_spec, failed, err);
     if (status != SERVERD_OK)
         return status;
-    return runtime->delegate->kv_create(runtime->instance, &runtime->kv_spec,
-                                        runtime->kv_size.n_pages, runtime->kv_size.n_window_pages,
-                                        &runtime->kv, err);
+    *failed = PLACEMENT_NO_DEVICE; /* too little memory is the user's affair */
+    status = size_kv(runtime, options, err);
+    if (status == SERVERD_OK && options->wants_kv_identity)
+        status = finish_identity(runtime, err);
+    return status == SERVERD_OK ? instances_create_kv(&runtime->instances, runtime->kv_size.n_pages,
+                                                      runtime->kv_size.n_window_pages, failed, err)
+                                : status;
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
+static serverd_status load(struct runtime *runtime, uint32_t *failed, serverd_error *err)
+{
+    serverd_status status = steps_create(&runtime->steps, runtime->placement, &runtime->instances,
+                                         &runtime->limits, err);
+    for (uint32_t p = 0; p < runtime->placement->n_partitions && status == SERVERD_OK; p++) {
+        struct step_part *part = &runtime->steps.parts[p];
+        const struct instance *item = part->instance;
+        uint32_t packed =
+            first_alike(&runtime->instances, (uint32_t)(item - runtime->instances.items));
+        *failed = item->device;
+        status = item->delegate->load(item->instance, &runtime->program->graph, part->view,
+                                      (const void *const *)runtime->packed[packed].tensor,
+                                      &runtime->limits, item->kv ? &item->spec : NULL,
+                                      &part->handle, err);
+    }
+    return status;
+}
+
+/* All that stands on a placement. *failed: the device that would not, NO_DEVICE if it was not one.
+ */
+static serverd_status build(struct runtime *runtime, const struct runtime_options *options,
+                            uint32_t *failed, serverd_error *err)
+{
+    bool is_device;
+    serverd_status status =
+        instances_open(&runtime->instances, runtime->placement, failed, &is_device, err);
+    if (status != SERVERD_OK && !is_device)
+        *failed = PLACEMENT_NO_DEVICE;
+    if (status != SERVERD_OK)
+        return status;
+    *failed = PLACEMENT_NO_DEVICE;
+    status = pack(runtime, options, err);
+    if (status == SERVERD_OK)
+        status = create_kv(runtime, options, failed, err);
+    if (status == SERVERD_OK)
+        status = load(runtime, failed, err);
+    return status;
+}
+
+static void tear_down(struct runtime *runtime)
+{
+    steps_destroy(&runtime->steps);
+    instances_close(&runtime->instances);
+    for (uint32_t i = 0; i < LIMIT_DEVICES; i++)
+        packed_weights_free(&runtime->packed[i]);
+}
+
+/* The nodes of a device that will not work go to the next ones. */
+static serverd_status go_on_without(struct runtime *runtime, const struct runtime_options *options,
+                                    uint32_t device, serverd_error *err)
+{
+    const serverd_error reason = *err;
+    const char *name = runtime->placement->devices[device].name;
+    serverd_status status = placement_without(runtime->placement, device, &reason, err);
+    if (status != SERVERD_OK)
+        return status;
+    char text[sizeof reason.text + 128];
+    (void)snprintf(text, sizeof text, "%s is not used, its nodes go to others: %s", name,
+                   reason.text);
+    host_log(runtime, LOG_WARN, text);
+    if (options->metrics)
+        metrics_add(options->metrics, METRIC_DELEGATE_FALLBACKS, 1);
+    return SERVERD_OK;
+}
+
+static void describe(struct runtime *runtime)
+{
+    size_t at = 0;
+    for (uint32_t i = 0; i < runtime->instances.n && at < sizeof runtime->device_text; i++) {
+        const struct placement_device *device =
+            &runtime->placement->devices[runtime->instances.items[i].device];
+        int n = snprintf(runtime->device_text + at, sizeof runtime->device_text - at,
+                         "%s%s (%.64s)", i ? " + " : "", device->name, device->device.name);
+        at += n > 0 ? (size_t)n : 0;
+    }
+}
+
 static serverd_status open_parts(struct runtime *runtime, const struct runtime_options *options,
                                  serverd_error *err)
 {
-    serverd_status status = open_delegate(runtime, options, err);
+    const struct placement_options placing = {.delegates = options->delegates,
+                                              .n_delegates = options->n_delegates,
+                                              .device = options->device,
+                                              .place = options->place,
+                                              .host = &runtime->host};
+    serverd_status status =
+        placement_create(&runtime->program->graph, &placing, &runtime->placement, err);
+    while (status == SERVERD_OK) {
+        uint32_t failed;
+        status = build(runtime, options, &failed, err);
+        if (status == SERVERD_OK)
+            break;
+        tear_down(runtime);
+        if (failed == PLACEMENT_NO_DEVICE)
+            return status;
+        status = go_on_without(runtime, options, failed, err);
+    }
     if (status == SERVERD_OK)
-        status = pack(runtime, options, err);
-    if (status == SERVERD_OK)
-        status = create_kv(runtime, options, err);
-    if (status != SERVERD_OK)
-        return status;
-    return runtime->delegate->load(runtime->instance, &runtime->program->graph,
-                                   (const void *const *)runtime->packed.tensor, &runtime->limits,
-                                   runtime->kv ? &runtime->kv_spec : NULL, &runtime->handle, err);
+        describe(runtime);
+    return status;
 }
 
 serverd_status runtime_open(struct program *program, const struct runtime_options *options,
@@ -298,7 +380,6 @@ serverd_status runtime_open(struct program *program, const struct runtime_option
     runtime->log_context = options->log_context;
     runtime->limits = options->limits;
     runtime->limits.struct_bytes = sizeof runtime->limits;
-    sha256_init(&runtime->identity);
     runtime->host = (serverd_host){.struct_bytes = sizeof runtime->host,
                                    .n_workers = worker_pool_n_workers(options->pool),
                                    .context = runtime,
@@ -318,14 +399,8 @@ void runtime_close(struct runtime *runtime)
 {
     if (!runtime)
         return;
-    const serverd_delegate *delegate = runtime->delegate;
-    if (runtime->handle)
-        delegate->unload(runtime->handle);
-    if (runtime->kv)
-        delegate->kv_destroy(runtime->kv);
-    if (runtime->instance)
-        delegate->close(runtime->instance);
-    packed_weights_free(&runtime->packed);
+    tear_down(runtime);
+    placement_destroy(runtime->placement);
     program_unref(runtime->program);
     free(runtime);
 }
@@ -379,6 +454,29 @@ const char *runtime_device(const struct runtime *runtime)
     return runtime->device_text;
 }
 
+const struct placement *runtime_placement(const struct runtime *runtime)
+{
+    return runtime->placement;
+}
+
+serverd_status runtime_footprint(const struct runtime *runtime, uint32_t partition,
+                                 serverd_footprint *out, serverd_error *err)
+{
+    const struct step_part *part = &runtime->steps.parts[partition];
+    const struct instance *item = part->instance;
+    *out = (serverd_footprint){.struct_bytes = sizeof *out};
+    if (!item->delegate->footprint)
+        return fail(err, SERVERD_UNSUPPORTED, "device %s: does not say what it takes",
+                    item->delegate->name);
+    return item->delegate->footprint(item->instance, &runtime->program->graph, part->view,
+                                     &runtime->limits, item->kv ? &item->spec : NULL, out, err);
+}
+
+uint64_t runtime_buffer_bytes(const struct runtime *runtime)
+{
+    return runtime->steps.n_bytes;
+}
+
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err)
 {
@@ -391,15 +489,16 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
-    return runtime->delegate->execute(runtime->handle, batch, runtime->kv, out, err);
+    if (batch->adapter_slot)
+        return fail(err, SERVERD_UNSUPPORTED, "step %llu: adapters are not there yet",
+                    (unsigned long long)batch->step);
+    return steps_run(&runtime->steps, batch, out, err);
 }
 
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,
                                serverd_error *err)
 {
-    if (!runtime->kv)
-        return SERVERD_OK;
-    return runtime->delegate->kv_zero(runtime->kv, pages, n, err);
+    return instances_kv_zero(&runtime->instances, pages, n, err);
 }
 
 static bool is_there(const struct runtime *runtime, serverd_kv_page page)
@@ -412,21 +511,21 @@ static bool is_there(const struct runtime *runtime, serverd_kv_page page)
 serverd_status runtime_kv_copy(struct runtime *runtime, serverd_kv_page from, serverd_kv_page to,
                                uint32_t n_tokens, serverd_error *err)
 {
-    if (!runtime->kv)
+    if (runtime->kv_spec.n_layers == 0)
         return SERVERD_OK;
     if (!is_there(runtime, from) || !is_there(runtime, to) || n_tokens > SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_INTERNAL, "kv copy: page %u to %u, %u tokens; there are %u pages",
                     from.page, to.page, n_tokens, runtime->kv_size.n_pages);
-    return runtime->delegate->kv_copy(runtime->kv, from, to, n_tokens, err);
+    return instances_kv_copy(&runtime->instances, from, to, n_tokens, err);
 }
 
 /* SERVERD_OK if a page can be taken out or put in. */
 static serverd_status check_transfer(const struct runtime *runtime, serverd_kv_page page,
                                      serverd_error *err)
 {
-    if (!runtime->kv || !can_export(runtime->delegate))
+    if (!instances_can_export(&runtime->instances))
         return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages cannot leave it",
-                    runtime->delegate->name);
+                    runtime->device_text);
     if (!is_there(runtime, page))
         return fail(err, SERVERD_INTERNAL, "kv transfer: page %u, window page %u; there are %u, %u",
                     page.page, page.window_page, runtime->kv_size.n_pages,
@@ -438,15 +537,14 @@ serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, 
                                  serverd_error *err)
 {
     serverd_status status = check_transfer(runtime, page, err);
-    return status == SERVERD_OK ? runtime->delegate->kv_export(runtime->kv, page, out, err)
-                                : status;
+    return status == SERVERD_OK ? instances_kv_export(&runtime->instances, page, out, err) : status;
 }
 
 serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,
                                  serverd_error *err)
 {
     serverd_status status = check_transfer(runtime, page, err);
-    return status == SERVERD_OK ? runtime->delegate->kv_import(runtime->kv, page, bytes, err)
+    return status == SERVERD_OK ? instances_kv_import(&runtime->instances, page, bytes, err)
                                 : status;
 }
 
@@ -454,7 +552,7 @@ serverd_status runtime_kv_identity(struct runtime *runtime, uint8_t out[32], ser
 {
     if (!runtime->has_identity)
         return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages have no identity",
-                    runtime->delegate->name);
+                    runtime->device_text);
     struct sha256 identity = runtime->identity; /* so that it can be asked again */
     sha256_final(&identity, out);
     return SERVERD_OK;

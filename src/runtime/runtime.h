@@ -1,10 +1,15 @@
-/* How a program runs: on which delegate, with which packed weights and KV pages. Opened once
+/* How a program runs: on which devices, with which packed weights and KV pages. Opened once
  * per loaded model; runtime_execute and the KV calls have one caller at a time (the engine
- * thread). */
+ * thread).
+ *
+ * A device that cannot be opened or loaded costs a warning, and its nodes go to others
+ * (placement.h), if there are any that take them. */
 #ifndef RUNTIME_RUNTIME_H
 #define RUNTIME_RUNTIME_H
 
+#include "base/metrics.h"
 #include "program/program.h"
+#include "runtime/placement.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -15,10 +20,8 @@ struct runtime;
 struct runtime_options {
     const serverd_delegate *const *delegates; /* in order of preference */
     uint32_t n_delegates;
-    /* "auto": the first delegate with a device that claims every node and is not for use by name
-     * only; else a delegate's name, or "name:key=value,..." (set_option; `;` separates too) */
-    const char *device;
-    struct worker_pool *pool; /* outlives the runtime */
+    const char *device, *place; /* as placement_options has them */
+    struct worker_pool *pool;   /* outlives the runtime */
     const struct clock *clock;
     serverd_limits limits;
     serverd_dtype kv_dtype;
@@ -36,6 +39,7 @@ struct runtime_options {
     /* Packing progress 0..1, from the calling thread; may be NULL. */
     void (*progress)(void *context, double share);
     void *progress_context;
+    struct metrics *metrics; /* counts fallbacks; may be NULL */
 };
 
 /* Takes its own reference to the program. */
@@ -57,7 +61,22 @@ uint32_t runtime_window_span(const struct runtime *runtime);
 /* What was promised to the delegate; shape and place of the output. */
 const serverd_limits *runtime_limits(const struct runtime *runtime);
 uint32_t runtime_output_width(const struct runtime *runtime); /* n_vocab, or n_embd */
-const char *runtime_device(const struct runtime *runtime);    /* "cpu (AVX-512, 2 threads)" */
+const char *runtime_device(const struct runtime *runtime);    /* "cpu (avx512, 2 threads)" */
+
+/* Who runs which nodes, and why; lives as long as the runtime. */
+const struct placement *runtime_placement(const struct runtime *runtime);
+
+/* What a partition of the placement takes, as its delegate plans it, and what the values take that
+ * pass between partitions. SERVERD_UNSUPPORTED: the delegate does not say. */
+serverd_status runtime_footprint(const struct runtime *runtime, uint32_t partition,
+                                 serverd_footprint *out, serverd_error *err);
+uint64_t runtime_buffer_bytes(const struct runtime *runtime);
+
+/* From the next step on, what workers do (delegate.h) goes to `trace`, called inside
+ * runtime_execute; NULL: nobody looks. By the thread that executes. */
+void runtime_set_trace(struct runtime *runtime,
+                       void (*trace)(void *context, const serverd_trace_event *event),
+                       void *context);
 
 /* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,

@@ -5,12 +5,13 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
-#include "compiler/compile.h"
+#include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "runtime/delegate_file.h"
 #include "scheduler/draft_model.h"
 
 #include <stdio.h>
@@ -24,12 +25,16 @@
 #define DISK_STORE_BYTES (64 * MIB)
 #define DISK_LOAD_BYTES  (128 * MIB)
 
+/* Of the progress of a start, what compiling is; the rest is packing what is not packed yet. */
+#define COMPILE_SHARE 0.5
+
 struct model {
     struct program *program, *draft_program; /* draft_...: NULL if there is no draft model */
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     char *template_source; /* of --chat-template; else the program's */
     struct worker_pool *pool;
+    struct delegate_list delegates;
     struct runtime *runtime, *draft_runtime;
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
@@ -41,10 +46,61 @@ struct model {
 /* ---- steps of opening, in order
  * ------------------------------------------------------------------ */
 
-static serverd_status open_program(const char *path, struct program **out, serverd_error *err)
+static void forward_log(void *context, int level, const char *text)
 {
-    const struct compile_options compile = {.path = path};
-    return sdp_is_program_file(path) ? sdp_open(path, out, err) : compile_model(&compile, out, err);
+    log_write(context, (enum log_level)level, "runtime", "%s", text);
+}
+
+/* Packing two models is one progress: each has the share of its weights. */
+struct progress_part {
+    const struct model_setup *setup;
+    double begin, share;
+};
+
+static void forward_progress(void *context, double share)
+{
+    const struct progress_part *part = context;
+    if (part->setup->progress)
+        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
+}
+
+/* Where compiled models are kept; false: nowhere. */
+static bool cache_folder(const struct options *options, char *out, size_t size)
+{
+    const char *own = options->program_cache, *systemd = getenv("CACHE_DIRECTORY"),
+               *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (own)
+        n = strcmp(own, "off") == 0 ? -1 : snprintf(out, size, "%s", own);
+    else if (systemd && *systemd)
+        n = snprintf(out, size, "%.*s/programs", (int)strcspn(systemd, ":"), systemd);
+    else if (xdg && *xdg == '/')
+        n = snprintf(out, size, "%s/serverd/programs", xdg);
+    else if (home && *home == '/')
+        n = snprintf(out, size, "%s/.cache/serverd/programs", home);
+    return n > 0 && (size_t)n < size;
+}
+
+/* A program file as it is; of other files the compiled form, which is made if need be. */
+static serverd_status open_program(const struct model *model, const struct model_setup *setup,
+                                   const char *path, struct program **out, serverd_error *err)
+{
+    char folder[4096];
+    struct progress_part part = {setup, 0, COMPILE_SHARE};
+    const struct compile_file_options compile = {.source = {.path = path},
+                                                 .delegate = builtin_delegate("cpu"),
+                                                 .pool = model->pool,
+                                                 .progress = forward_progress,
+                                                 .progress_context = &part};
+    const struct program_cache cache = {.folder = folder,
+                                        .max_bytes = setup->options->program_cache_size,
+                                        .log = forward_log,
+                                        .log_context = setup->log};
+    if (sdp_is_program_file(path))
+        return sdp_open(path, out, err);
+    if (!cache_folder(setup->options, folder, sizeof folder))
+        return compile_model(&compile.source, out, err);
+    return program_cache_open(&cache, &compile, out, err);
 }
 
 /* The file's name without its ending, unless another is given. */
@@ -103,27 +159,9 @@ static uint32_t context_size(const struct model *model, const struct model_setup
     return wanted;
 }
 
-static void forward_log(void *context, int level, const char *text)
-{
-    log_write(context, (enum log_level)level, "runtime", "%s", text);
-}
-
 static bool wants_disk(const struct options *options)
 {
     return options->kv_disk_path && options->prefix_cache;
-}
-
-/* Packing two models is one progress: each has the share of its weights. */
-struct progress_part {
-    const struct model_setup *setup;
-    double begin, share;
-};
-
-static void forward_progress(void *context, double share)
-{
-    const struct progress_part *part = context;
-    if (part->setup->progress)
-        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
 }
 
 static struct runtime_options runtime_options(const struct model *model,
@@ -133,8 +171,8 @@ static struct runtime_options runtime_options(const struct model *model,
     static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
                                               DTYPE_F32}; /* as the option */
     return (struct runtime_options){
-        .delegates = builtin_delegates,
-        .n_delegates = n_builtin_delegates,
+        .delegates = model->delegates.items,
+        .n_delegates = model->delegates.n,
         .device = setup->options->device,
         .pool = model->pool,
         .clock = setup->clock,
@@ -143,6 +181,7 @@ static struct runtime_options runtime_options(const struct model *model,
         .log_context = setup->log,
         .progress = forward_progress,
         .progress_context = part,
+        .metrics = setup->metrics,
     };
 }
 
@@ -155,6 +194,35 @@ static double model_share(const struct model *model)
     return own + draft > 0 ? own / (own + draft) : 1;
 }
 
+/* Those of files behind those that are built in: what stands in the folder of the installation, and
+ * what the user names. */
+static serverd_status load_delegates(struct model *model, const struct model_setup *setup,
+                                     serverd_error *err)
+{
+    serverd_status status =
+        delegate_list_create(&model->delegates, builtin_delegates, n_builtin_delegates, err);
+    if (status != SERVERD_OK)
+        return status;
+    delegate_list_load_folder(&model->delegates, DELEGATE_FOLDER, forward_log, setup->log);
+    return delegate_list_load_all(&model->delegates, setup->options->delegate, err);
+}
+
+/* Line by line, so that each is a record of the log. */
+static void explain(const struct model *model, const struct model_setup *setup)
+{
+    struct buffer text;
+    buffer_init(&text, LIMIT_EXPLAIN_BYTES);
+    placement_explain(runtime_placement(model->runtime), &text);
+    const char *line = buffer_str(&text);
+    for (size_t n; *line; line += n + (line[n] != '\0')) {
+        n = strcspn(line, "\n");
+        log_info(setup->log, "runtime", "%.*s", (int)n, line);
+    }
+    if (text.is_failed)
+        log_info(setup->log, "runtime", "and so on");
+    buffer_deinit(&text);
+}
+
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
                                    serverd_error *err)
 {
@@ -164,20 +232,21 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
     uint32_t max_rows = (uint32_t)options->prefill_chunk + max_running;
     if (model->program->config.is_encoder) /* a whole input is one chunk */
         max_rows = (uint32_t)max_size(max_rows, context);
-    serverd_status status = worker_pool_create((uint32_t)options->threads, &model->pool, err);
-    if (status != SERVERD_OK)
-        return status;
-    struct progress_part part = {setup, 0, model_share(model)};
+    struct progress_part part = {setup, COMPILE_SHARE, (1 - COMPILE_SHARE) * model_share(model)};
     struct runtime_options opening = runtime_options(model, setup, &part);
     opening.limits = (serverd_limits){.struct_bytes = sizeof(serverd_limits),
                                       .max_rows = max_rows,
                                       .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
                                       .max_seqs = max_running,
                                       .max_context = context};
+    opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
     opening.wants_window_pages = true;
     opening.wants_kv_identity = wants_disk(options);
-    return runtime_open(model->program, &opening, &model->runtime, err);
+    serverd_status status = runtime_open(model->program, &opening, &model->runtime, err);
+    if (status == SERVERD_OK && options->explain)
+        explain(model, setup);
+    return status;
 }
 
 /* ---- the draft model ------------------------------------------------------------------------- */
@@ -190,12 +259,12 @@ static bool wants_draft(const struct options *options)
 static serverd_status compile_draft(struct model *model, const struct model_setup *setup,
                                     serverd_error *err)
 {
-    const struct compile_options compile = {.path = setup->options->draft_model_path};
     if (setup->options->draft_model_path && !setup->options->speculation)
         log_warn(setup->log, "model", "draft-model-path is not used: speculation is off");
     if (!wants_draft(setup->options))
         return SERVERD_OK;
-    serverd_status status = compile_model(&compile, &model->draft_program, err);
+    serverd_status status =
+        open_program(model, setup, setup->options->draft_model_path, &model->draft_program, err);
     if (status == SERVERD_OK)
         status = draft_model_check(model->draft_program, model->program, err);
     if (status != SERVERD_OK)
@@ -215,7 +284,7 @@ static serverd_status open_draft(struct model *model, const struct model_setup *
     uint32_t context = runtime_limits(model->runtime)->max_context;
     if (context > config->context_length)
         context = config->context_length; /* of longer texts it guesses nothing */
-    double begin = model_share(model);
+    double begin = COMPILE_SHARE + (1 - COMPILE_SHARE) * model_share(model);
     struct progress_part part = {setup, begin, 1 - begin};
     struct runtime_options opening = runtime_options(model, setup, &part);
     opening.limits = draft_model_limits((uint32_t)setup->options->max_running, context);
@@ -297,10 +366,11 @@ static serverd_status start_engine(struct model *model, const struct model_setup
 static void make_fingerprint(struct model *model, const struct model_setup *setup)
 {
     const struct program_config *config = &model->program->config;
-    char text[512];
-    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %d", PROJECT_VERSION, config->architecture,
-                   config->name, (unsigned long long)config->weight_bytes,
-                   runtime_device(model->runtime), setup->options->kv_dtype);
+    char text[1024];
+    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %.256s %d", PROJECT_VERSION,
+                   config->architecture, config->name, (unsigned long long)config->weight_bytes,
+                   runtime_device(model->runtime),
+                   setup->options->place ? setup->options->place : "", setup->options->kv_dtype);
     (void)snprintf(model->served.fingerprint, sizeof model->served.fingerprint, "fp_%012llx",
                    (unsigned long long)(hash_bytes(text, strlen(text), 0) >> 16));
 }
@@ -323,7 +393,12 @@ static void describe(struct model *model, const struct model_setup *setup)
 static serverd_status open_parts(struct model *model, const struct model_setup *setup,
                                  serverd_error *err)
 {
-    serverd_status status = open_program(setup->options->model_path, &model->program, err);
+    serverd_status status =
+        worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
+    if (status == SERVERD_OK)
+        status = load_delegates(model, setup, err);
+    if (status == SERVERD_OK)
+        status = open_program(model, setup, setup->options->model_path, &model->program, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
     if (status == SERVERD_OK)
@@ -391,6 +466,7 @@ void model_close(struct model *model)
     runtime_close(model->draft_runtime);
     runtime_close(model->runtime);
     worker_pool_destroy(model->pool);
+    delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
     if (model->tokenizer)

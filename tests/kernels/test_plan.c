@@ -94,7 +94,11 @@ static void values_of_a_stage_do_not_overlap(void **state)
             struct program *program = synthetic_program(archs[i], dtypes[d]);
             serverd_handle *handle = calloc(1, sizeof *handle);
             assert_non_null(handle);
+            const serverd_partition whole = {.n_nodes = program->graph.n_nodes,
+                                             .n_outputs = 1,
+                                             .outputs = &program->graph.output};
             handle->graph = &program->graph;
+            handle->partition = &whole;
             handle->has_kv = true;
             handle->limits = (serverd_limits){
                 .max_rows = 512, .max_logit_rows = 64, .max_seqs = 16, .max_context = 512};

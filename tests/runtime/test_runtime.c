@@ -338,17 +338,17 @@ static serverd_status reverse_pack(const serverd_tensor *tensor, const serverd_f
 static const void *loaded;
 
 static serverd_status reverse_load(serverd_instance *instance, const serverd_graph *graph,
-                                   const void *const *packed, const serverd_limits *limits,
-                                   const serverd_kv_spec *kv, serverd_handle **out,
-                                   serverd_error *e)
+                                   const serverd_partition *partition, const void *const *packed,
+                                   const serverd_limits *limits, const serverd_kv_spec *kv,
+                                   serverd_handle **out, serverd_error *e)
 {
     loaded = packed[0];
     const float *rows = packed[0], *source = graph->tensors[0].data;
     for (uint32_t i = 0; i < N_VOCAB; i++)
         assert_memory_equal(rows + (size_t)i * N_VOCAB,
                             source + (size_t)(N_VOCAB - 1 - i) * N_VOCAB, N_VOCAB * sizeof *rows);
-    return builtin_delegates[n_builtin_delegates - 2]->load(instance, graph, packed, limits, kv,
-                                                            out, e);
+    return builtin_delegates[n_builtin_delegates - 2]->load(instance, graph, partition, packed,
+                                                            limits, kv, out, e);
 }
 
 static void weights_are_packed_as_the_delegate_asks(void **state)

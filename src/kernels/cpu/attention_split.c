@@ -35,12 +35,12 @@ struct split_job {
     size_t n_queries, width; /* queries: rows times the heads of a group, rounded up to 16 */
 };
 
-serverd_status cpu_create_split(struct cpu_split **out, serverd_error *err)
+serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err)
 {
-    *out = calloc(1, sizeof **out);
-    if (*out)
-        (*out)->parts = aligned_alloc(64, PARTS_FLOATS * sizeof(float));
-    if (!*out || !(*out)->parts)
+    handle->split = cpu_take(handle, 1, sizeof *handle->split);
+    if (handle->split)
+        handle->split->parts = cpu_take_aligned(handle, PARTS_FLOATS * sizeof(float));
+    if (!handle->split || !handle->split->parts)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for parts of attention");
     return SERVERD_OK;
 }

@@ -1,7 +1,7 @@
-/* The CPU back-end's own types: an instance, a loaded graph with its plan and buffers, the KV
+/* The CPU back-end's own types: an instance, a loaded partition with its plan and buffers, the KV
  * store.
  *
- * At load the graph is cut into phases (plan.c). A phase is handed to the threads once: all
+ * At load the nodes are cut into phases (plan.c). A phase is handed to the threads once: all
  * linear layers with the same input; the attention of a layer; or a run of everything that works
  * row by row (norms, residuals, rope, activations, appending to the KV pages, quantising the
  * input of the next linear layers), which a thread does from first to last for its rows. Few rows
@@ -12,6 +12,7 @@
 #ifndef KERNELS_CPU_INTERNAL_H
 #define KERNELS_CPU_INTERNAL_H
 
+#include "kernels/batch_check.h"
 #include "kernels/cpu/cpu_kernels.h"
 
 #include <stdbool.h>
@@ -36,8 +37,8 @@ struct serverd_kv {
     uint32_t window;         /* the widest of those layers that are in window pages */
     serverd_dtype dtype;
     struct cpu_kv_layer {
-        uint32_t n_kv_heads, k_dim, v_dim;
-        bool is_windowed; /* its pages are the window pages */
+        uint32_t n_kv_heads, k_dim, v_dim; /* n_kv_heads 0: another instance has the layer */
+        bool is_windowed;                  /* its pages are the window pages */
         uint32_t n_pages;
         /* [n_pages][n_kv_heads] pages of one head, laid out as attention_template.h says */
         char *keys, *values;
@@ -75,14 +76,17 @@ struct cpu_phase {
     uint32_t kind, stage;
     int64_t rows; /* SERVERD_DIM_*: what its rows are */
     uint32_t first_action, n_actions;
+    uint32_t first_node, n_nodes; /* that it computes, for traces */
 };
 
 struct serverd_handle {
     serverd_instance *instance;
     const serverd_graph *graph;
+    const serverd_partition *partition; /* its nodes alone are looked at */
     const void *const *packed;
     serverd_limits limits;
-    bool has_kv;
+    bool has_kv; /* some attention is causal */
+    serverd_footprint footprint;
 
     struct cpu_phase *phases;
     struct cpu_action *actions;
@@ -91,8 +95,12 @@ struct serverd_handle {
      * the sum; CPU_NO_NODE: none */
     uint32_t *addition;
 
-    float *activations;   /* one block */
-    size_t *value_at;     /* [n_values] offset of an activation in it, in floats */
+    float *activations; /* one block */
+    size_t activation_floats;
+    /* [n_values] offset of an activation in it, in floats; CPU_NOWHERE: what the partition reads or
+     * gives away, which lies in the host's memory */
+    size_t *value_at;
+    float **values;       /* [n_values] the rows of this step */
     size_t *quantised_at; /* [n_values] of its quantised form, CPU_NOWHERE: has none */
 
     struct cpu_rope_table *ropes;
@@ -102,7 +110,7 @@ struct serverd_handle {
     char *scratch; /* [n_workers][scratch_bytes] */
     size_t scratch_bytes;
 
-    uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
+    struct batch_bounds bounds;
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
@@ -123,7 +131,6 @@ struct cpu_step {
     const serverd_graph *graph;
     const serverd_batch *batch;
     serverd_kv *kv;
-    float *out; /* the graph's output */
 };
 
 struct cpu_op_call {
@@ -132,8 +139,20 @@ struct cpu_op_call {
     uint32_t node_index;
 };
 
+static inline uint32_t cpu_first_node(const serverd_handle *handle)
+{
+    return handle->partition->first_node;
+}
+static inline uint32_t cpu_end_node(const serverd_handle *handle)
+{
+    return handle->partition->first_node + handle->partition->n_nodes;
+}
+
 /* The floats of a value of this step; its quantised form; rows of a kind (SERVERD_DIM_*). */
-float *cpu_value(const struct cpu_step *step, uint32_t value);
+static inline float *cpu_value(const struct cpu_step *step, uint32_t value)
+{
+    return step->handle->values[value];
+}
 struct cpu_rows cpu_quantised(const serverd_handle *handle, uint32_t value);
 size_t cpu_rows_of(const struct cpu_step *step, int64_t kind);
 void *cpu_worker_scratch(const struct cpu_step *step, uint32_t worker);
@@ -152,16 +171,25 @@ static inline float *cpu_output(const struct cpu_op_call *call)
 typedef void (*cpu_run_fn)(const void *arg, size_t first, size_t n, uint32_t worker);
 void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn fn, const void *arg);
 
+/* cost.c: what a node that is run here costs */
+void cpu_estimate(const serverd_host *host, const serverd_graph *graph, const serverd_node *node,
+                  serverd_claim *out);
 /* plan.c: the places for rows of a value, what lies behind the last one included; that its
  * quantised form is fine (cpu_kernels.h) */
 size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value);
 uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n);
 bool cpu_is_fine(const serverd_value *value);
 serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
-/* load.c */
+/* load.c: memory of a handle, zeroed, or aligned to 64 and not; it counts in its footprint */
+void *cpu_take(serverd_handle *handle, size_t n, size_t size);
+void *cpu_take_aligned(serverd_handle *handle, size_t bytes);
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
-                        const void *const *packed, const serverd_limits *limits,
-                        const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err);
+                        const serverd_partition *partition, const void *const *packed,
+                        const serverd_limits *limits, const serverd_kv_spec *kv,
+                        serverd_handle **out, serverd_error *err);
+serverd_status cpu_footprint(serverd_instance *instance, const serverd_graph *graph,
+                             const serverd_partition *partition, const serverd_limits *limits,
+                             const serverd_kv_spec *kv, serverd_footprint *out, serverd_error *err);
 void cpu_unload(serverd_handle *handle);
 /* linear.c */
 const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serverd_node *node);
@@ -181,7 +209,7 @@ void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
 bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n_phases);
 /* attention.c */
 size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_node *node);
-serverd_status cpu_create_split(struct cpu_split **out, serverd_error *err);
+serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err);
 void cpu_destroy_split(struct cpu_split *split);
 void cpu_plan_split(serverd_handle *handle, const serverd_batch *batch);
 void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch);

@@ -59,6 +59,8 @@ static bool store_bytes(const struct cpu_kv_layer *layer, size_t page_bytes, siz
 static bool create_layer(const serverd_kv *kv, const serverd_kv_layer *from,
                          struct cpu_kv_layer *layer)
 {
+    if (from->n_kv_heads == 0)
+        return true;
     bool is_windowed = from->window > 0 && kv->n_window_pages > 0;
     size_t bytes;
     *layer = (struct cpu_kv_layer){.n_kv_heads = from->n_kv_heads,
@@ -156,7 +158,7 @@ serverd_status cpu_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_
         for (uint32_t l = 0; l < kv->n_layers; l++) {
             const struct cpu_kv_layer *layer = &kv->layers[l];
             uint32_t page = page_in(layer, pages[i]);
-            if (page == SERVERD_NO_PAGE)
+            if (page == SERVERD_NO_PAGE || layer->n_kv_heads == 0)
                 continue;
             memset(cpu_kv_keys(layer, page, 0), 0, keys_size(layer));
             memset(cpu_kv_values(layer, page, 0), 0, values_size(layer));
@@ -182,7 +184,7 @@ serverd_status cpu_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page
     for (uint32_t l = 0; l < kv->n_layers; l++) {
         const struct cpu_kv_layer *layer = &kv->layers[l];
         uint32_t source = page_in(layer, from), target = page_in(layer, to);
-        if (source == target) /* left out, too */
+        if (source == target || layer->n_kv_heads == 0) /* left out, too */
             continue;
         memcpy(cpu_kv_keys(layer, target, 0), cpu_kv_keys(layer, source, 0), keys_size(layer));
         memcpy(cpu_kv_values(layer, target, 0), cpu_kv_values(layer, source, 0),
@@ -216,7 +218,8 @@ serverd_status cpu_kv_export(const serverd_kv *kv, serverd_kv_page page, void *o
     for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
         const struct cpu_kv_layer *layer = &kv->layers[i % kv->n_layers];
         uint32_t index = page_in(layer, page);
-        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE)
+        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
+            layer->n_kv_heads == 0)
             continue;
         memcpy(at, cpu_kv_keys(layer, index, 0), keys_size(layer));
         memcpy(at + keys_size(layer), cpu_kv_values(layer, index, 0), values_size(layer));
@@ -233,7 +236,8 @@ serverd_status cpu_kv_import(serverd_kv *kv, serverd_kv_page page, const void *b
     for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
         const struct cpu_kv_layer *layer = &kv->layers[i % kv->n_layers];
         uint32_t index = page_in(layer, page);
-        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE)
+        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
+            layer->n_kv_heads == 0)
             continue;
         memcpy(cpu_kv_keys(layer, index, 0), at, keys_size(layer));
         memcpy(cpu_kv_values(layer, index, 0), at + keys_size(layer), values_size(layer));

@@ -1,4 +1,4 @@
-/* Preparing to run a graph: its plan, the rope tables, the scratch memory. */
+/* Preparing to run a partition: its plan, the rope tables, the scratch memory. */
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
@@ -8,8 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- rope tables ------------------------------------------------------------------------------
- */
+void *cpu_take(serverd_handle *handle, size_t n, size_t size)
+{
+    void *p = calloc(max_size(n, 1), size);
+    if (p)
+        handle->footprint.scratch_bytes += max_size(n, 1) * size;
+    return p;
+}
+
+void *cpu_take_aligned(serverd_handle *handle, size_t bytes)
+{
+    size_t rounded;
+    void *p = size_align(max_size(bytes, 1), 64, &rounded) ? aligned_alloc(64, rounded) : NULL;
+    if (p)
+        handle->footprint.scratch_bytes += rounded;
+    return p;
+}
+
+/* ---- rope tables ----------------------------------------------------------------------------- */
 
 static const serverd_tensor *tensor_of(const serverd_graph *graph, const serverd_node *node,
                                        uint32_t input)
@@ -37,7 +53,7 @@ static serverd_status add_rope(serverd_handle *handle, uint32_t n, serverd_error
     }
     size_t floats;
     if (!size_mul((size_t)handle->limits.max_rows * 2, table.n_pairs, &floats) ||
-        !(table.cos_sin = calloc(max_size(floats, 1), sizeof(float))))
+        !(table.cos_sin = cpu_take(handle, floats, sizeof(float))))
         return fail(err, SERVERD_NOMEM, "cpu: no memory for a rope table");
     handle->node_rope[n] = handle->n_ropes;
     handle->ropes[handle->n_ropes++] = table;
@@ -46,20 +62,18 @@ static serverd_status add_rope(serverd_handle *handle, uint32_t n, serverd_error
 
 static serverd_status add_ropes(serverd_handle *handle, serverd_error *err)
 {
-    size_t n = max_size(handle->graph->n_nodes, 1);
-    handle->ropes = calloc(n, sizeof *handle->ropes);
-    handle->node_rope = calloc(n, sizeof *handle->node_rope);
+    handle->ropes = cpu_take(handle, handle->partition->n_nodes, sizeof *handle->ropes);
+    handle->node_rope = cpu_take(handle, handle->graph->n_nodes, sizeof *handle->node_rope);
     if (!handle->ropes || !handle->node_rope)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for rope tables");
     serverd_status status = SERVERD_OK;
-    for (uint32_t i = 0; i < handle->graph->n_nodes && status == SERVERD_OK; i++)
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle) && status == SERVERD_OK; i++)
         if (handle->graph->nodes[i].op == SERVERD_OP_ROPE)
             status = add_rope(handle, i, err);
     return status;
 }
 
-/* ---- scratch ----------------------------------------------------------------------------------
- */
+/* ---- scratch --------------------------------------------------------------------------------- */
 
 static size_t node_scratch(const serverd_handle *handle, const serverd_node *node)
 {
@@ -83,21 +97,19 @@ static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
     size_t most = 64, bytes;
-    for (uint32_t i = 0; i < graph->n_nodes; i++)
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++)
         most = max_size(most, node_scratch(handle, &graph->nodes[i]));
     if (!size_align(most, 64, &handle->scratch_bytes) ||
         !size_mul(handle->scratch_bytes, handle->instance->host->n_workers, &bytes) ||
-        !(handle->scratch = aligned_alloc(64, bytes)))
+        !(handle->scratch = cpu_take_aligned(handle, bytes)))
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u workers",
                     handle->instance->host->n_workers);
-    handle->seq_begin = calloc((size_t)handle->limits.max_seqs + 1, sizeof *handle->seq_begin);
-    handle->items = calloc(max_size(handle->limits.max_rows, 1), sizeof *handle->items);
+    handle->seq_begin =
+        cpu_take(handle, (size_t)handle->limits.max_seqs + 1, sizeof *handle->seq_begin);
+    handle->items = cpu_take(handle, handle->limits.max_rows, sizeof *handle->items);
     if (!handle->seq_begin || !handle->items)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u rows", handle->limits.max_rows);
-    for (uint32_t i = 0; i < graph->n_nodes; i++)
-        if (graph->nodes[i].op == SERVERD_OP_ATTN && graph->nodes[i].attributes.attn.is_causal)
-            return cpu_create_split(&handle->split, err);
-    return SERVERD_OK;
+    return handle->has_kv ? cpu_create_split(handle, err) : SERVERD_OK;
 }
 
 /* Keys and values of attention that is not causal: pages for all rows of a step, in a store of
@@ -106,7 +118,7 @@ static serverd_status add_step_kv(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
     serverd_kv_layer layer = {0};
-    for (uint32_t i = 0; i < graph->n_nodes; i++) {
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++) {
         const serverd_attn *a = &graph->nodes[i].attributes.attn;
         if (graph->nodes[i].op != SERVERD_OP_ATTN || a->is_causal)
             continue;
@@ -123,45 +135,73 @@ static serverd_status add_step_kv(serverd_handle *handle, serverd_error *err)
                                   .page_tokens = SERVERD_PAGE_TOKENS,
                                   .layers = &layer};
     uint32_t n_pages = handle->limits.max_rows / SERVERD_PAGE_TOKENS + handle->limits.max_seqs + 1;
-    handle->step_pages = calloc(n_pages, sizeof *handle->step_pages);
-    handle->seq_first_page = calloc((size_t)handle->limits.max_seqs + 1, sizeof(uint32_t));
+    handle->step_pages = cpu_take(handle, n_pages, sizeof *handle->step_pages);
+    handle->seq_first_page =
+        cpu_take(handle, (size_t)handle->limits.max_seqs + 1, sizeof(uint32_t));
     if (!handle->step_pages || !handle->seq_first_page)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %u pages", n_pages);
     for (uint32_t i = 0; i < n_pages; i++)
         handle->step_pages[i] = i;
+    serverd_kv_bytes bytes;
+    serverd_status status = cpu_kv_page_bytes(handle->instance, &spec, &bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    handle->footprint.scratch_bytes += n_pages * bytes.page;
     return cpu_kv_create(handle->instance, &spec, n_pages, 0, &handle->step_kv, err);
 }
 
-static void find_index_limits(serverd_handle *handle)
+/* The store has the layers of all causal attention. */
+static serverd_status find_kv(serverd_handle *handle, const serverd_kv_spec *kv, serverd_error *err)
+{
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++) {
+        const serverd_attn *a = &handle->graph->nodes[i].attributes.attn;
+        if (handle->graph->nodes[i].op != SERVERD_OP_ATTN || !a->is_causal)
+            continue;
+        const serverd_kv_layer *layer =
+            kv && a->kv_layer < kv->n_layers ? &kv->layers[a->kv_layer] : NULL;
+        if (!layer || layer->n_kv_heads != a->n_kv_heads || layer->k_dim != a->k_dim ||
+            layer->v_dim != a->v_dim)
+            return fail(err, SERVERD_INTERNAL, "cpu: the store has no layer %u as node %u needs it",
+                        a->kv_layer, i);
+        handle->has_kv = true;
+    }
+    return SERVERD_OK;
+}
+
+/* What lies inside has its place for good; the host says at each step where the rest is. */
+static serverd_status bind_values(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
-    handle->n_tokens = INT32_MAX;
-    handle->n_positions = handle->limits.max_context;
-    for (uint32_t i = 0; i < graph->n_nodes; i++) {
-        const serverd_node *node = &graph->nodes[i];
-        if (node->op != SERVERD_OP_EMBED)
-            continue;
-        uint64_t rows = tensor_of(graph, node, 0)->dims[0];
-        if (node->attributes.embed.index == SERVERD_INDEX_TOKEN)
-            handle->n_tokens = min_size(handle->n_tokens, rows);
-        else if (node->attributes.embed.index == SERVERD_INDEX_POSITION)
-            handle->n_positions = min_size(handle->n_positions, rows);
-    }
+    size_t bytes = handle->activation_floats * sizeof(float);
+    handle->values = cpu_take(handle, graph->n_values, sizeof *handle->values);
+    handle->activations = cpu_take_aligned(handle, bytes);
+    if (!handle->values || !handle->activations)
+        return fail(err, SERVERD_NOMEM, "cpu: no memory for %zu bytes of activations", bytes);
+    handle->footprint.scratch_bytes -= bytes; /* has a line of its own */
+    for (uint32_t v = 0; v < graph->n_values; v++)
+        if (handle->value_at[v] != CPU_NOWHERE)
+            handle->values[v] = handle->activations + handle->value_at[v];
+    return SERVERD_OK;
 }
 
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
-                        const void *const *packed, const serverd_limits *limits,
-                        const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err)
+                        const serverd_partition *partition, const void *const *packed,
+                        const serverd_limits *limits, const serverd_kv_spec *kv,
+                        serverd_handle **out, serverd_error *err)
 {
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "cpu: no memory");
     handle->instance = instance;
     handle->graph = graph;
+    handle->partition = partition;
     handle->packed = packed;
     handle->limits = *limits;
-    handle->has_kv = kv != NULL;
-    serverd_status status = cpu_plan(handle, err);
+    serverd_status status = find_kv(handle, kv, err);
+    if (status == SERVERD_OK)
+        status = cpu_plan(handle, err);
+    if (status == SERVERD_OK)
+        status = bind_values(handle, err);
     if (status == SERVERD_OK)
         status = add_ropes(handle, err);
     if (status == SERVERD_OK)
@@ -172,8 +212,24 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
         cpu_unload(handle);
         return status;
     }
-    find_index_limits(handle);
+    handle->bounds = (struct batch_bounds){.name = "cpu", .limits = *limits};
+    batch_bounds_find(&handle->bounds, graph, partition);
     *out = handle;
+    return SERVERD_OK;
+}
+
+/* Memory that nobody touches costs nothing: what load takes is found by loading. */
+serverd_status cpu_footprint(serverd_instance *instance, const serverd_graph *graph,
+                             const serverd_partition *partition, const serverd_limits *limits,
+                             const serverd_kv_spec *kv, serverd_footprint *out, serverd_error *err)
+{
+    serverd_handle *handle;
+    serverd_status status = cpu_load(instance, graph, partition, NULL, limits, kv, &handle, err);
+    if (status != SERVERD_OK)
+        return status;
+    *out = handle->footprint;
+    out->struct_bytes = sizeof *out;
+    cpu_unload(handle);
     return SERVERD_OK;
 }
 
@@ -185,6 +241,7 @@ void cpu_unload(serverd_handle *handle)
     free(handle->node_rope);
     free(handle->activations);
     free(handle->value_at);
+    free(handle->values);
     free(handle->quantised_at);
     free(handle->phases);
     free(handle->addition);

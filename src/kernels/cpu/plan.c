@@ -1,4 +1,4 @@
-/* Cutting a graph into phases, and giving every activation a place that it keeps from the phase
+/* Cutting a partition into phases, and giving every activation a place that it keeps from the phase
  * that writes it to the last one that reads it. */
 #include "base/error.h"
 #include "base/numeric.h"
@@ -10,11 +10,13 @@
 
 #define ALIGN_FLOATS 16 /* 64 bytes */
 
+#define MADE_BEFORE (UINT32_MAX - 1)
+
 struct planner {
     serverd_handle *handle;
     const serverd_graph *graph;
     bool *is_done;     /* [n_nodes] */
-    uint32_t *made_in; /* [n_values] phase; UINT32_MAX: not yet */
+    uint32_t *made_in; /* [n_values] phase; UINT32_MAX: not yet; MADE_BEFORE: by others */
     bool *is_appended; /* [n_nodes] of attention: keys and values are in their pages */
 };
 
@@ -141,7 +143,7 @@ static bool add_row_phase(struct planner *planner, const struct cpu_phase *last)
     bool is_growing = true;
     while (is_growing) {
         is_growing = false;
-        for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++) {
             const serverd_node *node = &graph->nodes[n];
             if (can_append(planner, n) && (!phase->rows || phase->rows == SERVERD_DIM_ROWS)) {
                 phase->rows = SERVERD_DIM_ROWS;
@@ -168,7 +170,7 @@ static bool add_mixing_phase(struct planner *planner)
     struct cpu_phase *phase = &handle->phases[handle->n_phases];
     *phase = (struct cpu_phase){.kind = PHASE_LINEAR, .first_action = handle->n_actions};
     uint32_t input = UINT32_MAX;
-    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++) {
         const serverd_node *node = &graph->nodes[n];
         if (node->op != SERVERD_OP_LINEAR || !is_ready(planner, n))
             continue;
@@ -179,7 +181,8 @@ static bool add_mixing_phase(struct planner *planner)
             add_node(planner, phase, n);
         }
     }
-    for (uint32_t n = 0; n < graph->n_nodes && phase->n_actions == 0; n++)
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle) && phase->n_actions == 0;
+         n++)
         if (graph->nodes[n].op == SERVERD_OP_ATTN && is_ready(planner, n)) {
             phase->kind = PHASE_ATTENTION;
             phase->rows = SERVERD_DIM_ROWS;
@@ -188,10 +191,45 @@ static bool add_mixing_phase(struct planner *planner)
     return phase->n_actions > 0;
 }
 
+/* What others made and linear layers read becomes codes first: a phase for each kind of rows. */
+static void add_input_phases(struct planner *planner)
+{
+    serverd_handle *handle = planner->handle;
+    const serverd_partition *partition = handle->partition;
+    for (int64_t rows = SERVERD_DIM_ROWS; rows >= SERVERD_DIM_SELECTED; rows--) {
+        struct cpu_phase *phase = &handle->phases[handle->n_phases];
+        *phase =
+            (struct cpu_phase){.kind = PHASE_ROWS, .rows = rows, .first_action = handle->n_actions};
+        for (uint32_t i = 0; i < partition->n_inputs; i++)
+            if (wants_quantising(planner, partition->inputs[i]) &&
+                planner->graph->values[partition->inputs[i]].dims[0] == rows)
+                add_action(planner, phase, ACTION_QUANTISE, partition->inputs[i]);
+        handle->n_phases += phase->n_actions > 0;
+    }
+}
+
+/* Nodes of a phase, for traces. If it does nothing but quantise, that counts as the producer. */
+static void count_nodes(const serverd_handle *handle, struct cpu_phase *phase)
+{
+    const struct cpu_action *actions = handle->actions + phase->first_action;
+    for (uint32_t a = 0; a < phase->n_actions; a++) {
+        uint32_t n = actions[a].kind == ACTION_QUANTISE
+                         ? handle->graph->values[actions[a].index].producer
+                         : actions[a].index;
+        bool is_first = actions[a].kind == ACTION_NODE && phase->n_nodes == 0;
+        if (a == 0 || is_first)
+            phase->first_node = n;
+        if (actions[a].kind == ACTION_NODE)
+            phase->n_nodes += 1 + (handle->addition[n] != CPU_NO_NODE);
+    }
+    phase->n_nodes = (uint32_t)max_size(phase->n_nodes, 1);
+}
+
 static bool cut_into_phases(struct planner *planner)
 {
     serverd_handle *handle = planner->handle;
     const struct cpu_phase *last = NULL;
+    add_input_phases(planner);
     for (;;) {
         bool has_rows = add_row_phase(planner, last);
         if (has_rows)
@@ -202,6 +240,8 @@ static bool cut_into_phases(struct planner *planner)
         if (!has_rows && !has_mixing)
             break;
     }
+    for (uint32_t p = 0; p < handle->n_phases; p++)
+        count_nodes(handle, &handle->phases[p]);
     for (uint32_t p = 1; p < handle->n_phases; p++) {
         const struct cpu_phase *before = &handle->phases[p - 1];
         struct cpu_phase *phase = &handle->phases[p];
@@ -209,7 +249,7 @@ static bool cut_into_phases(struct planner *planner)
                        before->rows == SERVERD_DIM_ROWS;
         phase->stage = before->stage + (goes_on ? 0 : 1);
     }
-    for (uint32_t n = 0; n < planner->graph->n_nodes; n++)
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++)
         if (!planner->is_done[n])
             return false;
     return true;
@@ -229,6 +269,7 @@ struct place {
 struct placing {
     struct place *places;
     size_t n_places, total;
+    size_t unshared; /* floats, if every value had a place of its own */
 };
 
 size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value)
@@ -274,6 +315,8 @@ static bool take_place(const serverd_handle *handle, struct placing *placing, ui
                        uint32_t last_use, size_t floats, bool is_quantised, size_t *offset)
 {
     struct place *best = NULL;
+    if (!size_add(placing->unshared, floats, &placing->unshared))
+        return false;
     for (size_t i = 0; i < placing->n_places; i++) {
         struct place *place = &placing->places[i];
         if (is_free(handle, place, phase, floats, is_quantised) &&
@@ -319,7 +362,7 @@ static bool place_value(serverd_handle *handle, struct placing *placing, uint32_
 {
     const serverd_value *v = &handle->graph->values[value];
     size_t floats;
-    if (value != handle->graph->output && /* that one lies at the caller's */
+    if (handle->value_at[value] != CPU_NOWHERE && /* or it lies at the caller's */
         !(value_floats(&handle->limits, v, &floats) &&
           take_place(handle, placing, phase, last_use, floats, false, &handle->value_at[value])))
         return false;
@@ -334,11 +377,16 @@ static serverd_status place_activations(serverd_handle *handle, serverd_error *e
 {
     const serverd_graph *graph = handle->graph;
     struct placing placing = {
-        .places = calloc((size_t)max_size(graph->n_nodes, 1) * 2, sizeof(struct place))};
+        .places = calloc((size_t)handle->partition->n_nodes * 2 + handle->partition->n_inputs + 1,
+                         sizeof(struct place))};
     uint32_t *last_use = calloc(max_size(graph->n_values, 1), sizeof *last_use);
     bool fits = placing.places && last_use;
     if (fits)
         find_last_uses(handle, last_use);
+    for (uint32_t i = 0; i < handle->partition->n_inputs && fits; i++) {
+        uint32_t value = handle->partition->inputs[i];
+        fits = place_value(handle, &placing, 0, value, last_use[value]);
+    }
     for (uint32_t p = 0; p < handle->n_phases && fits; p++)
         for (uint32_t a = 0; a < handle->phases[p].n_actions && fits; a++) {
             const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
@@ -348,8 +396,10 @@ static serverd_status place_activations(serverd_handle *handle, serverd_error *e
             fits = place_value(handle, &placing, p, value, last_use[value]);
         }
     size_t bytes;
-    fits = fits && size_mul(max_size(placing.total, ALIGN_FLOATS), sizeof(float), &bytes) &&
-           (handle->activations = aligned_alloc(64, bytes));
+    fits = fits && size_mul(max_size(placing.unshared, ALIGN_FLOATS), sizeof(float), &bytes);
+    handle->activation_floats = max_size(placing.total, ALIGN_FLOATS);
+    handle->footprint.activation_bytes = placing.total * sizeof(float);
+    handle->footprint.unshared_bytes = placing.unshared * sizeof(float);
     free(placing.places);
     free(last_use);
     return fits ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu: no memory for activations");
@@ -357,13 +407,23 @@ static serverd_status place_activations(serverd_handle *handle, serverd_error *e
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+/* What lies in the host's memory. */
+static void mark_outer(serverd_handle *handle)
+{
+    const serverd_partition *partition = handle->partition;
+    for (uint32_t i = 0; i < partition->n_inputs; i++)
+        handle->value_at[partition->inputs[i]] = CPU_NOWHERE;
+    for (uint32_t i = 0; i < partition->n_outputs; i++)
+        handle->value_at[partition->outputs[i]] = CPU_NOWHERE;
+}
+
 /* Which values linear layers read as codes. */
 static void mark_quantised(serverd_handle *handle)
 {
     const serverd_graph *graph = handle->graph;
     for (uint32_t v = 0; v < graph->n_values; v++)
         handle->quantised_at[v] = CPU_NOWHERE;
-    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++) {
         const serverd_node *node = &graph->nodes[n];
         if (node->op == SERVERD_OP_LINEAR &&
             !packed_is_float(packed_form(cpu_linear_weights(graph, node)->dtype)))
@@ -378,18 +438,19 @@ static void find_additions(serverd_handle *handle, uint32_t *n_readers, uint32_t
     const serverd_graph *graph = handle->graph;
     memset(handle->addition, 0xff, graph->n_nodes * sizeof *handle->addition);
     memset(maker, 0xff, graph->n_values * sizeof *maker);
-    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++) {
         const serverd_node *node = &graph->nodes[n];
         maker[output_of(graph, node)] = n;
         for (uint32_t i = 0; i < node->n_inputs; i++)
             n_readers[graph->operands[node->first_operand + i]]++;
     }
-    for (uint32_t n = 0; n < graph->n_nodes; n++) {
+    for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++) {
         const serverd_node *node = &graph->nodes[n];
         for (uint32_t i = 0; i < 2 && node->op == SERVERD_OP_ADD; i++) {
             uint32_t value = graph->operands[node->first_operand + i],
                      other = graph->operands[node->first_operand + 1 - i];
-            if (maker[value] == CPU_NO_NODE || n_readers[value] != 1 || value == graph->output ||
+            if (maker[value] == CPU_NO_NODE || n_readers[value] != 1 ||
+                handle->value_at[value] == CPU_NOWHERE ||
                 graph->nodes[maker[value]].op != SERVERD_OP_LINEAR ||
                 graph->values[other].kind == SERVERD_VALUE_CONSTANT)
                 continue;
@@ -402,18 +463,21 @@ static void find_additions(serverd_handle *handle, uint32_t *n_readers, uint32_t
 serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
+    const serverd_partition *partition = handle->partition;
     size_t nodes = max_size(graph->n_nodes, 1), values = max_size(graph->n_values, 1);
     struct planner planner = {.handle = handle,
                               .graph = graph,
                               .is_done = calloc(nodes, sizeof(bool)),
                               .is_appended = calloc(nodes, sizeof(bool)),
                               .made_in = malloc(values * sizeof(uint32_t))};
-    /* a node, its quantising, its appending */
-    handle->actions = calloc(nodes * 3, sizeof *handle->actions);
-    handle->phases = calloc(nodes * 2 + 2, sizeof *handle->phases);
-    handle->value_at = calloc(values, sizeof *handle->value_at);
-    handle->quantised_at = calloc(values, sizeof *handle->quantised_at);
-    handle->addition = calloc(nodes, sizeof *handle->addition);
+    /* a node, its quantising, its appending; the quantising of inputs, of three kinds of rows */
+    handle->actions = cpu_take(handle, (size_t)partition->n_nodes * 3 + partition->n_inputs,
+                               sizeof *handle->actions);
+    handle->phases =
+        cpu_take(handle, (size_t)partition->n_nodes * 2 + 2 + 3, sizeof *handle->phases);
+    handle->value_at = cpu_take(handle, values, sizeof *handle->value_at);
+    handle->quantised_at = cpu_take(handle, values, sizeof *handle->quantised_at);
+    handle->addition = cpu_take(handle, nodes, sizeof *handle->addition);
     uint32_t *n_readers = calloc(values, sizeof *n_readers);
     serverd_status status = SERVERD_OK;
     if (!planner.is_done || !planner.is_appended || !planner.made_in || !handle->actions ||
@@ -421,8 +485,11 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
         !n_readers) {
         status = fail(err, SERVERD_NOMEM, "cpu: no memory for a plan of %u nodes", graph->n_nodes);
     } else {
+        mark_outer(handle);
         find_additions(handle, n_readers, planner.made_in);
         memset(planner.made_in, 0xff, values * sizeof(uint32_t));
+        for (uint32_t i = 0; i < partition->n_inputs; i++)
+            planner.made_in[partition->inputs[i]] = MADE_BEFORE;
         mark_quantised(handle);
         if (!cut_into_phases(&planner))
             status = fail(err, SERVERD_INTERNAL, "cpu: the graph has nodes that never get ready");

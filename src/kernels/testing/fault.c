@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/builtin.h"
+#include "kernels/cpu/delegate.h"
 #include "program/op.h"
 
 #include <math.h>
@@ -24,12 +25,32 @@ enum fault_kind {
     FAULT_SLOW
 };
 
-/* The calls that a script can hit beside the numbered steps. */
-enum { WHEN_LOAD = 0, WHEN_KV = -1 };
+/* The calls that a script can hit. */
+enum member {
+    MEMBER_EXECUTE,
+    MEMBER_LOAD,
+    MEMBER_KV,
+    MEMBER_PAGE_BYTES,
+    MEMBER_ZERO,
+    MEMBER_COPY,
+    MEMBER_IDENTITY,
+    MEMBER_EXPORT,
+    MEMBER_IMPORT,
+    MEMBER_FOOTPRINT,
+    N_MEMBERS
+};
 
+static const char *const member_names[N_MEMBERS] = {
+    [MEMBER_LOAD] = "load",     [MEMBER_KV] = "kv",         [MEMBER_PAGE_BYTES] = "page_bytes",
+    [MEMBER_ZERO] = "zero",     [MEMBER_COPY] = "copy",     [MEMBER_IDENTITY] = "identity",
+    [MEMBER_EXPORT] = "export", [MEMBER_IMPORT] = "import", [MEMBER_FOOTPRINT] = "footprint",
+};
+
+/* Hits calls first .. first + count - 1 of a member, counted from 1. */
 struct fault_event {
     enum fault_kind kind;
-    int64_t when, count;
+    enum member member;
+    int64_t first, count;
     uint64_t value;
 };
 
@@ -50,17 +71,15 @@ struct serverd_instance {
     serverd_instance *inner_instance; /* opened when first needed */
     struct fault_event events[MAX_EVENTS];
     uint32_t n_events;
-    int64_t n_steps;
+    int64_t n_calls[N_MEMBERS];
     bool is_lost;
 };
 
 struct serverd_handle {
     serverd_instance *instance;
     serverd_handle *inner;
-    void **packed; /* the inner delegate's forms */
-    uint32_t n_tensors;
-    uint64_t n_out;
-    bool is_encoder;
+    const serverd_graph *graph;
+    const serverd_partition *partition;
 };
 
 struct serverd_kv {
@@ -88,11 +107,16 @@ static bool parse_status(const char *name, uint64_t *out)
     return false;
 }
 
-static bool parse_when(const char *text, int64_t *out)
+static bool parse_when(const char *text, struct fault_event *event)
 {
-    *out = strcmp(text, "load") == 0 ? WHEN_LOAD : WHEN_KV;
-    return strcmp(text, "load") == 0 || strcmp(text, "kv") == 0 ||
-           parse_i64(text, 1, INT64_MAX, out);
+    event->first = 1;
+    for (enum member m = MEMBER_EXECUTE + 1; m < N_MEMBERS; m++)
+        if (strcmp(text, member_names[m]) == 0) {
+            event->member = m;
+            return true;
+        }
+    event->member = MEMBER_EXECUTE;
+    return parse_i64(text, 1, INT64_MAX, &event->first);
 }
 
 /* KIND@WHEN[:VALUE][xCOUNT]; `text` is cut into its parts. */
@@ -103,6 +127,8 @@ static bool parse_event(char *text, struct fault_event *event)
         return false;
     *when++ = '\0';
     char *count = strrchr(when, 'x'), *value = strchr(when, ':');
+    if (count && (count[1] < '0' || count[1] > '9'))
+        count = NULL; /* of "export" */
     if (count)
         *count++ = '\0';
     if (value)
@@ -111,7 +137,7 @@ static bool parse_event(char *text, struct fault_event *event)
         if (strcmp(text, kinds[i].name) != 0)
             continue;
         *event = (struct fault_event){.kind = kinds[i].kind, .count = 1, .value = kinds[i].value};
-        return parse_when(when, &event->when) &&
+        return parse_when(when, event) &&
                (!count || parse_i64(count, 1, INT32_MAX, &event->count)) &&
                (!value || parse_u64(value, 0, 86400000, &event->value) ||
                 (event->kind == FAULT_ERROR && parse_status(value, &event->value)));
@@ -140,12 +166,21 @@ static serverd_status parse_script(serverd_instance *instance, const char *scrip
     return SERVERD_OK;
 }
 
-/* What comes before the inner call: waits and refusals. */
-static serverd_status strike_before(serverd_instance *instance, int64_t when, serverd_error *err)
+static bool is_hit(const serverd_instance *instance, const struct fault_event *event,
+                   enum member member)
 {
+    int64_t call = instance->n_calls[member];
+    return event->member == member && call >= event->first && call - event->first < event->count;
+}
+
+/* What comes before the inner call: waits and refusals. */
+static serverd_status strike_before(serverd_instance *instance, enum member member,
+                                    serverd_error *err)
+{
+    instance->n_calls[member]++;
     for (uint32_t i = 0; i < instance->n_events; i++) {
         const struct fault_event *event = &instance->events[i];
-        if (when < event->when || when - event->when >= event->count)
+        if (!is_hit(instance, event, member))
             continue;
         if (event->kind == FAULT_HANG || event->kind == FAULT_SLOW)
             sleep_ms(event->kind == FAULT_HANG ? event->value * 1000 : event->value);
@@ -162,16 +197,21 @@ static serverd_status strike_before(serverd_instance *instance, int64_t when, se
 }
 
 /* What comes after it: numbers that are none. */
-static void strike_after(const serverd_handle *handle, uint32_t n_out_rows, float *out)
+static void strike_after(const serverd_handle *handle, const serverd_batch *batch, float *out)
 {
     const serverd_instance *instance = handle->instance;
+    const serverd_value *value =
+        &handle->graph->values[handle->partition->outputs[handle->partition->n_outputs - 1]];
+    uint64_t width = value_width(value), n_rows = batch->n_rows;
+    if (value->dims[0] != SERVERD_DIM_ROWS)
+        n_rows = value->dims[0] == SERVERD_DIM_SEQS ? batch->n_seqs : batch->n_logit_rows;
     for (uint32_t i = 0; i < instance->n_events; i++) {
         const struct fault_event *event = &instance->events[i];
-        if (instance->n_steps < event->when || instance->n_steps - event->when >= event->count ||
-            event->value >= n_out_rows || event->kind > FAULT_INF)
+        if (!is_hit(instance, event, MEMBER_EXECUTE) || event->value >= n_rows ||
+            event->kind > FAULT_INF)
             continue;
-        for (uint64_t j = 0; j < handle->n_out; j++)
-            out[event->value * handle->n_out + j] = event->kind == FAULT_NAN ? NAN : INFINITY;
+        for (uint64_t j = 0; j < width; j++)
+            out[event->value * width + j] = event->kind == FAULT_NAN ? NAN : INFINITY;
     }
 }
 
@@ -216,30 +256,26 @@ static serverd_status fault_devices(const serverd_host *host, serverd_device *ou
 }
 
 /* The inner delegate is not known yet: `load` asks it. */
-static serverd_status fault_match(const serverd_graph *graph, uint32_t node, serverd_claim *out,
-                                  serverd_error *err)
+static serverd_status fault_match(const serverd_host *host, const serverd_graph *graph,
+                                  uint32_t node, serverd_claim *out, serverd_error *err)
 {
-    (void)err;
+    (void)host, (void)err;
     *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
     return SERVERD_OK;
 }
 
+/* The host packs for the CPU back-end, the one of the inner delegates that wants it; the others
+ * find the tensors as they are, or read this form. */
 static serverd_status fault_form(const serverd_tensor *tensor, serverd_form *out,
                                  serverd_error *err)
 {
-    (void)err;
-    *out = (serverd_form){.struct_bytes = sizeof *out,
-                          .layout = SERVERD_LAYOUT_ROWS,
-                          .bytes = tensor->bytes,
-                          .alignment = 1};
-    return SERVERD_OK;
+    return cpu_delegate.form(tensor, out, err);
 }
 
 static serverd_status fault_pack(const serverd_tensor *tensor, const serverd_form *form,
                                  uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
 {
-    (void)form, (void)first_row, (void)n_rows, (void)dst;
-    return fail(err, SERVERD_INTERNAL, "fault: %s needs no packing", tensor->name);
+    return cpu_delegate.pack(tensor, form, first_row, n_rows, dst, err);
 }
 
 static serverd_status fault_open(const serverd_host *host, const serverd_device *device,
@@ -277,74 +313,46 @@ static void fault_unload(serverd_handle *handle)
 {
     if (handle->inner)
         handle->instance->inner->unload(handle->inner);
-    for (uint32_t i = 0; handle->packed && i < handle->n_tensors; i++)
-        free(handle->packed[i]);
-    free(handle->packed);
     free(handle);
 }
 
-static serverd_status pack_inner(const serverd_delegate *inner, const serverd_tensor *tensor,
-                                 void **out, serverd_error *err)
-{
-    serverd_form form = {.struct_bytes = sizeof form};
-    serverd_status status = inner->form(tensor, &form, err);
-    if (status != SERVERD_OK || form.layout == SERVERD_LAYOUT_ROWS)
-        return status;
-    size_t alignment = max_size(form.alignment, 64), bytes;
-    if (!size_align(max_size(form.bytes, 1), alignment, &bytes) ||
-        !(*out = aligned_alloc(alignment, bytes)))
-        return fail(err, SERVERD_NOMEM, "fault: no memory to pack %s", tensor->name);
-    uint64_t n_rows = 1;
-    for (uint32_t d = 0; d + 1 < tensor->rank; d++)
-        n_rows *= tensor->dims[d];
-    return inner->pack(tensor, &form, 0, n_rows, *out, err);
-}
-
-static serverd_status load_inner(serverd_handle *handle, const serverd_graph *graph,
+static serverd_status load_inner(serverd_handle *handle, const void *const *packed,
                                  const serverd_limits *limits, const serverd_kv_spec *kv,
                                  serverd_error *err)
 {
     const serverd_delegate *inner = handle->instance->inner;
-    for (uint32_t node = 0; node < graph->n_nodes;) {
+    const serverd_partition *partition = handle->partition;
+    for (uint32_t node = partition->first_node;
+         node < partition->first_node + partition->n_nodes;) {
         serverd_claim claim = {.struct_bytes = sizeof claim};
-        serverd_status status = inner->match(graph, node, &claim, err);
+        serverd_status status =
+            inner->match(handle->instance->host, handle->graph, node, &claim, err);
         if (status != SERVERD_OK)
             return status;
         if (claim.n_nodes == 0)
             return fail(err, SERVERD_UNSUPPORTED, "%s: node %u: %.127s", inner->name, node,
-                        claim.reason);
+                        claim.text);
         node += claim.n_nodes;
     }
-    for (uint32_t i = 0; i < graph->n_tensors; i++) {
-        serverd_status status = pack_inner(inner, &graph->tensors[i], &handle->packed[i], err);
-        if (status != SERVERD_OK)
-            return status;
-    }
-    return inner->load(handle->instance->inner_instance, graph, (const void *const *)handle->packed,
-                       limits, kv, &handle->inner, err);
+    return inner->load(handle->instance->inner_instance, handle->graph, partition, packed, limits,
+                       kv, &handle->inner, err);
 }
 
 static serverd_status fault_load(serverd_instance *instance, const serverd_graph *graph,
-                                 const void *const *packed, const serverd_limits *limits,
-                                 const serverd_kv_spec *kv, serverd_handle **out,
-                                 serverd_error *err)
+                                 const serverd_partition *partition, const void *const *packed,
+                                 const serverd_limits *limits, const serverd_kv_spec *kv,
+                                 serverd_handle **out, serverd_error *err)
 {
-    (void)packed;
     serverd_status status = need_inner(instance, err);
     if (status == SERVERD_OK)
-        status = strike_before(instance, WHEN_LOAD, err);
+        status = strike_before(instance, MEMBER_LOAD, err);
     if (status != SERVERD_OK)
         return status;
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "fault: no memory");
-    *handle = (serverd_handle){.instance = instance,
-                               .n_tensors = graph->n_tensors,
-                               .n_out = value_width(&graph->values[graph->output]),
-                               .is_encoder = kv == NULL};
-    handle->packed = calloc(max_size(graph->n_tensors, 1), sizeof *handle->packed);
-    status = handle->packed ? load_inner(handle, graph, limits, kv, err)
-                            : fail(err, SERVERD_NOMEM, "fault: no memory");
+    *handle = (serverd_handle){.instance = instance, .graph = graph, .partition = partition};
+    status = load_inner(handle, packed, limits, kv, err);
     if (status != SERVERD_OK)
         fault_unload(handle);
     else
@@ -352,10 +360,28 @@ static serverd_status fault_load(serverd_instance *instance, const serverd_graph
     return status;
 }
 
+static serverd_status fault_footprint(serverd_instance *instance, const serverd_graph *graph,
+                                      const serverd_partition *partition,
+                                      const serverd_limits *limits, const serverd_kv_spec *kv,
+                                      serverd_footprint *out, serverd_error *err)
+{
+    serverd_status status = need_inner(instance, err);
+    if (status == SERVERD_OK)
+        status = strike_before(instance, MEMBER_FOOTPRINT, err);
+    if (status == SERVERD_OK && !instance->inner->footprint)
+        status = fail(err, SERVERD_UNSUPPORTED, "fault: %s does not say what it takes",
+                      instance->inner->name);
+    return status == SERVERD_OK ? instance->inner->footprint(instance->inner_instance, graph,
+                                                             partition, limits, kv, out, err)
+                                : status;
+}
+
 static serverd_status fault_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
                                           serverd_kv_bytes *out, serverd_error *err)
 {
     serverd_status status = need_inner(instance, err);
+    if (status == SERVERD_OK)
+        status = strike_before(instance, MEMBER_PAGE_BYTES, err);
     return status != SERVERD_OK
                ? status
                : instance->inner->kv_page_bytes(instance->inner_instance, spec, out, err);
@@ -367,7 +393,7 @@ static serverd_status fault_kv_create(serverd_instance *instance, const serverd_
 {
     serverd_status status = need_inner(instance, err);
     if (status == SERVERD_OK)
-        status = strike_before(instance, WHEN_KV, err);
+        status = strike_before(instance, MEMBER_KV, err);
     if (status != SERVERD_OK)
         return status;
     serverd_kv *kv = calloc(1, sizeof *kv);
@@ -392,19 +418,24 @@ static void fault_kv_destroy(serverd_kv *kv)
 static serverd_status fault_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
                                     serverd_error *err)
 {
-    return kv->instance->inner->kv_zero(kv->inner, pages, n, err);
+    serverd_status status = strike_before(kv->instance, MEMBER_ZERO, err);
+    return status == SERVERD_OK ? kv->instance->inner->kv_zero(kv->inner, pages, n, err) : status;
 }
 
 static serverd_status fault_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
                                     uint32_t n_tokens, serverd_error *err)
 {
-    return kv->instance->inner->kv_copy(kv->inner, from, to, n_tokens, err);
+    serverd_status status = strike_before(kv->instance, MEMBER_COPY, err);
+    return status == SERVERD_OK ? kv->instance->inner->kv_copy(kv->inner, from, to, n_tokens, err)
+                                : status;
 }
 
 static serverd_status fault_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                         uint64_t *out, serverd_error *err)
 {
     serverd_status status = need_inner(instance, err);
+    if (status == SERVERD_OK)
+        status = strike_before(instance, MEMBER_IDENTITY, err);
     return status != SERVERD_OK
                ? status
                : instance->inner->kv_identity(instance->inner_instance, spec, out, err);
@@ -413,25 +444,30 @@ static serverd_status fault_kv_identity(serverd_instance *instance, const server
 static serverd_status fault_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
                                       serverd_error *err)
 {
-    return kv->instance->inner->kv_export(kv->inner, page, out, err);
+    serverd_status status = strike_before(kv->instance, MEMBER_EXPORT, err);
+    return status == SERVERD_OK ? kv->instance->inner->kv_export(kv->inner, page, out, err)
+                                : status;
 }
 
 static serverd_status fault_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
                                       serverd_error *err)
 {
-    return kv->instance->inner->kv_import(kv->inner, page, bytes, err);
+    serverd_status status = strike_before(kv->instance, MEMBER_IMPORT, err);
+    return status == SERVERD_OK ? kv->instance->inner->kv_import(kv->inner, page, bytes, err)
+                                : status;
 }
 
 static serverd_status fault_execute(serverd_handle *handle, const serverd_batch *batch,
-                                    serverd_kv *kv, float *out, serverd_error *err)
+                                    serverd_kv *kv, const float *const *inputs,
+                                    float *const *outputs, serverd_error *err)
 {
     serverd_instance *instance = handle->instance;
-    instance->n_steps++;
-    serverd_status status = strike_before(instance, instance->n_steps, err);
+    serverd_status status = strike_before(instance, MEMBER_EXECUTE, err);
     if (status == SERVERD_OK)
-        status = instance->inner->execute(handle->inner, batch, kv ? kv->inner : NULL, out, err);
-    if (status == SERVERD_OK)
-        strike_after(handle, handle->is_encoder ? batch->n_seqs : batch->n_logit_rows, out);
+        status = instance->inner->execute(handle->inner, batch, kv ? kv->inner : NULL, inputs,
+                                          outputs, err);
+    if (status == SERVERD_OK && handle->partition->n_outputs > 0)
+        strike_after(handle, batch, outputs[handle->partition->n_outputs - 1]);
     return status;
 }
 
@@ -466,4 +502,5 @@ const serverd_delegate fault_delegate = {
     .kv_identity = fault_kv_identity,
     .kv_export = fault_kv_export,
     .kv_import = fault_kv_import,
+    .footprint = fault_footprint,
 };

@@ -3,9 +3,10 @@
  *   inner.KEY=VALUE   an option of that delegate
  *   script=E+E+...    what happens when; E is KIND@WHEN[:VALUE][xCOUNT]
  * WHEN is the number of an execute call, counted from 1, and COUNT how many calls from there on
- * are hit (1); or `load` or `kv` for the call that loads the model or creates the KV pages.
+ * are hit (1); or the name of another member, of which the first COUNT calls are: load, kv
+ * (kv_create), page_bytes, zero, copy, identity, export, import, footprint.
  * KIND:
- *   nan, inf    logit row number VALUE (0) of the step is all NaN or infinity
+ *   nan, inf    row number VALUE (0) of the (last) output is all NaN or infinity
  *   error       the call fails; VALUE is the code's name (internal)
  *   oom         the call fails for want of memory
  *   lost        the call and all later ones fail: the device is gone

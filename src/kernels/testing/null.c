@@ -43,10 +43,10 @@ static serverd_status null_devices(const serverd_host *host, serverd_device *out
     return SERVERD_OK;
 }
 
-static serverd_status null_match(const serverd_graph *graph, uint32_t node, serverd_claim *out,
-                                 serverd_error *err)
+static serverd_status null_match(const serverd_host *host, const serverd_graph *graph,
+                                 uint32_t node, serverd_claim *out, serverd_error *err)
 {
-    (void)err;
+    (void)host, (void)err;
     *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
     return SERVERD_OK;
 }
@@ -54,10 +54,8 @@ static serverd_status null_match(const serverd_graph *graph, uint32_t node, serv
 static serverd_status null_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err)
 {
     (void)err;
-    *out = (serverd_form){.struct_bytes = sizeof *out,
-                          .layout = SERVERD_LAYOUT_ROWS,
-                          .bytes = tensor->bytes,
-                          .alignment = 1};
+    *out =
+        (serverd_form){.struct_bytes = sizeof *out, .layout = SERVERD_LAYOUT_ROWS, .alignment = 1};
     return SERVERD_OK;
 }
 
@@ -103,10 +101,14 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
 }
 
 static serverd_status null_load(serverd_instance *instance, const serverd_graph *graph,
-                                const void *const *packed, const serverd_limits *limits,
-                                const serverd_kv_spec *kv, serverd_handle **out, serverd_error *err)
+                                const serverd_partition *partition, const void *const *packed,
+                                const serverd_limits *limits, const serverd_kv_spec *kv,
+                                serverd_handle **out, serverd_error *err)
 {
     (void)packed, (void)limits, (void)kv;
+    if (partition->n_nodes != graph->n_nodes)
+        return fail(err, SERVERD_UNSUPPORTED, "null: answers for a whole model, not for %u nodes",
+                    partition->n_nodes);
     uint64_t n_out = value_width(&graph->values[graph->output]);
     if (n_out <= instance->min_token || n_out > INT32_MAX)
         return fail(err, SERVERD_INVALID, "null: min_token is %u, the vocabulary has %llu",
@@ -362,9 +364,12 @@ static void write_embedding(const serverd_handle *handle, uint64_t state, float 
 }
 
 static serverd_status null_execute(serverd_handle *handle, const serverd_batch *batch,
-                                   serverd_kv *kv, float *out, serverd_error *err)
+                                   serverd_kv *kv, const float *const *inputs,
+                                   float *const *outputs, serverd_error *err)
 {
+    (void)inputs;
     const serverd_instance *instance = handle->instance;
+    float *out = outputs[0];
     uint32_t logit = 0;
     uint64_t state = NULL_MODEL_EMPTY;
     for (uint32_t row = 0; row < batch->n_rows; row++) {

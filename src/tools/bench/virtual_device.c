@@ -159,10 +159,10 @@ static serverd_status virtual_devices(const serverd_host *host, serverd_device *
     return SERVERD_OK;
 }
 
-static serverd_status virtual_match(const serverd_graph *graph, uint32_t node, serverd_claim *out,
-                                    serverd_error *err)
+static serverd_status virtual_match(const serverd_host *host, const serverd_graph *graph,
+                                    uint32_t node, serverd_claim *out, serverd_error *err)
 {
-    (void)err;
+    (void)host, (void)err;
     *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
     return SERVERD_OK;
 }
@@ -195,11 +195,11 @@ static serverd_status virtual_open(const serverd_host *host, const serverd_devic
 }
 
 static serverd_status virtual_load(serverd_instance *instance, const serverd_graph *graph,
-                                   const void *const *packed, const serverd_limits *limits,
-                                   const serverd_kv_spec *kv, serverd_handle **out,
-                                   serverd_error *err)
+                                   const serverd_partition *partition, const void *const *packed,
+                                   const serverd_limits *limits, const serverd_kv_spec *kv,
+                                   serverd_handle **out, serverd_error *err)
 {
-    (void)instance, (void)packed, (void)limits;
+    (void)instance, (void)partition, (void)packed, (void)limits;
     if (!kv || graph->n_tensors != 1 || graph->tensors[0].bytes != sizeof(void *))
         return fail(err, SERVERD_UNSUPPORTED, "virtual: runs only models of its own");
     serverd_handle *handle = calloc(1, sizeof *handle);
@@ -310,8 +310,10 @@ static serverd_status write_logits(const serverd_handle *handle, const serverd_b
 }
 
 static serverd_status virtual_execute(serverd_handle *handle, const serverd_batch *batch,
-                                      serverd_kv *kv, float *out, serverd_error *err)
+                                      serverd_kv *kv, const float *const *inputs,
+                                      float *const *outputs, serverd_error *err)
 {
+    (void)inputs;
     struct virtual_machine *machine = handle->machine;
     uint64_t begin_ns = clock_now_ns(&system_clock), context = 0;
     for (uint32_t row = 0; row < batch->n_rows; row++) {
@@ -321,7 +323,7 @@ static serverd_status virtual_execute(serverd_handle *handle, const serverd_batc
         *token = batch->token[row];
         context += (uint64_t)batch->position[row] + 1;
     }
-    serverd_status status = write_logits(handle, batch, kv, out, err);
+    serverd_status status = write_logits(handle, batch, kv, outputs[0], err);
     double ms = step_price_ms(&machine->price, batch->n_rows, batch->n_seqs, context);
     uint64_t ns = (uint64_t)(ms * 1e6);
     machine->now_ns += ns;
