@@ -1,12 +1,15 @@
 /* Whole programs: what comes out is valid, close to the source, the same for any number of threads;
  * the report's figures are those of the logits. */
+#include "support/synthetic_model.h"
 #include "support/synthetic_program.h"
 
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "compiler/compile_file.h"
 #include "kernels/builtin.h"
 #include "program/dtype.h"
+#include "program/sdp_program.h"
 #include "quantise/quantise.h"
 #include "runtime/runtime.h"
 
@@ -18,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -341,6 +345,44 @@ static void what_cannot_be_is_refused(void **state)
     check_refusal("int4", "{\"text\":\"a\",\"text\":\"b\"}\n", "no JSON");
 }
 
+/* A quantised model's program file computes what the program did. */
+static void program_files_hold_quantised_weights(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"i4a:g32", "i4z:g32", "i8a:g32", "nf4:g32", "f8:g32"};
+    char path[64], page[64];
+    (void)snprintf(path, sizeof path, "/tmp/serverd-quantise-%d.sdp", (int)getpid());
+    (void)snprintf(page, sizeof page, "/tmp/serverd-quantise-%d.html", (int)getpid());
+    struct buffer bytes;
+    buffer_init(&bytes, 32 * MIB);
+    assert_int_equal(synthetic_model("qwen2", "F32", &bytes, &err), SERVERD_OK);
+    struct memory_file model = memory_file_create();
+    memory_file_write(&model, bytes.data, bytes.len);
+    for (size_t p = 0; p < sizeof policies / sizeof *policies; p++) {
+        struct worker_pool *pool = pool_of(2);
+        struct outcome direct = quantise("qwen2", policies[p], false, 0, 2);
+        struct program *opened;
+        const struct compile_file_options options = {.source = {.path = model.path},
+                                                     .out = path,
+                                                     .delegate = builtin_delegate("cpu"),
+                                                     .pool = pool,
+                                                     .quantise = policies[p],
+                                                     .report = page,
+                                                     .wants_verify = true};
+        if (compile_file(&options, &err) != SERVERD_OK ||
+            sdp_open(path, &opened, &err) != SERVERD_OK)
+            fail_msg("%s: %s", policies[p], err.text);
+        assert_true(nll_of(opened) == nll_of(direct.program));
+        program_unref(opened);
+        end(&direct);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(unlink(page), 0);
+        worker_pool_destroy(pool);
+    }
+    memory_file_close(&model);
+    buffer_deinit(&bytes);
+}
+
 /* Text of the model's own is the same each time, and enough. */
 static void a_model_makes_its_own_text(void **state)
 {
@@ -375,6 +417,7 @@ int main(void)
         cmocka_unit_test(a_target_is_met_within_a_hundredth),
         cmocka_unit_test(reports_are_json_and_a_page),
         cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(program_files_hold_quantised_weights),
         cmocka_unit_test(a_model_makes_its_own_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
