@@ -238,7 +238,12 @@ serverd_status hf_tokenizer_import(const char *folder, const struct json_place *
     char paths[3][PATH_BYTES];
     json_t *root = NULL, *settings = NULL, *generation = NULL;
     const struct json_bounds bounds = {LIMIT_TOKENIZER_JSON, LIMIT_TOKENIZER_VALUES};
+#define ID(field) program->vocabulary.field = -1;
+    VOCABULARY_IDS(ID)
+#undef ID
     serverd_status status = join_path(folder, "tokenizer.json", PATH_BYTES, paths[0], err);
+    if (status == SERVERD_OK && !file_exists(paths[0]))
+        return SERVERD_OK; /* as a GGUF file without a vocabulary */
     if (status == SERVERD_OK)
         status = json_file_read(paths[0], bounds, JSON_OBJECT, &root, err);
     if (status == SERVERD_OK)
@@ -252,9 +257,6 @@ serverd_status hf_tokenizer_import(const char *folder, const struct json_place *
                                  .arena = program->arena,
                                  .vocabulary = &program->vocabulary};
         const struct json_place place = {.file = paths[2], .where = "", .object = generation};
-#define ID(field) program->vocabulary.field = -1;
-        VOCABULARY_IDS(ID)
-#undef ID
         status = import_vocabulary(&t, &place, err);
     }
     json_decref(root);

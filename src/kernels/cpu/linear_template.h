@@ -585,10 +585,10 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
     gemm_end();
 }
 
-/* ---- numbers under a scale --------------------------------------------------------------------
- */
+/* ---- codes of numbers under a scale
+ * -------------------------------------------------------------- */
 
-/* Each code becomes a number; sums as in linear_floats.h. */
+/* Each becomes a number, and that is taken as in linear_floats.h. */
 
 INLINE fvec load_scaled(int codes, const uint8_t *p, size_t i)
 {
@@ -743,17 +743,18 @@ static void linear(const struct cpu_linear *call)
         linear_of_any_form(call);
         return;
     }
-    if (form->codes == CODES_F8) {
+    switch (form->codes) {
+    case CODES_F8:
         scaled_linear(call, CODES_F8, SCALES_F32);
         return;
-    }
-    if (form->codes == CODES_NF4 && form->scales == SCALES_F16) {
-        scaled_linear(call, CODES_NF4, SCALES_F16);
+    case CODES_NF4:
+        if (form->scales == SCALES_F16)
+            scaled_linear(call, CODES_NF4, SCALES_F16);
+        else
+            scaled_linear(call, CODES_NF4, SCALES_F32);
         return;
-    }
-    if (form->codes == CODES_NF4) {
-        scaled_linear(call, CODES_NF4, SCALES_F32);
-        return;
+    default:
+        break;
     }
     if (packed_is_float(form)) {
         float_linear(call);
