@@ -124,6 +124,11 @@
 #define LIMIT_INSPECT_SECONDS  60u
 #define LIMIT_INSPECT_REQUESTS 4096u
 
+/* Events that a trace keeps: the oldest give way, and are counted. Of one worker; of all workers of
+ * a trace that is asked for. */
+#define LIMIT_TRACE_EVENTS     (1u << 20)
+#define LIMIT_TRACE_ALL_EVENTS (1u << 18)
+
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
 #define LIMIT_HEADERS           64u

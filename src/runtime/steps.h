@@ -5,6 +5,7 @@
 #define RUNTIME_STEPS_H
 
 #include "runtime/instances.h"
+#include "runtime/trace.h"
 
 struct step_part {
     struct instance *instance;
@@ -28,7 +29,8 @@ serverd_status steps_create(struct steps *steps, const struct placement *placeme
                             serverd_error *err);
 void steps_destroy(struct steps *steps); /* unloads the handles */
 
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
-                         serverd_error *err);
+/* With a trace, what the delegates tell of the step. */
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
+                         struct trace *or_null, float *out, serverd_error *err);
 
 #endif
