@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#define XXH_STATIC_LINKING_ONLY /* the state's size, for one on the stack */
+#define XXH_INLINE_ALL /* no library to link, and the state's size, for one on the stack */
 #include <xxhash.h>
 
 #ifdef __x86_64__

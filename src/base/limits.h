@@ -43,6 +43,10 @@
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
 
+/* Sessions and rows of a step of the library (serverd/runtime.h): more are refused. */
+#define LIMIT_SESSIONS  4096u
+#define LIMIT_STEP_ROWS (1u << 20)
+
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
 
