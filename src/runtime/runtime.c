@@ -360,8 +360,8 @@ static serverd_status go_on_without(struct runtime *runtime, const struct runtim
     (void)snprintf(text, sizeof text, "%s is not used, its nodes go to others: %s", name,
                    reason.text);
     host_log(runtime, LOG_WARN, text);
-    if (options->metrics)
-        metrics_add(options->metrics, METRIC_DELEGATE_FALLBACKS, 1);
+    if (options->fell_back)
+        options->fell_back(options->fell_back_context);
     return SERVERD_OK;
 }
 

@@ -7,7 +7,6 @@
 #ifndef RUNTIME_RUNTIME_H
 #define RUNTIME_RUNTIME_H
 
-#include "base/metrics.h"
 #include "program/program.h"
 #include "runtime/memory.h"
 #include "runtime/placement.h"
@@ -41,7 +40,8 @@ struct runtime_options {
     /* Packing progress 0..1, from the calling thread; may be NULL. */
     void (*progress)(void *context, double share);
     void *progress_context;
-    struct metrics *metrics; /* counts fallbacks; may be NULL */
+    void (*fell_back)(void *context); /* a device will not work; may be NULL */
+    void *fell_back_context;
 };
 
 /* Takes its own reference to the program. */
