@@ -419,6 +419,7 @@ typedef struct serverd_delegate {
                const void *const *packed, const serverd_limits *, const serverd_kv_spec *or_null,
                serverd_handle **out);
 
+    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state. */
     SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
     /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,

@@ -246,6 +246,52 @@ static void an_encoder_can_be_cut_too(void **state)
     program_unref(program);
 }
 
+/* What a partition says that it takes: values share places, and more rows take more. */
+static void footprints_are_planned_without_loading(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cpu-reference"};
+    for (size_t d = 0; d < 2; d++) {
+        struct program *program = synthetic_program("llama", "Q8_0");
+        struct runtime *runtime = open_on(program, devices[d], "blk.1=cpu.1", DTYPE_BF16, false);
+        const struct placement *placement = runtime_placement(runtime);
+        for (uint32_t p = 0; p < placement->n_partitions; p++) {
+            const struct placement_partition *partition = &placement->partitions[p];
+            const serverd_delegate *delegate = placement->devices[partition->device].delegate;
+            serverd_footprint planned, more;
+            assert_int_equal(runtime_footprint(runtime, p, &planned, &err), SERVERD_OK);
+            assert_true(planned.activation_bytes <= planned.unshared_bytes);
+            assert_true(planned.scratch_bytes > 0);
+            if (partition->view.n_nodes > 8)
+                assert_true(planned.activation_bytes < planned.unshared_bytes);
+            /* of an instance that nobody has opened for it */
+            serverd_instance *instance;
+            serverd_limits limits = *runtime_limits(runtime);
+            assert_int_equal(delegate->open(placement->host,
+                                            &placement->devices[partition->device].device,
+                                            &instance, &err),
+                             SERVERD_OK);
+            limits.max_rows *= 4;
+            serverd_kv_spec spec = program->kv;
+            spec.dtype = DTYPE_BF16;
+            spec.page_tokens = SERVERD_PAGE_TOKENS;
+            assert_int_equal(delegate->footprint(instance, &program->graph, &partition->view,
+                                                 &limits, &spec, &more, &err),
+                             SERVERD_OK);
+            delegate->close(instance);
+            assert_true(more.activation_bytes >= planned.activation_bytes);
+            assert_true(more.unshared_bytes >= planned.unshared_bytes);
+        }
+        /* the residual passes twice */
+        assert_true(runtime_buffer_bytes(runtime) > 0);
+        runtime_close(runtime);
+        runtime = open_on(program, devices[d], NULL, DTYPE_BF16, false);
+        assert_int_equal(runtime_buffer_bytes(runtime), 0);
+        runtime_close(runtime);
+        program_unref(program);
+    }
+}
+
 /* Pages that leave one split model go on in another; a model that is split otherwise refuses. */
 static void pages_of_all_devices_leave_and_come_back(void **state)
 {
@@ -383,6 +429,7 @@ int main(void)
         cmocka_unit_test(many_cuts_change_no_bit),
         cmocka_unit_test(an_encoder_can_be_cut_too),
         cmocka_unit_test(the_reference_takes_over_anywhere),
+        cmocka_unit_test(footprints_are_planned_without_loading),
         cmocka_unit_test(pages_of_all_devices_leave_and_come_back),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
