@@ -370,6 +370,8 @@ static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *
 #include "kernels/cpu/attention_template.h"
 #endif
 
+#include "kernels/cpu/adapter_template.h"
+
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
     .linear = linear,
@@ -387,4 +389,6 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .sum = sum,
     .activate = activate,
     .softcap = softcap,
+    .adapter_down = adapter_down,
+    .adapter_up = adapter_up,
 };
