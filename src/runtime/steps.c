@@ -163,14 +163,16 @@ void steps_destroy(struct steps *steps)
 serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
                          serverd_error *err)
 {
+    serverd_batch without = *batch; /* for delegates that take no adapters: none has sites there */
+    without.adapter_slot = NULL;
     for (uint32_t p = 0; p < steps->n_parts; p++) {
         const struct step_part *part = &steps->parts[p];
         const struct instance *item = part->instance;
         if (part->result != UINT32_MAX)
             part->values[part->result] = out;
-        serverd_status status = item->delegate->execute(part->handle, batch, item->kv,
-                                                        (const float *const *)part->values,
-                                                        part->values + part->view->n_inputs, err);
+        serverd_status status = item->delegate->execute(
+            part->handle, item->delegate->adapter ? batch : &without, item->kv,
+            (const float *const *)part->values, part->values + part->view->n_inputs, err);
         if (status != SERVERD_OK)
             return status;
     }
