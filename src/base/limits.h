@@ -47,7 +47,8 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
-/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options.
+ */
 #define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
