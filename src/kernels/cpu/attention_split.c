@@ -147,9 +147,11 @@ static void run_unit(void *arg, uint32_t chunk, uint32_t worker)
     uint32_t head = chunk % a->n_kv_heads;
     const struct attention_scratch scratch = cpu_carve_attention(split->job, worker);
     const struct cpu_softmax part = part_at(split, unit->segment, head, unit->rows.first_row);
+    cpu_watch_start(split->job->step, worker);
     cpu_gather_queries(split->job, &unit->rows, head, &scratch);
     cpu_clear_softmax(&part, unit->rows.n_rows * attention_group(a), split->width);
     cpu_attend_segment(split->job, &unit->rows, head, unit->segment * CPU_SEGMENT, &scratch, &part);
+    cpu_watch_node(split->job->step, worker, split->job->node, unit->rows.n_rows);
 }
 
 static void merge_row(void *arg, uint32_t row, uint32_t worker)
@@ -161,6 +163,7 @@ static void merge_row(void *arg, uint32_t row, uint32_t worker)
     const struct cpu_attention_item item = {row, 1};
     size_t group = attention_group(a);
     struct visible see = cpu_visible_from(split->job, row);
+    cpu_watch_start(split->job->step, worker);
     for (uint32_t head = 0; head < a->n_kv_heads; head++) {
         cpu_clear_softmax(&softmax, group, split->width);
         for (uint32_t s = see.begin / CPU_SEGMENT; s * CPU_SEGMENT < see.end; s++) {
@@ -169,6 +172,7 @@ static void merge_row(void *arg, uint32_t row, uint32_t worker)
         }
         cpu_put_attention(split->job, &item, head, &softmax);
     }
+    cpu_watch_node(split->job->step, worker, split->job->node, 1);
 }
 
 bool cpu_run_split_attention(const struct attention_job *job)

@@ -99,11 +99,14 @@ static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
     size_t most = 64, bytes;
     for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++)
         most = max_size(most, node_scratch(handle, &graph->nodes[i]));
+    const size_t n_workers = handle->instance->host->n_workers;
     if (!size_align(most, 64, &handle->scratch_bytes) ||
-        !size_mul(handle->scratch_bytes, handle->instance->host->n_workers, &bytes) ||
-        !(handle->scratch = cpu_take_aligned(handle, bytes)))
-        return fail(err, SERVERD_NOMEM, "cpu: no memory for %u workers",
-                    handle->instance->host->n_workers);
+        !size_mul(handle->scratch_bytes, n_workers, &bytes) ||
+        !(handle->scratch = cpu_take_aligned(handle, bytes)) ||
+        !(handle->watches = cpu_take_aligned(handle, n_workers * sizeof *handle->watches)))
+        return fail(err, SERVERD_NOMEM, "cpu: no memory for %zu workers", n_workers);
+    for (size_t w = 0; w < n_workers; w++)
+        handle->watches[w] = (struct cpu_watch){.node = CPU_NO_NODE};
     handle->seq_begin =
         cpu_take(handle, (size_t)handle->limits.max_seqs + 1, sizeof *handle->seq_begin);
     handle->items = cpu_take(handle, handle->limits.max_rows, sizeof *handle->items);
@@ -208,6 +211,8 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
         status = add_scratch(handle, err);
     if (status == SERVERD_OK)
         status = add_step_kv(handle, err);
+    if (status == SERVERD_OK)
+        status = cpu_create_adapters(handle, err);
     if (status != SERVERD_OK) {
         cpu_unload(handle);
         return status;
@@ -251,8 +256,10 @@ void cpu_unload(serverd_handle *handle)
     free(handle->step_pages);
     free(handle->seq_first_page);
     free(handle->scratch);
+    free(handle->watches);
     free(handle->seq_begin);
     free(handle->items);
     cpu_destroy_split(handle->split);
+    cpu_destroy_adapters(handle->adapters);
     free(handle);
 }
