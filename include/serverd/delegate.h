@@ -249,7 +249,7 @@ typedef struct serverd_host {
 
 enum { SERVERD_LAYOUT_ROWS = 0 }; /* the logical bytes as they stand in the file, used in place */
 
-/* How one tensor wants to lie in memory. */
+/* How one tensor wants to lie in memory. bytes 0: nobody will look at it. */
 typedef struct serverd_form {
     uint32_t struct_bytes;
     uint32_t layout;
@@ -423,6 +423,7 @@ typedef struct serverd_delegate {
                const void *const *packed, const serverd_limits *, const serverd_kv_spec *or_null,
                serverd_handle **out);
 
+    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state. */
     SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
     /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,

@@ -38,11 +38,14 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
-/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options.
- */
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+#define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
+
+/* The text that explains who runs what: cut. */
+#define LIMIT_EXPLAIN_BYTES (4 * MIB)
 
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
@@ -130,6 +133,17 @@
 /* Options and their file: refused with the option's or the file's name. */
 #define LIMIT_OPTION_BYTES (4 * KIB)
 #define LIMIT_CONFIG_BYTES (1 * MIB)
+
+/* serverd-compile diff: a file of ids is refused; so many rows of a sequence have logits. */
+#define LIMIT_DIFF_FILE       (64 * MIB)
+#define LIMIT_DIFF_SEQUENCES  256u
+#define LIMIT_DIFF_TOKENS     4096u
+#define LIMIT_DIFF_LOGIT_ROWS 64u
+
+/* Quantising: a policy's rules and the tokens that are calibrated on are refused beyond, or cut. */
+#define LIMIT_QUANTISE_RULES     1024u
+#define LIMIT_CALIBRATION_TOKENS (1u << 20)
+#define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u

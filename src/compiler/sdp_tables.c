@@ -197,7 +197,8 @@ uint64_t sdp_required_features(const struct program *program)
         serverd_dtype dtype = program->graph.tensors[i].dtype;
         if (is_codebook(dtype))
             features |= SDP_NEEDS_CODEBOOKS;
-        if (dtype == DTYPE_MXFP4 || dtype == DTYPE_NVFP4)
+        if (dtype == DTYPE_MXFP4 || dtype == DTYPE_NVFP4 ||
+            (dtype_is_own(dtype) && dtype_format_of(dtype) == FORMAT_F8))
             features |= SDP_NEEDS_FP8;
     }
     return features;

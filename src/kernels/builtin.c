@@ -1,6 +1,7 @@
 #include "kernels/builtin.h"
 
 #include "kernels/cpu/delegate.h"
+#include "kernels/reference/delegate.h"
 #include "kernels/testing/fault.h"
 #include "kernels/testing/null.h"
 
@@ -8,6 +9,7 @@
 
 const serverd_delegate *const builtin_delegates[] = {
     &cpu_delegate,
+    &reference_delegate,
     &null_delegate,
     &fault_delegate,
 };

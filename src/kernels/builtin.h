@@ -4,7 +4,7 @@
 
 #include "serverd/delegate.h"
 
-/* "cpu", "null", "fault". */
+/* "cpu", "cpu-reference", "null", "fault". */
 extern const serverd_delegate *const builtin_delegates[];
 extern const uint32_t n_builtin_delegates;
 

@@ -155,6 +155,14 @@ static serverd_status check_special(const struct vocabulary *vocabulary, serverd
         if (ids[i].id < -1 || ids[i].id >= (int64_t)vocabulary->n_tokens)
             return fail(err, SERVERD_CORRUPT, "%s token is %d, there are %u tokens", ids[i].name,
                         ids[i].id, vocabulary->n_tokens);
+    if (vocabulary->n_end_tokens > VOCABULARY_MAX_END_TOKENS)
+        return fail(err, SERVERD_CORRUPT, "%u end tokens, at most %d are allowed",
+                    vocabulary->n_end_tokens, VOCABULARY_MAX_END_TOKENS);
+    for (uint32_t i = 0; i < vocabulary->n_end_tokens; i++)
+        if (vocabulary->end_token[i] < 0 ||
+            vocabulary->end_token[i] >= (int64_t)vocabulary->n_tokens)
+            return fail(err, SERVERD_CORRUPT, "end token %u is %d, there are %u tokens", i,
+                        vocabulary->end_token[i], vocabulary->n_tokens);
     return SERVERD_OK;
 }
 

@@ -53,6 +53,8 @@ struct merge_text {
     ID(fim_suffix)                                                                                 \
     ID(fim_middle) ID(fim_pad) ID(fim_repo) ID(fim_separator)
 
+enum { VOCABULARY_MAX_END_TOKENS = 8 };
+
 struct vocabulary {
     enum vocabulary_kind kind;
     char pre[64]; /* tokenizer.ggml.pre, "" if absent */
@@ -63,6 +65,9 @@ struct vocabulary {
     /* Special ids, -1 if the model has none. */
     int32_t bos, eos, eot, eom, unknown, separator, padding, cls, mask;
     int32_t fim_prefix, fim_suffix, fim_middle, fim_pad, fim_repo, fim_separator;
+    /* End-of-generation tokens beside eos, eot and eom; an image has all of them in a part. */
+    const int32_t *end_token; /* [n_end_tokens], at most VOCABULARY_MAX_END_TOKENS */
+    uint32_t n_end_tokens;
     bool adds_bos, adds_eos, adds_separator, adds_space_prefix;
     bool removes_extra_whitespace, lowercases, strips_accents;
     bool ignores_merges_set, ignores_merges; /* not in the file: by the pre-tokenizer's table */

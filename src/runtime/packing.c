@@ -63,7 +63,7 @@ static serverd_status plan_packing(const struct packing *packing, struct packed_
             return error_context(err, "tensor %s", graph->tensors[i].name);
         if (use_in_place(packing, out, i, &forms[i]))
             forms[i].layout = SERVERD_LAYOUT_ROWS; /* as far as packing goes */
-        else if (!graph->tensors[i].data)
+        else if (!graph->tensors[i].data && forms[i].bytes > 0)
             return fail(err, SERVERD_UNSUPPORTED,
                         "tensor %s: the program file has no form of it for device %s",
                         graph->tensors[i].name, packing->delegate->name);

@@ -157,7 +157,7 @@ static const char *const end_texts[] = {
 
 enum { N_END_TEXTS = sizeof end_texts / sizeof *end_texts, N_END_IDS = 6 };
 
-_Static_assert(N_END_TEXTS + N_END_IDS <= MAX_END_TOKENS, "all fit");
+_Static_assert(N_END_TEXTS + N_END_IDS + VOCABULARY_MAX_END_TOKENS <= MAX_END_TOKENS, "all fit");
 
 /* Files mark some end tokens as plain or user-defined text; they are control tokens all the
  * same, as in the reference: text that may not hold control tokens cannot hold them. */
@@ -183,13 +183,15 @@ serverd_status image_make_end_tokens(struct image_builder *builder, serverd_erro
     const struct vocabulary *v = builder->vocabulary;
     const int32_t ids[N_END_IDS] = {v->eos,     v->eot,      v->eom,
                                     v->fim_pad, v->fim_repo, v->fim_separator};
-    int32_t all[N_END_TEXTS + N_END_IDS];
+    int32_t all[MAX_END_TOKENS];
     const bool is_harmony = image_builder_find(builder, "<|return|>") >= 0 &&
                             image_builder_find(builder, "<|call|>") >= 0;
     uint32_t n = 0;
     for (size_t i = 0; i < N_END_IDS; i++)
         if (ids[i] >= 0)
             all[n++] = ids[i];
+    for (uint32_t i = 0; i < v->n_end_tokens; i++)
+        all[n++] = v->end_token[i];
     for (size_t i = 0; i < N_END_TEXTS; i++) {
         const int32_t id = image_builder_find(builder, end_texts[i]);
         if (id >= 0 && !(is_harmony && strcmp(end_texts[i], "<|end|>") == 0))

@@ -10,8 +10,8 @@
 #define WORD_START     "\xe2\x96\x81"
 #define WORD_START_LEN 3
 
-/* Longer words are unknown, as in the reference. */
-#define MAX_WORD_BYTES 4096
+/* Longer words are unknown: characters, as in the reference. */
+#define MAX_WORD_CHARS 100
 
 static bool is_cjk(uint32_t c)
 {
@@ -28,14 +28,18 @@ static bool is_cjk(uint32_t c)
 static bool is_space(uint32_t c)
 {
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
-    return (c >= 9 && c <= 13) || c == 0x85 || category == UTF8PROC_CATEGORY_ZS ||
+    return c == '\t' || c == '\n' || c == '\r' || category == UTF8PROC_CATEGORY_ZS ||
            category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP;
 }
 
+/* Controls, formats and private use are no text; other controls that are white space, neither. */
 static bool is_dropped(uint32_t c)
 {
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
     return c == 0 || c == UTF8_REPLACEMENT ||
-           (utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_CC && !is_space(c));
+           ((category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+             category == UTF8PROC_CATEGORY_CO) &&
+            !is_space(c));
 }
 
 static bool is_word_of_its_own(uint32_t c)
@@ -52,13 +56,24 @@ static bool is_accent(uint32_t c)
     return utf8proc_category((utf8proc_int32_t)c) == UTF8PROC_CATEGORY_MN;
 }
 
-/* Pieces of text[0..n-1], which begins with U+2581; false: the list is full. */
-static bool encode_word(const struct tokenizer *tokenizer, const char *text, size_t n,
-                        struct token_list *out)
+/* A word that is being collected; its text begins with U+2581. */
+struct word {
+    const struct tokenizer *tokenizer;
+    struct buffer *text;
+    uint32_t n_chars; /* without the mark */
+    struct token_list *out;
+};
+
+/* Appends the word's pieces; false: the list is full. */
+static bool encode_word(const struct word *word)
 {
+    const struct tokenizer *tokenizer = word->tokenizer;
+    const char *text = word->text->data;
+    const size_t n = word->text->len;
+    struct token_list *out = word->out;
     uint32_t before = out->n;
     size_t at = 0;
-    while (at < n && n <= MAX_WORD_BYTES) {
+    while (at < n && word->n_chars <= MAX_WORD_CHARS) {
         size_t end = at + min_size(n - at, tokenizer->texts.longest);
         int32_t id = NO_TOKEN;
         while (end > at && (id = text_table_find(&tokenizer->texts, text + at, end - at)) < 0)
@@ -75,18 +90,11 @@ static bool encode_word(const struct tokenizer *tokenizer, const char *text, siz
     return tokenizer->vocabulary.unknown < 0 || token_list_add(out, tokenizer->vocabulary.unknown);
 }
 
-/* A word that is being collected. */
-struct word {
-    const struct tokenizer *tokenizer;
-    struct buffer *text;
-    struct token_list *out;
-};
-
 static bool end_word(struct word *word)
 {
-    bool fits = word->text->len == 0 ||
-                encode_word(word->tokenizer, word->text->data, word->text->len, word->out);
+    bool fits = word->text->len == 0 || encode_word(word);
     buffer_reset(word->text);
+    word->n_chars = 0;
     return fits;
 }
 
@@ -97,6 +105,7 @@ static void append_code(struct word *word, uint32_t c)
     if (word->text->len == 0)
         buffer_append_str(word->text, WORD_START);
     buffer_append(word->text, bytes, len > 0 ? (size_t)len : 0);
+    word->n_chars++;
 }
 
 static bool add_code(struct word *word, uint32_t c)

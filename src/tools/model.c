@@ -11,6 +11,7 @@
 #include "program/dtype.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "runtime/delegate_file.h"
 #include "scheduler/draft_model.h"
 
 #include <stdio.h>
@@ -33,6 +34,7 @@ struct model {
     struct chat_template *chat_template;
     char *template_source; /* of --chat-template; else the program's */
     struct worker_pool *pool;
+    struct delegate_list delegates;
     struct runtime *runtime, *draft_runtime;
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
@@ -169,8 +171,8 @@ static struct runtime_options runtime_options(const struct model *model,
     static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
                                               DTYPE_F32}; /* as the option */
     return (struct runtime_options){
-        .delegates = builtin_delegates,
-        .n_delegates = n_builtin_delegates,
+        .delegates = model->delegates.items,
+        .n_delegates = model->delegates.n,
         .device = setup->options->device,
         .pool = model->pool,
         .clock = setup->clock,
@@ -179,6 +181,7 @@ static struct runtime_options runtime_options(const struct model *model,
         .log_context = setup->log,
         .progress = forward_progress,
         .progress_context = part,
+        .metrics = setup->metrics,
     };
 }
 
@@ -189,6 +192,35 @@ static double model_share(const struct model *model)
     if (model->draft_program)
         draft = (double)model->draft_program->config.weight_bytes;
     return own + draft > 0 ? own / (own + draft) : 1;
+}
+
+/* Those of files behind those that are built in: what stands in the folder of the installation, and
+ * what the user names. */
+static serverd_status load_delegates(struct model *model, const struct model_setup *setup,
+                                     serverd_error *err)
+{
+    serverd_status status =
+        delegate_list_create(&model->delegates, builtin_delegates, n_builtin_delegates, err);
+    if (status != SERVERD_OK)
+        return status;
+    delegate_list_load_folder(&model->delegates, DELEGATE_FOLDER, forward_log, setup->log);
+    return delegate_list_load_all(&model->delegates, setup->options->delegate, err);
+}
+
+/* Line by line, so that each is a record of the log. */
+static void explain(const struct model *model, const struct model_setup *setup)
+{
+    struct buffer text;
+    buffer_init(&text, LIMIT_EXPLAIN_BYTES);
+    placement_explain(runtime_placement(model->runtime), &text);
+    const char *line = buffer_str(&text);
+    for (size_t n; *line; line += n + (line[n] != '\0')) {
+        n = strcspn(line, "\n");
+        log_info(setup->log, "runtime", "%.*s", (int)n, line);
+    }
+    if (text.is_failed)
+        log_info(setup->log, "runtime", "and so on");
+    buffer_deinit(&text);
 }
 
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
@@ -207,10 +239,14 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                                       .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
                                       .max_seqs = max_running,
                                       .max_context = context};
+    opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
     opening.wants_window_pages = true;
     opening.wants_kv_identity = wants_disk(options);
-    return runtime_open(model->program, &opening, &model->runtime, err);
+    serverd_status status = runtime_open(model->program, &opening, &model->runtime, err);
+    if (status == SERVERD_OK && options->explain)
+        explain(model, setup);
+    return status;
 }
 
 /* ---- the draft model ------------------------------------------------------------------------- */
@@ -330,10 +366,11 @@ static serverd_status start_engine(struct model *model, const struct model_setup
 static void make_fingerprint(struct model *model, const struct model_setup *setup)
 {
     const struct program_config *config = &model->program->config;
-    char text[512];
-    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %d", PROJECT_VERSION, config->architecture,
-                   config->name, (unsigned long long)config->weight_bytes,
-                   runtime_device(model->runtime), setup->options->kv_dtype);
+    char text[1024];
+    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %.256s %d", PROJECT_VERSION,
+                   config->architecture, config->name, (unsigned long long)config->weight_bytes,
+                   runtime_device(model->runtime),
+                   setup->options->place ? setup->options->place : "", setup->options->kv_dtype);
     (void)snprintf(model->served.fingerprint, sizeof model->served.fingerprint, "fp_%012llx",
                    (unsigned long long)(hash_bytes(text, strlen(text), 0) >> 16));
 }
@@ -358,6 +395,8 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
 {
     serverd_status status =
         worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
+    if (status == SERVERD_OK)
+        status = load_delegates(model, setup, err);
     if (status == SERVERD_OK)
         status = open_program(model, setup, setup->options->model_path, &model->program, err);
     if (status == SERVERD_OK)
@@ -427,6 +466,7 @@ void model_close(struct model *model)
     runtime_close(model->draft_runtime);
     runtime_close(model->runtime);
     worker_pool_destroy(model->pool);
+    delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
     if (model->tokenizer)

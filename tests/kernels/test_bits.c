@@ -1,5 +1,6 @@
-/* The CPU back-end gives a row the same bits alone, in any batch, in any chunks, on any number of
- * threads and on any instruction-set level. Synthetic models of every architecture; argument: none.
+/* The CPU back-end and the reference give a row the same bits alone, in any batch, in any chunks,
+ * on any number of threads and on any instruction-set level. Synthetic models of every
+ * architecture; argument: none.
  */
 #include "base/clock.h"
 #include "base/hash.h"
@@ -288,6 +289,21 @@ static void a_decoder_gives_the_same_bits_however_it_is_run(void **state)
     check_decoder("llama", "F16", DTYPE_I8, N_TOKENS);
 }
 
+static void the_reference_too(void **state)
+{
+    (void)state;
+    static const char *const archs[] = {"llama",  "mistral3", "qwen2", "qwen3",
+                                        "gemma2", "gemma3",   "phi3"};
+    static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
+    static const struct run runs[] = {{"generic", "cpu-reference", 1},
+                                      {"generic", "cpu-reference", 3}};
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
+        struct program *program = synthetic_program(archs[i], i % 2 ? "F32" : "Q4_0");
+        check_runs(program, runs, sizeof runs / sizeof *runs, kinds[i % 4], N_TOKENS);
+        program_unref(program);
+    }
+}
+
 static void segments_of_a_long_context_are_merged_in_one_order(void **state)
 {
     (void)state;
@@ -376,10 +392,10 @@ static serverd_kv_page whole_page(const struct engine_under_test *e, uint32_t pa
 }
 
 /* A sequence goes on in copies of its pages as in the pages themselves. */
-static void check_copied_pages(bool is_apart)
+static void check_copied_pages(const char *device, bool is_apart)
 {
     struct program *program = synthetic_program("gemma3", "F32");
-    struct engine_under_test e = open_with(program, "cpu", 2, DTYPE_BF16, is_apart);
+    struct engine_under_test e = open_with(program, device, 2, DTYPE_BF16, is_apart);
     float *expected = malloc((size_t)N_TOKENS * e.width * sizeof *expected);
     float *out = malloc((size_t)N_TOKENS * e.width * sizeof *out);
     assert_true(expected && out);
@@ -455,16 +471,20 @@ static void check_copied_pages(bool is_apart)
 static void copied_pages_are_as_good(void **state)
 {
     (void)state;
-    check_copied_pages(false);
-    check_copied_pages(true);
+    static const char *const devices[] = {"cpu", "cpu-reference"};
+    for (int i = 0; i < 2; i++) {
+        check_copied_pages(devices[i], false);
+        check_copied_pages(devices[i], true);
+    }
 }
 
 /* The pages of a sequence's beginning leave one runtime and go on in another, elsewhere in it. */
-static void check_exported_pages(const char *arch, serverd_dtype kv, bool is_apart)
+static void check_exported_pages(const char *device, const char *arch, serverd_dtype kv,
+                                 bool is_apart)
 {
     enum { N_MOVED = 2, BEGIN = N_MOVED * SERVERD_PAGE_TOKENS };
     struct program *program = synthetic_program(arch, "Q8_0");
-    struct engine_under_test from = open_with(program, "cpu", 1, kv, is_apart), to;
+    struct engine_under_test from = open_with(program, device, 1, kv, is_apart), to;
     from.n_shared = from.n_tokens; /* every sequence is number 0 */
     size_t floats = (size_t)from.n_tokens * from.width,
            page_bytes = runtime_page_bytes(from.runtime) + runtime_window_page_bytes(from.runtime);
@@ -482,7 +502,7 @@ static void check_exported_pages(const char *arch, serverd_dtype kv, bool is_apa
     program_unref(program);
 
     program = synthetic_program(arch, "Q8_0");
-    to = open_with(program, "cpu", 2, kv, is_apart);
+    to = open_with(program, device, 2, kv, is_apart);
     to.n_shared = to.n_tokens;
     assert_int_equal(runtime_kv_identity(to.runtime, identity[1], &err), SERVERD_OK);
     assert_memory_equal(identity[0], identity[1], sizeof identity[0]);
@@ -518,10 +538,11 @@ static void exported_pages_go_on_elsewhere_with_the_same_bits(void **state)
 {
     (void)state;
     static const serverd_dtype kinds[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8, DTYPE_F32};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        check_exported_pages("llama", kinds[i], false);
-        check_exported_pages("gemma3", kinds[i], false);
-        check_exported_pages("gemma3", kinds[i], true);
+    static const char *const devices[] = {"cpu", "cpu-reference"};
+    for (size_t i = 0; i < 2 * sizeof kinds / sizeof *kinds; i++) {
+        check_exported_pages(devices[i % 2], "llama", kinds[i / 2], false);
+        check_exported_pages(devices[i % 2], "gemma3", kinds[i / 2], false);
+        check_exported_pages(devices[i % 2], "gemma3", kinds[i / 2], true);
     }
 }
 
@@ -606,6 +627,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decoder_gives_the_same_bits_however_it_is_run),
+        cmocka_unit_test(the_reference_too),
         cmocka_unit_test(segments_of_a_long_context_are_merged_in_one_order),
         cmocka_unit_test(sequences_share_the_pages_of_a_common_beginning),
         cmocka_unit_test(an_encoder_gives_the_same_bits_alone_and_batched),

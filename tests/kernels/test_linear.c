@@ -410,6 +410,12 @@ static void multiply(const struct cpu_kernels *kernels, const struct matrix *m, 
     free(call.scratch);
 }
 
+/* What a layer of plain numbers takes for a number: with bf16 weights, the nearest bf16. */
+static double float_of(const struct matrix *m, float x)
+{
+    return m->form->codes == CODES_BF16 ? (double)bf16_to_f32(f32_to_bf16(x)) : (double)x;
+}
+
 /* Every output against the float64 dot product of the dequantised weights and the codes, as long as
  * the sums of a span, before its scale, stay in the range of f32: weights above 2^90 may not. */
 static void check_product(const struct matrix *m, struct shape shape, const struct quantised *q,
@@ -418,7 +424,7 @@ static void check_product(const struct matrix *m, struct shape shape, const stru
     double *x = take(shape.k * sizeof *x);
     for (size_t r = 0; r < shape.rows; r++) {
         for (size_t i = 0; i < shape.k; i++)
-            x[i] = packed_is_float(m->form) ? (double)q->rows.values[r * shape.k + i]
+            x[i] = packed_is_float(m->form) ? float_of(m, q->rows.values[r * shape.k + i])
                                             : value_of(q, r, i);
         for (size_t c = 0; c < shape.n_out; c++) {
             double sum = (double)bias[c], size = fabs(sum), in_codes = 0.0;

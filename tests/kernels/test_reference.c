@@ -184,7 +184,8 @@ static float *run_on_cpu(struct program *program, const serverd_batch *batch, ui
     return out;
 }
 
-/* Where the CPU back-end multiplies floats there is nothing but rounding between the two. */
+/* Where the CPU back-end multiplies floats there is nothing but rounding between the two; with bf16
+ * weights that of activations, too. */
 static void it_computes_what_the_cpu_back_end_computes(void **state)
 {
     (void)state;
@@ -193,7 +194,7 @@ static void it_computes_what_the_cpu_back_end_computes(void **state)
     static const struct {
         const char *dtype;
         double limit;
-    } rows[] = {{"F32", 1e-6}, {"BF16", 1e-6}, {"Q8_0", 1e-3}, {"Q4_0", 1e-3}};
+    } rows[] = {{"F32", 1e-6}, {"BF16", 1e-4}, {"Q8_0", 1e-3}, {"Q4_0", 1e-3}};
     for (size_t a = 0; a < sizeof archs / sizeof *archs; a++)
         for (size_t d = 0; d < sizeof rows / sizeof *rows; d++) {
             struct program *program = synthetic_program(archs[a], rows[d].dtype);

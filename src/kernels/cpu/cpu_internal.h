@@ -12,6 +12,7 @@
 #ifndef KERNELS_CPU_INTERNAL_H
 #define KERNELS_CPU_INTERNAL_H
 
+#include "kernels/batch_check.h"
 #include "kernels/cpu/cpu_kernels.h"
 
 #include <stdbool.h>
@@ -120,7 +121,7 @@ struct serverd_handle {
     struct cpu_watch *watches; /* [n_workers] */
     uint64_t n_run;            /* phases, or stages that ran as one */
 
-    uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
+    struct batch_bounds bounds;
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */

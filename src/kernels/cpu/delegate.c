@@ -174,89 +174,6 @@ void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn f
     host->parallel_for(host->context, (uint32_t)((n + job.run - 1) / job.run), split_chunk, &job);
 }
 
-/* Sequences stand in order, none is left out, and a row follows the one before it. */
-static bool follows(const serverd_batch *batch, uint32_t row)
-{
-    if (row == 0)
-        return batch->row_seq[0] == 0;
-    if (batch->row_seq[row] == batch->row_seq[row - 1])
-        return batch->position[row] == batch->position[row - 1] + 1;
-    return batch->row_seq[row] == batch->row_seq[row - 1] + 1;
-}
-
-static serverd_status check_rows(const serverd_handle *handle, const serverd_batch *batch,
-                                 serverd_error *err)
-{
-    for (uint32_t row = 0; row < batch->n_rows; row++) {
-        int32_t token = batch->token[row], position = batch->position[row];
-        if (token < 0 || (uint64_t)token >= handle->n_tokens || position < 0 ||
-            (uint64_t)position >= handle->n_positions || !follows(batch, row))
-            return fail(err, SERVERD_INTERNAL,
-                        "cpu: row %u is token %d at position %d of sequence %u", row, token,
-                        position, batch->row_seq[row]);
-    }
-    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
-        if (batch->logit_row[i] >= batch->n_rows ||
-            (i > 0 && batch->logit_row[i] <= batch->logit_row[i - 1]))
-            return fail(err, SERVERD_INTERNAL, "cpu: logit row %u of %u", batch->logit_row[i],
-                        batch->n_rows);
-    return SERVERD_OK;
-}
-
-/* Entries first .. end - 1 of a sequence's table. */
-static serverd_status check_entries(const uint32_t *table, uint32_t seq, uint32_t first,
-                                    uint32_t end, uint32_t n_pages, serverd_error *err)
-{
-    for (uint32_t i = first; i < end; i++)
-        if (table[i] >= n_pages)
-            return fail(err, SERVERD_INTERNAL, "cpu: sequence %u has no page for token %u", seq,
-                        i * SERVERD_PAGE_TOKENS);
-    return SERVERD_OK;
-}
-
-/* The last row of a sequence needs the most pages, the first one the oldest window page. */
-static serverd_status check_pages(const serverd_batch *batch, const serverd_kv *kv,
-                                  serverd_error *err)
-{
-    serverd_status status = SERVERD_OK;
-    for (uint32_t row = 0, first = 0; row < batch->n_rows && status == SERVERD_OK; row++) {
-        uint32_t seq = batch->row_seq[row];
-        if (row + 1 < batch->n_rows && batch->row_seq[row + 1] == seq)
-            continue;
-        uint32_t end = (uint32_t)batch->position[row] / SERVERD_PAGE_TOKENS + 1;
-        uint32_t oldest = (uint32_t)batch->position[first] + 1;
-        oldest = oldest > kv->window ? (oldest - kv->window) / SERVERD_PAGE_TOKENS : 0;
-        size_t at = (size_t)seq * batch->max_pages;
-        if (end > batch->max_pages)
-            return fail(err, SERVERD_INTERNAL, "cpu: sequence %u needs %u pages, the table has %u",
-                        seq, end, batch->max_pages);
-        status = check_entries(batch->page_table + at, seq, 0, end, kv->n_pages, err);
-        if (status == SERVERD_OK && kv->n_window_pages > 0 && kv->window > 0)
-            status =
-                check_entries(batch->window_table + at, seq, oldest, end, kv->n_window_pages, err);
-        first = row + 1;
-    }
-    return status;
-}
-
-/* Every index of the batch, once: the ops trust them. */
-static serverd_status check_batch(const serverd_handle *handle, const serverd_batch *batch,
-                                  const serverd_kv *kv, serverd_error *err)
-{
-    const serverd_limits *limits = &handle->limits;
-    if (batch->n_rows == 0 || batch->n_rows > limits->max_rows ||
-        batch->n_seqs > limits->max_seqs || batch->n_logit_rows > limits->max_logit_rows ||
-        batch->row_seq[batch->n_rows - 1] + 1 != batch->n_seqs)
-        return fail(err, SERVERD_INTERNAL,
-                    "cpu: %u rows, %u sequences, %u logit rows are too many or do not fit",
-                    batch->n_rows, batch->n_seqs, batch->n_logit_rows);
-    if (handle->has_kv &&
-        (!kv || !batch->page_table || (kv->n_window_pages > 0 && !batch->window_table)))
-        return fail(err, SERVERD_INTERNAL, "cpu: a decoder without KV pages");
-    serverd_status status = check_rows(handle, batch, err);
-    return status == SERVERD_OK && handle->has_kv ? check_pages(batch, kv, err) : status;
-}
-
 static void run_phase(struct cpu_step *step, uint32_t index)
 {
     static void (*const run[])(const struct cpu_step *, const struct cpu_phase *) = {
@@ -307,7 +224,15 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
                                   serverd_kv *kv, const float *const *inputs, float *const *outputs,
                                   serverd_error *err)
 {
-    serverd_status status = check_batch(handle, batch, kv, err);
+    struct batch_bounds bounds = handle->bounds;
+    if (handle->has_kv && !kv)
+        return fail(err, SERVERD_INTERNAL, "cpu: a decoder without KV pages");
+    if (handle->has_kv) {
+        bounds.n_pages = kv->n_pages;
+        bounds.n_window_pages = kv->n_window_pages;
+        bounds.window = kv->window;
+    }
+    serverd_status status = batch_check(&bounds, batch, err);
     if (status != SERVERD_OK)
         return status;
     place_outer(handle, inputs, outputs);

@@ -13,6 +13,7 @@
  * scratch memory. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/linear_floats.h"
 
 #include <string.h>
 
@@ -208,30 +209,6 @@ INLINE void few_rows(const struct cpu_linear *call, struct form_constants f, int
     }
 }
 
-/* v + numbers[0 .. n - 1] */
-INLINE fvec add_some(fvec v, const float *numbers, size_t n)
-{
-    float some[PACKED_COLUMNS] = {0};
-    memcpy(some, numbers, n * sizeof *some);
-    return f_add(v, f_load(some));
-}
-
-/* Adds the bias, then what is to be added, and writes the columns that exist. */
-INLINE void put_row(const struct cpu_linear *call, size_t row, size_t column, fvec v)
-{
-    const size_t at = row * call->out_stride + column;
-    if (column + PACKED_COLUMNS <= call->n_out) {
-        if (call->bias)
-            v = f_add(v, f_load(call->bias + column));
-        f_store(call->out + at, call->added ? f_add(v, f_load(call->added + at)) : v);
-        return;
-    }
-    size_t n = call->n_out - column;
-    if (call->bias)
-        v = add_some(v, call->bias + column, n);
-    f_store_part(call->out + at, n, call->added ? add_some(v, call->added + at, n) : v);
-}
-
 /* A column block stays in the first cache while all rows run over it. */
 INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants f)
 {
@@ -278,8 +255,7 @@ struct gemm_scratch {
 
 static size_t linear_scratch(size_t k)
 {
-    (void)k;
-    return sizeof(struct gemm_scratch);
+    return max_size(sizeof(struct gemm_scratch), float_linear_scratch(k));
 }
 
 /* Blocks first .. first + n_blocks - 1 of a column. */
@@ -609,66 +585,10 @@ INLINE void many_rows_linear(const struct cpu_linear *call, struct form_constant
     gemm_end();
 }
 
-/* ---- plain numbers --------------------------------------------------------------------------- */
+/* ---- codes of numbers under a scale
+ * -------------------------------------------------------------- */
 
-INLINE fvec load_numbers(int codes, const uint8_t *p)
-{
-    if (codes == CODES_F32)
-        return f_load((const float *)(const void *)p);
-    return codes == CODES_F16 ? f_load_f16(p) : f_load_bf16(p);
-}
-
-INLINE void number_tile(const struct cpu_linear *call, int codes, int rows, int columns, size_t row,
-                        size_t block)
-{
-    size_t number_bytes = codes == CODES_F32 ? 64 : 32;
-    const float *x = call->x->values + row * call->k;
-    const uint8_t *w = call->weights + block * call->column_bytes;
-    fvec acc[TILE_ROWS * 4];
-    UNROLL
-    for (int i = 0; i < rows * columns; i++)
-        acc[i] = f_splat(0.0f);
-    for (size_t k = 0; k < call->k; k++, w += number_bytes)
-        UNROLL
-    for (int c = 0; c < columns; c++) {
-        fvec v = load_numbers(codes, w + (size_t)c * call->column_bytes);
-        UNROLL
-        for (int r = 0; r < rows; r++)
-            acc[r * columns + c] =
-                f_fma(f_splat(x[(size_t)r * call->k + k]), v, acc[r * columns + c]);
-    }
-    UNROLL
-    for (int r = 0; r < rows; r++)
-        UNROLL
-    for (int c = 0; c < columns; c++)
-        put_row(call, row + (size_t)r, (call->first_block + block + (size_t)c) * PACKED_COLUMNS,
-                acc[r * columns + c]);
-}
-
-INLINE void number_linear(const struct cpu_linear *call, int codes)
-{
-    for (size_t b = 0; b < call->n_blocks;) {
-        size_t row = 0;
-        int columns = call->n_blocks - b >= TILE_COLUMNS ? TILE_COLUMNS : 1;
-        for (; row + TILE_ROWS <= call->n_rows; row += TILE_ROWS)
-            if (!IS_SPECIALISED)
-                number_tile(call, codes, TILE_ROWS, columns, row, b);
-            else if (columns == TILE_COLUMNS)
-                number_tile(call, codes, TILE_ROWS, TILE_COLUMNS, row, b);
-            else
-                number_tile(call, codes, TILE_ROWS, 1, row, b);
-        for (; row < call->n_rows; row++)
-            if (!IS_SPECIALISED)
-                number_tile(call, codes, 1, columns, row, b);
-            else if (columns == TILE_COLUMNS)
-                number_tile(call, codes, 1, TILE_COLUMNS, row, b);
-            else
-                number_tile(call, codes, 1, 1, row, b);
-        b += (size_t)columns;
-    }
-}
-
-/* Codes of numbers under a scale: each becomes a number, and that is taken as above. */
+/* Each becomes a number, and that is taken as in linear_floats.h. */
 
 INLINE fvec load_scaled(int codes, const uint8_t *p, size_t i)
 {
@@ -798,7 +718,7 @@ INLINE void linear_of_any_form(const struct cpu_linear *call)
     if (form->codes == CODES_F8 || form->codes == CODES_NF4)
         scaled_linear(call, form->codes, form->scales);
     else if (packed_is_float(form))
-        number_linear(call, form->codes);
+        float_linear(call);
     else if (call->n_rows <= MOST_FEW_ROWS)
         few_rows_linear(call, f);
     else
@@ -824,15 +744,6 @@ static void linear(const struct cpu_linear *call)
         return;
     }
     switch (form->codes) {
-    case CODES_F32:
-        number_linear(call, CODES_F32);
-        return;
-    case CODES_F16:
-        number_linear(call, CODES_F16);
-        return;
-    case CODES_BF16:
-        number_linear(call, CODES_BF16);
-        return;
     case CODES_F8:
         scaled_linear(call, CODES_F8, SCALES_F32);
         return;
@@ -844,6 +755,10 @@ static void linear(const struct cpu_linear *call)
         return;
     default:
         break;
+    }
+    if (packed_is_float(form)) {
+        float_linear(call);
+        return;
     }
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
         const struct form_constants *f = &linears[i].form;

@@ -153,23 +153,6 @@ static serverd_status add_step_kv(serverd_handle *handle, serverd_error *err)
     return cpu_kv_create(handle->instance, &spec, n_pages, 0, &handle->step_kv, err);
 }
 
-static void find_index_limits(serverd_handle *handle)
-{
-    const serverd_graph *graph = handle->graph;
-    handle->n_tokens = INT32_MAX;
-    handle->n_positions = handle->limits.max_context;
-    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++) {
-        const serverd_node *node = &graph->nodes[i];
-        if (node->op != SERVERD_OP_EMBED)
-            continue;
-        uint64_t rows = tensor_of(graph, node, 0)->dims[0];
-        if (node->attributes.embed.index == SERVERD_INDEX_TOKEN)
-            handle->n_tokens = min_size(handle->n_tokens, rows);
-        else if (node->attributes.embed.index == SERVERD_INDEX_POSITION)
-            handle->n_positions = min_size(handle->n_positions, rows);
-    }
-}
-
 /* The store has the layers of all causal attention. */
 static serverd_status find_kv(serverd_handle *handle, const serverd_kv_spec *kv, serverd_error *err)
 {
@@ -232,7 +215,8 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
         cpu_unload(handle);
         return status;
     }
-    find_index_limits(handle);
+    handle->bounds = (struct batch_bounds){.name = "cpu", .limits = *limits};
+    batch_bounds_find(&handle->bounds, graph, partition);
     *out = handle;
     return SERVERD_OK;
 }

@@ -92,5 +92,11 @@ void packed_write(const serverd_tensor *tensor, size_t first_row, size_t n_rows,
 /* unpack.c: the file's bytes of one row, bit by bit what packed_write read. Only of types with a
  * form of their own (packed_is_own_form). */
 void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, void *out);
+/* Of n elements from `begin` on; both are multiples of the type's block. */
+void packed_read_part(serverd_dtype dtype, size_t k, const void *packed, size_t row, size_t begin,
+                      size_t n, void *out);
+
+/* unpack_own.c: the same of our own types, from column `c` of a column block. */
+void packed_read_own(serverd_dtype dtype, size_t k, const void *column, size_t c, void *out);
 
 #endif

@@ -231,25 +231,36 @@ static void put_block_scales(serverd_dtype dtype, const struct unit_scales *s, u
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static void read_plain(const uint8_t *column, size_t c, size_t k, size_t bytes, uint8_t *out)
+static void read_plain(const uint8_t *column, size_t c, size_t n, size_t bytes, uint8_t *out)
 {
-    for (size_t i = 0; i < k; i++)
+    for (size_t i = 0; i < n; i++)
         memcpy(out + i * bytes, column + (i * PACKED_COLUMNS + c) * bytes, bytes);
 }
 
 void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, void *out)
 {
+    packed_read_part(dtype, k, packed, row, 0, k, out);
+}
+
+void packed_read_part(serverd_dtype dtype, size_t k, const void *packed, size_t row, size_t begin,
+                      size_t n, void *out)
+{
     const struct packed_form *form = packed_form(dtype);
-    const uint8_t *unit =
-        (const uint8_t *)packed + row / PACKED_COLUMNS * packed_column_bytes(form, k);
+    const uint8_t *unit = (const uint8_t *)packed +
+                          row / PACKED_COLUMNS * packed_column_bytes(form, k) +
+                          begin / form->unit_k * form->unit_bytes;
     size_t c = row % PACKED_COLUMNS;
+    if (dtype >= DTYPE_LIMIT) {
+        packed_read_own(dtype, k, unit, c, out);
+        return;
+    }
     if (packed_is_float(form)) {
-        read_plain(unit, c, k, form->unit_bytes / PACKED_COLUMNS, out);
+        read_plain(unit, c, n, form->unit_bytes / PACKED_COLUMNS, out);
         return;
     }
     size_t block_bytes = dtype_info(dtype)->block_bytes;
     uint8_t *block = out;
-    for (size_t u = 0; u < k / form->unit_k; u++, unit += form->unit_bytes, block += block_bytes) {
+    for (size_t u = 0; u < n / form->unit_k; u++, unit += form->unit_bytes, block += block_bytes) {
         struct unit_scales scales;
         memset(block, 0, block_bytes);
         read_scales(form, unit, c, &scales);

@@ -2,32 +2,18 @@
 #include "base/numeric.h"
 #include "kernels/reference/matmul.h"
 #include "kernels/reference/reference_internal.h"
-#include "program/dtype.h"
 
 #include <string.h>
 
 struct linear_job {
+    const struct reference_step *step;
     const struct reference_kernels *kernels;
-    const serverd_tensor *weights;
-    const struct dtype_info *type;
+    uint32_t weights; /* tensor */
     const float *x;
     const float *bias; /* NULL: none */
     float *out;
     size_t n_rows, k, n;
 };
-
-/* Columns first.. of a linear layer are rows of its weights. */
-static void read_weights(const struct linear_job *job, size_t first, size_t n_columns, size_t begin,
-                         size_t k, float (*w)[REFERENCE_SPAN])
-{
-    const struct dtype_info *type = job->type;
-    size_t row_blocks = job->k / type->block_elements;
-    for (size_t c = 0; c < n_columns; c++) {
-        size_t block = (first + c) * row_blocks + begin / type->block_elements;
-        type->to_f32((const char *)job->weights->data + block * type->block_bytes, w[c],
-                     k / type->block_elements);
-    }
-}
 
 static void run_block(const struct linear_job *job, size_t first, size_t n_columns, size_t row,
                       size_t n_rows)
@@ -37,7 +23,8 @@ static void run_block(const struct linear_job *job, size_t first, size_t n_colum
     memset(sums, 0, n_rows * sizeof *sums);
     for (size_t begin = 0; begin < job->k; begin += REFERENCE_SPAN) {
         size_t k = min_size(REFERENCE_SPAN, job->k - begin);
-        read_weights(job, first, n_columns, begin, k, w);
+        for (size_t c = 0; c < n_columns; c++) /* columns are rows of the weights */
+            reference_read_weights(job->step, job->weights, first + c, begin, k, w[c]);
         job->kernels->add_products(job->x + row * job->k + begin, job->k, n_rows, w[0], n_columns,
                                    k, sums);
     }
@@ -64,9 +51,9 @@ void reference_run_linear(const struct reference_step *step, const serverd_node 
     const uint32_t *operands = graph->operands + node->first_operand;
     const serverd_tensor *weights = reference_tensor(graph, node, 1);
     struct linear_job job = {
+        .step = step,
         .kernels = reference_kernels_best(),
-        .weights = weights,
-        .type = dtype_info(weights->dtype),
+        .weights = node_input(graph, node, 1)->tensor,
         .x = step->values[operands[0]],
         .bias = node->n_inputs == 3 ? reference_tensor(graph, node, 2)->data : NULL,
         .out = step->values[operands[node->n_inputs]],

@@ -29,6 +29,11 @@ static inline const serverd_tensor *reference_tensor(const serverd_graph *graph,
     return &graph->tensors[node_input(graph, node, input)->tensor];
 }
 
+/* weights.c: elements begin .. begin + n - 1 of a row of a matrix, begin a multiple of
+ * REFERENCE_SPAN */
+void reference_read_weights(const struct reference_step *step, uint32_t tensor, size_t row,
+                            size_t begin, size_t n, float *out);
+
 /* linear.c */
 void reference_run_linear(const struct reference_step *step, const serverd_node *node);
 
@@ -42,5 +47,23 @@ void reference_kv_read_key(const struct reference_kv_layer *layer, serverd_dtype
                            uint32_t head, float *out);
 void reference_kv_read_value(const struct reference_kv_layer *layer, serverd_dtype dtype,
                              size_t slot, uint32_t head, float *out);
+
+/* kv.c: the members of the delegate */
+serverd_status reference_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                       serverd_kv_bytes *out, serverd_error *err);
+serverd_status reference_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                                   uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                   serverd_error *err);
+serverd_status reference_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
+                                 serverd_error *err);
+serverd_status reference_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
+                                 uint32_t n_tokens, serverd_error *err);
+void reference_kv_destroy(serverd_kv *kv);
+serverd_status reference_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                                     uint64_t *out, serverd_error *err);
+serverd_status reference_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                                   serverd_error *err);
+serverd_status reference_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
+                                   serverd_error *err);
 
 #endif

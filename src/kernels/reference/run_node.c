@@ -1,8 +1,8 @@
 #include "kernels/reference/run_node.h"
 
 #include "base/numeric.h"
+#include "kernels/reference/matmul.h"
 #include "kernels/reference/reference_internal.h"
-#include "program/dtype.h"
 
 #include <math.h>
 #include <string.h>
@@ -33,15 +33,17 @@ static const float *vector(const struct call *call, uint32_t input)
 static void embed_row(const struct call *call, size_t row)
 {
     const serverd_embed *embed = &call->node->attributes.embed;
-    const serverd_tensor *table = reference_tensor(call->step->graph, call->node, 0);
-    const struct dtype_info *info = dtype_info(table->dtype);
-    size_t width = table->dims[1], n_blocks = width / info->block_elements, index = 0;
+    const uint32_t table = node_input(call->step->graph, call->node, 0)->tensor;
+    const size_t width = call->step->graph->tensors[table].dims[1];
+    size_t index = 0;
     if (embed->index == SERVERD_INDEX_TOKEN)
         index = (size_t)call->step->batch->token[row];
     else if (embed->index == SERVERD_INDEX_POSITION)
         index = (size_t)call->step->batch->position[row];
     float *out = call->out + row * width;
-    info->to_f32((const char *)table->data + index * n_blocks * info->block_bytes, out, n_blocks);
+    for (size_t begin = 0; begin < width; begin += REFERENCE_SPAN)
+        reference_read_weights(call->step, table, index, begin,
+                               min_size(REFERENCE_SPAN, width - begin), out + begin);
     for (size_t i = 0; i < width; i++)
         out[i] *= embed->scale;
 }

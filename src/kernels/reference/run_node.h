@@ -4,7 +4,7 @@
  * Elements are rounded to f32 once, where a node writes them; sums are f32 in 16 fixed lanes over
  * at most 1,024 elements and double beyond (matmul.h), everything else is double. So a row's result
  * depends on neither other rows nor threads nor the processor's instruction set. Weights of any
- * type with a conversion (program/dtype.h) are read where they stand. */
+ * type with a conversion (program/dtype.h) are read where they stand, bit by bit. */
 #ifndef KERNELS_REFERENCE_RUN_NODE_H
 #define KERNELS_REFERENCE_RUN_NODE_H
 
@@ -16,6 +16,9 @@ struct reference_step {
     /* Rows of a sequence are adjacent with ascending positions, indexes in range; the page tables
      * are read only with a store. */
     const serverd_batch *batch;
+    /* [graph->n_tensors] the CPU back-end's forms (kernels/cpu/packed.h) of the matrices that have
+     * no data of their own; NULL: all have. */
+    const void *const *packed;
     uint32_t max_context; /* chooses between the tables of a rope */
     /* [graph->n_values]: of an activation its rows, [rows of the step][columns] f32, at least for
      * the values that the nodes to be run read and write; constants are not looked at. Two values

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/builtin.h"
+#include "kernels/cpu/delegate.h"
 #include "program/op.h"
 
 #include <math.h>
@@ -77,8 +78,6 @@ struct serverd_instance {
 struct serverd_handle {
     serverd_instance *instance;
     serverd_handle *inner;
-    void **packed; /* the inner delegate's forms */
-    uint32_t n_tensors;
     const serverd_graph *graph;
     const serverd_partition *partition;
 };
@@ -128,6 +127,8 @@ static bool parse_event(char *text, struct fault_event *event)
         return false;
     *when++ = '\0';
     char *count = strrchr(when, 'x'), *value = strchr(when, ':');
+    if (count && (count[1] < '0' || count[1] > '9'))
+        count = NULL; /* of "export" */
     if (count)
         *count++ = '\0';
     if (value)
@@ -263,22 +264,18 @@ static serverd_status fault_match(const serverd_host *host, const serverd_graph 
     return SERVERD_OK;
 }
 
+/* The host packs for the CPU back-end, the one of the inner delegates that wants it; the others
+ * find the tensors as they are, or read this form. */
 static serverd_status fault_form(const serverd_tensor *tensor, serverd_form *out,
                                  serverd_error *err)
 {
-    (void)err;
-    *out = (serverd_form){.struct_bytes = sizeof *out,
-                          .layout = SERVERD_LAYOUT_ROWS,
-                          .bytes = tensor->bytes,
-                          .alignment = 1};
-    return SERVERD_OK;
+    return cpu_delegate.form(tensor, out, err);
 }
 
 static serverd_status fault_pack(const serverd_tensor *tensor, const serverd_form *form,
                                  uint64_t first_row, uint64_t n_rows, void *dst, serverd_error *err)
 {
-    (void)form, (void)first_row, (void)n_rows, (void)dst;
-    return fail(err, SERVERD_INTERNAL, "fault: %s needs no packing", tensor->name);
+    return cpu_delegate.pack(tensor, form, first_row, n_rows, dst, err);
 }
 
 static serverd_status fault_open(const serverd_host *host, const serverd_device *device,
@@ -316,50 +313,12 @@ static void fault_unload(serverd_handle *handle)
 {
     if (handle->inner)
         handle->instance->inner->unload(handle->inner);
-    for (uint32_t i = 0; handle->packed && i < handle->n_tensors; i++)
-        free(handle->packed[i]);
-    free(handle->packed);
     free(handle);
 }
 
-static serverd_status pack_inner(const serverd_delegate *inner, const serverd_tensor *tensor,
-                                 void **out, serverd_error *err)
-{
-    serverd_form form = {.struct_bytes = sizeof form};
-    serverd_status status = inner->form(tensor, &form, err);
-    if (status != SERVERD_OK || form.layout == SERVERD_LAYOUT_ROWS)
-        return status;
-    size_t alignment = max_size(form.alignment, 64), bytes;
-    if (!size_align(max_size(form.bytes, 1), alignment, &bytes) ||
-        !(*out = aligned_alloc(alignment, bytes)))
-        return fail(err, SERVERD_NOMEM, "fault: no memory to pack %s", tensor->name);
-    uint64_t n_rows = 1;
-    for (uint32_t d = 0; d + 1 < tensor->rank; d++)
-        n_rows *= tensor->dims[d];
-    return inner->pack(tensor, &form, 0, n_rows, *out, err);
-}
-
-/* Forms of the tensors that the nodes of the partition read. */
-static serverd_status pack_partition(serverd_handle *handle, serverd_error *err)
-{
-    const serverd_graph *graph = handle->graph;
-    const serverd_partition *partition = handle->partition;
-    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
-        for (uint32_t i = 0; i < graph->nodes[n].n_inputs; i++) {
-            const serverd_value *value = node_input(graph, &graph->nodes[n], i);
-            if (value->kind != SERVERD_VALUE_CONSTANT || handle->packed[value->tensor])
-                continue;
-            serverd_status status =
-                pack_inner(handle->instance->inner, &graph->tensors[value->tensor],
-                           &handle->packed[value->tensor], err);
-            if (status != SERVERD_OK)
-                return status;
-        }
-    return SERVERD_OK;
-}
-
-static serverd_status load_inner(serverd_handle *handle, const serverd_limits *limits,
-                                 const serverd_kv_spec *kv, serverd_error *err)
+static serverd_status load_inner(serverd_handle *handle, const void *const *packed,
+                                 const serverd_limits *limits, const serverd_kv_spec *kv,
+                                 serverd_error *err)
 {
     const serverd_delegate *inner = handle->instance->inner;
     const serverd_partition *partition = handle->partition;
@@ -375,11 +334,8 @@ static serverd_status load_inner(serverd_handle *handle, const serverd_limits *l
                         claim.text);
         node += claim.n_nodes;
     }
-    serverd_status status = pack_partition(handle, err);
-    return status == SERVERD_OK
-               ? inner->load(handle->instance->inner_instance, handle->graph, partition,
-                             (const void *const *)handle->packed, limits, kv, &handle->inner, err)
-               : status;
+    return inner->load(handle->instance->inner_instance, handle->graph, partition, packed, limits,
+                       kv, &handle->inner, err);
 }
 
 static serverd_status fault_load(serverd_instance *instance, const serverd_graph *graph,
@@ -387,7 +343,6 @@ static serverd_status fault_load(serverd_instance *instance, const serverd_graph
                                  const serverd_limits *limits, const serverd_kv_spec *kv,
                                  serverd_handle **out, serverd_error *err)
 {
-    (void)packed;
     serverd_status status = need_inner(instance, err);
     if (status == SERVERD_OK)
         status = strike_before(instance, MEMBER_LOAD, err);
@@ -396,13 +351,8 @@ static serverd_status fault_load(serverd_instance *instance, const serverd_graph
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "fault: no memory");
-    *handle = (serverd_handle){.instance = instance,
-                               .n_tensors = graph->n_tensors,
-                               .graph = graph,
-                               .partition = partition};
-    handle->packed = calloc(max_size(graph->n_tensors, 1), sizeof *handle->packed);
-    status = handle->packed ? load_inner(handle, limits, kv, err)
-                            : fail(err, SERVERD_NOMEM, "fault: no memory");
+    *handle = (serverd_handle){.instance = instance, .graph = graph, .partition = partition};
+    status = load_inner(handle, packed, limits, kv, err);
     if (status != SERVERD_OK)
         fault_unload(handle);
     else

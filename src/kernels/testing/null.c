@@ -54,10 +54,8 @@ static serverd_status null_match(const serverd_host *host, const serverd_graph *
 static serverd_status null_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err)
 {
     (void)err;
-    *out = (serverd_form){.struct_bytes = sizeof *out,
-                          .layout = SERVERD_LAYOUT_ROWS,
-                          .bytes = tensor->bytes,
-                          .alignment = 1};
+    *out =
+        (serverd_form){.struct_bytes = sizeof *out, .layout = SERVERD_LAYOUT_ROWS, .alignment = 1};
     return SERVERD_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "tools/compile/commands.h"
 
 #include "base/error.h"
+#include "base/numeric.h"
 #include "compiler/compile_file.h"
 #include "kernels/builtin.h"
 
@@ -11,6 +12,8 @@
 
 struct values {
     const char *model, *out;
+    const char *quantise, *calibration, *report, *target_size;
+    double target_bits;
     uint32_t threads;
     bool verify, quiet;
 };
@@ -21,6 +24,19 @@ static const struct command_option rows[] = {
     {"model", 0, COMMAND_STRING, AT(model), "MODEL", NULL, 0, 0,
      "What to compile: a GGUF file, or the first file of a split one"},
     {"output", 'o', COMMAND_STRING, AT(out), "FILE", NULL, 0, 0, "The program file to write"},
+    {"quantize", 0, COMMAND_STRING, AT(quantise), "POLICY", "keep", 0, 0,
+     "What weights become: keep; FORMAT[:gGROUP][:METHOD+METHOD], such as i4a:g64:awq+gptq+scale; "
+     "int8, int4, int4-best, fp8, mxfp4, nf4; or a .yaml file of rules"},
+    {"calibrate", 0, COMMAND_STRING, AT(calibration), "FILE", NULL, 0, 0,
+     "Text that quantising looks at: JSON lines with text, messages or prompt_token_ids; or self, "
+     "text that the model makes itself"},
+    {"target-bits", 0, COMMAND_FLOAT, AT(target_bits), "BITS", "0", 0, 32,
+     "Bits for each weight that are met by choosing formats tensor by tensor; 0: as the policy "
+     "says"},
+    {"target-size", 0, COMMAND_STRING, AT(target_size), "SIZE", NULL, 0, 0,
+     "The same as bytes of all weights: 300M"},
+    {"report", 0, COMMAND_STRING, AT(report), "FILE", NULL, 0, 0,
+     "Write a page about what quantising did, as HTML"},
     {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that work; 0: one for each processor that the process may use"},
     {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
@@ -48,11 +64,24 @@ static void draw_bar(void *context, double share)
 static serverd_status compile(const struct values *values, struct worker_pool *pool,
                               serverd_error *err)
 {
+    uint64_t target_bytes = 0;
+    if (values->target_size && !parse_size(values->target_size, &target_bytes))
+        return fail(err, SERVERD_INVALID, "--target-size: %.64s is no size", values->target_size);
+    const char *quantise = strcmp(values->quantise, "keep") == 0 ? NULL : values->quantise;
+    if (!quantise &&
+        (values->calibration || values->report || values->target_bits > 0 || target_bytes > 0))
+        return fail(err, SERVERD_INVALID,
+                    "--calibrate, --report and --target-* need --quantize POLICY");
     bool has_bar = !values->quiet && isatty(STDERR_FILENO);
     const struct compile_file_options options = {.source = {.path = values->model},
                                                  .out = values->out,
                                                  .delegate = builtin_delegate("cpu"),
                                                  .pool = pool,
+                                                 .quantise = quantise,
+                                                 .calibration = values->calibration,
+                                                 .target_bits = values->target_bits,
+                                                 .target_bytes = target_bytes,
+                                                 .report = values->report,
                                                  .wants_verify = values->verify,
                                                  .progress = has_bar ? draw_bar : NULL};
     serverd_status status = compile_file(&options, err);

@@ -1,0 +1,34 @@
+/* Shared by the hf_tokenizer*.c files: a vocabulary under construction. */
+#ifndef COMPILER_HF_TOKENIZER_INTERNAL_H
+#define COMPILER_HF_TOKENIZER_INTERNAL_H
+
+#include "compiler/hf_tokenizer.h"
+
+struct hf_tokenizer {
+    struct json_place root;          /* tokenizer.json */
+    struct json_place settings;      /* tokenizer_config.json; object NULL: there is none */
+    const struct json_place *config; /* config.json */
+    struct arena *arena;             /* of the program */
+    struct vocabulary *vocabulary;
+    struct token_text *token; /* [n_tokens]; type 0: the id has no token yet */
+    uint32_t n_tokens;
+};
+
+/* Copies the text; the id has room. */
+serverd_status hf_tokenizer_put(struct hf_tokenizer *t, uint32_t id, const char *text, size_t len,
+                                uint8_t type, float score, serverd_error *err);
+/* -1: there is no token of that text. Slow: for a few. */
+int32_t hf_tokenizer_find(const struct hf_tokenizer *t, const char *text);
+serverd_status hf_tokenizer_no_memory(const struct hf_tokenizer *t, serverd_error *err);
+
+/* hf_tokenizer_models.c: `model`, with its tokens and merges. */
+serverd_status hf_tokenizer_count(struct hf_tokenizer *t, const struct json_place *model,
+                                  uint32_t *n_tokens, serverd_error *err);
+serverd_status hf_tokenizer_model(struct hf_tokenizer *t, const struct json_place *model,
+                                  serverd_error *err);
+
+/* hf_tokenizer_steps.c: normaliser, pre-tokeniser, decoder, post-processor. The model's kind is
+ * known. */
+serverd_status hf_tokenizer_steps(struct hf_tokenizer *t, serverd_error *err);
+
+#endif

@@ -1,0 +1,23 @@
+/* Every index of a batch, checked once before a step: the operations trust them. */
+#ifndef KERNELS_BATCH_CHECK_H
+#define KERNELS_BATCH_CHECK_H
+
+#include "serverd/delegate.h"
+
+struct batch_bounds {
+    const char *name; /* of the delegate, for errors */
+    serverd_limits limits;
+    uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
+    /* Of the store, if the partition needs one. */
+    uint32_t n_pages, n_window_pages; /* n_pages 0: needs none; n_window_pages 0: has none */
+    uint32_t window;                  /* the widest of the layers in window pages */
+};
+
+/* Token and position tables of the partition's nodes: n_tokens, n_positions. */
+void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
+                       const serverd_partition *partition);
+
+serverd_status batch_check(const struct batch_bounds *bounds, const serverd_batch *batch,
+                           serverd_error *err);
+
+#endif

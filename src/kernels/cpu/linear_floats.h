@@ -1,0 +1,228 @@
+/* Linear layers whose weights are plain numbers, f32, f16 or bf16 (packed.h), and what every kind
+ * of linear layer does with its sums. Included once by each cpu_kernels_LEVEL.c.
+ *
+ * F32, F16   acc = fma(x, w, acc) over ascending k.
+ * BF16       x is rounded to bf16, too; over ascending pairs of k first the odd, then the even one:
+ *            acc = fma(x[2i+1], w[2i+1], acc);  acc = fma(x[2i], w[2i], acc)
+ *            which are the two steps of the processor's dot product of pairs (vdpbf16ps), so every
+ *            level gives the same bits, as long as no number is denormal: it takes those for 0. */
+#ifndef LEVEL_LINEAR_FLOATS
+#define LEVEL_LINEAR_FLOATS
+
+/* v + numbers[0 .. n - 1] */
+INLINE fvec add_some(fvec v, const float *numbers, size_t n)
+{
+    float some[PACKED_COLUMNS] = {0};
+    memcpy(some, numbers, n * sizeof *some);
+    return f_add(v, f_load(some));
+}
+
+/* Adds the bias, then what is to be added, and writes the columns that exist. */
+INLINE void put_row(const struct cpu_linear *call, size_t row, size_t column, fvec v)
+{
+    const size_t at = row * call->out_stride + column;
+    if (column + PACKED_COLUMNS <= call->n_out) {
+        if (call->bias)
+            v = f_add(v, f_load(call->bias + column));
+        f_store(call->out + at, call->added ? f_add(v, f_load(call->added + at)) : v);
+        return;
+    }
+    size_t n = call->n_out - column;
+    if (call->bias)
+        v = add_some(v, call->bias + column, n);
+    f_store_part(call->out + at, n, call->added ? add_some(v, call->added + at, n) : v);
+}
+
+/* ---- f32 and f16 ----------------------------------------------------------------------------- */
+
+INLINE fvec load_numbers(int codes, const uint8_t *p)
+{
+    return codes == CODES_F32 ? f_load((const float *)(const void *)p) : f_load_f16(p);
+}
+
+INLINE void number_tile(const struct cpu_linear *call, int codes, int rows, int columns, size_t row,
+                        size_t block)
+{
+    size_t number_bytes = codes == CODES_F32 ? 64 : 32;
+    const float *x = call->x->values + row * call->k;
+    const uint8_t *w = call->weights + block * call->column_bytes;
+    fvec acc[TILE_ROWS * TILE_COLUMNS];
+    UNROLL
+    for (int i = 0; i < rows * columns; i++)
+        acc[i] = f_splat(0.0f);
+    for (size_t k = 0; k < call->k; k++, w += number_bytes)
+        UNROLL
+    for (int c = 0; c < columns; c++) {
+        fvec v = load_numbers(codes, w + (size_t)c * call->column_bytes);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            acc[r * columns + c] =
+                f_fma(f_splat(x[(size_t)r * call->k + k]), v, acc[r * columns + c]);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int c = 0; c < columns; c++)
+        put_row(call, row + (size_t)r, (call->first_block + block + (size_t)c) * PACKED_COLUMNS,
+                acc[r * columns + c]);
+}
+
+INLINE void number_linear(const struct cpu_linear *call, int codes)
+{
+    for (size_t b = 0; b < call->n_blocks;) {
+        size_t row = 0;
+        int columns = call->n_blocks - b >= TILE_COLUMNS ? TILE_COLUMNS : 1;
+        for (; row + TILE_ROWS <= call->n_rows; row += TILE_ROWS)
+            if (!IS_SPECIALISED)
+                number_tile(call, codes, TILE_ROWS, columns, row, b);
+            else if (columns == TILE_COLUMNS)
+                number_tile(call, codes, TILE_ROWS, TILE_COLUMNS, row, b);
+            else
+                number_tile(call, codes, TILE_ROWS, 1, row, b);
+        for (; row < call->n_rows; row++)
+            if (!IS_SPECIALISED)
+                number_tile(call, codes, 1, columns, row, b);
+            else if (columns == TILE_COLUMNS)
+                number_tile(call, codes, 1, TILE_COLUMNS, row, b);
+            else
+                number_tile(call, codes, 1, 1, row, b);
+        b += (size_t)columns;
+    }
+}
+
+/* ---- bf16: pairs ------------------------------------------------------------------------------
+ *
+ * Some rows of x are rounded into scratch memory; then two column blocks at a time stay in the
+ * first cache while these rows run over them, as many as have their sums in registers. */
+
+#define PAIR_ROWS 48 /* whose numbers lie in scratch memory */
+#ifdef LEVEL_HAS_BF16
+#define PAIR_TILE 12
+#else
+#define PAIR_TILE TILE_ROWS
+#endif
+
+static size_t float_linear_scratch(size_t k)
+{
+    return PAIR_ROWS * ((k + 1) / 2) * sizeof(uint32_t);
+}
+
+/* A row as pairs, the even one in the low half; 0 behind an odd end. */
+INLINE void store_pairs(const float *x, size_t k, uint32_t *pairs)
+{
+    size_t i = 0;
+    for (; i + 16 <= k; i += 16)
+        f_store_bf16(pairs + i / 2, f_load(x + i));
+    for (; i < k; i += 2) {
+        float two[16] = {x[i], i + 1 < k ? x[i + 1] : 0.0f};
+        uint32_t halves[8];
+        f_store_bf16(halves, f_load(two));
+        pairs[i / 2] = halves[0];
+    }
+}
+
+/* Sixteen columns' weights of two consecutive k; `both`: the second is there. */
+#ifdef LEVEL_HAS_BF16
+typedef __m512i pair_weights;
+
+INLINE pair_weights load_pairs(const uint8_t *w, bool both)
+{
+    const __m512i interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512i v = both ? _mm512_loadu_si512(w)
+                     : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)w));
+    return _mm512_permutexvar_epi16(interleave, v);
+}
+
+INLINE fvec add_pair(fvec acc, uint32_t x, pair_weights w)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32((int)x), (__m512bh)w);
+}
+#else
+typedef struct {
+    fvec even, odd;
+} pair_weights;
+
+INLINE pair_weights load_pairs(const uint8_t *w, bool both)
+{
+    return (pair_weights){f_load_bf16(w), both ? f_load_bf16(w + 32) : f_splat(0.0f)};
+}
+
+INLINE fvec add_pair(fvec acc, uint32_t x, pair_weights w)
+{
+    acc = f_fma(f_splat(f32_from_bits(x & 0xffff0000u)), w.odd, acc);
+    return f_fma(f_splat(f32_from_bits(x << 16)), w.even, acc);
+}
+#endif
+
+/* Rows `row` .. of the call, whose pairs are at x. */
+INLINE void pair_tile(const struct cpu_linear *call, const uint32_t *x, int rows, int columns,
+                      size_t row, size_t block)
+{
+    const size_t n_pairs = (call->k + 1) / 2;
+    const uint8_t *w = call->weights + block * call->column_bytes;
+    fvec acc[PAIR_TILE * TILE_COLUMNS];
+    UNROLL
+    for (int i = 0; i < rows * columns; i++)
+        acc[i] = f_splat(0.0f);
+    for (size_t p = 0; p < n_pairs; p++, w += 64) {
+        pair_weights pairs[TILE_COLUMNS];
+        UNROLL
+        for (int c = 0; c < columns; c++)
+            pairs[c] = load_pairs(w + (size_t)c * call->column_bytes, 2 * p + 1 < call->k);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            UNROLL
+        for (int c = 0; c < columns; c++)
+            acc[r * columns + c] =
+                add_pair(acc[r * columns + c], x[(size_t)r * n_pairs + p], pairs[c]);
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++)
+        UNROLL
+    for (int c = 0; c < columns; c++)
+        put_row(call, row + (size_t)r, (call->first_block + block + (size_t)c) * PACKED_COLUMNS,
+                acc[r * columns + c]);
+}
+
+INLINE void pair_columns(const struct cpu_linear *call, const uint32_t *x, int columns, size_t row,
+                         size_t n_rows, size_t block)
+{
+    const size_t n_pairs = (call->k + 1) / 2;
+    size_t r = 0;
+    for (; r + PAIR_TILE <= n_rows; r += PAIR_TILE)
+        pair_tile(call, x + r * n_pairs, PAIR_TILE, columns, row + r, block);
+    for (; r + TILE_ROWS_SOME <= n_rows; r += TILE_ROWS_SOME)
+        pair_tile(call, x + r * n_pairs, TILE_ROWS_SOME, columns, row + r, block);
+    for (; r < n_rows; r++)
+        pair_tile(call, x + r * n_pairs, 1, columns, row + r, block);
+}
+
+static void pair_linear(const struct cpu_linear *call)
+{
+    uint32_t *pairs = call->scratch;
+    const size_t n_pairs = (call->k + 1) / 2;
+    for (size_t row = 0; row < call->n_rows; row += PAIR_ROWS) {
+        const size_t n = min_size(PAIR_ROWS, call->n_rows - row);
+        for (size_t r = 0; r < n; r++)
+            store_pairs(call->x->values + (row + r) * call->k, call->k, pairs + r * n_pairs);
+        size_t b = 0;
+        for (; b + TILE_COLUMNS <= call->n_blocks; b += TILE_COLUMNS)
+            pair_columns(call, pairs, TILE_COLUMNS, row, n, b);
+        for (; b < call->n_blocks; b++)
+            pair_columns(call, pairs, 1, row, n, b);
+    }
+}
+
+static inline void float_linear(const struct cpu_linear *call)
+{
+    if (call->form->codes == CODES_BF16)
+        pair_linear(call);
+    else if (call->form->codes == CODES_F32)
+        number_linear(call, CODES_F32);
+    else
+        number_linear(call, CODES_F16);
+}
+
+#endif

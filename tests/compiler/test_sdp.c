@@ -1,0 +1,355 @@
+/* Program files: what is written comes back bit by bit, the same bytes each time, and nothing that
+ * is damaged is taken. */
+#include "base/file.h"
+#include "base/hash.h"
+#include "compiler/sdp_write.h"
+#include "kernels/builtin.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
+#include "support/run_program.h"
+#include "support/synthetic_program.h"
+#include "text/tokenizer.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { N_TOKENS = 40 };
+
+static serverd_error err;
+static char folder[] = "/tmp/serverd-sdp-XXXXXX";
+
+static int set_up(void **state)
+{
+    (void)state;
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    return rmdir(folder);
+}
+
+static void path_of(const char *name, char out[96])
+{
+    (void)snprintf(out, 96, "%s/%s.sdp", folder, name);
+}
+
+static void write_file(const struct program *program, const char *path, uint32_t n_threads)
+{
+    struct worker_pool *pool;
+    assert_int_equal(worker_pool_create(n_threads, &pool, &err), SERVERD_OK);
+    const struct sdp_write_options options = {
+        .path = path, .delegate = builtin_delegate("cpu"), .pool = pool, .meta = "{}"};
+    if (sdp_write(program, &options, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    worker_pool_destroy(pool);
+}
+
+static struct program *open_file(const char *path)
+{
+    struct program *program;
+    if (sdp_open(path, &program, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    return program;
+}
+
+static void fill_tokens(const struct program *program, int32_t tokens[N_TOKENS])
+{
+    for (uint32_t i = 0; i < N_TOKENS; i++)
+        tokens[i] = (int32_t)(hash_mix(i) % program->config.n_vocab);
+}
+
+/* ---- the same answers ------------------------------------------------------------------------ */
+
+static void expect_same_results(struct program *a, struct program *b, const char *name)
+{
+    /* the reference turns packed rows back */
+    static const char *const devices[] = {"cpu", "cpu-reference", "fault:inner=cpu-reference"};
+    int32_t tokens[N_TOKENS];
+    fill_tokens(a, tokens);
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        float *x = run_program(a, devices[i], tokens, N_TOKENS);
+        float *y = run_program(b, devices[i], tokens, N_TOKENS);
+        if (memcmp(x, y, run_program_floats(a, N_TOKENS) * sizeof *x) != 0)
+            fail_msg("%s on %s: the results differ", name, devices[i]);
+        free(x);
+        free(y);
+    }
+}
+
+static void expect_same_texts(const struct program *a, const struct program *b)
+{
+    assert_int_equal(a->vocabulary.n_tokens, b->vocabulary.n_tokens);
+    for (uint32_t i = 0; i < a->vocabulary.n_tokens; i++) {
+        uint32_t n, m;
+        const char *x = vocabulary_text(&a->vocabulary, i, &n),
+                   *y = vocabulary_text(&b->vocabulary, i, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(x, y, n);
+    }
+    assert_int_equal(a->n_templates, b->n_templates);
+    for (uint32_t i = 0; i < a->n_templates; i++) {
+        assert_string_equal(a->templates[i].name, b->templates[i].name);
+        assert_int_equal(a->templates[i].len, b->templates[i].len);
+        assert_string_equal(a->templates[i].source, b->templates[i].source);
+    }
+    assert_memory_equal(&a->sampling, &b->sampling, sizeof a->sampling);
+}
+
+static void check_round_trip(const char *arch, const char *dtype)
+{
+    char path[96], name[32];
+    (void)snprintf(name, sizeof name, "%s-%s", arch, dtype);
+    path_of(name, path);
+    struct program *source = synthetic_program(arch, dtype);
+    write_file(source, path, 2);
+    struct program *program = open_file(path);
+    assert_string_equal(program->config.architecture, source->config.architecture);
+    assert_string_equal(program->config.quantisation, source->config.quantisation);
+    assert_int_equal(program->config.n_parameters, source->config.n_parameters);
+    assert_true(program->has_id);
+    expect_same_results(source, program, name);
+    expect_same_texts(source, program);
+    program_unref(source);
+    program_unref(program);
+    (void)unlink(path);
+}
+
+static void every_architecture_answers_as_its_source(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama",  "mistral3", "qwen2", "qwen3",
+                                        "gemma2", "gemma3",   "phi3",  "bert"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        check_round_trip(names[i], "F32");
+}
+
+static void every_type_answers_as_its_source(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"F16", "BF16", "Q4_0", "Q8_0"};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        check_round_trip("qwen2", types[i]);
+}
+
+/* ---- the same bytes -------------------------------------------------------------------------- */
+
+static void expect_same_bytes(const char *a, const char *b)
+{
+    char *x, *y;
+    size_t n, m;
+    assert_int_equal(file_read(a, 1 << 28, &x, &n, &err), SERVERD_OK);
+    assert_int_equal(file_read(b, 1 << 28, &y, &m, &err), SERVERD_OK);
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    free(x);
+    free(y);
+}
+
+static void the_bytes_do_not_depend_on_threads_or_names(void **state)
+{
+    (void)state;
+    char a[96], b[96];
+    path_of("a", a);
+    path_of("b", b);
+    struct program *source = synthetic_program("gemma3", "Q4_0");
+    write_file(source, a, 1);
+    write_file(source, b, 3);
+    expect_same_bytes(a, b);
+    program_unref(source);
+    source = synthetic_program("gemma3", "Q4_0"); /* imported again */
+    write_file(source, b, 2);
+    expect_same_bytes(a, b);
+    program_unref(source);
+    (void)unlink(a);
+    (void)unlink(b);
+}
+
+/* ---- damage ---------------------------------------------------------------------------------- */
+
+struct damaged {
+    char *bytes;
+    size_t n;
+    struct memory_file file;
+};
+
+static struct damaged make_damaged(void)
+{
+    struct damaged d;
+    char path[96];
+    path_of("whole", path);
+    d.file = memory_file_create();
+    struct program *source = synthetic_program("qwen2", "Q8_0");
+    write_file(source, path, 2);
+    program_unref(source);
+    assert_int_equal(file_read(path, 1 << 28, &d.bytes, &d.n, &err), SERVERD_OK);
+    (void)unlink(path);
+    return d;
+}
+
+static void free_damaged(struct damaged *d)
+{
+    free(d->bytes);
+    memory_file_close(&d->file);
+}
+
+static serverd_status try_open(const struct damaged *d, size_t n)
+{
+    struct program *program = NULL;
+    memory_file_write(&d->file, d->bytes, n);
+    serverd_status status = sdp_open(d->file.path, &program, &err);
+    program_unref(program);
+    return status;
+}
+
+static serverd_status try_verify(const struct damaged *d)
+{
+    struct sdp_file file;
+    serverd_status status = sdp_file_open(d->file.path, &file, &err);
+    if (status != SERVERD_OK)
+        return status;
+    status = sdp_file_verify(&file, NULL, NULL, &err);
+    sdp_file_close(&file);
+    return status;
+}
+
+static void a_flipped_byte_of_the_header_is_refused_by_field(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    for (size_t i = 0; i < sizeof(struct sdp_header); i++) {
+        d.bytes[i] = (char)(d.bytes[i] ^ 0x55);
+        if (try_open(&d, d.n) == SERVERD_OK)
+            fail_msg("byte %zu is taken", i);
+        if (!strstr(err.text, "header."))
+            fail_msg("byte %zu: \"%s\"", i, err.text);
+        d.bytes[i] = (char)(d.bytes[i] ^ 0x55);
+    }
+    assert_int_equal(try_open(&d, d.n), SERVERD_OK);
+    free_damaged(&d);
+}
+
+static void a_cut_file_is_refused(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    for (size_t n = 0; n < d.n; n += n < 4096 ? 97 : 4096)
+        if (try_open(&d, n) == SERVERD_OK)
+            fail_msg("%zu of %zu bytes are taken", n, d.n);
+    free_damaged(&d);
+}
+
+static void verifying_finds_every_flipped_bit(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    assert_int_equal(try_open(&d, d.n), SERVERD_OK);
+    assert_int_equal(try_verify(&d), SERVERD_OK);
+    for (uint64_t i = 0; i < 1000; i++) {
+        size_t at = hash_mix(i) % d.n;
+        char bit = (char)(1 << hash_mix(i + 77) % 8);
+        d.bytes[at] = (char)(d.bytes[at] ^ bit);
+        if (try_open(&d, d.n) == SERVERD_OK && try_verify(&d) == SERVERD_OK)
+            fail_msg("bit %#x of byte %zu is not found", (unsigned)bit, at);
+        d.bytes[at] = (char)(d.bytes[at] ^ bit);
+    }
+    free_damaged(&d);
+}
+
+/* ---- later versions -------------------------------------------------------------------------- */
+
+/* Makes checksum and ids right again after a change. */
+static void sign(struct damaged *d)
+{
+    struct sdp_header *header = (void *)d->bytes;
+    const struct sdp_section *sections = (const void *)(d->bytes + header->table_offset);
+    sdp_compute_ids(header, sections, header->program_id, header->file_root);
+    header->checksum = sdp_compute_checksum(header, sections);
+}
+
+static void expect_refusal(const struct damaged *d, serverd_status code, const char *text)
+{
+    serverd_status status = try_open(d, d->n);
+    if (status != code || !strstr(err.text, text))
+        fail_msg("%d \"%s\" does not say \"%s\"", status, err.text, text);
+}
+
+static struct sdp_section *find_section(struct damaged *d, uint32_t type)
+{
+    struct sdp_header *header = (void *)d->bytes;
+    struct sdp_section *sections = (void *)(d->bytes + header->table_offset);
+    for (uint32_t i = 0; i < header->n_sections; i++)
+        if (sections[i].type == type)
+            return &sections[i];
+    return NULL;
+}
+
+static void what_a_later_version_needs_is_refused_by_name(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct sdp_header *header = (void *)d.bytes;
+    header->required |= SDP_NEEDS_EXPERTS;
+    sign(&d);
+    expect_refusal(&d, SERVERD_VERSION, "bit 3 (experts)");
+    header->required = (uint64_t)1 << 50;
+    sign(&d);
+    expect_refusal(&d, SERVERD_VERSION, "bit 50");
+    header->required = 0;
+    header->major = 2;
+    sign(&d);
+    expect_refusal(&d, SERVERD_VERSION, "header.major");
+    header->major = 1;
+    struct sdp_section *graph = find_section(&d, SDP_GRPH);
+    struct sdp_graph *head = (void *)(d.bytes + graph->offset);
+    struct sdp_node *node = (void *)(d.bytes + graph->offset + sizeof *head +
+                                     head->n_values * sizeof(struct sdp_value));
+    node->op_version = 2;
+    graph->checksum = checksum64(head, graph->stored_bytes);
+    sign(&d);
+    expect_refusal(&d, SERVERD_VERSION, "version 2 is not known");
+    free_damaged(&d);
+}
+
+static void what_a_later_version_adds_is_passed_over(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct sdp_header *header = (void *)d.bytes;
+    header->minor = 7;
+    header->optional = 1;
+    struct sdp_section *meta = find_section(&d, SDP_META);
+    assert_non_null(meta);
+    meta->type = SDP_TYPE('N', 'E', 'W', '1');
+    meta->version = 9;
+    sign(&d);
+    assert_int_equal(try_open(&d, d.n), SERVERD_OK);
+    meta->flags |= SDP_REQUIRED;
+    sign(&d);
+    expect_refusal(&d, SERVERD_VERSION, "NEW1");
+    free_damaged(&d);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_architecture_answers_as_its_source),
+        cmocka_unit_test(every_type_answers_as_its_source),
+        cmocka_unit_test(the_bytes_do_not_depend_on_threads_or_names),
+        cmocka_unit_test(a_flipped_byte_of_the_header_is_refused_by_field),
+        cmocka_unit_test(a_cut_file_is_refused),
+        cmocka_unit_test(verifying_finds_every_flipped_bit),
+        cmocka_unit_test(what_a_later_version_needs_is_refused_by_name),
+        cmocka_unit_test(what_a_later_version_adds_is_passed_over),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
