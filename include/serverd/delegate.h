@@ -374,6 +374,7 @@ typedef struct serverd_adapter {
 typedef struct serverd_limits {
     uint32_t struct_bytes;
     uint32_t max_rows, max_logit_rows, max_seqs, max_context;
+    uint32_t max_adapters, max_adapter_rank; /* slots; 0: no batch has adapters */
 } serverd_limits;
 
 typedef struct serverd_instance serverd_instance;
@@ -423,7 +424,8 @@ typedef struct serverd_delegate {
                const void *const *packed, const serverd_limits *, const serverd_kv_spec *or_null,
                serverd_handle **out);
 
-    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state. */
+    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state.
+     */
     SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
     /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,
@@ -461,7 +463,10 @@ typedef struct serverd_delegate {
     SERVERD_FN(footprint, serverd_instance *, const serverd_graph *, const serverd_partition *,
                const serverd_limits *, const serverd_kv_spec *or_null, serverd_footprint *out);
 
-    /* Put an adapter into a slot; NULL: empty it. The delegate copies what it needs. NULL as a
+    /* Put an adapter into a slot, 0..max_adapters-1; NULL: empty it. The delegate copies what it
+     * needs; after a failure the slot is as before. The output of a site's node is then
+     * (x W^T + bias) + scale * adapter_scale * B (A x) in rows of sequences with that slot, before
+     * anything that the delegate has fused to the node. Other rows keep their bits. NULL as a
      * member: no batch with adapters may be executed. */
     SERVERD_FN(adapter, serverd_handle *, uint32_t slot, const serverd_adapter *or_null);
 } serverd_delegate;

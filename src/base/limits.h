@@ -25,6 +25,15 @@
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
 
+/* Adapters: refused by file and field. */
+#define LIMIT_ADAPTER_SITES    8192u
+#define LIMIT_ADAPTER_RANK     4096u
+#define LIMIT_ADAPTER_DIM      (1u << 22)
+#define LIMIT_ADAPTER_BYTES    (16 * GIB)
+#define LIMIT_ADAPTER_NAME     128u  /* bytes of its name in the API, the end's too */
+#define LIMIT_ADAPTER_PATTERNS 4096u /* of a rank_pattern or alpha_pattern */
+#define LIMIT_ADAPTERS         256u  /* of a model at once, whatever --max-adapters says */
+
 /* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
 #define LIMIT_SAFETENSORS_HEADER 100000000u
 #define LIMIT_SAFETENSORS_SHARDS 1024u
@@ -38,7 +47,8 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
-/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options.
+ */
 #define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u

@@ -29,6 +29,10 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
     struct sha256 hash;
     sha256_init(&hash);
     sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
+    if (options->source.passes.off) {
+        sha256_update(&hash, " without ", 9);
+        sha256_update(&hash, options->source.passes.off, strlen(options->source.passes.off) + 1);
+    }
     if (options->quantise) {
         n = snprintf(text, sizeof text, " target %.17g %llu quantise ", options->target_bits,
                      (unsigned long long)options->target_bytes);

@@ -17,6 +17,7 @@ enum energy { ENERGY_NOISE, ENERGY_SIGNAL, ENERGY_SCALED };
 struct energy_job {
     const struct quant_matrix *matrix;
     const struct grid_kernels *kernels;
+    const struct cpu_kernels *products;
     const float *x;
     size_t rows;
     enum energy kind;
@@ -67,7 +68,7 @@ static void energy_of_rows(void *arg, uint32_t chunk, uint32_t worker)
         for (size_t i = 0; i < m->k; i++)
             columns[i * LANES + c] = row[i];
     }
-    multiply_block(job->x, job->rows, columns, m->k, n, out);
+    multiply_block(job->products, job->x, job->rows, columns, m->k, n, out);
     double sum = 0;
     for (size_t i = 0; i < job->rows * n; i++)
         sum += (double)out[i] * (double)out[i];
@@ -81,6 +82,7 @@ static serverd_status run_energy(struct energy_job *job, struct worker_pool *poo
     const uint32_t chunks = (uint32_t)((m->n + LANES - 1) / LANES);
     size_t workers = worker_pool_n_workers(pool), floats, bytes;
     job->kernels = grid_kernels_best();
+    job->products = cpu_kernels_best();
     job->memory = NULL;
     job->sums = calloc(chunks, sizeof *job->sums);
     if (!size_mul(m->k, LANES + 1, &floats) || !size_add(floats, job->rows * LANES, &floats) ||

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/numeric.h"
 #include "program/op.h"
+#include "runtime/adapters.h"
 #include "runtime/identity_internal.h"
 #include "runtime/instances.h"
 #include "runtime/kv_size_internal.h"
@@ -498,9 +499,6 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
-    if (batch->adapter_slot)
-        return fail(err, SERVERD_UNSUPPORTED, "step %llu: adapters are not there yet",
-                    (unsigned long long)batch->step);
     struct trace *trace = runtime->trace;
     if (trace)
         trace_begin_step(trace, batch);
@@ -508,6 +506,20 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
     if (trace && status == SERVERD_OK)
         trace_end_step(trace);
     return status;
+}
+
+serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
+                                   const struct adapter *or_null, serverd_error *err)
+{
+    const serverd_limits *limits = &runtime->limits;
+    if (slot >= limits->max_adapters)
+        return fail(err, SERVERD_INTERNAL, "adapter slot %u of %u", slot, limits->max_adapters);
+    if (or_null && or_null->max_rank > limits->max_adapter_rank)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "rank %u, at most %u are possible: see "
+                    "max-adapter-rank",
+                    or_null->max_rank, limits->max_adapter_rank);
+    return adapters_set(&runtime->steps, &runtime->program->graph, slot, or_null, err);
 }
 
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,

@@ -8,6 +8,7 @@
 #define RUNTIME_RUNTIME_H
 
 #include "base/metrics.h"
+#include "program/adapter.h"
 #include "program/program.h"
 #include "runtime/placement.h"
 #include "runtime/trace.h"
@@ -84,6 +85,14 @@ void runtime_set_trace(struct runtime *runtime, struct trace *or_null);
 /* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err);
+
+/* Puts an adapter that fits the program (adapter_fits) into a slot, limits.max_adapters of them;
+ * NULL: empties it. What is needed of it is copied. A batch of runtime_execute may then name the
+ * slot; SERVERD_NO_ADAPTER, or an empty slot, is the base alone. After a failure the slot is empty.
+ * SERVERD_UNSUPPORTED: its rank is above limits.max_adapter_rank, or a device that runs one of its
+ * sites takes no adapters. */
+serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
+                                   const struct adapter *or_null, serverd_error *err);
 
 /* As the delegate's: SERVERD_NO_PAGE leaves a half out. */
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,

@@ -172,13 +172,16 @@ static serverd_status run_part(const struct step_part *part, const serverd_batch
 serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
                          struct trace *or_null, float *out, serverd_error *err)
 {
+    serverd_batch without = *batch; /* for delegates that take no adapters: none has sites there */
+    without.adapter_slot = NULL;
     for (uint32_t p = 0; p < steps->n_parts; p++) {
         const struct step_part *part = &steps->parts[p];
         if (part->result != UINT32_MAX)
             part->values[part->result] = out;
         if (or_null)
             trace_begin_partition(or_null, p);
-        serverd_status status = run_part(part, batch, err);
+        serverd_status status =
+            run_part(part, part->instance->delegate->adapter ? batch : &without, err);
         if (or_null && status == SERVERD_OK)
             trace_end_partition(or_null);
         if (status != SERVERD_OK)

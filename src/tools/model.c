@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "compiler/adapter_import.h"
 #include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
@@ -238,7 +239,9 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                                       .max_rows = max_rows,
                                       .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
                                       .max_seqs = max_running,
-                                      .max_context = context};
+                                      .max_context = context,
+                                      .max_adapters = (uint32_t)options->max_adapters,
+                                      .max_adapter_rank = (uint32_t)options->max_adapter_rank};
     opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
     opening.wants_window_pages = true;
@@ -305,6 +308,59 @@ static serverd_status open_draft(struct model *model, const struct model_setup *
     return SERVERD_OK;
 }
 
+/* ---- adapters -------------------------------------------------------------------------------- */
+
+static serverd_status add_adapter(struct model *model, const struct model_setup *setup,
+                                  const char *name, const char *path, float scale,
+                                  serverd_error *err)
+{
+    struct adapter *adapter;
+    if (strcmp(name, model->name) == 0 || strcmp(name, "default") == 0)
+        return fail(err, SERVERD_INVALID, "%s is the model's name", name);
+    serverd_status status = adapter_import(path, model->program, &adapter, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = engine_add_adapter(model->engine, name, adapter, scale, err);
+    if (status == SERVERD_OK)
+        log_info(setup->log, "model", "adapter %s: %u layers, rank %u, scale %g", name,
+                 adapter->n_sites, adapter->max_rank, (double)scale);
+    adapter_destroy(adapter);
+    return status;
+}
+
+/* NAME=FILE[:SCALE]; changes the text. What stands behind the last colon is a scale if it is a
+ * number. */
+static serverd_status add_entry(struct model *model, const struct model_setup *setup, char *entry,
+                                serverd_error *err)
+{
+    double scale = 1;
+    char *path = strchr(entry, '='), *colon = strrchr(entry, ':');
+    if (!path || path == entry || path[1] == '\0')
+        return fail(err, SERVERD_INVALID, "%.200s is not NAME=FILE[:SCALE]", entry);
+    if (colon > path && parse_f64(colon + 1, &scale))
+        *colon = '\0';
+    if (scale < -ADAPTER_MAX_SCALE || scale > ADAPTER_MAX_SCALE)
+        return fail(err, SERVERD_INVALID, "a scale of %g, %g to %g are possible", scale,
+                    -ADAPTER_MAX_SCALE, ADAPTER_MAX_SCALE);
+    *path++ = '\0';
+    return add_adapter(model, setup, entry, path, (float)scale, err);
+}
+
+static serverd_status add_adapters(struct model *model, const struct model_setup *setup,
+                                   serverd_error *err)
+{
+    const char *list = setup->options->lora;
+    char *text = list ? strdup(list) : NULL, *rest = NULL;
+    if (!list)
+        return SERVERD_OK;
+    serverd_status status = text ? SERVERD_OK : fail(err, SERVERD_NOMEM, "no memory");
+    for (char *entry = text ? strtok_r(text, ",", &rest) : NULL; entry && status == SERVERD_OK;
+         entry = strtok_r(NULL, ",", &rest))
+        status = add_entry(model, setup, entry, err);
+    free(text);
+    return status == SERVERD_OK ? status : error_context(err, "lora");
+}
+
 /* ---- disk and engine ------------------------------------------------------------------------- */
 
 /* A model whose pages cannot leave their device goes without. */
@@ -359,6 +415,8 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .wait_bound = options->queue_wait_bound,
     };
     serverd_status status = engine_create(&engine_options, &model->engine, err);
+    if (status == SERVERD_OK)
+        status = add_adapters(model, setup, err);
     return status == SERVERD_OK ? engine_start(model->engine, err) : status;
 }
 
@@ -421,12 +479,12 @@ serverd_status model_open(const struct model_setup *setup, struct model **out, s
     struct model *model = calloc(1, sizeof *model);
     if (!model)
         return fail(err, SERVERD_NOMEM, "model: no memory");
+    choose_name(model, setup->options);
     serverd_status status = open_parts(model, setup, err);
     if (status != SERVERD_OK) {
         model_close(model);
         return status;
     }
-    choose_name(model, setup->options);
     model->served.name = model->name;
     model->served.created = clock_wall_seconds(setup->clock);
     model->served.program = model->program;

@@ -5,6 +5,7 @@
  * merges a row's parts, segments in ascending order. This is what a row's own item does
  * (attention.c), so the bits are the same whether a step is split or not. */
 #include "base/error.h"
+#include "base/numeric.h"
 #include "kernels/cpu/attention_job.h"
 
 #include <stdlib.h>
@@ -35,6 +36,24 @@ struct split_job {
     size_t n_queries, width; /* queries: rows times the heads of a group, rounded up to 16 */
 };
 
+/* What a step of sequences without common pages writes of the parts, for the footprint: as many as
+ * are split at most, as long as they may be. */
+static size_t usual_bytes(const serverd_handle *handle)
+{
+    const serverd_graph *graph = handle->graph;
+    size_t most = 0, workers = handle->instance->host->n_workers;
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++) {
+        const serverd_attn *a = &graph->nodes[i].attributes.attn;
+        if (graph->nodes[i].op != SERVERD_OP_ATTN || !a->is_causal)
+            continue;
+        size_t rows = min_size(FEW_ITEMS * workers / a->n_kv_heads + 1, handle->limits.max_seqs);
+        size_t queries = (rows * (a->n_heads / a->n_kv_heads) + 15) / 16 * 16;
+        size_t segments = handle->limits.max_context / CPU_SEGMENT + 1;
+        most = max_size(most, segments * a->n_kv_heads * queries * (2 + (size_t)a->v_dim));
+    }
+    return min_size(most, PARTS_FLOATS) * sizeof(float);
+}
+
 serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err)
 {
     handle->split = cpu_take(handle, 1, sizeof *handle->split);
@@ -42,6 +61,7 @@ serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err)
         handle->split->parts = cpu_take_aligned(handle, PARTS_FLOATS * sizeof(float));
     if (!handle->split || !handle->split->parts)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for parts of attention");
+    handle->footprint.scratch_bytes -= PARTS_FLOATS * sizeof(float) - usual_bytes(handle);
     return SERVERD_OK;
 }
 

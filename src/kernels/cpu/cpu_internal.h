@@ -132,6 +132,8 @@ struct serverd_handle {
     serverd_kv *step_kv;
     uint32_t *step_pages;     /* page numbers in order */
     uint32_t *seq_first_page; /* [max_seqs] */
+
+    struct cpu_adapters *adapters; /* adapter.c; NULL: there never are any */
 };
 
 /* All that the ops of one step see. */
@@ -209,6 +211,8 @@ const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serve
 struct cpu_linear_call {
     struct cpu_rows x;
     struct cpu_linear linear;
+    uint32_t node;
+    size_t first_row;
 };
 void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size_t first_row,
                      size_t n_rows, uint32_t worker, struct cpu_linear_call *out);
@@ -216,6 +220,23 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
 void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, size_t first,
                     size_t n);
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase);
+/* adapter.c: low-rank additions */
+serverd_status cpu_create_adapters(serverd_handle *handle, serverd_error *err);
+void cpu_destroy_adapters(struct cpu_adapters *adapters); /* NULL is fine */
+serverd_status cpu_set_adapter(serverd_handle *handle, uint32_t slot,
+                               const serverd_adapter *or_null, serverd_error *err);
+/* Checks the batch's slots and sorts its rows by them. */
+serverd_status cpu_plan_adapters(serverd_handle *handle, const serverd_batch *batch,
+                                 serverd_error *err);
+/* A x for all rows and all layers of a phase, by all workers. */
+void cpu_adapters_down(const struct cpu_step *step, const struct cpu_phase *phase);
+/* The same for one layer and some rows, by the caller. */
+void cpu_adapter_down_rows(const struct cpu_step *step, uint32_t node, size_t first, size_t n);
+/* Whether some row of the call has an adapter of this layer. */
+bool cpu_has_adapters(const struct cpu_step *step, const struct cpu_linear_call *call);
+/* Column blocks have been computed without call->linear.added: adds B (A x), then that. */
+void cpu_adapter_up(const struct cpu_step *step, const struct cpu_linear_call *call,
+                    size_t first_block, size_t n_blocks);
 /* row_blocks.c: the phases of a stage, for blocks of rows; false: there are too few rows for it,
  * the phases are to be run one by one */
 bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n_phases);

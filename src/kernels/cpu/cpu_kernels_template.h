@@ -328,6 +328,8 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
 
 #include "kernels/cpu/attention_template.h"
 
+#include "kernels/cpu/adapter_template.h"
+
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
     .linear = linear,
@@ -345,4 +347,6 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .sum = sum,
     .activate = activate,
     .softcap = softcap,
+    .adapter_down = adapter_down,
+    .adapter_up = adapter_up,
 };

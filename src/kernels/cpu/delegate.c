@@ -235,6 +235,8 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
     serverd_status status = batch_check(&bounds, batch, err);
     if (status != SERVERD_OK)
         return status;
+    if ((status = cpu_plan_adapters(handle, batch, err)) != SERVERD_OK)
+        return status;
     place_outer(handle, inputs, outputs);
     struct cpu_step step = {.handle = handle,
                             .kernels = handle->instance->kernels,
@@ -280,4 +282,5 @@ const serverd_delegate cpu_delegate = {
     .kv_export = cpu_kv_export,
     .kv_import = cpu_kv_import,
     .footprint = cpu_footprint,
+    .adapter = cpu_set_adapter,
 };

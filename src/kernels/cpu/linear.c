@@ -46,14 +46,14 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
     const serverd_graph *graph = step->graph;
     const serverd_tensor *weights = cpu_linear_weights(graph, node);
     uint32_t input = graph->operands[node->first_operand];
-    *out = (struct cpu_linear_call){.x = {.values = NULL}};
+    *out = (struct cpu_linear_call){
+        .x = {.values = NULL}, .node = (uint32_t)(node - graph->nodes), .first_row = first_row};
     if (step->handle->quantised_at[input] != CPU_NOWHERE) {
         out->x = cpu_quantised(step->handle, input);
         out->x.spans += first_row;
     }
     size_t n_out = weights->dims[0], k = weights->dims[1];
-    uint32_t n = (uint32_t)(node - graph->nodes);
-    uint32_t addition = step->handle->addition[n];
+    uint32_t n = out->node, addition = step->handle->addition[n];
     const serverd_node *writer = addition == CPU_NO_NODE ? node : &graph->nodes[addition];
     out->x.values = cpu_value(step, input) + first_row * k;
     out->linear = (struct cpu_linear){
@@ -77,11 +77,16 @@ void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, s
                     size_t n)
 {
     struct cpu_linear linear = call->linear;
+    bool has_adapters = cpu_has_adapters(step, call);
     linear.x = &call->x;
     linear.first_block = first;
     linear.n_blocks = n;
     linear.weights += first * linear.column_bytes;
+    if (has_adapters)
+        linear.added = NULL; /* comes last, here as where nothing is fused */
     step->kernels->linear(&linear);
+    if (has_adapters)
+        cpu_adapter_up(step, call, first, n);
 }
 
 /* Column blocks begin .. end - 1 of all layers of the phase. is_early: each worker will find
@@ -126,6 +131,7 @@ void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
 {
     if (cpu_rows_of(step, phase->rows) == 0)
         return;
+    cpu_adapters_down(step, phase);
     const size_t n_workers = step->host->n_workers;
     struct linear_job job = {.step = step, .phase = phase};
     for (uint32_t i = 0; i < phase->n_actions; i++)

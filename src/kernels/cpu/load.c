@@ -211,6 +211,8 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
         status = add_scratch(handle, err);
     if (status == SERVERD_OK)
         status = add_step_kv(handle, err);
+    if (status == SERVERD_OK)
+        status = cpu_create_adapters(handle, err);
     if (status != SERVERD_OK) {
         cpu_unload(handle);
         return status;
@@ -258,5 +260,6 @@ void cpu_unload(serverd_handle *handle)
     free(handle->seq_begin);
     free(handle->items);
     cpu_destroy_split(handle->split);
+    cpu_destroy_adapters(handle->adapters);
     free(handle);
 }

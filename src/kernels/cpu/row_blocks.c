@@ -59,6 +59,8 @@ static void run_gated(const struct cpu_step *step, const struct gated *gated, si
     struct cpu_linear_call gate, up;
     cpu_bind_linear(step, gated->gate, first, n, worker, &gate);
     cpu_bind_linear(step, gated->up, first, n, worker, &up);
+    cpu_adapter_down_rows(step, gate.node, first, n);
+    cpu_adapter_down_rows(step, up.node, first, n);
     size_t width = gate.linear.n_out;
     float *out = cpu_value(step, gated->value) + first * width;
     struct cpu_laps laps;
@@ -93,6 +95,7 @@ static void run_linears(const struct cpu_step *step, const struct cpu_phase *pha
         struct cpu_linear_call call;
         uint32_t index = step->handle->actions[phase->first_action + i].index;
         cpu_bind_linear(step, &step->graph->nodes[index], first, n, worker, &call);
+        cpu_adapter_down_rows(step, index, first, n);
         cpu_run_linear(step, &call, 0, (call.linear.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS);
         cpu_watch_node(step, worker, index, n);
     }

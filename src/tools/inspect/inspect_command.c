@@ -110,19 +110,28 @@ static serverd_status report(const struct subject *subject, const struct values 
 {
     static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
                                               DTYPE_F32}; /* as the option */
-    const struct memory_options options = {.context = values->context,
+    static const char *const kv_names[] = {"bf16", "f16", "int8", "f32"};
+    const struct memory_options options = {.device = values->device,
+                                           .place = values->place,
+                                           .context = values->context,
                                            .seqs = values->seqs,
                                            .prefill_chunk = values->prefill_chunk,
                                            .kv_dtype = kv_dtypes[values->kv_dtype]};
     struct memory_facts memory;
     serverd_error why;
     struct buffer text;
-    bool is_known = memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
+    /* what is no program file has to be packed for it */
+    bool is_cheap = subject->is_program_file || values->context > 0;
+    if (!is_cheap)
+        (void)fail(&why, SERVERD_UNSUPPORTED,
+                   "it is no program file; --context packs it and tells");
+    bool is_known = is_cheap && memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
     const struct report_parts parts = {.has_tensors = values->tensors,
                                        .has_plan = values->plan,
                                        .has_tokens = values->tokens,
                                        .memory = is_known ? &memory : NULL,
-                                       .why = is_known ? NULL : why.text};
+                                       .why = is_known ? NULL : why.text,
+                                       .kv_dtype = kv_names[values->kv_dtype]};
     buffer_init(&text, OUTPUT_BYTES);
     if (values->json)
         report_json(subject, &parts, &text);
