@@ -54,6 +54,10 @@
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
 
+/* Sessions and rows of a step of the library (serverd/runtime.h): more are refused. */
+#define LIMIT_SESSIONS  4096u
+#define LIMIT_STEP_ROWS (1u << 20)
+
 /* The text that explains who runs what: cut. */
 #define LIMIT_EXPLAIN_BYTES (4 * MIB)
 

@@ -126,14 +126,14 @@ void multiply(const float *a, size_t m, const struct right_factor *b, float *out
     worker_pool_run(pool, job.n_chunks, multiply_chunk, &job);
 }
 
-void multiply_block(const struct cpu_kernels *kernels, const float *a, size_t m,
-                    const float *columns, size_t k, size_t n, float *out)
+void multiply_blocks(const struct cpu_kernels *kernels, const float *a, size_t m,
+                     const float *columns, size_t k, size_t n, float *out)
 {
     const struct cpu_rows x = {.values = a};
     const struct cpu_linear call = {.form = packed_form(DTYPE_F32),
                                     .weights = (const uint8_t *)columns,
                                     .column_bytes = k * LANES * sizeof(float),
-                                    .n_blocks = 1,
+                                    .n_blocks = n_blocks(n),
                                     .n_out = n,
                                     .k = k,
                                     .x = &x,

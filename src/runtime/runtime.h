@@ -7,9 +7,9 @@
 #ifndef RUNTIME_RUNTIME_H
 #define RUNTIME_RUNTIME_H
 
-#include "base/metrics.h"
 #include "program/adapter.h"
 #include "program/program.h"
+#include "runtime/memory.h"
 #include "runtime/placement.h"
 #include "runtime/trace.h"
 #include "runtime/worker_pool.h"
@@ -30,6 +30,7 @@ struct runtime_options {
     /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
+    uint32_t n_pages; /* so many, whatever is free, without window pages; 0: as kv_bytes says */
     /* Whether layers with a window get window pages (delegate.h), if that pays: what is left of
      * windows that have moved on is given to others. Who wants them fills the window table. */
     bool wants_window_pages;
@@ -41,13 +42,19 @@ struct runtime_options {
     /* Packing progress 0..1, from the calling thread; may be NULL. */
     void (*progress)(void *context, double share);
     void *progress_context;
-    struct metrics *metrics; /* counts fallbacks; may be NULL */
+    void (*fell_back)(void *context); /* a device will not work; may be NULL */
+    void *fell_back_context;
 };
 
 /* Takes its own reference to the program. */
 serverd_status runtime_open(struct program *program, const struct runtime_options *options,
                             struct runtime **out, serverd_error *err);
 void runtime_close(struct runtime *runtime); /* NULL is fine */
+
+/* What runtime_open with the same options takes of memory. Asks the devices, but packs and loads
+ * nothing. */
+serverd_status runtime_predict(struct program *program, const struct runtime_options *options,
+                               struct runtime_memory *out, serverd_error *err);
 
 /* Pages the pool has, 0 for encoders, and window pages, 0 if pages hold all layers; bytes of one, 0
  * if there are none; of all. */

@@ -76,6 +76,35 @@ static bool plan_buffers(struct buffer_plan *plan, const struct placement *place
     return true;
 }
 
+static bool make_plan(struct buffer_plan *plan, const struct placement *placement,
+                      const serverd_limits *limits)
+{
+    const serverd_graph *graph = placement->graph;
+    *plan = (struct buffer_plan){.graph = graph,
+                                 .last_part = calloc(graph->n_values, sizeof *plan->last_part),
+                                 .offset = calloc(graph->n_values, sizeof *plan->offset),
+                                 .places = calloc(graph->n_values, sizeof *plan->places)};
+    return plan->last_part && plan->offset && plan->places && plan_buffers(plan, placement, limits);
+}
+
+static void free_plan(struct buffer_plan *plan)
+{
+    free(plan->last_part);
+    free(plan->offset);
+    free(plan->places);
+}
+
+bool steps_buffer_bytes(const struct placement *placement, const serverd_limits *limits,
+                        size_t *out)
+{
+    struct buffer_plan plan;
+    bool fits = make_plan(&plan, placement, limits);
+    if (fits)
+        *out = plan.total;
+    free_plan(&plan);
+    return fits;
+}
+
 /* ---- parts ----------------------------------------------------------------------------------- */
 
 static serverd_status take_arrays(struct steps *steps, const struct placement *placement,
@@ -126,16 +155,11 @@ serverd_status steps_create(struct steps *steps, const struct placement *placeme
                             struct instances *instances, const serverd_limits *limits,
                             serverd_error *err)
 {
-    const serverd_graph *graph = placement->graph;
     serverd_status status = take_arrays(steps, placement, err);
     if (status != SERVERD_OK)
         return status;
-    struct buffer_plan plan = {.graph = graph,
-                               .last_part = calloc(graph->n_values, sizeof *plan.last_part),
-                               .offset = calloc(graph->n_values, sizeof *plan.offset),
-                               .places = calloc(graph->n_values, sizeof *plan.places)};
-    bool fits =
-        plan.last_part && plan.offset && plan.places && plan_buffers(&plan, placement, limits);
+    struct buffer_plan plan = {0};
+    bool fits = make_plan(&plan, placement, limits);
     if (fits && plan.total > 0)
         fits = (steps->block = aligned_alloc(BUFFER_ALIGNMENT, plan.total)) != NULL;
     steps->n_bytes = plan.total;
@@ -143,9 +167,7 @@ serverd_status steps_create(struct steps *steps, const struct placement *placeme
         bind_parts(steps, placement, instances, &plan);
     else
         status = fail(err, SERVERD_NOMEM, "no memory for %zu bytes between partitions", plan.total);
-    free(plan.last_part);
-    free(plan.offset);
-    free(plan.places);
+    free_plan(&plan);
     return status;
 }
 

@@ -27,6 +27,9 @@ struct steps {
 serverd_status steps_create(struct steps *steps, const struct placement *placement,
                             struct instances *instances, const serverd_limits *limits,
                             serverd_error *err);
+/* What the buffers take; false: more than there can be. */
+bool steps_buffer_bytes(const struct placement *placement, const serverd_limits *limits,
+                        size_t *out);
 void steps_destroy(struct steps *steps); /* unloads the handles */
 
 /* With a trace, what the delegates tell of the step. */

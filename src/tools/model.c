@@ -52,6 +52,11 @@ static void forward_log(void *context, int level, const char *text)
     log_write(context, (enum log_level)level, "runtime", "%s", text);
 }
 
+static void count_fallback(void *context)
+{
+    metrics_add(context, METRIC_DELEGATE_FALLBACKS, 1);
+}
+
 /* Packing two models is one progress: each has the share of its weights. */
 struct progress_part {
     const struct model_setup *setup;
@@ -182,7 +187,8 @@ static struct runtime_options runtime_options(const struct model *model,
         .log_context = setup->log,
         .progress = forward_progress,
         .progress_context = part,
-        .metrics = setup->metrics,
+        .fell_back = count_fallback,
+        .fell_back_context = setup->metrics,
     };
 }
 

@@ -188,18 +188,18 @@ static serverd_status open_on(struct program *program, const char *device, const
     return runtime_open(program, &options, out, &err);
 }
 
-/* Events of an operation that the device "example" told. */
-static uint32_t count_events(const struct trace *trace, uint32_t op)
+static uint32_t n_events[SERVERD_OP_COUNT];
+
+/* Events of the example delegate, by the operation of their first node. */
+static void count_events(const struct trace *trace)
 {
-    const serverd_graph *graph = trace_graph(trace);
-    uint32_t n = 0;
+    memset(n_events, 0, sizeof n_events);
     for (uint32_t w = 0; w < trace_n_workers(trace); w++)
         for (uint32_t i = 0; i < trace_n_events(trace, w); i++) {
             const struct trace_event *event = trace_event_at(trace, w, i);
-            bool is_example = strcmp(trace_device(trace, event->partition), "example") == 0;
-            n += is_example && graph->nodes[event->first_node].op == op;
+            if (strcmp(trace_device(trace, event->partition), "example") == 0)
+                n_events[trace_graph(trace)->nodes[event->first_node].op]++;
         }
-    return n;
 }
 
 static float *logits_of(struct program *program, struct runtime *runtime)
@@ -277,12 +277,13 @@ static void the_example_runs_its_operations(void **state)
         assert_non_null(strstr(buffer_str(&text), "not example: unsupported-op"));
         buffer_deinit(&text);
         struct trace *trace;
-        assert_int_equal(runtime_create_trace(with, 1 << 16, 1, &trace, &err), SERVERD_OK);
+        assert_int_equal(runtime_create_trace(with, 1 << 16, 64, &trace, &err), SERVERD_OK);
         runtime_set_trace(with, trace);
         float *x = logits_of(program, alone), *y = logits_of(program, with);
-        assert_true(count_events(trace, SERVERD_OP_RMS_NORM) > 0);
-        assert_true(count_events(trace, SERVERD_OP_GLU) > 0);
-        assert_int_equal(trace_n_lost(trace), 0);
+        count_events(trace);
+        runtime_set_trace(with, NULL);
+        trace_destroy(trace);
+        assert_true(n_events[SERVERD_OP_RMS_NORM] > 0 && n_events[SERVERD_OP_GLU] > 0);
         const size_t width = runtime_output_width(alone);
         for (size_t row = 0; row < N_TOKENS; row++) {
             double kl = divergence(x + row * width, y + row * width, width);
@@ -293,7 +294,6 @@ static void the_example_runs_its_operations(void **state)
         free(y);
         runtime_close(alone);
         runtime_close(with);
-        trace_destroy(trace);
         program_unref(program);
     }
 }
