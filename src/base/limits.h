@@ -25,6 +25,15 @@
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
 
+/* Adapters: refused by file and field. */
+#define LIMIT_ADAPTER_SITES    8192u
+#define LIMIT_ADAPTER_RANK     4096u
+#define LIMIT_ADAPTER_DIM      (1u << 22)
+#define LIMIT_ADAPTER_BYTES    (16 * GIB)
+#define LIMIT_ADAPTER_NAME     128u  /* bytes of its name in the API, the end's too */
+#define LIMIT_ADAPTER_PATTERNS 4096u /* of a rank_pattern or alpha_pattern */
+#define LIMIT_ADAPTERS         256u  /* of a model at once, whatever --max-adapters says */
+
 /* Folders in the form of Hugging Face: refused with SERVERD_CORRUPT, file and field. */
 #define LIMIT_SAFETENSORS_HEADER 100000000u
 #define LIMIT_SAFETENSORS_SHARDS 1024u
@@ -38,10 +47,19 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
-/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options.
+ */
+#define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
+
+/* Sessions and rows of a step of the library (serverd/runtime.h): more are refused. */
+#define LIMIT_SESSIONS  4096u
+#define LIMIT_STEP_ROWS (1u << 20)
+
+/* The text that explains who runs what: cut. */
+#define LIMIT_EXPLAIN_BYTES (4 * MIB)
 
 /* Pages of a KV pool: more memory is not used. */
 #define LIMIT_KV_PAGES (1u << 28)
@@ -110,6 +128,11 @@
 #define LIMIT_INSPECT_SECONDS  60u
 #define LIMIT_INSPECT_REQUESTS 4096u
 
+/* Events that a trace keeps: the oldest give way, and are counted. Of one worker; of all workers of
+ * a trace that is asked for. */
+#define LIMIT_TRACE_EVENTS     (1u << 20)
+#define LIMIT_TRACE_ALL_EVENTS (1u << 18)
+
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
 #define LIMIT_HEADERS           64u
@@ -124,6 +147,17 @@
 /* Options and their file: refused with the option's or the file's name. */
 #define LIMIT_OPTION_BYTES (4 * KIB)
 #define LIMIT_CONFIG_BYTES (1 * MIB)
+
+/* serverd-compile diff: a file of ids is refused; so many rows of a sequence have logits. */
+#define LIMIT_DIFF_FILE       (64 * MIB)
+#define LIMIT_DIFF_SEQUENCES  256u
+#define LIMIT_DIFF_TOKENS     4096u
+#define LIMIT_DIFF_LOGIT_ROWS 64u
+
+/* Quantising: a policy's rules and the tokens that are calibrated on are refused beyond, or cut. */
+#define LIMIT_QUANTISE_RULES     1024u
+#define LIMIT_CALIBRATION_TOKENS (1u << 20)
+#define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u

@@ -41,6 +41,12 @@ static const struct arch_row *find_row(struct source_string name)
     return NULL;
 }
 
+bool arch_rotates_halves(const char *architecture)
+{
+    const struct arch_row *row = find_row((struct source_string){.bytes = architecture});
+    return row && row->is_neox;
+}
+
 static serverd_status fail_unknown(const struct source_keys *keys, struct source_string name,
                                    serverd_error *err)
 {

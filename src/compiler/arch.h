@@ -71,6 +71,9 @@ struct arch_row {
 serverd_status arch_build(const struct compile_options *options, struct source *source,
                           struct program *program, serverd_error *err);
 
+/* Whether GGUF files of the architecture have the rows of Q and K for rope on halves. */
+bool arch_rotates_halves(const char *architecture);
+
 /* arch/NAME.c */
 uint32_t build_llama(struct arch *arch);
 uint32_t build_mistral3(struct arch *arch);

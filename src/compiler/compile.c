@@ -31,7 +31,8 @@ static serverd_status build(const struct compile_options *options, struct source
     serverd_status status;
     if (!options->vocabulary_only &&
         ((status = arch_build(options, source, program, err)) != SERVERD_OK ||
-         (status = take_mappings(source, program, err)) != SERVERD_OK))
+         (status = take_mappings(source, program, err)) != SERVERD_OK ||
+         (status = passes_run(program, &options->passes, err)) != SERVERD_OK))
         return status;
     if ((status = program_check(program, err)) != SERVERD_OK)
         return error_context(err, "%s", options->path);

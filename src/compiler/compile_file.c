@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/limits.h"
 #include "compiler/sdp_write.h"
@@ -10,11 +11,14 @@
 #include "program/sdp_program.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Shares of the progress: hashing the source, packing, checking. */
-#define PACK_FROM   0.2
-#define VERIFY_FROM 0.8
+/* Shares of the progress: hashing the source, packing, checking; quantising, if there is any, comes
+ * before all that and takes most of the time. */
+#define PACK_FROM      0.2
+#define VERIFY_FROM    0.8
+#define QUANTISE_SHARE 0.9
 
 void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
 {
@@ -22,7 +26,22 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
     int n = snprintf(text, sizeof text, "serverd %s compiler %u sdp %u.%u delegate %s %s",
                      PROJECT_VERSION, COMPILER_VERSION, SDP_MAJOR, SDP_MINOR,
                      options->delegate->name, options->delegate->version);
-    sha256_bytes(text, n > 0 ? (size_t)n : 0, out);
+    struct sha256 hash;
+    sha256_init(&hash);
+    sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
+    if (options->source.passes.off) {
+        sha256_update(&hash, " without ", 9);
+        sha256_update(&hash, options->source.passes.off, strlen(options->source.passes.off) + 1);
+    }
+    if (options->quantise) {
+        n = snprintf(text, sizeof text, " target %.17g %llu quantise ", options->target_bits,
+                     (unsigned long long)options->target_bytes);
+        sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
+        sha256_update(&hash, options->quantise, strlen(options->quantise) + 1);
+        if (options->calibration)
+            sha256_update(&hash, options->calibration, strlen(options->calibration));
+    }
+    sha256_final(&hash, out);
 }
 
 static void put_text(struct buffer *out, const char *key, const char *text)
@@ -47,8 +66,18 @@ static void put_meta(const struct program *program, struct buffer *out)
 
 static void report(const struct compile_file_options *options, double share)
 {
+    if (options->progress && options->quantise)
+        share = QUANTISE_SHARE + (1 - QUANTISE_SHARE) * share;
     if (options->progress)
         options->progress(options->progress_context, share);
+}
+
+static void report_quantising(void *context, double share, const char *what)
+{
+    (void)what;
+    const struct compile_file_options *options = context;
+    if (options->progress)
+        options->progress(options->progress_context, share * QUANTISE_SHARE);
 }
 
 static void report_packing(void *context, double share)
@@ -63,7 +92,7 @@ static void report_verifying(void *context, double share)
 
 static serverd_status write_program(const struct compile_file_options *options,
                                     const struct program *program, const uint8_t source[32],
-                                    serverd_error *err)
+                                    const char *or_null_report, serverd_error *err)
 {
     uint8_t options_hash[32];
     struct buffer meta;
@@ -76,11 +105,51 @@ static serverd_status write_program(const struct compile_file_options *options,
                                               .source_hash = source,
                                               .options_hash = options_hash,
                                               .meta = buffer_str(&meta),
+                                              .report = or_null_report,
                                               .progress = report_packing,
                                               .progress_context = (void *)options};
     serverd_status status = meta.is_failed ? fail(err, SERVERD_NOMEM, "no memory to compile")
                                            : sdp_write(program, &writing, err);
     buffer_deinit(&meta);
+    return status;
+}
+
+static serverd_status write_page(const struct quantise_report *found, const char *path,
+                                 serverd_error *err)
+{
+    struct buffer page;
+    buffer_init(&page, 64 * MIB);
+    quantise_report_html(found, &page);
+    serverd_status status = page.is_failed ? fail(err, SERVERD_NOMEM, "no memory for a report")
+                                           : file_write_atomic(path, page.data, page.len, err);
+    buffer_deinit(&page);
+    return status;
+}
+
+/* *json is what was found, as text, to be freed. */
+static serverd_status quantise(const struct compile_file_options *options, struct program *program,
+                               char **json, serverd_error *err)
+{
+    const struct quantise_options quantising = {.policy = options->quantise,
+                                                .calibration = options->calibration,
+                                                .target_bits = options->target_bits,
+                                                .target_bytes = options->target_bytes,
+                                                .pool = options->pool,
+                                                .progress = report_quantising,
+                                                .progress_context = (void *)options};
+    struct quantise_report found;
+    struct buffer text;
+    serverd_status status = quantise_program(program, &quantising, &found, err);
+    if (status != SERVERD_OK)
+        return status;
+    buffer_init(&text, 64 * MIB);
+    quantise_report_json(&found, &text);
+    *json = buffer_take(&text, NULL);
+    if (!*json)
+        status = fail(err, SERVERD_NOMEM, "no memory for a report");
+    else if (options->report)
+        status = write_page(&found, options->report, err);
+    quantise_report_destroy(&found);
     return status;
 }
 
@@ -107,17 +176,26 @@ serverd_status compile_file(const struct compile_file_options *options, serverd_
 {
     uint8_t source[32];
     struct program *program = NULL;
+    char *json = NULL;
     serverd_status status = compile_model(&options->source, &program, err);
     if (status != SERVERD_OK)
         return status;
+    if (options->quantise)
+        status = quantise(options, program, &json, err);
+    if (status != SERVERD_OK) {
+        program_unref(program);
+        free(json);
+        return status;
+    }
     if (options->source_hash)
         memcpy(source, options->source_hash, sizeof source);
     else
         status = source_hash(options->source.path, options->pool, source, err);
     report(options, PACK_FROM);
     if (status == SERVERD_OK)
-        status = write_program(options, program, source, err);
+        status = write_program(options, program, source, json, err);
     program_unref(program);
+    free(json);
     if (status == SERVERD_OK && options->wants_verify)
         status = verify(options, err);
     if (status == SERVERD_OK)

@@ -3,6 +3,7 @@
 #define COMPILER_COMPILE_FILE_H
 
 #include "compiler/compile.h"
+#include "quantise/quantise.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -14,8 +15,13 @@ struct compile_file_options {
     const char *out;                  /* the program file */
     const serverd_delegate *delegate; /* whose forms of the weights go in */
     struct worker_pool *pool;
-    const uint8_t *source_hash;                    /* [32] if it is known; NULL: it is made */
-    bool wants_verify;                             /* the written file is read again and checked */
+    const char *quantise;    /* quantise/policy.h; NULL: weights are kept */
+    const char *calibration; /* quantise/calibration.h; NULL: none */
+    double target_bits;      /* quantise/quantise.h; 0: no target */
+    uint64_t target_bytes;
+    const char *report;         /* an HTML page about the quantising is written there; NULL: none */
+    const uint8_t *source_hash; /* [32] if it is known; NULL: it is made */
+    bool wants_verify;          /* the written file is read again and checked */
     void (*progress)(void *context, double share); /* may be NULL */
     void *progress_context;
 };

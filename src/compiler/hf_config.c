@@ -106,6 +106,14 @@ static serverd_status find_class(const struct json_place *config, const struct h
                 known);
 }
 
+const struct hf_class *hf_class_of_arch(const char *arch, uint32_t i)
+{
+    for (size_t k = 0; k < sizeof classes / sizeof classes[0]; k++)
+        if (strcmp(classes[k].arch, arch) == 0 && i-- == 0)
+            return &classes[k];
+    return NULL;
+}
+
 /* ---- keys ---------------------------------------------------------------------------------- */
 
 static void put_key(struct key_list *list, const char *name, enum source_type type, uint64_t n,

@@ -42,6 +42,9 @@ struct hf_pooling {
     uint32_t max_tokens; /* 0: not stated */
 };
 
+/* The i-th class of a canonical architecture; NULL: there are no more. */
+const struct hf_class *hf_class_of_arch(const char *arch, uint32_t i);
+
 /* Fills source->keys; keys, texts and tables lie in the source's arena. */
 serverd_status hf_config_import(const struct json_place *config, const struct hf_pooling *pooling,
                                 struct source *source, struct hf_config *out, serverd_error *err);

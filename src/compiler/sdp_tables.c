@@ -62,7 +62,7 @@ void sdp_put_config(const struct program *program, struct buffer *out)
 /* ---- TENS, FORM ------------------------------------------------------------------------------ */
 
 void sdp_put_tensors(const struct program *program, struct string_table *strings,
-                     const uint8_t (*hash)[32], const uint32_t *alias_of, struct buffer *out)
+                     const uint8_t (*hash)[32], struct buffer *out)
 {
     for (uint32_t i = 0; i < program->graph.n_tensors; i++) {
         const serverd_tensor *tensor = &program->graph.tensors[i];
@@ -71,7 +71,7 @@ void sdp_put_tensors(const struct program *program, struct string_table *strings
                                     .dtype = (uint16_t)tensor->dtype,
                                     .rank = (uint8_t)tensor->rank,
                                     .bytes = tensor->bytes,
-                                    .alias_of = alias_of[i]};
+                                    .alias_of = SDP_NO_TENSOR};
         memcpy(record.dims, tensor->dims, tensor->rank * sizeof *record.dims);
         memcpy(record.hash, hash[i], sizeof record.hash);
         buffer_append(out, &record, sizeof record);
@@ -197,7 +197,8 @@ uint64_t sdp_required_features(const struct program *program)
         serverd_dtype dtype = program->graph.tensors[i].dtype;
         if (is_codebook(dtype))
             features |= SDP_NEEDS_CODEBOOKS;
-        if (dtype == DTYPE_MXFP4 || dtype == DTYPE_NVFP4)
+        if (dtype == DTYPE_MXFP4 || dtype == DTYPE_NVFP4 ||
+            (dtype_is_own(dtype) && dtype_format_of(dtype) == FORMAT_F8))
             features |= SDP_NEEDS_FP8;
     }
     return features;

@@ -17,10 +17,9 @@ uint32_t string_table_add(struct string_table *table, const char *text);
 
 /* Each appends one section; a buffer that cannot grow is_failed. */
 void sdp_put_config(const struct program *program, struct buffer *out);
-/* hash[tensor]: of its source bytes. Tensors of the same bytes as an earlier one become its
- * aliases: alias_of[tensor], SDP_NO_TENSOR if it is none. */
+/* hash[tensor]: of its source bytes. */
 void sdp_put_tensors(const struct program *program, struct string_table *strings,
-                     const uint8_t (*hash)[32], const uint32_t *alias_of, struct buffer *out);
+                     const uint8_t (*hash)[32], struct buffer *out);
 void sdp_put_graph(const struct program *program, struct buffer *out);
 void sdp_put_forms(const struct program *program, const struct segment *segment, uint32_t section,
                    struct buffer *out);

@@ -27,9 +27,7 @@ enum { MAX_SECTIONS = 16 };
 struct writer {
     const struct program *program;
     const struct sdp_write_options *options;
-    serverd_graph graph; /* the program's, with flags of aliases merged */
-    serverd_tensor *tensors;
-    uint32_t *alias_of;
+    const serverd_graph *graph; /* the program's */
     uint8_t (*tensor_hash)[32];
     struct segment segment;
     struct string_table strings;
@@ -45,47 +43,18 @@ static serverd_status no_memory(serverd_error *err)
     return fail(err, SERVERD_NOMEM, "no memory to write a program");
 }
 
-/* ---- aliases --------------------------------------------------------------------------------- */
-
-static bool is_same_tensor(const serverd_tensor *a, const serverd_tensor *b)
+static serverd_status check_tensors(struct writer *writer, serverd_error *err)
 {
-    return a->dtype == b->dtype && a->rank == b->rank && a->bytes == b->bytes &&
-           memcmp(a->dims, b->dims, a->rank * sizeof *a->dims) == 0 &&
-           (a->data == b->data || memcmp(a->data, b->data, a->bytes) == 0);
-}
-
-/* A matrix that stands twice in the source, as embedding and as head, is stored once. */
-static void find_aliases(struct writer *writer)
-{
-    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
-        writer->alias_of[i] = SDP_NO_TENSOR;
-        for (uint32_t j = 0; j < i && writer->alias_of[i] == SDP_NO_TENSOR; j++)
-            if (writer->alias_of[j] == SDP_NO_TENSOR &&
-                is_same_tensor(&writer->tensors[i], &writer->tensors[j]))
-                writer->alias_of[i] = j;
-        if (writer->alias_of[i] != SDP_NO_TENSOR)
-            writer->tensors[writer->alias_of[i]].flags |= writer->tensors[i].flags;
-    }
-}
-
-static serverd_status copy_tensors(struct writer *writer, serverd_error *err)
-{
-    writer->graph = writer->program->graph;
-    size_t n = max_size(writer->graph.n_tensors, 1);
-    writer->tensors = calloc(n, sizeof *writer->tensors);
-    writer->alias_of = calloc(n, sizeof *writer->alias_of);
+    size_t n = max_size(writer->graph->n_tensors, 1);
     writer->tensor_hash = calloc(n, sizeof *writer->tensor_hash);
     writer->segment.forms = calloc(n, sizeof *writer->segment.forms);
-    if (!writer->tensors || !writer->alias_of || !writer->tensor_hash || !writer->segment.forms)
+    if (!writer->tensor_hash || !writer->segment.forms)
         return no_memory(err);
-    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
-        writer->tensors[i] = writer->program->graph.tensors[i];
-        if (!writer->tensors[i].data)
+    for (uint32_t i = 0; i < writer->graph->n_tensors; i++)
+        if (!writer->graph->tensors[i].data)
             return fail(err, SERVERD_UNSUPPORTED,
                         "tensor %s: the source has it in packed form only",
-                        writer->tensors[i].name);
-    }
-    writer->graph.tensors = writer->tensors;
+                        writer->graph->tensors[i].name);
     return SERVERD_OK;
 }
 
@@ -96,7 +65,7 @@ static serverd_status copy_tensors(struct writer *writer, serverd_error *err)
 static serverd_status choose_form(const struct writer *writer, uint32_t tensor, serverd_form *out,
                                   serverd_error *err)
 {
-    const serverd_tensor *t = &writer->tensors[tensor];
+    const serverd_tensor *t = &writer->graph->tensors[tensor];
     *out = (serverd_form){.struct_bytes = sizeof *out};
     serverd_status status = writer->options->delegate->form(t, out, err);
     if (status != SERVERD_OK)
@@ -125,16 +94,14 @@ static void report_progress(void *context, double share)
 static serverd_status choose_forms(struct writer *writer, serverd_error *err)
 {
     struct segment *segment = &writer->segment;
-    segment->graph = &writer->graph;
+    segment->graph = writer->graph;
     segment->delegate = writer->options->delegate;
     segment->pool = writer->options->pool;
     segment->file = &writer->file;
     segment->forget = forget_tensor;
     segment->progress = report_progress;
     segment->context = writer;
-    for (uint32_t i = 0; i < writer->graph.n_tensors; i++) {
-        if (writer->alias_of[i] != SDP_NO_TENSOR)
-            continue;
+    for (uint32_t i = 0; i < writer->graph->n_tensors; i++) {
         struct segment_form *form = &segment->forms[segment->n_forms++];
         form->tensor = i;
         serverd_status status = choose_form(writer, i, &form->form, err);
@@ -187,15 +154,13 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
     struct buffer *strings;
     sdp_put_config(program, add_section(writer, SDP_CONF, SDP_REQUIRED | SDP_IDENTITY));
     strings = add_section(writer, SDP_STRS, SDP_REQUIRED);
-    struct program with_flags = *program;
-    with_flags.graph = writer->graph;
-    sdp_put_tensors(&with_flags, &writer->strings, (const uint8_t(*)[32])writer->tensor_hash,
-                    writer->alias_of, add_section(writer, SDP_TENS, SDP_REQUIRED | SDP_IDENTITY));
-    set_items(writer, SDP_TENS, writer->graph.n_tensors);
+    sdp_put_tensors(program, &writer->strings, (const uint8_t(*)[32])writer->tensor_hash,
+                    add_section(writer, SDP_TENS, SDP_REQUIRED | SDP_IDENTITY));
+    set_items(writer, SDP_TENS, writer->graph->n_tensors);
     sdp_put_graph(program, add_section(writer, SDP_GRPH, SDP_REQUIRED | SDP_IDENTITY));
     put_targets(writer, add_section(writer, SDP_TARG, SDP_REQUIRED));
     set_items(writer, SDP_TARG, 3);
-    sdp_put_forms(&with_flags, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
+    sdp_put_forms(program, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
     set_items(writer, SDP_FORM, writer->segment.n_forms);
     sdp_put_chat(program, add_section(writer, SDP_CHAT, 0));
     serverd_status status = SERVERD_OK;
@@ -285,10 +250,9 @@ static serverd_status write_header(struct writer *writer, uint64_t table_offset,
 static serverd_status write_all(struct writer *writer, serverd_error *err)
 {
     uint64_t end = 0;
-    serverd_status status = copy_tensors(writer, err);
+    serverd_status status = check_tensors(writer, err);
     if (status != SERVERD_OK)
         return status;
-    find_aliases(writer);
     if ((status = choose_forms(writer, err)) != SERVERD_OK ||
         (status = write_weights(writer, err)) != SERVERD_OK)
         return status;
@@ -301,7 +265,7 @@ static serverd_status write_all(struct writer *writer, serverd_error *err)
 serverd_status sdp_write(const struct program *program, const struct sdp_write_options *options,
                          serverd_error *err)
 {
-    struct writer writer = {.program = program, .options = options};
+    struct writer writer = {.program = program, .options = options, .graph = &program->graph};
     serverd_status status = new_file_create(options->path, 0666, &writer.file, err);
     if (status != SERVERD_OK)
         return status;
@@ -315,8 +279,6 @@ serverd_status sdp_write(const struct program *program, const struct sdp_write_o
     for (uint32_t i = 0; i < writer.n_sections; i++)
         buffer_deinit(&writer.bytes[i]);
     string_table_deinit(&writer.strings);
-    free(writer.tensors);
-    free(writer.alias_of);
     free(writer.tensor_hash);
     free(writer.segment.forms);
     return status;

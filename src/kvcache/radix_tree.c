@@ -31,6 +31,7 @@ struct radix_node {
     int32_t *tokens; /* [n_pages][PAGE]; a root has none */
     struct page_id *pages;
     uint32_t n_pages, n_saved; /* the first n_saved were taken by radix_tree_save */
+    uint32_t room;             /* pages that tokens and pages have memory for */
     uint32_t n_locks;          /* holds that end here, and children with locks */
     uint32_t heap_at;
     enum radix_kind kind;
@@ -196,7 +197,7 @@ static struct radix_node *node_create(const int32_t *tokens, const struct page_i
     if (!node)
         return NULL;
     node->heap_at = NOT_IN_HEAP;
-    node->n_pages = n_pages;
+    node->n_pages = node->room = n_pages;
     if (n_pages == 0)
         return node;
     node->tokens = malloc(n_pages * PAGE_BYTES);
@@ -476,18 +477,30 @@ serverd_status radix_tree_hold(struct radix_tree *tree, uint64_t space, const in
     return SERVERD_OK;
 }
 
+/* For n pages, and as many again: a sequence that decodes seldom asks for memory. */
+static bool make_room(struct radix_node *node, uint32_t n)
+{
+    if (n <= node->room)
+        return true;
+    uint32_t room = 2 * n;
+    int32_t *tokens = realloc(node->tokens, room * PAGE_BYTES);
+    if (tokens)
+        node->tokens = tokens;
+    struct page_id *pages = tokens ? realloc(node->pages, room * sizeof *pages) : NULL;
+    if (!pages)
+        return false;
+    node->pages = pages;
+    node->room = room;
+    return true;
+}
+
 /* A leaf that only this hold locks grows in place, so that a running sequence is one node. */
 static bool extend(struct radix_tree *tree, struct radix_node *node, const int32_t *tokens,
                    const struct page_id *pages, uint32_t n_pages)
 {
     uint32_t n = node->n_pages + n_pages;
-    int32_t *all_tokens = realloc(node->tokens, n * PAGE_BYTES);
-    if (all_tokens)
-        node->tokens = all_tokens;
-    struct page_id *all_pages = all_tokens ? realloc(node->pages, n * sizeof *all_pages) : NULL;
-    if (!all_pages)
+    if (!make_room(node, n))
         return false;
-    node->pages = all_pages;
     memcpy(node->tokens + node->n_pages * PAGE, tokens, n_pages * PAGE_BYTES);
     memcpy(node->pages + node->n_pages, pages, n_pages * sizeof *pages);
     node->n_pages = n;

@@ -72,6 +72,16 @@ struct dtype_info {
     void (*to_f32)(const void *blocks, float *out, size_t n_blocks);
 };
 
+/* What is known of a type without its conversion: who needs no more links no conversion. */
+struct dtype_block {
+    const char *name; /* of own types the format's, "i4a" */
+    uint32_t elements, bytes;
+    bool is_loadable; /* dtype_info has to_f32 */
+};
+
+/* False for an unknown or withdrawn id. */
+bool dtype_block(uint32_t dtype, struct dtype_block *out);
+
 /* The id of an own type; group 32, 64 or 128. F8 has no f16 scales: has_f32_scales is ignored. */
 uint32_t dtype_own(enum dtype_format format, uint32_t group, bool has_f32_scales);
 

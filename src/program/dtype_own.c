@@ -60,16 +60,6 @@ own_to_f32(enum dtype_format format, size_t group, bool is_f32, const uint8_t *b
     }
 }
 
-/* format, scale and what follows it in bytes with f16, with f32 scales, bits of a code */
-#define ALL_FORMATS(X)                                                                             \
-    X(I8S, i8s, 2, 4, 8)                                                                           \
-    X(I8A, i8a, 3, 5, 8)                                                                           \
-    X(I4S, i4s, 2, 4, 4)                                                                           \
-    X(I4A, i4a, 4, 8, 4)                                                                           \
-    X(I4Z, i4z, 3, 5, 4)                                                                           \
-    X(NF4, nf4, 2, 4, 4)                                                                           \
-    X(F8, f8, 4, 4, 8)
-
 #define CONVERSION(id, group, is_f32, suffix, head, bits)                                          \
     static void id##_##group##_##suffix(const void *blocks, float *out, size_t n)                  \
     {                                                                                              \
@@ -85,7 +75,7 @@ own_to_f32(enum dtype_format format, size_t group, bool is_f32, const uint8_t *b
     CONVERSION(id, 32, true, f32, f32_head, bits)                                                  \
     CONVERSION(id, 64, true, f32, f32_head, bits)                                                  \
     CONVERSION(id, 128, true, f32, f32_head, bits)
-ALL_FORMATS(CONVERSIONS)
+OWN_DTYPES(CONVERSIONS)
 
 #define INFO(id, name, group, suffix, mark, head, bits)                                            \
     {                                                                                              \
@@ -98,26 +88,10 @@ ALL_FORMATS(CONVERSIONS)
       INFO(id, name, 64, f32, "_f32", f32_head, bits),                                             \
       INFO(id, name, 128, f32, "_f32", f32_head, bits)}},
 
-static const struct dtype_info infos[FORMAT_LIMIT - FORMAT_I8S][2][3] = {ALL_FORMATS(INFOS)};
-
-#define NAME(id, name, f16_head, f32_head, bits) #name,
-static const char *const names[] = {ALL_FORMATS(NAME)};
+static const struct dtype_info infos[FORMAT_LIMIT - FORMAT_I8S][2][3] = {OWN_DTYPES(INFOS)};
 
 const struct dtype_info *own_dtype_info(uint32_t dtype)
 {
-    uint32_t step = dtype >> 8 & 3u, is_f32 = dtype >> 10 & 1u;
-    if (!dtype_is_own(dtype) || step > 2 || (is_f32 && dtype_format_of(dtype) == FORMAT_F8))
-        return NULL;
-    return &infos[dtype_format_of(dtype) - FORMAT_I8S][is_f32][step];
-}
-
-const char *dtype_format_name(uint32_t format)
-{
-    return format >= FORMAT_I8S && format < FORMAT_LIMIT ? names[format - FORMAT_I8S] : NULL;
-}
-
-uint32_t dtype_own(enum dtype_format format, uint32_t group, bool has_f32_scales)
-{
-    uint32_t step = group == 32 ? 0 : group == 64 ? 1 : 2;
-    return (uint32_t)format | step << 8 | (has_f32_scales && format != FORMAT_F8 ? 1u : 0u) << 10;
+    uint32_t format, is_f32, step;
+    return own_dtype_parts(dtype, &format, &is_f32, &step) ? &infos[format][is_f32][step] : NULL;
 }

@@ -29,13 +29,13 @@ serverd_status graph_check_tensor(const serverd_tensor *tensor, serverd_error *e
 {
     if (!tensor->name)
         return fail(err, SERVERD_CORRUPT, "a tensor has no name");
-    const struct dtype_info *info = dtype_info(tensor->dtype);
-    if (!info)
+    struct dtype_block block;
+    if (!dtype_block(tensor->dtype, &block))
         return fail(err, SERVERD_UNSUPPORTED, "tensor %s: unknown element type %u", tensor->name,
                     tensor->dtype);
-    if (!info->to_f32)
+    if (!block.is_loadable)
         return fail(err, SERVERD_UNSUPPORTED, "tensor %s: weights of type %s cannot be used",
-                    tensor->name, info->name);
+                    tensor->name, block.name);
     if (tensor->rank == 0 || tensor->rank > SERVERD_MAX_DIMS)
         return fail(err, SERVERD_CORRUPT, "tensor %s: %u dims, 1..%u are allowed", tensor->name,
                     tensor->rank, SERVERD_MAX_DIMS);
@@ -43,7 +43,7 @@ serverd_status graph_check_tensor(const serverd_tensor *tensor, serverd_error *e
     if (!dtype_row_bytes(tensor->dtype, tensor->dims[tensor->rank - 1], &bytes))
         return fail(err, SERVERD_CORRUPT,
                     "tensor %s: rows of %" PRIu64 " elements are not made of %s blocks of %u",
-                    tensor->name, tensor->dims[tensor->rank - 1], info->name, info->block_elements);
+                    tensor->name, tensor->dims[tensor->rank - 1], block.name, block.elements);
     for (uint32_t d = 0; d < tensor->rank; d++) {
         uint64_t n = tensor->dims[d];
         if (n == 0 || n > INT64_MAX)

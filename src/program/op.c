@@ -64,10 +64,11 @@ static bool need_vectors(const serverd_graph *graph, const serverd_node *node, u
         }
         const serverd_tensor *tensor = &graph->tensors[value->tensor];
         if (tensor->dims[0] != n || tensor->dtype != DTYPE_F32) {
-            const struct dtype_info *type = dtype_info(tensor->dtype);
+            struct dtype_block type = {.name = "?"};
+            (void)dtype_block(tensor->dtype, &type); /* has been checked */
             fail(err, SERVERD_CORRUPT,
                  "input %u (%s) has %" PRIu64 " elements of %s, %" PRIu64 " of F32 are needed", i,
-                 tensor->name, tensor->dims[0], type ? type->name : "?", n);
+                 tensor->name, tensor->dims[0], type.name, n);
             return false;
         }
     }

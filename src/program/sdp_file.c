@@ -11,7 +11,8 @@
 
 /* What this reader understands of sdp_header.required. */
 #define KNOWN_FEATURES                                                                             \
-    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER))
+    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER |      \
+                SDP_NEEDS_ADAPTER))
 
 #define HEADER_CHECKED offsetof(struct sdp_header, checksum)
 
@@ -122,11 +123,17 @@ static serverd_status check_header(const struct sdp_file *file, serverd_error *e
 }
 
 /* After the checksum: what a sound writer of another kind or a later version may have said. */
-static serverd_status check_kind(const struct sdp_header *header, serverd_error *err)
+static serverd_status check_kind(const struct sdp_header *header, uint32_t kind, serverd_error *err)
 {
-    if (header->kind != SDP_KIND_PROGRAM)
-        return fail(err, SERVERD_UNSUPPORTED, "header.kind: %u, a program (%u) is needed",
-                    header->kind, SDP_KIND_PROGRAM);
+    static const char *const names[] = {
+        [SDP_KIND_PROGRAM] = "a program", [SDP_KIND_ADAPTER] = "an adapter"};
+    if (header->kind != kind)
+        return fail(err, SERVERD_UNSUPPORTED, "header.kind: %u, %s (%u) is needed", header->kind,
+                    names[kind], kind);
+    if ((header->required & SDP_NEEDS_ADAPTER) !=
+        (kind == SDP_KIND_ADAPTER ? SDP_NEEDS_ADAPTER : 0))
+        return fail(err, SERVERD_CORRUPT, "header.required: adapter, and the kind is %u",
+                    header->kind);
     uint32_t alignment = header->segment_alignment;
     if (alignment < 4096 || alignment > 2 * MIB || (alignment & (alignment - 1)) != 0)
         return fail(err, SERVERD_CORRUPT,
@@ -146,25 +153,36 @@ static serverd_status fail_section(const struct sdp_file *file, uint32_t index, 
     return fail(err, SERVERD_CORRUPT, "%s[%u].%s: %s", name, index, field, reason);
 }
 
-/* Types that this reader knows: may there be several, must there be one, the version. */
+/* Types that this reader knows of a kind: may there be several, must there be one, the version. */
 static const struct type_row {
-    uint32_t type;
+    uint32_t kind, type;
     uint16_t version;
     bool is_many, is_needed, is_lazy;
 } types[] = {
-    {SDP_CONF, 1, false, true, false},  {SDP_STRS, 1, false, true, false},
-    {SDP_TENS, 1, false, true, false},  {SDP_GRPH, 1, false, true, false},
-    {SDP_TARG, 1, false, true, false},  {SDP_FORM, 1, false, true, false},
-    {SDP_PLAN, 1, false, false, false}, {SDP_WGHT, 1, true, true, true},
-    {SDP_TOKN, 1, false, false, false}, {SDP_CHAT, 1, false, false, false},
-    {SDP_TEST, 1, false, false, false}, {SDP_META, 1, false, false, false},
-    {SDP_REPT, 1, false, false, false}, {SDP_DEBG, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_CONF, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_STRS, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_TENS, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_GRPH, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_TARG, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_FORM, 1, false, true, false},
+    {SDP_KIND_PROGRAM, SDP_PLAN, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_WGHT, 1, true, true, true},
+    {SDP_KIND_PROGRAM, SDP_TOKN, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_CHAT, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_TEST, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_META, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_REPT, 1, false, false, false},
+    {SDP_KIND_PROGRAM, SDP_DEBG, 1, false, false, false},
+    {SDP_KIND_ADAPTER, SDP_CONF, 1, false, true, false},
+    {SDP_KIND_ADAPTER, SDP_STRS, 1, false, true, false},
+    {SDP_KIND_ADAPTER, SDP_SITE, 1, false, true, false},
+    {SDP_KIND_ADAPTER, SDP_WGHT, 1, false, true, false},
 };
 
-static const struct type_row *find_type(uint32_t type)
+static const struct type_row *find_type(uint32_t kind, uint32_t type)
 {
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (types[i].type == type)
+        if (types[i].kind == kind && types[i].type == type)
             return &types[i];
     return NULL;
 }
@@ -172,7 +190,7 @@ static const struct type_row *find_type(uint32_t type)
 static serverd_status check_type(const struct sdp_file *file, uint32_t index, serverd_error *err)
 {
     const struct sdp_section *section = &file->sections[index];
-    const struct type_row *row = find_type(section->type);
+    const struct type_row *row = find_type(file->header->kind, section->type);
     char name[5];
     sdp_type_name(section->type, name);
     if (!row && !(section->flags & SDP_REQUIRED))
@@ -230,13 +248,14 @@ static serverd_status check_sections(const struct sdp_file *file, serverd_error 
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         char name[5];
         sdp_type_name(types[i].type, name);
-        if (types[i].is_needed && !sdp_find(file, types[i].type))
+        if (types[i].kind == file->header->kind && types[i].is_needed &&
+            !sdp_find(file, types[i].type))
             return fail(err, SERVERD_CORRUPT, "%s: the section is missing", name);
     }
     return SERVERD_OK;
 }
 
-static serverd_status check_file(struct sdp_file *file, serverd_error *err)
+static serverd_status check_file(struct sdp_file *file, uint32_t kind, serverd_error *err)
 {
     if (file->mapping.bytes < sizeof *file->header)
         return fail(err, SERVERD_CORRUPT, "header: the file has %zu bytes, the header %zu",
@@ -248,12 +267,13 @@ static serverd_status check_file(struct sdp_file *file, serverd_error *err)
     file->sections = (const void *)((const char *)file->mapping.data + file->header->table_offset);
     if (sdp_compute_checksum(file->header, file->sections) != file->header->checksum)
         return fail(err, SERVERD_CORRUPT, "header.checksum: header or section table are damaged");
-    if ((status = check_kind(file->header, err)) != SERVERD_OK)
+    if ((status = check_kind(file->header, kind, err)) != SERVERD_OK)
         return status;
     return check_sections(file, err);
 }
 
-serverd_status sdp_file_open(const char *path, struct sdp_file *out, serverd_error *err)
+serverd_status sdp_file_open_kind(const char *path, uint32_t kind, struct sdp_file *out,
+                                  serverd_error *err)
 {
     struct file on_disk;
     struct sdp_file file = {.path = path};
@@ -263,13 +283,18 @@ serverd_status sdp_file_open(const char *path, struct sdp_file *out, serverd_err
     status = file_map(&on_disk, &file.mapping, err);
     file_close(&on_disk);
     if (status == SERVERD_OK)
-        status = check_file(&file, err);
+        status = check_file(&file, kind, err);
     if (status == SERVERD_OK) {
         *out = file;
         return SERVERD_OK;
     }
     sdp_file_close(&file);
     return error_context(err, "%s: sdp", path);
+}
+
+serverd_status sdp_file_open(const char *path, struct sdp_file *out, serverd_error *err)
+{
+    return sdp_file_open_kind(path, SDP_KIND_PROGRAM, out, err);
 }
 
 void sdp_file_close(struct sdp_file *file)
@@ -302,6 +327,8 @@ static serverd_status verify_gap(const struct sdp_file *file, uint64_t from, uin
 static serverd_status verify_forms(const struct sdp_file *file, serverd_error *err)
 {
     const struct sdp_section *section = sdp_find(file, SDP_FORM);
+    if (!section)
+        return SERVERD_OK; /* of an adapter, whose sections have been checked whole */
     const struct sdp_form *forms = sdp_bytes(file, section);
     for (uint64_t i = 0; i < section->stored_bytes / sizeof *forms; i++) {
         const struct sdp_form *form = &forms[i];

@@ -23,6 +23,9 @@ bool sdp_is_program_file(const char *path);
  * required features, places, and the checksums of everything but LAZY sections. Errors name
  * section, field and reason. */
 serverd_status sdp_file_open(const char *path, struct sdp_file *out, serverd_error *err);
+/* The same of a file of another kind: SDP_KIND_ADAPTER (adapter_file.h). */
+serverd_status sdp_file_open_kind(const char *path, uint32_t kind, struct sdp_file *out,
+                                  serverd_error *err);
 void sdp_file_close(struct sdp_file *file); /* a zeroed one is fine */
 
 /* The only section of that type, NULL if there is none. */

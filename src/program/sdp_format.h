@@ -66,6 +66,7 @@ enum {
     SDP_TOKN = SDP_TYPE('T', 'O', 'K', 'N'), /* the tokenizer's image, program/tokenizer_image.h */
     SDP_CHAT = SDP_TYPE('C', 'H', 'A', 'T'), /* sdp_chat, sdp_template[], their bytes */
     SDP_TEST = SDP_TYPE('T', 'E', 'S', 'T'), /* sdp_test, cases */
+    SDP_SITE = SDP_TYPE('S', 'I', 'T', 'E'), /* sdp_site[], by name; of adapters */
     SDP_META = SDP_TYPE('M', 'E', 'T', 'A'), /* JSON: facts about the model and its making */
     SDP_REPT = SDP_TYPE('R', 'E', 'P', 'T'), /* JSON: what quantising cost */
     SDP_DEBG = SDP_TYPE('D', 'E', 'B', 'G')  /* JSON: passes; which node stems from which tensor */
@@ -203,6 +204,23 @@ struct sdp_test_case {
     uint64_t reserved2;
 };
 
+/* CONF of an adapter file, whose sections are CONF, STRS, SITE and WGHT. */
+struct sdp_adapter {
+    char architecture[32], name[128];
+    uint8_t shape_id[32]; /* of the base (program/adapter.h) */
+    uint32_t n_sites, max_rank;
+    uint8_t reserved[56];
+};
+
+/* y += scale * B (A x) for the matrix of that name, [n_out][n_in]. */
+struct sdp_site {
+    uint32_t tensor, flags; /* flags: none are known */
+    uint32_t rank, n_in, n_out;
+    float scale;
+    uint64_t a_offset, b_offset; /* in WGHT, on 64: f32 [rank][n_in], [n_out][rank] */
+    uint64_t reserved[3];
+};
+
 #define SDP_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type " is frozen")
 SDP_SIZE(sdp_header, 256);
 SDP_SIZE(sdp_section, 96);
@@ -219,5 +237,7 @@ SDP_SIZE(sdp_chat, 64);
 SDP_SIZE(sdp_template, 16);
 SDP_SIZE(sdp_test, 64);
 SDP_SIZE(sdp_test_case, 32);
+SDP_SIZE(sdp_adapter, 256);
+SDP_SIZE(sdp_site, 64);
 
 #endif

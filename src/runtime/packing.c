@@ -48,9 +48,10 @@ static bool use_in_place(const struct packing *packing, struct packed_weights *o
     return true;
 }
 
-/* Forms of all tensors, and the places of those that are packed in one block of memory. */
+/* Forms of all tensors, and the places of those that are packed in one block of *block bytes. */
 static serverd_status plan_packing(const struct packing *packing, struct packed_weights *out,
-                                   serverd_form *forms, size_t *places, serverd_error *err)
+                                   serverd_form *forms, size_t *places, size_t *block,
+                                   serverd_error *err)
 {
     const serverd_graph *graph = &packing->program->graph;
     size_t total = 0;
@@ -75,7 +76,8 @@ static serverd_status plan_packing(const struct packing *packing, struct packed_
         if (!size_add(total, forms[i].bytes, &total))
             return fail(err, SERVERD_NOMEM, "the packed weights overflow");
     }
-    return total == 0 ? SERVERD_OK : take_block(out, total, err);
+    *block = total;
+    return SERVERD_OK;
 }
 
 struct pack_chunk {
@@ -175,7 +177,10 @@ static serverd_status pack_all(const struct packing *packing, struct packed_weig
     struct pack_round round = {.packing = packing, .out = out, .forms = forms};
     if (packing->identity && packing->program->has_id) /* covers the tensors */
         sha256_update(packing->identity, packing->program->id, sizeof packing->program->id);
-    serverd_status status = plan_packing(packing, out, forms, places, err);
+    size_t block = 0;
+    serverd_status status = plan_packing(packing, out, forms, places, &block, err);
+    if (status == SERVERD_OK && block > 0)
+        status = take_block(out, block, err);
     uint64_t total = 1, done = 0;
     for (uint32_t i = 0; i < graph->n_tensors; i++)
         total += graph->tensors[i].bytes;
@@ -198,20 +203,55 @@ static serverd_status pack_all(const struct packing *packing, struct packed_weig
     return status;
 }
 
+/* One entry for each tensor. */
+struct lists {
+    serverd_form *forms;
+    size_t *places;
+};
+
+static serverd_status take_lists(const struct packing *packing, struct lists *lists,
+                                 struct packed_weights *out, serverd_error *err)
+{
+    size_t n = max_size(packing->program->graph.n_tensors, 1);
+    *lists = (struct lists){calloc(n, sizeof *lists->forms), calloc(n, sizeof *lists->places)};
+    *out = (struct packed_weights){.tensor = calloc(n, sizeof *out->tensor)};
+    if (!lists->forms || !lists->places || !out->tensor)
+        return fail(err, SERVERD_NOMEM, "no memory for %zu tensors", n);
+    return SERVERD_OK;
+}
+
+static void free_lists(struct lists *lists)
+{
+    free(lists->forms);
+    free(lists->places);
+}
+
 serverd_status pack_weights(const struct packing *packing, struct packed_weights *out,
                             serverd_error *err)
 {
-    size_t n = max_size(packing->program->graph.n_tensors, 1);
-    serverd_form *forms = calloc(n, sizeof *forms);
-    size_t *places = calloc(n, sizeof *places);
-    *out = (struct packed_weights){.tensor = calloc(n, sizeof *out->tensor)};
-    serverd_status status = SERVERD_OK;
-    if (!forms || !places || !out->tensor)
-        status = fail(err, SERVERD_NOMEM, "no memory for %zu tensors", n);
+    struct lists lists;
+    serverd_status status = take_lists(packing, &lists, out, err);
     if (status == SERVERD_OK)
-        status = pack_all(packing, out, forms, places, err);
-    free(forms);
-    free(places);
+        status = pack_all(packing, out, lists.forms, lists.places, err);
+    free_lists(&lists);
+    return status;
+}
+
+serverd_status packing_measure(const struct packing *packing, struct packing_bytes *out,
+                               serverd_error *err)
+{
+    struct packed_weights weights;
+    struct lists lists;
+    size_t block = 0;
+    serverd_status status = take_lists(packing, &lists, &weights, err);
+    if (status == SERVERD_OK)
+        status = plan_packing(packing, &weights, lists.forms, lists.places, &block, err);
+    *out = (struct packing_bytes){.block = block};
+    for (uint32_t i = 0; i < packing->program->graph.n_tensors && status == SERVERD_OK; i++)
+        if (is_wanted(packing, i) && lists.forms[i].layout == SERVERD_LAYOUT_ROWS)
+            out->in_place += lists.forms[i].bytes;
+    free_lists(&lists);
+    packed_weights_free(&weights);
     return status;
 }
 

@@ -29,6 +29,13 @@ struct packed_weights {
     const void **tensor;
 };
 
+/* What the forms take: where they stand already, and in the block. */
+struct packing_bytes {
+    uint64_t in_place, block;
+};
+serverd_status packing_measure(const struct packing *packing, struct packing_bytes *out,
+                               serverd_error *err);
+
 /* On failure, too, *out is to be freed. */
 serverd_status pack_weights(const struct packing *packing, struct packed_weights *out,
                             serverd_error *err);

@@ -33,6 +33,11 @@ double placement_seconds(const struct placement_claim *claim)
 
 /* ---- claims ---------------------------------------------------------------------------------- */
 
+static bool has_state(const serverd_node *node)
+{
+    return node->op == SERVERD_OP_ATTN && node->attributes.attn.is_causal;
+}
+
 static float as_seconds(float x)
 {
     return x > 0 && x < 1e9f ? x : 0; /* whatever a delegate says */
@@ -48,6 +53,10 @@ static serverd_status ask_node(struct placement *placement, uint32_t device, uin
     if (status != SERVERD_OK)
         return error_context(err, "device %s: node %u", delegate->name, node);
     bool is_claimed = claim.n_nodes > 0 && claim.n_nodes <= graph->n_nodes - node;
+    if (has_state(&graph->nodes[node]) && !delegate->kv_create) {
+        is_claimed = false;
+        claim.reason = SERVERD_REASON_OP;
+    }
     placement->claims[(size_t)device * graph->n_nodes + node] = (struct placement_claim){
         .n_nodes = is_claimed ? claim.n_nodes : 0,
         .reason = is_claimed ? SERVERD_REASON_NONE : claim.reason,

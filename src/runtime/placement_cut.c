@@ -222,6 +222,9 @@ serverd_status placement_choose(struct placement *placement, serverd_error *err)
         }
         if (!is_found)
             status = say_why(placement, err);
+        else if (placement->is_hetero && placement->n_devices <= LIMIT_HETERO_DEVICES &&
+                 !placement_fits(placement))
+            status = placement_fit(placement, cut.handover, err);
     }
     free(cut.ways);
     free(cut.handover);

@@ -94,9 +94,10 @@ static uint32_t reason_of(const struct placement *placement, uint32_t device, ui
     if (d->reason != SERVERD_REASON_NONE)
         return d->reason;
     const struct placement_claim *claim = placement_claim(placement, device, node);
-    if (!placement_is_allowed(placement, device, node))
-        return SERVERD_REASON_OVERRIDE;
-    return claim->n_nodes == 0 ? claim->reason : SERVERD_REASON_SLOWER;
+    if (claim->n_nodes == 0)
+        return claim->reason;
+    return placement_is_allowed(placement, device, node) ? SERVERD_REASON_SLOWER
+                                                         : SERVERD_REASON_OVERRIDE;
 }
 
 /* The delegate's own words on the first node that has the reason. */

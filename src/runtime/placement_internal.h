@@ -11,6 +11,13 @@ serverd_status placement_read_wishes(struct placement *placement,
 /* placement_cut.c: `chosen` from the claims. */
 serverd_status placement_choose(struct placement *placement, serverd_error *err);
 
+/* placement_fit.c: whether the weights of what is chosen fit the devices; the best choice that
+ * does, of runs of nodes, one for each device. handover [n_nodes] INFINITY: devices cannot change
+ * there. For up to LIMIT_HETERO_DEVICES devices. */
+bool placement_fits(const struct placement *placement);
+serverd_status placement_fit(struct placement *placement, const double *handover,
+                             serverd_error *err);
+
 /* Whether a device may run a node as far as the user is concerned. */
 static inline bool placement_is_allowed(const struct placement *placement, uint32_t device,
                                         uint32_t node)

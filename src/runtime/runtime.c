@@ -6,9 +6,11 @@
 #include "base/log.h"
 #include "base/numeric.h"
 #include "program/op.h"
+#include "runtime/adapters.h"
 #include "runtime/identity_internal.h"
 #include "runtime/instances.h"
 #include "runtime/kv_size_internal.h"
+#include "runtime/memory_internal.h"
 #include "runtime/packing.h"
 #include "runtime/steps.h"
 
@@ -23,8 +25,7 @@ struct runtime {
     serverd_host host;
     void (*log)(void *context, int level, const char *text);
     void *log_context;
-    void (*trace)(void *context, const serverd_trace_event *event);
-    void *trace_context;
+    struct trace *trace; /* NULL: nobody looks */
     serverd_limits limits;
     serverd_kv_spec kv_spec;
 
@@ -59,22 +60,13 @@ static void host_parallel_for(void *context, uint32_t n_chunks,
 static uint64_t host_now_ns(void *context)
 {
     struct runtime *runtime = context;
-    return clock_now_ns(runtime->clock);
+    return runtime->trace ? trace_now_ns(runtime->trace) : clock_now_ns(runtime->clock);
 }
 
 static void host_trace(void *context, const serverd_trace_event *event)
 {
     struct runtime *runtime = context;
-    runtime->trace(runtime->trace_context, event);
-}
-
-void runtime_set_trace(struct runtime *runtime,
-                       void (*trace)(void *context, const serverd_trace_event *event),
-                       void *context)
-{
-    runtime->trace = trace;
-    runtime->trace_context = context;
-    runtime->host.trace = trace ? host_trace : NULL;
+    trace_add(runtime->trace, event);
 }
 
 /* ---- packing ------------------------------------------------------------------------------- */
@@ -119,8 +111,10 @@ static void share_progress(void *context, double done)
     part->options->progress(part->options->progress_context, part->begin + part->share * done);
 }
 
+/* Of the delegate of an instance: packs its weights, or adds up what they take. */
 static serverd_status pack_for(struct runtime *runtime, uint32_t index,
-                               const struct runtime_options *options, serverd_error *err)
+                               const struct runtime_options *options,
+                               struct runtime_memory *or_null, serverd_error *err)
 {
     bool *is_wanted = calloc(max_size(runtime->program->graph.n_tensors, 1), sizeof *is_wanted);
     if (!is_wanted)
@@ -137,19 +131,20 @@ static serverd_status pack_for(struct runtime *runtime, uint32_t index,
         .identity = options->wants_kv_identity && index == 0 ? &runtime->identity : NULL,
         .progress = options->progress ? share_progress : NULL,
         .progress_context = &part};
-    serverd_status status = pack_weights(&packing, &runtime->packed[index], err);
+    serverd_status status = or_null ? memory_add_weights(or_null, &packing, err)
+                                    : pack_weights(&packing, &runtime->packed[index], err);
     free(is_wanted);
     return status;
 }
 
 static serverd_status pack(struct runtime *runtime, const struct runtime_options *options,
-                           serverd_error *err)
+                           struct runtime_memory *or_null, serverd_error *err)
 {
     serverd_status status = SERVERD_OK;
     sha256_init(&runtime->identity);
     for (uint32_t i = 0; i < runtime->instances.n && status == SERVERD_OK; i++)
         if (first_alike(&runtime->instances, i) == i)
-            status = pack_for(runtime, i, options, err);
+            status = pack_for(runtime, i, options, or_null, err);
     return status;
 }
 
@@ -179,6 +174,12 @@ static serverd_status size_kv(struct runtime *runtime, const struct runtime_opti
                               serverd_error *err)
 {
     const serverd_limits *limits = &runtime->limits;
+    if (options->n_pages > 0) {
+        const serverd_kv_bytes *bytes = &runtime->instances.bytes;
+        runtime->kv_size = (struct kv_size){.n_pages = options->n_pages,
+                                            .page_bytes = bytes->page + bytes->window_page};
+        return SERVERD_OK;
+    }
     struct kv_demand demand = {.bytes = runtime->instances.bytes,
                                .window_share = options->window_share,
                                .max_context = limits->max_context,
@@ -237,8 +238,9 @@ static serverd_status finish_identity(struct runtime *runtime, serverd_error *er
     return SERVERD_OK;
 }
 
-static serverd_status create_kv(struct runtime *runtime, const struct runtime_options *options,
-                                uint32_t *failed, serverd_error *err)
+/* Who keeps which layers, in how many pages. */
+static serverd_status plan_kv(struct runtime *runtime, const struct runtime_options *options,
+                              uint32_t *failed, serverd_error *err)
 {
     runtime->kv_spec = runtime->program->kv;
     runtime->window = 0;
@@ -253,8 +255,16 @@ static serverd_status create_kv(struct runtime *runtime, const struct runtime_op
     if (status != SERVERD_OK)
         return status;
     *failed = PLACEMENT_NO_DEVICE; /* too little memory is the user's affair */
-    status = size_kv(runtime, options, err);
-    if (status == SERVERD_OK && options->wants_kv_identity)
+    return size_kv(runtime, options, err);
+}
+
+static serverd_status create_kv(struct runtime *runtime, const struct runtime_options *options,
+                                uint32_t *failed, serverd_error *err)
+{
+    serverd_status status = plan_kv(runtime, options, failed, err);
+    if (status != SERVERD_OK || runtime->kv_spec.n_layers == 0)
+        return status;
+    if (options->wants_kv_identity)
         status = finish_identity(runtime, err);
     return status == SERVERD_OK ? instances_create_kv(&runtime->instances, runtime->kv_size.n_pages,
                                                       runtime->kv_size.n_window_pages, failed, err)
@@ -281,10 +291,26 @@ static serverd_status load(struct runtime *runtime, uint32_t *failed, serverd_er
     return status;
 }
 
-/* All that stands on a placement. *failed: the device that would not, NO_DEVICE if it was not one.
- */
+/* Adds up what the model takes instead of taking it. */
+static serverd_status measure(struct runtime *runtime, const struct runtime_options *options,
+                              struct runtime_memory *memory, uint32_t *failed, serverd_error *err)
+{
+    *memory = (struct runtime_memory){0};
+    serverd_status status = pack(runtime, options, memory, err);
+    if (status == SERVERD_OK)
+        status = plan_kv(runtime, options, failed, err);
+    if (status != SERVERD_OK)
+        return status;
+    memory_add_program(memory, runtime->program);
+    memory->kv = runtime_kv_total_bytes(runtime);
+    return memory_add_partitions(memory, runtime->placement, &runtime->instances, &runtime->limits,
+                                 err);
+}
+
+/* All that stands on a placement, or, with `or_null`, what it takes. *failed: the device that would
+ * not, NO_DEVICE if it was not one. */
 static serverd_status build(struct runtime *runtime, const struct runtime_options *options,
-                            uint32_t *failed, serverd_error *err)
+                            struct runtime_memory *or_null, uint32_t *failed, serverd_error *err)
 {
     bool is_device;
     serverd_status status =
@@ -294,7 +320,9 @@ static serverd_status build(struct runtime *runtime, const struct runtime_option
     if (status != SERVERD_OK)
         return status;
     *failed = PLACEMENT_NO_DEVICE;
-    status = pack(runtime, options, err);
+    if (or_null)
+        return measure(runtime, options, or_null, failed, err);
+    status = pack(runtime, options, NULL, err);
     if (status == SERVERD_OK)
         status = create_kv(runtime, options, failed, err);
     if (status == SERVERD_OK)
@@ -323,8 +351,8 @@ static serverd_status go_on_without(struct runtime *runtime, const struct runtim
     (void)snprintf(text, sizeof text, "%s is not used, its nodes go to others: %s", name,
                    reason.text);
     host_log(runtime, LOG_WARN, text);
-    if (options->metrics)
-        metrics_add(options->metrics, METRIC_DELEGATE_FALLBACKS, 1);
+    if (options->fell_back)
+        options->fell_back(options->fell_back_context);
     return SERVERD_OK;
 }
 
@@ -341,7 +369,7 @@ static void describe(struct runtime *runtime)
 }
 
 static serverd_status open_parts(struct runtime *runtime, const struct runtime_options *options,
-                                 serverd_error *err)
+                                 struct runtime_memory *or_null, serverd_error *err)
 {
     const struct placement_options placing = {.delegates = options->delegates,
                                               .n_delegates = options->n_delegates,
@@ -352,7 +380,7 @@ static serverd_status open_parts(struct runtime *runtime, const struct runtime_o
         placement_create(&runtime->program->graph, &placing, &runtime->placement, err);
     while (status == SERVERD_OK) {
         uint32_t failed;
-        status = build(runtime, options, &failed, err);
+        status = build(runtime, options, or_null, &failed, err);
         if (status == SERVERD_OK)
             break;
         tear_down(runtime);
@@ -365,8 +393,9 @@ static serverd_status open_parts(struct runtime *runtime, const struct runtime_o
     return status;
 }
 
-serverd_status runtime_open(struct program *program, const struct runtime_options *options,
-                            struct runtime **out, serverd_error *err)
+static serverd_status start(struct program *program, const struct runtime_options *options,
+                            struct runtime_memory *or_null, struct runtime **out,
+                            serverd_error *err)
 {
     if (program->graph.n_nodes == 0)
         return fail(err, SERVERD_UNSUPPORTED, "the file holds a vocabulary and no model");
@@ -386,12 +415,31 @@ serverd_status runtime_open(struct program *program, const struct runtime_option
                                    .log = host_log,
                                    .parallel_for = host_parallel_for,
                                    .now_ns = host_now_ns};
-    serverd_status status = open_parts(runtime, options, err);
+    serverd_status status = open_parts(runtime, options, or_null, err);
     if (status != SERVERD_OK) {
         runtime_close(runtime);
         return status;
     }
     *out = runtime;
+    return SERVERD_OK;
+}
+
+serverd_status runtime_open(struct program *program, const struct runtime_options *options,
+                            struct runtime **out, serverd_error *err)
+{
+    return start(program, options, NULL, out, err);
+}
+
+serverd_status runtime_predict(struct program *program, const struct runtime_options *options,
+                               struct runtime_memory *out, serverd_error *err)
+{
+    struct runtime_memory memory;
+    struct runtime *runtime = NULL;
+    serverd_status status = start(program, options, &memory, &runtime, err);
+    if (status != SERVERD_OK)
+        return status;
+    runtime_close(runtime);
+    *out = memory;
     return SERVERD_OK;
 }
 
@@ -477,6 +525,25 @@ uint64_t runtime_buffer_bytes(const struct runtime *runtime)
     return runtime->steps.n_bytes;
 }
 
+serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_events,
+                                    uint32_t n_steps, struct trace **out, serverd_error *err)
+{
+    const struct trace_options options = {
+        .graph = &runtime->program->graph,
+        .placement = runtime->placement,
+        .n_workers = runtime->host.n_workers,
+        .n_events = (uint32_t)max_size(n_events / runtime->host.n_workers, 1),
+        .n_steps = n_steps,
+        .clock = runtime->clock};
+    return trace_create(&options, out, err);
+}
+
+void runtime_set_trace(struct runtime *runtime, struct trace *or_null)
+{
+    runtime->trace = or_null;
+    runtime->host.trace = or_null ? host_trace : NULL;
+}
+
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err)
 {
@@ -489,10 +556,27 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
-    if (batch->adapter_slot)
-        return fail(err, SERVERD_UNSUPPORTED, "step %llu: adapters are not there yet",
-                    (unsigned long long)batch->step);
-    return steps_run(&runtime->steps, batch, out, err);
+    struct trace *trace = runtime->trace;
+    if (trace)
+        trace_begin_step(trace, batch);
+    serverd_status status = steps_run(&runtime->steps, batch, trace, out, err);
+    if (trace && status == SERVERD_OK)
+        trace_end_step(trace);
+    return status;
+}
+
+serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
+                                   const struct adapter *or_null, serverd_error *err)
+{
+    const serverd_limits *limits = &runtime->limits;
+    if (slot >= limits->max_adapters)
+        return fail(err, SERVERD_INTERNAL, "adapter slot %u of %u", slot, limits->max_adapters);
+    if (or_null && or_null->max_rank > limits->max_adapter_rank)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "rank %u, at most %u are possible: see "
+                    "max-adapter-rank",
+                    or_null->max_rank, limits->max_adapter_rank);
+    return adapters_set(&runtime->steps, &runtime->program->graph, slot, or_null, err);
 }
 
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,

@@ -7,9 +7,11 @@
 #ifndef RUNTIME_RUNTIME_H
 #define RUNTIME_RUNTIME_H
 
-#include "base/metrics.h"
+#include "program/adapter.h"
 #include "program/program.h"
+#include "runtime/memory.h"
 #include "runtime/placement.h"
+#include "runtime/trace.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -28,6 +30,7 @@ struct runtime_options {
     /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
+    uint32_t n_pages; /* so many, whatever is free, without window pages; 0: as kv_bytes says */
     /* Whether layers with a window get window pages (delegate.h), if that pays: what is left of
      * windows that have moved on is given to others. Who wants them fills the window table. */
     bool wants_window_pages;
@@ -39,13 +42,19 @@ struct runtime_options {
     /* Packing progress 0..1, from the calling thread; may be NULL. */
     void (*progress)(void *context, double share);
     void *progress_context;
-    struct metrics *metrics; /* counts fallbacks; may be NULL */
+    void (*fell_back)(void *context); /* a device will not work; may be NULL */
+    void *fell_back_context;
 };
 
 /* Takes its own reference to the program. */
 serverd_status runtime_open(struct program *program, const struct runtime_options *options,
                             struct runtime **out, serverd_error *err);
 void runtime_close(struct runtime *runtime); /* NULL is fine */
+
+/* What runtime_open with the same options takes of memory. Asks the devices, but packs and loads
+ * nothing. */
+serverd_status runtime_predict(struct program *program, const struct runtime_options *options,
+                               struct runtime_memory *out, serverd_error *err);
 
 /* Pages the pool has, 0 for encoders, and window pages, 0 if pages hold all layers; bytes of one, 0
  * if there are none; of all. */
@@ -72,15 +81,25 @@ serverd_status runtime_footprint(const struct runtime *runtime, uint32_t partiti
                                  serverd_footprint *out, serverd_error *err);
 uint64_t runtime_buffer_bytes(const struct runtime *runtime);
 
-/* From the next step on, what workers do (delegate.h) goes to `trace`, called inside
- * runtime_execute; NULL: nobody looks. By the thread that executes. */
-void runtime_set_trace(struct runtime *runtime,
-                       void (*trace)(void *context, const serverd_trace_event *event),
-                       void *context);
+/* A trace for this runtime. n_events: of all workers together. Any thread. */
+serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_events,
+                                    uint32_t n_steps, struct trace **out, serverd_error *err);
+
+/* From the next step on, what workers do is recorded there; NULL: nobody looks, and no time is
+ * taken. The trace is one of this runtime and outlives its use. By the thread that executes. */
+void runtime_set_trace(struct runtime *runtime, struct trace *or_null);
 
 /* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err);
+
+/* Puts an adapter that fits the program (adapter_fits) into a slot, limits.max_adapters of them;
+ * NULL: empties it. What is needed of it is copied. A batch of runtime_execute may then name the
+ * slot; SERVERD_NO_ADAPTER, or an empty slot, is the base alone. After a failure the slot is empty.
+ * SERVERD_UNSUPPORTED: its rank is above limits.max_adapter_rank, or a device that runs one of its
+ * sites takes no adapters. */
+serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
+                                   const struct adapter *or_null, serverd_error *err);
 
 /* As the delegate's: SERVERD_NO_PAGE leaves a half out. */
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,

@@ -76,6 +76,35 @@ static bool plan_buffers(struct buffer_plan *plan, const struct placement *place
     return true;
 }
 
+static bool make_plan(struct buffer_plan *plan, const struct placement *placement,
+                      const serverd_limits *limits)
+{
+    const serverd_graph *graph = placement->graph;
+    *plan = (struct buffer_plan){.graph = graph,
+                                 .last_part = calloc(graph->n_values, sizeof *plan->last_part),
+                                 .offset = calloc(graph->n_values, sizeof *plan->offset),
+                                 .places = calloc(graph->n_values, sizeof *plan->places)};
+    return plan->last_part && plan->offset && plan->places && plan_buffers(plan, placement, limits);
+}
+
+static void free_plan(struct buffer_plan *plan)
+{
+    free(plan->last_part);
+    free(plan->offset);
+    free(plan->places);
+}
+
+bool steps_buffer_bytes(const struct placement *placement, const serverd_limits *limits,
+                        size_t *out)
+{
+    struct buffer_plan plan;
+    bool fits = make_plan(&plan, placement, limits);
+    if (fits)
+        *out = plan.total;
+    free_plan(&plan);
+    return fits;
+}
+
 /* ---- parts ----------------------------------------------------------------------------------- */
 
 static serverd_status take_arrays(struct steps *steps, const struct placement *placement,
@@ -126,16 +155,11 @@ serverd_status steps_create(struct steps *steps, const struct placement *placeme
                             struct instances *instances, const serverd_limits *limits,
                             serverd_error *err)
 {
-    const serverd_graph *graph = placement->graph;
     serverd_status status = take_arrays(steps, placement, err);
     if (status != SERVERD_OK)
         return status;
-    struct buffer_plan plan = {.graph = graph,
-                               .last_part = calloc(graph->n_values, sizeof *plan.last_part),
-                               .offset = calloc(graph->n_values, sizeof *plan.offset),
-                               .places = calloc(graph->n_values, sizeof *plan.places)};
-    bool fits =
-        plan.last_part && plan.offset && plan.places && plan_buffers(&plan, placement, limits);
+    struct buffer_plan plan = {0};
+    bool fits = make_plan(&plan, placement, limits);
     if (fits && plan.total > 0)
         fits = (steps->block = aligned_alloc(BUFFER_ALIGNMENT, plan.total)) != NULL;
     steps->n_bytes = plan.total;
@@ -143,9 +167,7 @@ serverd_status steps_create(struct steps *steps, const struct placement *placeme
         bind_parts(steps, placement, instances, &plan);
     else
         status = fail(err, SERVERD_NOMEM, "no memory for %zu bytes between partitions", plan.total);
-    free(plan.last_part);
-    free(plan.offset);
-    free(plan.places);
+    free_plan(&plan);
     return status;
 }
 
@@ -160,17 +182,30 @@ void steps_destroy(struct steps *steps)
     *steps = (struct steps){0};
 }
 
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
-                         serverd_error *err)
+static serverd_status run_part(const struct step_part *part, const serverd_batch *batch,
+                               serverd_error *err)
 {
+    const struct instance *item = part->instance;
+    return item->delegate->execute(part->handle, batch, item->kv,
+                                   (const float *const *)part->values,
+                                   part->values + part->view->n_inputs, err);
+}
+
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
+                         struct trace *or_null, float *out, serverd_error *err)
+{
+    serverd_batch without = *batch; /* for delegates that take no adapters: none has sites there */
+    without.adapter_slot = NULL;
     for (uint32_t p = 0; p < steps->n_parts; p++) {
         const struct step_part *part = &steps->parts[p];
-        const struct instance *item = part->instance;
         if (part->result != UINT32_MAX)
             part->values[part->result] = out;
-        serverd_status status = item->delegate->execute(part->handle, batch, item->kv,
-                                                        (const float *const *)part->values,
-                                                        part->values + part->view->n_inputs, err);
+        if (or_null)
+            trace_begin_partition(or_null, p);
+        serverd_status status =
+            run_part(part, part->instance->delegate->adapter ? batch : &without, err);
+        if (or_null && status == SERVERD_OK)
+            trace_end_partition(or_null);
         if (status != SERVERD_OK)
             return status;
     }

@@ -5,6 +5,7 @@
 #define RUNTIME_STEPS_H
 
 #include "runtime/instances.h"
+#include "runtime/trace.h"
 
 struct step_part {
     struct instance *instance;
@@ -26,9 +27,13 @@ struct steps {
 serverd_status steps_create(struct steps *steps, const struct placement *placement,
                             struct instances *instances, const serverd_limits *limits,
                             serverd_error *err);
+/* What the buffers take; false: more than there can be. */
+bool steps_buffer_bytes(const struct placement *placement, const serverd_limits *limits,
+                        size_t *out);
 void steps_destroy(struct steps *steps); /* unloads the handles */
 
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
-                         serverd_error *err);
+/* With a trace, what the delegates tell of the step. */
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
+                         struct trace *or_null, float *out, serverd_error *err);
 
 #endif

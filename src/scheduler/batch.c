@@ -218,7 +218,15 @@ serverd_batch engine_build(struct engine *engine)
         .window_table = engine->window_table,
         .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
     };
-    for (uint32_t i = 0; i < engine->n_slices; i++)
+    for (uint32_t i = 0; i < engine->n_slices; i++) {
+        const struct job *job = engine->slice[i].sequence->job;
         fill_rows(engine, i, &batch);
+        engine->adapter_slot[i] = job->adapter_slot;
+        engine->adapter_scale[i] = job->adapter_scale;
+        if (job->adapter_slot != SERVERD_NO_ADAPTER) {
+            batch.adapter_slot = engine->adapter_slot;
+            batch.adapter_scale = engine->adapter_scale;
+        }
+    }
     return batch;
 }

@@ -33,6 +33,7 @@ static bool take_memory(struct engine *e)
 {
     size_t n_out = e->is_encoder ? e->max_running : e->max_logit_rows;
     /* Every choice's token, finish and end, a chunk of scored prompt; more is delivered twice. */
+    e->n_adapters = runtime_limits(e->options.runtime)->max_adapters;
     e->events_cap = 3 * e->max_running + e->max_logit_rows + LIMIT_CHOICES;
     e->n_buckets = 1;
     while (e->n_buckets < e->options.max_queue + e->max_running && e->n_buckets < 1u << 16)
@@ -56,6 +57,9 @@ static bool take_memory(struct engine *e)
            take_array(&e->position, e->max_rows, sizeof *e->position) &&
            take_array(&e->row_seq, e->max_rows, sizeof *e->row_seq) &&
            take_array(&e->logit_row, e->max_logit_rows, sizeof *e->logit_row) &&
+           take_array(&e->adapter_slot, e->max_running, sizeof *e->adapter_slot) &&
+           take_array(&e->adapter_scale, e->max_running, sizeof *e->adapter_scale) &&
+           take_array(&e->adapters, e->n_adapters, sizeof *e->adapters) &&
            take_array(&e->page_index, e->max_pages, sizeof *e->page_index) &&
            take_array(&e->prefix, e->limits.context_size, sizeof *e->prefix) &&
            take_array(&e->page_table, (size_t)e->max_running * e->max_pages,
@@ -157,6 +161,9 @@ void engine_destroy(struct engine *engine)
     free(engine->position);
     free(engine->row_seq);
     free(engine->logit_row);
+    free(engine->adapter_slot);
+    free(engine->adapter_scale);
+    adapters_destroy(engine);
     free(engine->page_index);
     free(engine->prefix);
     free(engine->page_table);
@@ -205,6 +212,7 @@ static void end_everything(struct engine *engine)
     (void)fail(&err, SERVERD_BUSY, "the server is shutting down");
     engine_end_inspections(engine, &err);
     engine_end_all(engine, err.code, err.text);
+    adapters_end(engine, &err);
     engine_flush(engine);
     tier_end(engine);
     atomic_store(&engine->shared.n_running, 0);
@@ -217,7 +225,7 @@ static void *engine_main(void *arg)
     uint64_t wait_ns = 0;
     while (wait_for_work(engine, wait_ns)) {
         bool has_done = engine_step(engine);
-        bool is_idle = !has_done && !engine->live && !engine->trace;
+        bool is_idle = !has_done && !engine->live && !engine_trace_ends(engine);
         if (is_idle && tier_save_some(engine))
             wait_ns = SAVE_WAIT_NS;
         else
@@ -400,6 +408,8 @@ serverd_status engine_submit(struct engine *engine, struct request *request, uin
 
     (void)pthread_mutex_lock(&engine->mutex);
     serverd_status status = check_room(engine, request, now_ns, err);
+    if (!status)
+        status = adapters_claim(engine, job, err);
     if (!status) {
         enqueue(engine, job);
         *id = request->id; /* after the unlock the request may be gone */

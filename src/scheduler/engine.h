@@ -17,6 +17,7 @@
 #include "base/metrics.h"
 #include "kvcache/disk_tier.h"
 #include "runtime/runtime.h"
+#include "scheduler/adapters.h"
 #include "scheduler/inspect.h"
 #include "scheduler/request.h"
 #include "text/tokenizer.h"
@@ -66,8 +67,8 @@ serverd_status engine_start(struct engine *engine, serverd_error *err); /* its t
 
 /* Takes the request over on success: its events follow, the last is EVENT_END. Failures leave it
  * with the caller: SERVERD_BUSY (queue full), SERVERD_INVALID (prompt too long for the context
- * or the pool), SERVERD_TIMEOUT (deadline over), SERVERD_DEVICE_LOST, or SERVERD_UNSUPPORTED
- * (draining; wrong kind of model). *id receives request->id. */
+ * or the pool, no such adapter), SERVERD_TIMEOUT (deadline over), SERVERD_DEVICE_LOST, or
+ * SERVERD_UNSUPPORTED (draining; wrong kind of model). *id receives request->id. */
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
                              serverd_error *err);
 

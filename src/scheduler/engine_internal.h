@@ -13,6 +13,7 @@
 #ifndef SCHEDULER_ENGINE_INTERNAL_H
 #define SCHEDULER_ENGINE_INTERNAL_H
 
+#include "scheduler/adapters_internal.h"
 #include "scheduler/cost.h"
 #include "scheduler/draft_model_internal.h"
 #include "scheduler/engine.h"
@@ -103,8 +104,10 @@ struct engine {
     uint32_t *row_seq, *logit_row; /* [max_rows], [max_logit_rows] */
     uint32_t *page_table;          /* [max_running][max_pages] */
     uint32_t *window_table;        /* the same of window pages; NULL: there are none */
-    serverd_kv_page *page_index;   /* [max_pages] */
-    int32_t *prefix;               /* [context_size] tokens of one sequence, for a while */
+    uint32_t *adapter_slot;        /* [max_running], by slice */
+    float *adapter_scale;
+    serverd_kv_page *page_index; /* [max_pages] */
+    int32_t *prefix;             /* [context_size] tokens of one sequence, for a while */
     uint32_t max_pages;
     float *out; /* [max_logit_rows][width], encoders [max_running][width] */
 
@@ -117,6 +120,9 @@ struct engine {
     uint32_t n_buckets;
     uint64_t last_id;
     struct handle_release *released;
+    struct adapter_slot *adapters; /* [n_adapters], as the runtime's slots */
+    uint32_t n_adapters;
+    atomic_bool has_adapter_changes;                   /* set under the mutex */
     struct inspection *inspections;                    /* all that are open */
     atomic_bool has_cancels, has_releases, asks_drain; /* set under the mutex */
     atomic_bool has_inspections;                       /* changed under the mutex */
@@ -273,7 +279,8 @@ void engine_finish_choice(struct engine *engine, struct sequence *sequence,
 /* inspect.c */
 struct cache_totals engine_cache_totals(const struct engine *engine);
 void engine_cancel_inspection(struct engine *engine, uint64_t id); /* needs the mutex */
-void engine_trace_step(struct engine *engine); /* there is a trace; it has run */
+void engine_trace_step(struct engine *engine);       /* there is a trace; it has run */
+bool engine_trace_ends(const struct engine *engine); /* there is a trace that time will end */
 void engine_trace_request(struct engine *engine, const struct job *job); /* there is a trace */
 void engine_answer_inspections(struct engine *engine);                   /* between two steps */
 void engine_end_inspections(struct engine *engine, const serverd_error *failure);

@@ -84,6 +84,7 @@ static void end_job(struct engine *engine, struct job *job)
     engine_forget(engine, job);
     live_remove(engine, job);
     engine_end_event(engine, job);
+    adapters_release(engine, job);
     tenant_leave(engine, job);
     while (job->sequences) {
         struct sequence *s = job->sequences;

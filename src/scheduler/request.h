@@ -36,12 +36,14 @@ struct request {
     bool wants_prompt_logprobs; /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
     uint32_t score_from;        /* at least 1; what lies before may come from the prefix cache */
     bool wants_embedding;       /* encoder models */
+    const char *adapter;        /* the name of one (adapters.h); NULL: the base alone */
     int32_t priority;           /* higher: sooner */
     uint64_t tenant;            /* who asks: tenants share the engine by their weights */
     uint32_t weight;            /* of the tenant; 0 is 1 */
-    uint64_t cache_space;       /* only requests of the same one share prefixes */
-    uint64_t arrival_ns;        /* the clock at arrival */
-    uint64_t deadline_ns;       /* 0: none */
+    /* Only requests of the same one share prefixes; engine_submit adds the adapter to it. */
+    uint64_t cache_space;
+    uint64_t arrival_ns;  /* the clock at arrival */
+    uint64_t deadline_ns; /* 0: none */
     /* For how long prompt and output of its first choice stay in the prefix cache afterwards, held
      * by a handle that EVENT_END names; 0: not at all. */
     uint64_t hold_ns;

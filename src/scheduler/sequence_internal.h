@@ -28,10 +28,12 @@ struct job {
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that the prefix tree had and it never computed */
     struct tenant *tenant;      /* whose it is; NULL before it was taken in */
-    uint64_t prefix_handle;     /* see request.hold_ns */
-    bool is_queued;             /* not yet admitted: counts for the queue's bounds */
-    bool is_ending;             /* in the engine's list of ending jobs */
-    serverd_error failure;      /* code SERVERD_OK: none */
+    uint32_t adapter_slot;      /* SERVERD_NO_ADAPTER: none */
+    float adapter_scale;
+    uint64_t prefix_handle; /* see request.hold_ns */
+    bool is_queued;         /* not yet admitted: counts for the queue's bounds */
+    bool is_ending;         /* in the engine's list of ending jobs */
+    serverd_error failure;  /* code SERVERD_OK: none */
     struct request_times times;
     struct job *live_prev, *live_next; /* all jobs that the engine thread has taken in */
     struct job *ending_next;

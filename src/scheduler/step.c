@@ -239,12 +239,13 @@ bool engine_step(struct engine *engine)
     engine->now_ns = clock_now_ns(engine->options.clock); /* after all arrivals */
     engine->step = (struct step_record){.begin_ns = engine->now_ns};
     atomic_store_explicit(&engine->shared.heartbeat_ns, engine->now_ns, memory_order_relaxed);
+    adapters_apply(engine);
     engine_adopt(engine, inbox);
     if (atomic_load(&engine->asks_drain))
         drop_queued(engine);
     check_cancels_and_deadlines(engine);
     handles_expire(engine);
-    bool has_ended = engine->ending != NULL;
+    bool has_ended = engine->ending != NULL || engine->n_events > 0;
     engine_sweep(engine);
     if (atomic_load(&engine->shared.is_lost) && engine->live) {
         engine_end_all(engine, SERVERD_DEVICE_LOST, "the device is lost");

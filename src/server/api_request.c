@@ -309,10 +309,17 @@ void api_fields_release(struct api_fields *f)
     f->root = NULL;
 }
 
+const char *api_adapter_name(const struct served_model *model, const char *name)
+{
+    bool is_base =
+        !name || !*name || strcmp(name, "default") == 0 || strcmp(name, model->name) == 0;
+    return is_base ? NULL : name;
+}
+
 bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
 {
-    if (!name || !*name || strcmp(name, "default") == 0 ||
-        strcmp(name, exchange_model(x)->name) == 0)
+    const char *adapter = api_adapter_name(exchange_model(x), name);
+    if (!adapter || engine_has_adapter(exchange_model(x)->engine, adapter))
         return true;
     api_error_set(e, "model_not_found", "model",
                   "The model `%.100s` does not exist; `%.100s` is served here.", name,
@@ -631,6 +638,12 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     r->weight = x->weight;
     if (f->cache_salt)
         r->cache_space = hash_mix(x->tenant ^ sha256_number(f->cache_salt, strlen(f->cache_salt)));
+    const char *adapter = api_adapter_name(exchange_model(x), f->model);
+    if (adapter && !(r->adapter = arena_copy(r->arena, adapter, strlen(adapter)))) {
+        (void)out_of_memory(e);
+        request_destroy(r);
+        return NULL;
+    }
     set_sampling(x, f, &r->sampling);
     if (copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_stops(f, r, e) &&

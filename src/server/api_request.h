@@ -40,7 +40,11 @@ bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_
                      struct api_error *e);
 void api_fields_release(struct api_fields *fields);
 
-/* The model's name must be the loaded one, "default", or empty. */
+/* The adapter that a model's name means: NULL for the loaded model itself, which is also "default"
+ * and no name. */
+const char *api_adapter_name(const struct served_model *model, const char *name);
+
+/* The name must be the loaded model's, "default", empty, or that of an adapter. */
 bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
 
 /* A request for the engine with sampling, stops, limits of `fields`, and a copy of the prompt.

@@ -100,7 +100,9 @@ static void on_end(void *state, struct buffer *out)
         buffer_append_char(out, '}');
     }
     buffer_append_str(out, "],\"model\":\"");
-    buffer_append_json(out, s->model->name, strlen(s->model->name));
+    const char *adapter = api_adapter_name(s->model, s->fields.model);
+    const char *name = adapter ? adapter : s->model->name;
+    buffer_append_json(out, name, strlen(name));
     buffer_printf(out, "\",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}",
                   (unsigned long long)s->n_tokens, (unsigned long long)s->n_tokens);
 }

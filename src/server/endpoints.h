@@ -17,6 +17,9 @@ void endpoint_embeddings(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);
+/* adapters.c */
+void endpoint_load_adapter(struct exchange *x);
+void endpoint_unload_adapter(struct exchange *x);
 /* debug.c */
 void endpoint_debug_kvcache(struct exchange *x);
 void endpoint_debug_trace(struct exchange *x);

@@ -323,30 +323,67 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
     free(requests);
 }
 
-void exchange_inspect(struct exchange *x, const struct inspection_options *options,
-                      const struct reply_encoder *encoder, void *state)
+/* A reply that one event of the engine makes. False: no memory, and the reply says so. */
+static bool begin_single(struct exchange *x, const struct reply_encoder *encoder, void *state)
 {
-    serverd_error err = {.code = SERVERD_NOMEM};
-    struct inspection_options own = *options;
-    own.user = x;
     x->encoder = *encoder;
     x->encoder_state = state;
     x->phase = PHASE_GENERATING;
     x->request_ids = calloc(1, sizeof *x->request_ids);
-    if (x->request_ids) {
-        uint64_t id = 0;
-        begin_share(x);
-        serverd_status status = engine_inspect(exchange_model(x)->engine, &own, &id, &err);
-        settle_share(x, status, id);
-        if (status == SERVERD_OK)
-            return;
-    }
+    if (x->request_ids)
+        return true;
+    const serverd_error err = {.code = SERVERD_NOMEM};
     struct api_error e;
-    if (err.code == SERVERD_BUSY)
-        api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err.text);
-    else
-        submit_error(x, &err, &e);
+    api_error_from(&e, &err);
     exchange_fail(x, &e);
+    return false;
+}
+
+/* The engine has taken the one thing over, or not. */
+static void settle_single(struct exchange *x, serverd_status status, uint64_t id,
+                          const serverd_error *err)
+{
+    struct api_error e;
+    settle_share(x, status, id);
+    if (status == SERVERD_OK)
+        return;
+    if (status == SERVERD_BUSY)
+        api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err->text);
+    else
+        submit_error(x, err, &e);
+    exchange_fail(x, &e);
+}
+
+void exchange_inspect(struct exchange *x, const struct inspection_options *options,
+                      const struct reply_encoder *encoder, void *state)
+{
+    serverd_error err;
+    uint64_t id = 0;
+    struct inspection_options own = *options;
+    own.user = x;
+    if (!begin_single(x, encoder, state))
+        return;
+    begin_share(x);
+    serverd_status status = engine_inspect(exchange_model(x)->engine, &own, &id, &err);
+    settle_single(x, status, id, &err);
+}
+
+void exchange_change_adapter(struct exchange *x, const struct adapter_change *change,
+                             const struct reply_encoder *encoder, void *state)
+{
+    serverd_error err;
+    uint64_t id = 0;
+    struct adapter_change own = *change;
+    own.user = x;
+    if (!begin_single(x, encoder, state)) {
+        adapter_destroy(own.adapter);
+        return;
+    }
+    begin_share(x);
+    serverd_status status = engine_change_adapter(exchange_model(x)->engine, &own, &id, &err);
+    if (status != SERVERD_OK)
+        adapter_destroy(own.adapter);
+    settle_single(x, status, id, &err);
 }
 
 /* ---- events: their way in -----------------------------------------------------------------------

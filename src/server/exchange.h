@@ -86,6 +86,12 @@ struct reply_encoder {
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream);
 
+/* Has the model's engine take an adapter in or let one go (scheduler/adapters.h; change->user is
+ * set here); the reply is what the encoder makes of the one EVENT_END. Takes over the adapter and
+ * the encoder's state in every case. */
+void exchange_change_adapter(struct exchange *x, const struct adapter_change *change,
+                             const struct reply_encoder *encoder, void *state);
+
 /* Looks into the model's engine (scheduler/inspect.h; options->user is set here); the reply is what
  * the encoder makes of the one EVENT_END. Takes over the encoder's state in every case. */
 void exchange_inspect(struct exchange *x, const struct inspection_options *options,

@@ -46,14 +46,39 @@ static void write_model(struct exchange *x, const struct served_model *model, st
     buffer_append_str(out, ",\"loaded\":true}}");
 }
 
+/* Adapters are models of their own with the loaded one as parent. */
+static void write_adapter(const struct served_model *model, const char *name, struct buffer *out)
+{
+    buffer_append_str(out, "{\"id\":");
+    write_text(out, name);
+    buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"serverd\",\"root\":",
+                  (long long)model->created);
+    write_text(out, name);
+    buffer_append_str(out, ",\"parent\":");
+    write_text(out, model->name);
+    buffer_printf(out, ",\"max_model_len\":%u}", model->context_size);
+}
+
+static void write_adapters(const struct served_model *model, struct buffer *out)
+{
+    char names[LIMIT_ADAPTERS][LIMIT_ADAPTER_NAME];
+    uint32_t n = engine_list_adapters(model->engine, names, LIMIT_ADAPTERS);
+    for (uint32_t i = 0; i < n; i++) {
+        buffer_append_char(out, ',');
+        write_adapter(model, names[i], out);
+    }
+}
+
 void endpoint_models_list(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
     struct buffer body;
     buffer_init(&body, 64 * KIB);
     buffer_append_str(&body, "{\"object\":\"list\",\"data\":[");
-    if (model) /* none while it is being loaded */
+    if (model) { /* none while it is being loaded */
         write_model(x, model, &body);
+        write_adapters(model, &body);
+    }
     buffer_append_str(&body, "]}");
     exchange_reply(x, 200, "application/json", &body);
     buffer_deinit(&body);
@@ -75,7 +100,10 @@ void endpoint_models_get(struct exchange *x)
     }
     struct buffer body;
     buffer_init(&body, 64 * KIB);
-    write_model(x, model, &body);
+    if (api_adapter_name(model, name))
+        write_adapter(model, name, &body);
+    else
+        write_model(x, model, &body);
     exchange_reply(x, 200, "application/json", &body);
     buffer_deinit(&body);
 }

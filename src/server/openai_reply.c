@@ -143,7 +143,9 @@ static void make_head(struct openai_reply *reply)
     buffer_printf(&reply->head,
                   "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", reply->id, object,
                   (long long)reply->created);
-    write_text(&reply->head, reply->model->name, strlen(reply->model->name));
+    const char *adapter = api_adapter_name(reply->model, reply->fields.model);
+    const char *name = adapter ? adapter : reply->model->name;
+    write_text(&reply->head, name, strlen(name));
     buffer_printf(&reply->head, ",\"system_fingerprint\":\"%s\",\"choices\":[",
                   reply->model->fingerprint);
 }

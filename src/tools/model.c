@@ -5,12 +5,14 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "compiler/adapter_import.h"
 #include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "runtime/delegate_file.h"
 #include "scheduler/draft_model.h"
 
 #include <stdio.h>
@@ -33,6 +35,7 @@ struct model {
     struct chat_template *chat_template;
     char *template_source; /* of --chat-template; else the program's */
     struct worker_pool *pool;
+    struct delegate_list delegates;
     struct runtime *runtime, *draft_runtime;
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
@@ -47,6 +50,11 @@ struct model {
 static void forward_log(void *context, int level, const char *text)
 {
     log_write(context, (enum log_level)level, "runtime", "%s", text);
+}
+
+static void count_fallback(void *context)
+{
+    metrics_add(context, METRIC_DELEGATE_FALLBACKS, 1);
 }
 
 /* Packing two models is one progress: each has the share of its weights. */
@@ -169,8 +177,8 @@ static struct runtime_options runtime_options(const struct model *model,
     static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
                                               DTYPE_F32}; /* as the option */
     return (struct runtime_options){
-        .delegates = builtin_delegates,
-        .n_delegates = n_builtin_delegates,
+        .delegates = model->delegates.items,
+        .n_delegates = model->delegates.n,
         .device = setup->options->device,
         .pool = model->pool,
         .clock = setup->clock,
@@ -179,6 +187,8 @@ static struct runtime_options runtime_options(const struct model *model,
         .log_context = setup->log,
         .progress = forward_progress,
         .progress_context = part,
+        .fell_back = count_fallback,
+        .fell_back_context = setup->metrics,
     };
 }
 
@@ -189,6 +199,35 @@ static double model_share(const struct model *model)
     if (model->draft_program)
         draft = (double)model->draft_program->config.weight_bytes;
     return own + draft > 0 ? own / (own + draft) : 1;
+}
+
+/* Those of files behind those that are built in: what stands in the folder of the installation, and
+ * what the user names. */
+static serverd_status load_delegates(struct model *model, const struct model_setup *setup,
+                                     serverd_error *err)
+{
+    serverd_status status =
+        delegate_list_create(&model->delegates, builtin_delegates, n_builtin_delegates, err);
+    if (status != SERVERD_OK)
+        return status;
+    delegate_list_load_folder(&model->delegates, DELEGATE_FOLDER, forward_log, setup->log);
+    return delegate_list_load_all(&model->delegates, setup->options->delegate, err);
+}
+
+/* Line by line, so that each is a record of the log. */
+static void explain(const struct model *model, const struct model_setup *setup)
+{
+    struct buffer text;
+    buffer_init(&text, LIMIT_EXPLAIN_BYTES);
+    placement_explain(runtime_placement(model->runtime), &text);
+    const char *line = buffer_str(&text);
+    for (size_t n; *line; line += n + (line[n] != '\0')) {
+        n = strcspn(line, "\n");
+        log_info(setup->log, "runtime", "%.*s", (int)n, line);
+    }
+    if (text.is_failed)
+        log_info(setup->log, "runtime", "and so on");
+    buffer_deinit(&text);
 }
 
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
@@ -206,11 +245,17 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                                       .max_rows = max_rows,
                                       .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
                                       .max_seqs = max_running,
-                                      .max_context = context};
+                                      .max_context = context,
+                                      .max_adapters = (uint32_t)options->max_adapters,
+                                      .max_adapter_rank = (uint32_t)options->max_adapter_rank};
+    opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
     opening.wants_window_pages = true;
     opening.wants_kv_identity = wants_disk(options);
-    return runtime_open(model->program, &opening, &model->runtime, err);
+    serverd_status status = runtime_open(model->program, &opening, &model->runtime, err);
+    if (status == SERVERD_OK && options->explain)
+        explain(model, setup);
+    return status;
 }
 
 /* ---- the draft model ------------------------------------------------------------------------- */
@@ -269,6 +314,59 @@ static serverd_status open_draft(struct model *model, const struct model_setup *
     return SERVERD_OK;
 }
 
+/* ---- adapters -------------------------------------------------------------------------------- */
+
+static serverd_status add_adapter(struct model *model, const struct model_setup *setup,
+                                  const char *name, const char *path, float scale,
+                                  serverd_error *err)
+{
+    struct adapter *adapter;
+    if (strcmp(name, model->name) == 0 || strcmp(name, "default") == 0)
+        return fail(err, SERVERD_INVALID, "%s is the model's name", name);
+    serverd_status status = adapter_import(path, model->program, &adapter, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = engine_add_adapter(model->engine, name, adapter, scale, err);
+    if (status == SERVERD_OK)
+        log_info(setup->log, "model", "adapter %s: %u layers, rank %u, scale %g", name,
+                 adapter->n_sites, adapter->max_rank, (double)scale);
+    adapter_destroy(adapter);
+    return status;
+}
+
+/* NAME=FILE[:SCALE]; changes the text. What stands behind the last colon is a scale if it is a
+ * number. */
+static serverd_status add_entry(struct model *model, const struct model_setup *setup, char *entry,
+                                serverd_error *err)
+{
+    double scale = 1;
+    char *path = strchr(entry, '='), *colon = strrchr(entry, ':');
+    if (!path || path == entry || path[1] == '\0')
+        return fail(err, SERVERD_INVALID, "%.200s is not NAME=FILE[:SCALE]", entry);
+    if (colon > path && parse_f64(colon + 1, &scale))
+        *colon = '\0';
+    if (scale < -ADAPTER_MAX_SCALE || scale > ADAPTER_MAX_SCALE)
+        return fail(err, SERVERD_INVALID, "a scale of %g, %g to %g are possible", scale,
+                    -ADAPTER_MAX_SCALE, ADAPTER_MAX_SCALE);
+    *path++ = '\0';
+    return add_adapter(model, setup, entry, path, (float)scale, err);
+}
+
+static serverd_status add_adapters(struct model *model, const struct model_setup *setup,
+                                   serverd_error *err)
+{
+    const char *list = setup->options->lora;
+    char *text = list ? strdup(list) : NULL, *rest = NULL;
+    if (!list)
+        return SERVERD_OK;
+    serverd_status status = text ? SERVERD_OK : fail(err, SERVERD_NOMEM, "no memory");
+    for (char *entry = text ? strtok_r(text, ",", &rest) : NULL; entry && status == SERVERD_OK;
+         entry = strtok_r(NULL, ",", &rest))
+        status = add_entry(model, setup, entry, err);
+    free(text);
+    return status == SERVERD_OK ? status : error_context(err, "lora");
+}
+
 /* ---- disk and engine ------------------------------------------------------------------------- */
 
 /* A model whose pages cannot leave their device goes without. */
@@ -323,6 +421,8 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .wait_bound = options->queue_wait_bound,
     };
     serverd_status status = engine_create(&engine_options, &model->engine, err);
+    if (status == SERVERD_OK)
+        status = add_adapters(model, setup, err);
     return status == SERVERD_OK ? engine_start(model->engine, err) : status;
 }
 
@@ -330,10 +430,11 @@ static serverd_status start_engine(struct model *model, const struct model_setup
 static void make_fingerprint(struct model *model, const struct model_setup *setup)
 {
     const struct program_config *config = &model->program->config;
-    char text[512];
-    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %d", PROJECT_VERSION, config->architecture,
-                   config->name, (unsigned long long)config->weight_bytes,
-                   runtime_device(model->runtime), setup->options->kv_dtype);
+    char text[1024];
+    (void)snprintf(text, sizeof text, "%s %s %s %llu %s %.256s %d", PROJECT_VERSION,
+                   config->architecture, config->name, (unsigned long long)config->weight_bytes,
+                   runtime_device(model->runtime),
+                   setup->options->place ? setup->options->place : "", setup->options->kv_dtype);
     (void)snprintf(model->served.fingerprint, sizeof model->served.fingerprint, "fp_%012llx",
                    (unsigned long long)(hash_bytes(text, strlen(text), 0) >> 16));
 }
@@ -359,6 +460,8 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     serverd_status status =
         worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
     if (status == SERVERD_OK)
+        status = load_delegates(model, setup, err);
+    if (status == SERVERD_OK)
         status = open_program(model, setup, setup->options->model_path, &model->program, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
@@ -382,12 +485,12 @@ serverd_status model_open(const struct model_setup *setup, struct model **out, s
     struct model *model = calloc(1, sizeof *model);
     if (!model)
         return fail(err, SERVERD_NOMEM, "model: no memory");
+    choose_name(model, setup->options);
     serverd_status status = open_parts(model, setup, err);
     if (status != SERVERD_OK) {
         model_close(model);
         return status;
     }
-    choose_name(model, setup->options);
     model->served.name = model->name;
     model->served.created = clock_wall_seconds(setup->clock);
     model->served.program = model->program;
@@ -427,6 +530,7 @@ void model_close(struct model *model)
     runtime_close(model->draft_runtime);
     runtime_close(model->runtime);
     worker_pool_destroy(model->pool);
+    delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
     if (model->tokenizer)

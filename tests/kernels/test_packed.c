@@ -27,6 +27,9 @@ static void check_type(serverd_dtype dtype, size_t n_rows, size_t k)
     uint8_t *rows = malloc(n_rows * row_bytes), *row = malloc(row_bytes);
     uint8_t *packed = malloc(packed_size);
     fill_random(rows, n_rows * row_bytes, dtype);
+    if (dtype_is_own(dtype) && dtype_format_of(dtype) == FORMAT_I4Z) /* zero points of 7 bits */
+        for (size_t b = 0; b < n_rows * row_bytes; b += dtype_info(dtype)->block_bytes)
+            rows[b + (dtype_has_f32_scales(dtype) ? 4 : 2)] &= 127;
     const serverd_tensor tensor = {.struct_bytes = sizeof tensor,
                                    .dtype = dtype,
                                    .rank = 2,
@@ -49,14 +52,14 @@ static void every_form_gives_the_files_bytes_back(void **state)
 {
     (void)state;
     size_t n_types = 0;
-    for (serverd_dtype dtype = 0; dtype < DTYPE_LIMIT; dtype++) {
+    for (serverd_dtype dtype = 0; dtype < 1 << 12; dtype++) {
         if (!packed_is_own_form(dtype))
             continue;
         check_type(dtype, 37, 768);
         check_type(dtype, 16, 256);
         n_types++;
     }
-    assert_true(n_types >= 16);
+    assert_true(n_types >= 16 + 39);
 }
 
 int main(void)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-ROOMS = ["base", "program", "kernels", "runtime", "text", "compiler", "grammar", "sampling", "kvcache", "scheduler",
+ROOMS = ["base", "program", "kernels", "runtime", "text", "quantise", "compiler", "grammar", "sampling", "kvcache", "scheduler",
          "frontend_dsl", "disagg", "server", "tools"]
 # Rooms whose view is narrower than "everything above".
 NARROW = {"kernels": {"base", "program"}, "runtime": {"base", "program"}, "text": {"base", "program"},

@@ -26,9 +26,14 @@
 /* Layouts of serverd_form. */
 enum { CPU_LAYOUT_PACKED = 1 };
 
+/* Partitions of an instance run one after the other, so they use the same working memory: one block
+ * for activations and scratch, as large as the greatest of them needs. */
 struct serverd_instance {
     const serverd_host *host;
     const struct cpu_kernels *kernels;
+    char *block;
+    size_t block_bytes;
+    struct cpu_split *split; /* attention_split.c; NULL: no partition has causal attention */
 };
 
 struct serverd_kv {
@@ -76,7 +81,16 @@ struct cpu_phase {
     uint32_t kind, stage;
     int64_t rows; /* SERVERD_DIM_*: what its rows are */
     uint32_t first_action, n_actions;
-    uint32_t first_node, n_nodes; /* that it computes, for traces */
+};
+
+/* Where a worker's clock stands, for traces. */
+struct cpu_watch {
+    _Alignas(64) uint64_t at_ns;
+    uint64_t phase; /* cpu_step.phase at that time */
+    /* columns that were not told yet; CPU_NO_NODE: none */
+    uint32_t node, n_rows;
+    uint64_t start_ns;
+    bool is_read; /* they ended at at_ns; else at the next look */
 };
 
 struct serverd_handle {
@@ -95,7 +109,7 @@ struct serverd_handle {
      * the sum; CPU_NO_NODE: none */
     uint32_t *addition;
 
-    float *activations; /* one block */
+    float *activations; /* in the instance's block, where it was when the handle ran last */
     size_t activation_floats;
     /* [n_values] offset of an activation in it, in floats; CPU_NOWHERE: what the partition reads or
      * gives away, which lies in the host's memory */
@@ -107,20 +121,24 @@ struct serverd_handle {
     uint32_t n_ropes;
     uint32_t *node_rope; /* [n_nodes] index of ropes */
 
-    char *scratch; /* [n_workers][scratch_bytes] */
+    char *scratch; /* [n_workers][scratch_bytes], behind the activations */
     size_t scratch_bytes;
+    struct cpu_watch *watches; /* [n_workers] */
+    uint64_t n_run;            /* phases, or stages that ran as one */
 
     struct batch_bounds bounds;
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
-    struct cpu_split *split;          /* attention_split.c; NULL: no attention is causal */
+    struct cpu_split *split;          /* the instance's; NULL: no attention is causal */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are
      * kept here, sequence after sequence. */
     serverd_kv *step_kv;
     uint32_t *step_pages;     /* page numbers in order */
     uint32_t *seq_first_page; /* [max_seqs] */
+
+    struct cpu_adapters *adapters; /* adapter.c; NULL: there never are any */
 };
 
 /* All that the ops of one step see. */
@@ -131,6 +149,7 @@ struct cpu_step {
     const serverd_graph *graph;
     const serverd_batch *batch;
     serverd_kv *kv;
+    uint64_t phase; /* which one runs: a number that does not come again */
 };
 
 struct cpu_op_call {
@@ -183,6 +202,8 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c: memory of a handle, zeroed, or aligned to 64 and not; it counts in its footprint */
 void *cpu_take(serverd_handle *handle, size_t n, size_t size);
 void *cpu_take_aligned(serverd_handle *handle, size_t bytes);
+/* Binds a handle's values to the instance's block. */
+void cpu_bind_values(serverd_handle *handle);
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const serverd_partition *partition, const void *const *packed,
                         const serverd_limits *limits, const serverd_kv_spec *kv,
@@ -197,6 +218,8 @@ const serverd_tensor *cpu_linear_weights(const serverd_graph *graph, const serve
 struct cpu_linear_call {
     struct cpu_rows x;
     struct cpu_linear linear;
+    uint32_t node;
+    size_t first_row;
 };
 void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size_t first_row,
                      size_t n_rows, uint32_t worker, struct cpu_linear_call *out);
@@ -204,6 +227,23 @@ void cpu_bind_linear(const struct cpu_step *step, const serverd_node *node, size
 void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, size_t first,
                     size_t n);
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase);
+/* adapter.c: low-rank additions */
+serverd_status cpu_create_adapters(serverd_handle *handle, serverd_error *err);
+void cpu_destroy_adapters(struct cpu_adapters *adapters); /* NULL is fine */
+serverd_status cpu_set_adapter(serverd_handle *handle, uint32_t slot,
+                               const serverd_adapter *or_null, serverd_error *err);
+/* Checks the batch's slots and sorts its rows by them. */
+serverd_status cpu_plan_adapters(serverd_handle *handle, const serverd_batch *batch,
+                                 serverd_error *err);
+/* A x for all rows and all layers of a phase, by all workers. */
+void cpu_adapters_down(const struct cpu_step *step, const struct cpu_phase *phase);
+/* The same for one layer and some rows, by the caller. */
+void cpu_adapter_down_rows(const struct cpu_step *step, uint32_t node, size_t first, size_t n);
+/* Whether some row of the call has an adapter of this layer. */
+bool cpu_has_adapters(const struct cpu_step *step, const struct cpu_linear_call *call);
+/* Column blocks have been computed without call->linear.added: adds B (A x), then that. */
+void cpu_adapter_up(const struct cpu_step *step, const struct cpu_linear_call *call,
+                    size_t first_block, size_t n_blocks);
 /* row_blocks.c: the phases of a stage, for blocks of rows; false: there are too few rows for it,
  * the phases are to be run one by one */
 bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n_phases);
@@ -217,6 +257,32 @@ void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase,
                      size_t n, uint32_t worker);
 void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase);
 void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n);
+/* trace.c: who computes what when, if the host wants to know. Looks at the clock are dear while
+ * weights stream in: they wait for what is under way. A worker starts its watch, and says after
+ * each node what it was; cpu_watch_resume goes on where the worker stopped before in the same
+ * phase. */
+void cpu_watch_start(const struct cpu_step *step, uint32_t worker);
+void cpu_watch_resume(const struct cpu_step *step, uint32_t worker);
+void cpu_watch_node(const struct cpu_step *step, uint32_t worker, uint32_t node, size_t n_rows);
+
+/* Around some columns of a linear layer. Those of one phase are told together, once the worker
+ * begins with something else, or with cpu_watch_end of all workers behind a step. goes_on: more of
+ * them are likely to follow at once, and the clock need not be looked at. */
+void cpu_columns_begin(const struct cpu_step *step, uint32_t worker, uint32_t node);
+void cpu_columns_end(const struct cpu_step *step, uint32_t worker, size_t n_rows, bool goes_on);
+void cpu_watch_end(const struct cpu_step *step);
+
+/* Where nodes take turns in a loop, laps add their times up, and tell them one after the other. */
+#define CPU_LAPS 32u /* what is behind the last counts as the last */
+struct cpu_laps {
+    uint64_t begin_ns, at_ns;
+    uint64_t ns[CPU_LAPS];
+};
+void cpu_laps_start(const struct cpu_step *step, uint32_t worker, struct cpu_laps *laps);
+void cpu_laps_add(const struct cpu_step *step, struct cpu_laps *laps, uint32_t lap);
+/* Tells a lap of so much time and moves begin_ns behind it. */
+void cpu_laps_tell(const struct cpu_step *step, struct cpu_laps *laps, uint32_t lap,
+                   uint32_t worker, uint32_t node, size_t n_rows);
 /* ops.c */
 void cpu_prepare_ropes(const struct cpu_step *step);
 void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,

@@ -100,6 +100,16 @@ struct cpu_attention {
     float *scratch;              /* attention_scratch floats, aligned to 64 */
 };
 
+/* Low-rank additions to one linear layer (adapter_template.h), in the narrowest type that has all
+ * their numbers: BF16, F16 or F32. */
+#define CPU_ADAPTER_RANKS 4 /* of A that are taken at once */
+struct cpu_low_rank {
+    uint32_t rank, dtype;
+    size_t n_in, n_out;
+    float scale;
+    const void *a, *b; /* NULL: nothing is added */
+};
+
 /* Bytes of one page of one head. */
 static inline size_t cpu_key_page_bytes(serverd_dtype kv, size_t k_dim)
 {
@@ -143,6 +153,13 @@ struct cpu_kernels {
     void (*activate)(uint32_t activation, const float *x, const float *or_null_b, float *out,
                      size_t n);
     void (*softcap)(const float *x, float cap, float *out, size_t n);
+
+    /* Of some rows, each with pointers of its own: t[CPU_ADAPTER_RANKS * group ..] = A x; and for
+     * some column blocks, y += factor * (B t). */
+    void (*adapter_down)(const struct cpu_low_rank *site, uint32_t group, const float *const *x,
+                         float *const *t, size_t n_rows);
+    void (*adapter_up)(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,
+                       const float *const *t, const float *factor, float *const *y, size_t n_rows);
 };
 
 extern const struct cpu_kernels cpu_kernels_generic, cpu_kernels_avx2, cpu_kernels_avxvnni,

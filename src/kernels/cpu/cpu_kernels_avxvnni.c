@@ -1,4 +1,6 @@
-#define LEVEL avxvnni
+#define LEVEL        avxvnni
+#define LEVEL_FLOATS avx2
+#define LEVEL_ROWS   avx2
 #define SIMD_HAS_VNNI
 #include "kernels/cpu/simd_avx2.h"
 

@@ -1,4 +1,9 @@
-/* Included once by each cpu_kernels_LEVEL.c, which defines LEVEL and includes its simd header. */
+/* Included once by each cpu_kernels_LEVEL.c, which defines LEVEL and includes its simd header. What
+ * a level would only compile once more it takes from one below it, named by
+ *   LEVEL_LINEAR   all linear layers but those of bf16 weights, and adapters
+ *   LEVEL_FLOATS   those whose weights are numbers
+ *   LEVEL_FEW      those for few rows
+ *   LEVEL_ROWS     attention, activations and adapters */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "program/dtype.h"
@@ -16,9 +21,10 @@
 #define LANES 16
 
 /* Kernels are compiled for each form of weights and each shape of a tile, their loops over
- * registers unrolled. Where every access is checked by a sanitizer that would take minutes: one
- * that learns form and shape when it runs gives the same bits. */
-#ifdef KERNELS_SANITIZED
+ * registers unrolled. One that learns form and shape when it runs gives the same bits: where every
+ * access is checked by a sanitizer, and compiling would take minutes, and where nothing lies in
+ * registers anyway (KERNELS_SMALL). */
+#if defined KERNELS_SANITIZED || defined KERNELS_SMALL
 #undef UNROLL
 #define UNROLL
 #define IS_SPECIALISED 0
@@ -201,6 +207,17 @@ INLINE void activate_with(uint32_t activation, const float *x, const float *b, f
     }
 }
 
+#ifdef LEVEL_ROWS
+static void activate(uint32_t activation, const float *x, const float *b, float *out, size_t n)
+{
+    TABLE(LEVEL_ROWS).activate(activation, x, b, out, n);
+}
+
+static void softcap(const float *x, float cap, float *out, size_t n)
+{
+    TABLE(LEVEL_ROWS).softcap(x, cap, out, n);
+}
+#else
 /* A loop for each of the usual ones. */
 static void activate(uint32_t activation, const float *x, const float *b, float *out, size_t n)
 {
@@ -213,6 +230,18 @@ static void activate(uint32_t activation, const float *x, const float *b, float 
     else
         activate_with(activation, x, b, out, n);
 }
+
+static void softcap(const float *x, float cap, float *out, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store(out + i, cap * tanh_lanes(load(x + i) / cap));
+    if (i < n) {
+        lanes v = cap * tanh_lanes(load_part(x + i, n - i) / cap);
+        memcpy(out + i, &v, (n - i) * sizeof *out);
+    }
+}
+#endif
 
 static void scale(const float *x, float factor, const float *w, float *out, size_t n)
 {
@@ -266,17 +295,6 @@ static void rope(const float *restrict x, const float *restrict cos_sin, size_t 
     }
 }
 
-static void softcap(const float *x, float cap, float *out, size_t n)
-{
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        store(out + i, cap * tanh_lanes(load(x + i) / cap));
-    if (i < n) {
-        lanes v = cap * tanh_lanes(load_part(x + i, n - i) / cap);
-        memcpy(out + i, &v, (n - i) * sizeof *out);
-    }
-}
-
 #include "kernels/cpu/rows_template.h"
 
 #ifdef LEVEL_LINEAR /* the level whose linear layers these are, too, but for bf16 weights */
@@ -326,7 +344,52 @@ static void quantise(const float *x, size_t k, const struct cpu_rows *out, size_
     }
 }
 
+#ifdef LEVEL_ROWS
+static void attend(const struct cpu_attention *call)
+{
+    TABLE(LEVEL_ROWS).attend(call);
+}
+
+static size_t attention_scratch(size_t k_dim)
+{
+    return TABLE(LEVEL_ROWS).attention_scratch(k_dim);
+}
+
+static void merge(const struct cpu_softmax *part, size_t n, size_t v_dim,
+                  const struct cpu_softmax *into)
+{
+    TABLE(LEVEL_ROWS).merge(part, n, v_dim, into);
+}
+
+static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *v, size_t v_dim,
+                   void *key_page, void *value_page, uint32_t slot)
+{
+    TABLE(LEVEL_ROWS).append(kv, k, k_dim, v, v_dim, key_page, value_page, slot);
+}
+#else
 #include "kernels/cpu/attention_template.h"
+#endif
+
+#if defined LEVEL_ROWS || defined LEVEL_LINEAR
+#ifdef LEVEL_ROWS
+#define LEVEL_ADAPTERS LEVEL_ROWS
+#else
+#define LEVEL_ADAPTERS LEVEL_LINEAR
+#endif
+static void adapter_down(const struct cpu_low_rank *site, uint32_t group, const float *const *x,
+                         float *const *t, size_t n_rows)
+{
+    TABLE(LEVEL_ADAPTERS).adapter_down(site, group, x, t, n_rows);
+}
+
+static void adapter_up(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,
+                       const float *const *t, const float *factor, float *const *y, size_t n_rows)
+{
+    TABLE(LEVEL_ADAPTERS).adapter_up(site, first_block, n_blocks, t, factor, y, n_rows);
+}
+#else
+#include "kernels/cpu/adapter_template.h"
+#endif
 
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),
@@ -345,4 +408,6 @@ const struct cpu_kernels TABLE(LEVEL) = {
     .sum = sum,
     .activate = activate,
     .softcap = softcap,
+    .adapter_down = adapter_down,
+    .adapter_up = adapter_up,
 };

@@ -223,9 +223,7 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
                 few_rows(call, f, 1, row, unit, acc);
             else if (n == 2)
                 few_rows(call, f, 2, row, unit, acc);
-            else if (n == 3)
-                few_rows(call, f, 3, row, unit, acc);
-            else
+            else /* three are four, of which one lies behind the last (CPU_ROW_PADDING) */
                 few_rows(call, f, FEW_ROWS, row, unit, acc);
             for (size_t r = 0; r < n; r++)
                 put_row(call, row + r, (call->first_block + b) * PACKED_COLUMNS, acc[r]);
@@ -655,11 +653,17 @@ INLINE void scaled_linear(const struct cpu_linear *call, int codes, int scale_ki
 
 /* ---- choice ---------------------------------------------------------------------------------- */
 
-#define LINEAR(name, ...)                                                                          \
+#ifdef LEVEL_FEW
+#define FEW(name, ...)
+#else
+#define FEW(name, ...)                                                                             \
     static void few_##name(const struct cpu_linear *call)                                          \
     {                                                                                              \
         few_rows_linear(call, (struct form_constants){__VA_ARGS__});                               \
-    }                                                                                              \
+    }
+#endif
+#define LINEAR(name, ...)                                                                          \
+    FEW(name, __VA_ARGS__)                                                                         \
     static void many_##name(const struct cpu_linear *call)                                         \
     {                                                                                              \
         many_rows_linear(call, (struct form_constants){__VA_ARGS__});                              \
@@ -685,29 +689,35 @@ LINEAR(i4s, CODES_NIBBLE, SCALES_F16, 0, 32, 8, 0)
 LINEAR(i4a, CODES_NIBBLE, SCALES_F16, 1, 32, 0, 0)
 LINEAR(i4z, CODES_NIBBLE, SCALES_ZEROS, 1, 32, 0, 0)
 
+#ifdef LEVEL_FEW
+#define WAYS(name) many_##name, NULL
+#else
+#define WAYS(name) many_##name, few_##name
+#endif
+
 static const struct {
     struct form_constants form;
-    void (*few)(const struct cpu_linear *call);
     void (*many)(const struct cpu_linear *call);
+    void (*few)(const struct cpu_linear *call); /* NULL: another level's */
 } linears[] = {
-    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 1}, few_q4_0, many_q4_0},
-    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 1}, few_q4_1, many_q4_1},
-    {{CODES_5BIT, SCALES_F16, 0, 32, 16, 1}, few_q5_0, many_q5_0},
-    {{CODES_5BIT, SCALES_F16, 1, 32, 0, 1}, few_q5_1, many_q5_1},
-    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 1}, few_q8_0, many_q8_0},
-    {{CODES_TABLE, SCALES_F16, 0, 32, 128, 1}, few_iq4_nl, many_iq4_nl},
-    {{CODES_TABLE, SCALES_BF16, 0, 32, 16, 1}, few_mxfp4, many_mxfp4},
-    {{CODES_TABLE, SCALES_SUPER, 0, 32, 128, 8}, few_iq4_xs, many_iq4_xs},
-    {{CODES_NIBBLE, SCALES_SUPER, 1, 32, 0, 8}, few_q4_k, many_q4_k},
-    {{CODES_5BIT, SCALES_SUPER, 1, 32, 0, 8}, few_q5_k, many_q5_k},
-    {{CODES_6BIT, SCALES_SUPER, 0, 16, 32, 8}, few_q6_k, many_q6_k},
-    {{CODES_NIBBLE, SCALES_SUPER, 1, 16, 0, 8}, few_q2_k, many_q2_k},
-    {{CODES_NIBBLE, SCALES_SUPER, 0, 16, 8, 8}, few_q3_k, many_q3_k},
-    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 0}, few_i8s, many_i8s},
-    {{CODES_8BIT, SCALES_ZEROS, 1, 32, 128, 0}, few_i8a, many_i8a},
-    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 0}, few_i4s, many_i4s},
-    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 0}, few_i4a, many_i4a},
-    {{CODES_NIBBLE, SCALES_ZEROS, 1, 32, 0, 0}, few_i4z, many_i4z},
+    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 1}, WAYS(q4_0)},
+    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 1}, WAYS(q4_1)},
+    {{CODES_5BIT, SCALES_F16, 0, 32, 16, 1}, WAYS(q5_0)},
+    {{CODES_5BIT, SCALES_F16, 1, 32, 0, 1}, WAYS(q5_1)},
+    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 1}, WAYS(q8_0)},
+    {{CODES_TABLE, SCALES_F16, 0, 32, 128, 1}, WAYS(iq4_nl)},
+    {{CODES_TABLE, SCALES_BF16, 0, 32, 16, 1}, WAYS(mxfp4)},
+    {{CODES_TABLE, SCALES_SUPER, 0, 32, 128, 8}, WAYS(iq4_xs)},
+    {{CODES_NIBBLE, SCALES_SUPER, 1, 32, 0, 8}, WAYS(q4_k)},
+    {{CODES_5BIT, SCALES_SUPER, 1, 32, 0, 8}, WAYS(q5_k)},
+    {{CODES_6BIT, SCALES_SUPER, 0, 16, 32, 8}, WAYS(q6_k)},
+    {{CODES_NIBBLE, SCALES_SUPER, 1, 16, 0, 8}, WAYS(q2_k)},
+    {{CODES_NIBBLE, SCALES_SUPER, 0, 16, 8, 8}, WAYS(q3_k)},
+    {{CODES_8BIT, SCALES_F16, 0, 32, 128, 0}, WAYS(i8s)},
+    {{CODES_8BIT, SCALES_ZEROS, 1, 32, 128, 0}, WAYS(i8a)},
+    {{CODES_NIBBLE, SCALES_F16, 0, 32, 8, 0}, WAYS(i4s)},
+    {{CODES_NIBBLE, SCALES_F16, 1, 32, 0, 0}, WAYS(i4a)},
+    {{CODES_NIBBLE, SCALES_ZEROS, 1, 32, 0, 0}, WAYS(i4z)},
 };
 
 INLINE void linear_of_any_form(const struct cpu_linear *call)
@@ -743,6 +753,12 @@ static void linear(const struct cpu_linear *call)
         linear_of_any_form(call);
         return;
     }
+#ifdef LEVEL_FLOATS
+    if (packed_is_float(form)) {
+        TABLE(LEVEL_FLOATS).linear(call);
+        return;
+    }
+#else
     switch (form->codes) {
     case CODES_F8:
         scaled_linear(call, CODES_F8, SCALES_F32);
@@ -760,6 +776,13 @@ static void linear(const struct cpu_linear *call)
         float_linear(call);
         return;
     }
+#endif
+#ifdef LEVEL_FEW
+    if (call->n_rows <= MOST_FEW_ROWS) {
+        TABLE(LEVEL_FEW).linear(call);
+        return;
+    }
+#endif
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
         const struct form_constants *f = &linears[i].form;
         if (f->codes == form->codes && f->scales == form->scales &&

@@ -96,4 +96,7 @@ void packed_read(serverd_dtype dtype, size_t k, const void *packed, size_t row, 
 void packed_read_part(serverd_dtype dtype, size_t k, const void *packed, size_t row, size_t begin,
                       size_t n, void *out);
 
+/* unpack_own.c: the same of our own types, from column `c` of a column block. */
+void packed_read_own(serverd_dtype dtype, size_t k, const void *column, size_t c, void *out);
+
 #endif

@@ -250,6 +250,10 @@ void packed_read_part(serverd_dtype dtype, size_t k, const void *packed, size_t 
                           row / PACKED_COLUMNS * packed_column_bytes(form, k) +
                           begin / form->unit_k * form->unit_bytes;
     size_t c = row % PACKED_COLUMNS;
+    if (dtype >= DTYPE_LIMIT) {
+        packed_read_own(dtype, k, unit, c, out);
+        return;
+    }
     if (packed_is_float(form)) {
         read_plain(unit, c, n, form->unit_bytes / PACKED_COLUMNS, out);
         return;

@@ -127,6 +127,8 @@ static bool parse_event(char *text, struct fault_event *event)
         return false;
     *when++ = '\0';
     char *count = strrchr(when, 'x'), *value = strchr(when, ':');
+    if (count && (count[1] < '0' || count[1] > '9'))
+        count = NULL; /* of "export" */
     if (count)
         *count++ = '\0';
     if (value)

@@ -4,6 +4,6 @@
 
 #include "tools/command.h"
 
-extern const struct command compile_command, compile_verify;
+extern const struct command compile_command, compile_diff, compile_verify;
 
 #endif

@@ -2,15 +2,23 @@
 #include "tools/compile/commands.h"
 
 #include "base/error.h"
+#include "base/numeric.h"
+#include "compiler/adapter_import.h"
 #include "compiler/compile_file.h"
 #include "kernels/builtin.h"
+#include "program/adapter_file.h"
+#include "program/sdp_file.h"
+#include "program/sdp_program.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 struct values {
-    const char *model, *out;
+    const char *model, *out, *base;
+    const char *quantise, *calibration, *report, *target_size;
+    double target_bits;
+    const char *dump_after, *without;
     uint32_t threads;
     bool verify, quiet;
 };
@@ -21,6 +29,24 @@ static const struct command_option rows[] = {
     {"model", 0, COMMAND_STRING, AT(model), "MODEL", NULL, 0, 0,
      "What to compile: a GGUF file, or the first file of a split one"},
     {"output", 'o', COMMAND_STRING, AT(out), "FILE", NULL, 0, 0, "The program file to write"},
+    {"quantize", 0, COMMAND_STRING, AT(quantise), "POLICY", "keep", 0, 0,
+     "What weights become: keep; FORMAT[:gGROUP][:METHOD+METHOD], such as i4a:g64:awq+gptq+scale; "
+     "int8, int4, int4-best, fp8, mxfp4, nf4; or a .yaml file of rules"},
+    {"calibrate", 0, COMMAND_STRING, AT(calibration), "FILE", NULL, 0, 0,
+     "Text that quantising looks at: JSON lines with text, messages or prompt_token_ids; or self, "
+     "text that the model makes itself"},
+    {"target-bits", 0, COMMAND_FLOAT, AT(target_bits), "BITS", "0", 0, 32,
+     "Bits for each weight that are met by choosing formats tensor by tensor; 0: as the policy "
+     "says"},
+    {"target-size", 0, COMMAND_STRING, AT(target_size), "SIZE", NULL, 0, 0,
+     "The same as bytes of all weights: 300M"},
+    {"report", 0, COMMAND_STRING, AT(report), "FILE", NULL, 0, 0,
+     "Write a page about what quantising did, as HTML"},
+    {"base", 0, COMMAND_STRING, AT(base), "FILE", NULL, 0, 0,
+     "The model that an adapter is for, in any form and quantisation; MODEL is the adapter then"},
+    {"dump-after", 0, COMMAND_STRING, AT(dump_after), "PASS", NULL, 0, 0,
+     "Print the graph as it is after this pass: fold, dedup, dce; without --output nothing else"},
+    {"without", 0, COMMAND_STRING, AT(without), "PASS,...", NULL, 0, 0, "Leave these passes out"},
     {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that work; 0: one for each processor that the process may use"},
     {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
@@ -45,14 +71,71 @@ static void draw_bar(void *context, double share)
 /* ---- the command -------------------------------------------------------------------------------
  */
 
+static void dump(void *context, const struct compile_pass *pass, const struct program *program)
+{
+    const struct values *values = context;
+    struct buffer text;
+    if (strcmp(pass->name, values->dump_after) != 0)
+        return;
+    buffer_init(&text, SIZE_MAX / 2);
+    graph_print(&program->graph, &text);
+    (void)fputs(buffer_str(&text), stdout); /* flushed and checked at exit, as far as it goes */
+    buffer_deinit(&text);
+}
+
+static struct compile_options source_of(const struct values *values)
+{
+    return (struct compile_options){.path = values->model,
+                                    .passes = {.off = values->without,
+                                               .after = values->dump_after ? dump : NULL,
+                                               .context = (void *)values}};
+}
+
+/* The graph and nothing else. */
+static serverd_status only_dump(const struct values *values, serverd_error *err)
+{
+    struct program *program;
+    const struct compile_options source = source_of(values);
+    serverd_status status = compile_model(&source, &program, err);
+    if (status == SERVERD_OK)
+        program_unref(program);
+    return status;
+}
+
+static serverd_status check_dump(const struct values *values, serverd_error *err)
+{
+    for (uint32_t i = 0; values->dump_after && i < n_compile_passes; i++)
+        if (strcmp(compile_passes[i].name, values->dump_after) == 0 &&
+            !passes_list_has(values->without, values->dump_after))
+            return SERVERD_OK;
+    return values->dump_after ? fail(err, SERVERD_INVALID,
+                                     "--dump-after: %.64s is no pass that runs; there are fold, "
+                                     "dedup, dce",
+                                     values->dump_after)
+                              : SERVERD_OK;
+}
+
 static serverd_status compile(const struct values *values, struct worker_pool *pool,
                               serverd_error *err)
 {
+    uint64_t target_bytes = 0;
+    if (values->target_size && !parse_size(values->target_size, &target_bytes))
+        return fail(err, SERVERD_INVALID, "--target-size: %.64s is no size", values->target_size);
+    const char *quantise = strcmp(values->quantise, "keep") == 0 ? NULL : values->quantise;
+    if (!quantise &&
+        (values->calibration || values->report || values->target_bits > 0 || target_bytes > 0))
+        return fail(err, SERVERD_INVALID,
+                    "--calibrate, --report and --target-* need --quantize POLICY");
     bool has_bar = !values->quiet && isatty(STDERR_FILENO);
-    const struct compile_file_options options = {.source = {.path = values->model},
+    const struct compile_file_options options = {.source = source_of(values),
                                                  .out = values->out,
                                                  .delegate = builtin_delegate("cpu"),
                                                  .pool = pool,
+                                                 .quantise = quantise,
+                                                 .calibration = values->calibration,
+                                                 .target_bits = values->target_bits,
+                                                 .target_bytes = target_bytes,
+                                                 .report = values->report,
                                                  .wants_verify = values->verify,
                                                  .progress = has_bar ? draw_bar : NULL};
     serverd_status status = compile_file(&options, err);
@@ -61,14 +144,54 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
     return status;
 }
 
+/* What was written is read again, as whoever opens it does. */
+static serverd_status check_adapter(const char *path, const struct program *base,
+                                    serverd_error *err)
+{
+    struct adapter *adapter;
+    serverd_status status = adapter_file_open(path, &adapter, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = adapter_fits(adapter, base, err);
+    adapter_destroy(adapter);
+    return status;
+}
+
+static serverd_status compile_adapter(const struct values *values, serverd_error *err)
+{
+    struct program *base;
+    struct adapter *adapter;
+    const struct compile_options source = {.path = values->base};
+    serverd_status status = sdp_is_program_file(values->base) ? sdp_open(values->base, &base, err)
+                                                              : compile_model(&source, &base, err);
+    if (status != SERVERD_OK)
+        return error_context(err, "--base");
+    status = adapter_import(values->model, base, &adapter, err);
+    if (status == SERVERD_OK) {
+        status = adapter_write(adapter, values->out, err);
+        adapter_destroy(adapter);
+    }
+    if (status == SERVERD_OK && values->verify &&
+        (status = check_adapter(values->out, base, err)) != SERVERD_OK)
+        err->code = status = SERVERD_INTERNAL;
+    program_unref(base);
+    return status;
+}
+
 static serverd_status run(const void *arg, serverd_error *err)
 {
     const struct values *values = arg;
     struct worker_pool *pool = NULL;
+    if (check_dump(values, err))
+        return err->code;
+    if (values->model && values->dump_after && !values->out)
+        return only_dump(values, err);
     if (!values->model || !values->out)
         return fail(err, SERVERD_INVALID, "%s; see --help",
                     values->model ? "--output: names the file to write"
                                   : "names no model to compile");
+    if (values->base)
+        return compile_adapter(values, err);
     serverd_status status = worker_pool_create(values->threads, &pool, err);
     if (status == SERVERD_OK)
         status = compile(values, pool, err);

@@ -19,7 +19,7 @@ static int exit_code(serverd_status status)
     }
 }
 
-static const struct command *const commands[] = {&compile_verify};
+static const struct command *const commands[] = {&compile_diff, &compile_verify};
 
 static const struct tool tool = {.name = "serverd-compile",
                                  .summary = "Compiles models into program files (.sdp).",

@@ -1,0 +1,141 @@
+/* Low-rank additions (adapter.c): t = A x, then y += s * (B t), in f32, for some rows at a time
+ * that read the same weights once. Part of cpu_kernels_template.h.
+ *
+ *   A   [rank / 4][k / 16][4][16]    both padded with zeros
+ *   B   [columns / 16][rank][16]     padded with zeros
+ *
+ * so that each is read as one stream. Element i of x goes to lane i % 16, elements in ascending
+ * order, and lanes are added as add_lanes does; a column's sum has its ranks in ascending order,
+ * and is multiplied by s and added to y at once. No row's sums depend on how many rows there are.
+ */
+
+#define ADAPTER_TILE 4 /* rows */
+
+/* Bytes that are asked for ahead: pages end the processor's own streams. */
+#define ADAPTER_AHEAD 2048
+
+INLINE fvec load_adapter(const void *weights, size_t i, uint32_t dtype)
+{
+    if (dtype == DTYPE_BF16)
+        return f_load_bf16((const uint16_t *)weights + i);
+    if (dtype == DTYPE_F16)
+        return f_load_f16((const uint16_t *)weights + i);
+    return f_load((const float *)weights + i);
+}
+
+INLINE void ask_ahead(const void *weights, size_t i, uint32_t dtype)
+{
+    const size_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    __builtin_prefetch((const char *)weights + i * bytes + ADAPTER_AHEAD);
+}
+
+static inline float add_fvec(fvec v)
+{
+    float all[LANES];
+    f_store(all, v);
+    return add_lanes(load(all));
+}
+
+INLINE void adapter_down_tile(const struct cpu_low_rank *site, uint32_t group,
+                              const float *const *x, float *const *t, size_t n_rows, uint32_t dtype)
+{
+    const size_t n_steps = (site->n_in + LANES - 1) / LANES;
+    const size_t stride = CPU_ADAPTER_RANKS * LANES;
+    size_t at = group * n_steps * stride;
+    fvec acc[ADAPTER_TILE][CPU_ADAPTER_RANKS];
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+            acc[r][i] = f_splat(0);
+    for (size_t step = 0; step < n_steps; step++, at += stride) {
+        const size_t n = min_size(LANES, site->n_in - step * LANES);
+        fvec a[CPU_ADAPTER_RANKS];
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+            a[i] = load_adapter(site->a, at + i * LANES, dtype);
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i += dtype == DTYPE_F32 ? 1 : 2)
+            ask_ahead(site->a, at + i * LANES, dtype);
+        for (size_t r = 0; r < n_rows; r++) {
+            float part[LANES] = {0};
+            const float *from = x[r] + step * LANES;
+            if (n < LANES)
+                from = memcpy(part, from, n * sizeof *part);
+            fvec v = f_load(from);
+            for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+                acc[r][i] = f_fma(a[i], v, acc[r][i]);
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+            t[r][group * CPU_ADAPTER_RANKS + i] = add_fvec(acc[r][i]);
+}
+
+INLINE void adapter_up_tile(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,
+                            const float *const *t, const float *factor, float *const *y,
+                            size_t n_rows, uint32_t dtype)
+{
+    for (size_t block = first_block; block < first_block + n_blocks; block++) {
+        const size_t n = min_size(LANES, site->n_out - block * LANES);
+        size_t at = block * site->rank * LANES;
+        fvec acc[ADAPTER_TILE];
+        for (size_t r = 0; r < n_rows; r++)
+            acc[r] = f_splat(0);
+        for (uint32_t i = 0; i < site->rank; i++, at += LANES) {
+            fvec b = load_adapter(site->b, at, dtype);
+            ask_ahead(site->b, at, dtype);
+            for (size_t r = 0; r < n_rows; r++)
+                acc[r] = f_fma(b, f_splat(t[r][i]), acc[r]);
+        }
+        for (size_t r = 0; r < n_rows; r++) {
+            float part[LANES] = {0}, *out = y[r] + block * LANES;
+            fvec before = f_load(n < LANES ? memcpy(part, out, n * sizeof *part) : out);
+            f_store_part(out, n, f_fma(acc[r], f_splat(factor[r]), before));
+        }
+    }
+}
+
+/* One function for each type and number of rows, so that the loops over rows are unrolled. */
+#define EACH_TILE(call, n_rows, dtype)                                                             \
+    switch (n_rows) {                                                                              \
+    case 1:                                                                                        \
+        call(1, dtype);                                                                            \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        call(2, dtype);                                                                            \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        call(3, dtype);                                                                            \
+        break;                                                                                     \
+    default:                                                                                       \
+        call(4, dtype);                                                                            \
+    }
+#define EACH_TYPE(call, n_rows)                                                                    \
+    if (site->dtype == DTYPE_BF16) {                                                               \
+        EACH_TILE(call, n_rows, DTYPE_BF16)                                                        \
+    } else if (site->dtype == DTYPE_F16) {                                                         \
+        EACH_TILE(call, n_rows, DTYPE_F16)                                                         \
+    } else {                                                                                       \
+        EACH_TILE(call, n_rows, DTYPE_F32)                                                         \
+    }
+
+static void adapter_down(const struct cpu_low_rank *site, uint32_t group, const float *const *x,
+                         float *const *t, size_t n_rows)
+{
+    for (size_t row = 0; row < n_rows; row += ADAPTER_TILE) {
+#define DOWN(n, dtype) adapter_down_tile(site, group, x + row, t + row, n, dtype)
+        EACH_TYPE(DOWN, n_rows - row)
+#undef DOWN
+    }
+}
+
+static void adapter_up(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,
+                       const float *const *t, const float *factor, float *const *y, size_t n_rows)
+{
+    for (size_t row = 0; row < n_rows; row += ADAPTER_TILE) {
+#define UP(n, dtype)                                                                               \
+    adapter_up_tile(site, first_block, n_blocks, t + row, factor + row, y + row, n, dtype)
+        EACH_TYPE(UP, n_rows - row)
+#undef UP
+    }
+}
+
+#undef EACH_TYPE
+#undef EACH_TILE

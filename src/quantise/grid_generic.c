@@ -1,0 +1,2 @@
+#define GRID_TABLE grid_kernels_generic
+#include "quantise/grid_template.h"

@@ -1,0 +1,73 @@
+#include "runtime/memory_internal.h"
+
+#include "base/error.h"
+#include "runtime/steps.h"
+
+uint64_t runtime_memory_peak(const struct runtime_memory *memory)
+{
+    return memory->mapped + memory->packed + memory->activation + memory->scratch + memory->kv +
+           memory->table;
+}
+
+/* All of a mapped file but the weights is read when it is opened. */
+void memory_add_program(struct runtime_memory *memory, const struct program *program)
+{
+    memory->table += arena_used(program->arena);
+    if (program->n_forms == 0) /* a source: its weights are read, packed and let go of */
+        return;
+    uint64_t rest = 0;
+    for (uint32_t i = 0; i < program->n_mappings; i++)
+        rest += program->mappings[i].bytes;
+    for (uint32_t i = 0; i < program->n_forms; i++)
+        rest -= program->forms[i].bytes < rest ? program->forms[i].bytes : rest;
+    memory->mapped += rest;
+}
+
+serverd_status memory_add_weights(struct runtime_memory *memory, const struct packing *packing,
+                                  serverd_error *err)
+{
+    struct packing_bytes bytes;
+    serverd_status status = packing_measure(packing, &bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    memory->mapped += bytes.in_place;
+    memory->packed += bytes.block;
+    return SERVERD_OK;
+}
+
+static serverd_status add_partition(struct runtime_memory *memory, const serverd_graph *graph,
+                                    const struct instance *item, const serverd_partition *view,
+                                    const serverd_limits *limits, serverd_error *err)
+{
+    serverd_footprint footprint = {.struct_bytes = sizeof footprint};
+    if (!item->delegate->footprint)
+        return fail(err, SERVERD_UNSUPPORTED, "device %s: does not say what it takes",
+                    item->delegate->name);
+    serverd_status status =
+        item->delegate->footprint(item->instance, graph, view, limits,
+                                  item->spec.n_layers > 0 ? &item->spec : NULL, &footprint, err);
+    if (status != SERVERD_OK)
+        return status;
+    memory->activation += footprint.activation_bytes;
+    memory->unshared += footprint.unshared_bytes;
+    memory->scratch += footprint.scratch_bytes;
+    return SERVERD_OK;
+}
+
+serverd_status memory_add_partitions(struct runtime_memory *memory,
+                                     const struct placement *placement, struct instances *instances,
+                                     const serverd_limits *limits, serverd_error *err)
+{
+    const serverd_graph *graph = placement->graph;
+    serverd_status status = SERVERD_OK;
+    for (uint32_t p = 0; p < placement->n_partitions && status == SERVERD_OK; p++)
+        status =
+            add_partition(memory, graph, instances_of(instances, placement->partitions[p].device),
+                          &placement->partitions[p].view, limits, err);
+    size_t bytes = 0;
+    if (status == SERVERD_OK && !steps_buffer_bytes(placement, limits, &bytes))
+        status = fail(err, SERVERD_NOMEM, "the values between partitions overflow");
+    memory->scratch += bytes;
+    memory->table += (uint64_t)placement->n_devices * graph->n_nodes * sizeof *placement->claims;
+    return status;
+}

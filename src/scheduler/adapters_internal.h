@@ -1,0 +1,39 @@
+/* Adapters inside an engine. */
+#ifndef SCHEDULER_ADAPTERS_INTERNAL_H
+#define SCHEDULER_ADAPTERS_INTERNAL_H
+
+#include "scheduler/adapters.h"
+#include "scheduler/request.h"
+
+struct job;
+
+enum adapter_state {
+    ADAPTER_NONE,    /* the slot is free */
+    ADAPTER_COMING,  /* waits for the engine thread */
+    ADAPTER_READY,   /* requests may choose it */
+    ADAPTER_LEAVING, /* waits for its requests */
+};
+
+/* Guarded by the engine's mutex; what a batch needs is in the job. */
+struct adapter_slot {
+    enum adapter_state state;
+    char name[LIMIT_ADAPTER_NAME];
+    float scale;
+    uint64_t space; /* of its identity and scale */
+    uint32_t n_jobs;
+    struct adapter *adapter; /* COMING */
+    void *user;              /* COMING, LEAVING: of the change */
+    uint64_t change_id;
+};
+
+/* The slot of that name for a job, which is counted; a request without a name has none. Needs the
+ * mutex. SERVERD_INVALID: there is none of that name. */
+serverd_status adapters_claim(struct engine *engine, struct job *job, serverd_error *err);
+void adapters_release(struct engine *engine, const struct job *job); /* its end */
+
+/* Engine thread, between two steps: what has come, comes in; what nobody uses any more goes. */
+void adapters_apply(struct engine *engine);
+void adapters_end(struct engine *engine, const serverd_error *failure); /* open changes */
+void adapters_destroy(struct engine *engine);
+
+#endif
