@@ -216,10 +216,11 @@ typedef struct serverd_device {
     char reason[128]; /* why there is none, if `devices` reports 0 */
 } serverd_device;
 
-/* What a worker did, and when: some nodes for some rows. */
+/* What a worker did, and when: some nodes for some rows. Nodes that are computed together are one
+ * event; a node's time may come in several events, of other rows, columns or workers. */
 typedef struct serverd_trace_event {
     uint64_t start_ns, end_ns;
-    uint32_t first_node, n_nodes; /* n_nodes from there on; not always consecutive ones */
+    uint32_t first_node, n_nodes; /* consecutive ones */
     uint32_t worker, n_rows;
 } serverd_trace_event;
 
@@ -229,7 +230,10 @@ typedef struct serverd_trace_event {
  * `load` and `execute`.
  *
  * trace comes and goes between two calls of `execute`, and is called inside it: NULL means that
- * nobody looks, and times need not be taken. */
+ * nobody looks, and times need not be taken. Each worker calls it for itself, several at once, in
+ * the order of its times; the thread that called `execute` is worker 0. Who waits for others in
+ * parallel_for is seen by the host. A delegate that never calls it is seen as one event for each
+ * `execute`. */
 typedef struct serverd_host {
     uint32_t struct_bytes;
     uint32_t n_workers;
@@ -279,7 +283,9 @@ typedef struct serverd_claim {
     char text[128];          /* more about the reason, or "" */
 } serverd_claim;
 
-/* What `load` takes of the device's memory, beside the packed weights. */
+/* What `load` takes of the device's memory, beside the packed weights. Partitions of an instance
+ * run one after the other: they may use the same memory, so together they take less than the sum.
+ */
 typedef struct serverd_footprint {
     uint32_t struct_bytes;
     uint32_t reserved;
@@ -420,7 +426,8 @@ typedef struct serverd_delegate {
                const void *const *packed, const serverd_limits *, const serverd_kv_spec *or_null,
                serverd_handle **out);
 
-    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state. */
+    /* The kv functions are NULL, all of them, in a delegate that claims no attention with a state.
+     */
     SERVERD_FN(kv_page_bytes, serverd_instance *, const serverd_kv_spec *, serverd_kv_bytes *out);
     /* n_window_pages 0: none, pages hold all layers. */
     SERVERD_FN(kv_create, serverd_instance *, const serverd_kv_spec *, uint32_t n_pages,

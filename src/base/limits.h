@@ -47,7 +47,8 @@
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
 
-/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options. */
+/* Devices of a model: more are refused; hetero's, whose cuts are all tried; text of one's options.
+ */
 #define LIMIT_DELEGATES      32u /* built in and loaded from files */
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
@@ -126,6 +127,11 @@
 #define LIMIT_INSPECT_STEPS    10000u
 #define LIMIT_INSPECT_SECONDS  60u
 #define LIMIT_INSPECT_REQUESTS 4096u
+
+/* Events that a trace keeps: the oldest give way, and are counted. Of one worker; of all workers of
+ * a trace that is asked for. */
+#define LIMIT_TRACE_EVENTS     (1u << 20)
+#define LIMIT_TRACE_ALL_EVENTS (1u << 18)
 
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u

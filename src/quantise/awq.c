@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 16u
+#define LANES      16u
+#define CHUNK_ROWS 32u /* of the matrix: two blocks of columns */
 
 /* ---- the energy of outputs ------------------------------------------------------------------- */
 
@@ -17,6 +18,7 @@ enum energy { ENERGY_NOISE, ENERGY_SIGNAL, ENERGY_SCALED };
 struct energy_job {
     const struct quant_matrix *matrix;
     const struct grid_kernels *kernels;
+    const struct cpu_kernels *products;
     const float *x;
     size_t rows;
     enum energy kind;
@@ -58,16 +60,17 @@ static void energy_of_rows(void *arg, uint32_t chunk, uint32_t worker)
 {
     const struct energy_job *job = arg;
     const struct quant_matrix *m = job->matrix;
-    float *columns = job->memory + worker * job->floats, *row = columns + LANES * m->k;
+    float *columns = job->memory + worker * job->floats, *row = columns + CHUNK_ROWS * m->k;
     float *out = row + m->k;
-    const size_t first = (size_t)chunk * LANES, n = min_size(LANES, m->n - first);
-    memset(columns, 0, LANES * m->k * sizeof *columns);
+    const size_t first = (size_t)chunk * CHUNK_ROWS, n = min_size(CHUNK_ROWS, m->n - first);
+    memset(columns, 0, CHUNK_ROWS * m->k * sizeof *columns);
     for (size_t c = 0; c < n; c++) {
         energy_row(job, first + c, row);
+        float *to = columns + c / LANES * LANES * m->k + c % LANES;
         for (size_t i = 0; i < m->k; i++)
-            columns[i * LANES + c] = row[i];
+            to[i * LANES] = row[i];
     }
-    multiply_block(job->x, job->rows, columns, m->k, n, out);
+    multiply_blocks(job->products, job->x, job->rows, columns, m->k, n, out);
     double sum = 0;
     for (size_t i = 0; i < job->rows * n; i++)
         sum += (double)out[i] * (double)out[i];
@@ -78,12 +81,14 @@ static serverd_status run_energy(struct energy_job *job, struct worker_pool *poo
                                  serverd_error *err)
 {
     const struct quant_matrix *m = job->matrix;
-    const uint32_t chunks = (uint32_t)((m->n + LANES - 1) / LANES);
+    const uint32_t chunks = (uint32_t)((m->n + CHUNK_ROWS - 1) / CHUNK_ROWS);
     size_t workers = worker_pool_n_workers(pool), floats, bytes;
     job->kernels = grid_kernels_best();
+    job->products = cpu_kernels_best();
     job->memory = NULL;
     job->sums = calloc(chunks, sizeof *job->sums);
-    if (!size_mul(m->k, LANES + 1, &floats) || !size_add(floats, job->rows * LANES, &floats) ||
+    if (!size_mul(m->k, CHUNK_ROWS + 1, &floats) ||
+        !size_add(floats, job->rows * CHUNK_ROWS, &floats) ||
         !size_align(floats, LANES, &job->floats) ||
         !size_mul(job->floats * workers, sizeof(float), &bytes) ||
         !(job->memory = aligned_alloc(64, bytes)) || !job->sums) {

@@ -84,6 +84,7 @@ struct multiply_job {
     bool adds;
     enum product_part part;
     uint32_t n_chunks;
+    const struct cpu_kernels *kernels; /* finding them is slow on virtual machines */
 };
 
 static void multiply_chunk(void *arg, uint32_t chunk, uint32_t worker)
@@ -114,31 +115,32 @@ static void multiply_chunk(void *arg, uint32_t chunk, uint32_t worker)
     if (job->adds)
         call.added = call.out;
     if (call.n_rows > 0)
-        cpu_kernels_best()->linear(&call);
+        job->kernels->linear(&call);
 }
 
 void multiply(const float *a, size_t m, const struct right_factor *b, float *out, size_t stride,
               bool adds, enum product_part part, struct worker_pool *pool)
 {
-    struct multiply_job job = {a, m, b, out, stride, adds, part, 0};
+    struct multiply_job job = {a, m, b, out, stride, adds, part, 0, cpu_kernels_best()};
     job.n_chunks = (uint32_t)((n_blocks(b->n) + BLOCKS_PER_CHUNK - 1) / BLOCKS_PER_CHUNK);
     worker_pool_run(pool, job.n_chunks, multiply_chunk, &job);
 }
 
-void multiply_block(const float *a, size_t m, const float *columns, size_t k, size_t n, float *out)
+void multiply_blocks(const struct cpu_kernels *kernels, const float *a, size_t m,
+                     const float *columns, size_t k, size_t n, float *out)
 {
     const struct cpu_rows x = {.values = a};
     const struct cpu_linear call = {.form = packed_form(DTYPE_F32),
                                     .weights = (const uint8_t *)columns,
                                     .column_bytes = k * LANES * sizeof(float),
-                                    .n_blocks = 1,
+                                    .n_blocks = n_blocks(n),
                                     .n_out = n,
                                     .k = k,
                                     .x = &x,
                                     .n_rows = m,
                                     .out = out,
                                     .out_stride = n};
-    cpu_kernels_best()->linear(&call);
+    kernels->linear(&call);
 }
 
 /* ---- weights of a tensor --------------------------------------------------------------------- */
@@ -151,6 +153,7 @@ struct tensor_job {
     const serverd_tensor *weights;
     const float *bias;
     float *out;
+    const struct cpu_kernels *kernels;
     float *memory; /* [workers][TENSOR_ROWS + 1][k], for blocks of columns and a row */
 };
 
@@ -184,14 +187,21 @@ static void multiply_rows(void *arg, uint32_t chunk, uint32_t worker)
                                     .bias = job->bias,
                                     .out = job->out,
                                     .out_stride = job->n};
-    cpu_kernels_best()->linear(&call);
+    job->kernels->linear(&call);
 }
 
 serverd_status multiply_tensor(const float *a, size_t m, const serverd_tensor *weights,
                                const float *bias, float *out, struct worker_pool *pool,
                                serverd_error *err)
 {
-    struct tensor_job job = {a, m, weights->dims[1], weights->dims[0], weights, bias, out, NULL};
+    struct tensor_job job = {.a = a,
+                             .m = m,
+                             .k = weights->dims[1],
+                             .n = weights->dims[0],
+                             .weights = weights,
+                             .bias = bias,
+                             .out = out,
+                             .kernels = cpu_kernels_best()};
     size_t bytes;
     if (!size_mul(job.k, (TENSOR_ROWS + 1) * sizeof(float), &bytes) ||
         !size_mul(bytes, worker_pool_n_workers(pool), &bytes) || !(job.memory = malloc(bytes)))

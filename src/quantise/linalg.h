@@ -4,6 +4,7 @@
 #ifndef QUANTISE_LINALG_H
 #define QUANTISE_LINALG_H
 
+#include "kernels/cpu/cpu_kernels.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -29,8 +30,10 @@ enum product_part { PRODUCT_ALL, PRODUCT_UPPER, PRODUCT_LOWER };
 void multiply(const float *a, size_t m, const struct right_factor *b, float *out, size_t stride,
               bool adds, enum product_part part, struct worker_pool *pool);
 
-/* out[m][n] (no gaps) = a[m][k] * b of one block of columns, [k][16], n <= 16; on this thread. */
-void multiply_block(const float *a, size_t m, const float *columns, size_t k, size_t n, float *out);
+/* out[m][n] (no gaps) = a[m][k] * b, of some blocks of columns [n / 16 rounded up][k][16]; on this
+ * thread. */
+void multiply_blocks(const struct cpu_kernels *kernels, const float *a, size_t m,
+                     const float *columns, size_t k, size_t n, float *out);
 
 /* out[m][n] = a[m][k] * weights^T + bias of a tensor [n][k] of any type; bias may be NULL. */
 serverd_status multiply_tensor(const float *a, size_t m, const serverd_tensor *weights,

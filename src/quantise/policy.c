@@ -1,6 +1,7 @@
 #include "quantise/policy_internal.h"
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/hint.h"
 #include "base/limits.h"
 #include "program/op.h"
@@ -240,14 +241,41 @@ static bool has_end(const char *text, const char *end)
     return n > m && strcmp(text + n - m, end) == 0;
 }
 
-serverd_status policy_create(const char *text, struct quantise_policy **out, serverd_error *err)
+serverd_status policy_parse_rules(const char *yaml, size_t n, const char *path,
+                                  struct quantise_policy **out, serverd_error *err)
 {
     struct quantise_policy *policy = calloc(1, sizeof *policy);
     if (!policy)
         return fail(err, SERVERD_NOMEM, "no memory for a policy");
-    serverd_status status = has_end(text, ".yaml") || has_end(text, ".yml")
-                                ? policy_read_yaml(text, policy, err)
-                                : add_simple(policy, text, err);
+    serverd_status status = policy_read_yaml(yaml, n, path, policy, err);
+    if (status == SERVERD_OK)
+        *out = policy;
+    else
+        policy_destroy(policy);
+    return status;
+}
+
+static serverd_status read_rules_file(const char *path, struct quantise_policy **out,
+                                      serverd_error *err)
+{
+    char *text;
+    size_t n;
+    serverd_status status = file_read(path, LIMIT_CONFIG_BYTES, &text, &n, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = policy_parse_rules(text, n, path, out, err);
+    free(text);
+    return status;
+}
+
+serverd_status policy_create(const char *text, struct quantise_policy **out, serverd_error *err)
+{
+    if (has_end(text, ".yaml") || has_end(text, ".yml"))
+        return read_rules_file(text, out, err);
+    struct quantise_policy *policy = calloc(1, sizeof *policy);
+    if (!policy)
+        return fail(err, SERVERD_NOMEM, "no memory for a policy");
+    serverd_status status = add_simple(policy, text, err);
     if (status == SERVERD_OK)
         *out = policy;
     else

@@ -45,6 +45,9 @@ struct quantise_policy;
  * or .yml). Typos are SERVERD_INVALID with the nearest known word; errors of a file name it and the
  * line. */
 serverd_status policy_create(const char *text, struct quantise_policy **out, serverd_error *err);
+/* The same from the text of such a file; errors name `path`. */
+serverd_status policy_parse_rules(const char *yaml, size_t n, const char *path,
+                                  struct quantise_policy **out, serverd_error *err);
 void policy_destroy(struct quantise_policy *policy); /* NULL is fine */
 
 bool policy_keeps_all(const struct quantise_policy *policy);

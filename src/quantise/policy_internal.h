@@ -33,8 +33,8 @@ serverd_status policy_parse_match(const char *text, size_t n, pcre2_code **out, 
 /* What was not said; refuses what does not go together. */
 serverd_status policy_complete(struct quantise_choice *choice, serverd_error *err);
 
-/* policy_yaml.c */
-serverd_status policy_read_yaml(const char *path, struct quantise_policy *policy,
-                                serverd_error *err);
+/* policy_yaml.c: adds the rules of a text. */
+serverd_status policy_read_yaml(const char *yaml, size_t n, const char *path,
+                                struct quantise_policy *policy, serverd_error *err);
 
 #endif

@@ -2,28 +2,33 @@
 #include "quantise/policy_internal.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/hint.h"
 #include "base/limits.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <yaml.h>
 
+/* Events of a document: more than all rules have. */
+#define MOST_EVENTS (LIMIT_QUANTISE_RULES * 32u)
+
 struct reader {
-    const char *path;
     yaml_parser_t parser;
     yaml_event_t event;
+    uint32_t n_events;
 };
 
+/* Where the present event begins, or where there is none, because it cannot be read. */
 static size_t line_of(const struct reader *r)
 {
-    return r->event.start_mark.line + 1;
+    const bool is_broken = r->parser.error != YAML_NO_ERROR;
+    return (is_broken ? r->parser.problem_mark.line : r->event.start_mark.line) + 1;
 }
 
 static serverd_status next_event(struct reader *r, serverd_error *err)
 {
     yaml_event_delete(&r->event);
+    if (r->n_events++ > MOST_EVENTS)
+        return fail(err, SERVERD_INVALID, "more than %u rules", LIMIT_QUANTISE_RULES);
     if (yaml_parser_parse(&r->parser, &r->event))
         return SERVERD_OK;
     if (r->parser.error == YAML_MEMORY_ERROR)
@@ -149,25 +154,17 @@ static serverd_status read_document(struct reader *r, struct quantise_policy *po
     return status;
 }
 
-serverd_status policy_read_yaml(const char *path, struct quantise_policy *policy,
-                                serverd_error *err)
+serverd_status policy_read_yaml(const char *yaml, size_t n, const char *path,
+                                struct quantise_policy *policy, serverd_error *err)
 {
-    struct reader r = {.path = path};
-    char *text;
-    size_t n;
-    serverd_status status = file_read(path, LIMIT_CONFIG_BYTES, &text, &n, err);
-    if (status != SERVERD_OK)
-        return status;
-    if (!yaml_parser_initialize(&r.parser)) {
-        free(text);
+    struct reader r = {.n_events = 0};
+    if (!yaml_parser_initialize(&r.parser))
         return fail(err, SERVERD_NOMEM, "%s: no memory", path);
-    }
-    yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, n);
-    status = read_document(&r, policy, err);
+    yaml_parser_set_input_string(&r.parser, (const unsigned char *)yaml, n);
+    serverd_status status = read_document(&r, policy, err);
     if (status != SERVERD_OK)
         error_context(err, "%s:%zu", path, line_of(&r));
     yaml_event_delete(&r.event);
     yaml_parser_delete(&r.parser);
-    free(text);
     return status;
 }

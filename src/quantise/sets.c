@@ -16,6 +16,7 @@
 #define MAX_MEMBERS  8u
 #define SEARCH_ROWS  512u
 #define DAMPING      0.01
+#define SHRINKING    0.1 /* what columns of a few thousand rows have in common is partly chance */
 #define SCALE_ROUNDS 3u
 
 struct member {
@@ -110,16 +111,18 @@ static void take_sample(struct set *set)
                set->k * sizeof *set->sample);
 }
 
-/* h = 2 / n sum x x^T, and a little on the diagonal. */
+/* h = 2 / n sum x x^T, a little less off and a little more on its diagonal. */
 static serverd_status find_hessian(struct pass *pass, struct set *set, serverd_error *err)
 {
     const size_t k = set->k;
     if (!add_gram(set->x, set->rows, k, set->h, pass->options->pool))
         return fail(err, SERVERD_NOMEM, "no memory for %zu rows of %zu", set->rows, k);
-    const float factor = 2.0f / (float)set->rows;
-    for (size_t i = 0; i < k; i++)
-        for (size_t j = i; j < k; j++)
-            set->h[i * k + j] *= factor;
+    const float factor = 2.0f / (float)set->rows, less = factor * (1 - (float)SHRINKING);
+    for (size_t i = 0; i < k; i++) {
+        set->h[i * k + i] *= factor;
+        for (size_t j = i + 1; j < k; j++)
+            set->h[i * k + j] *= less;
+    }
     double mean = 0;
     for (size_t i = 0; i < k; i++)
         mean += (double)set->h[i * k + i] / (double)k;

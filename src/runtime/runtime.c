@@ -25,8 +25,7 @@ struct runtime {
     serverd_host host;
     void (*log)(void *context, int level, const char *text);
     void *log_context;
-    void (*trace)(void *context, const serverd_trace_event *event);
-    void *trace_context;
+    struct trace *trace; /* NULL: nobody looks */
     serverd_limits limits;
     serverd_kv_spec kv_spec;
 
@@ -61,22 +60,13 @@ static void host_parallel_for(void *context, uint32_t n_chunks,
 static uint64_t host_now_ns(void *context)
 {
     struct runtime *runtime = context;
-    return clock_now_ns(runtime->clock);
+    return runtime->trace ? trace_now_ns(runtime->trace) : clock_now_ns(runtime->clock);
 }
 
 static void host_trace(void *context, const serverd_trace_event *event)
 {
     struct runtime *runtime = context;
-    runtime->trace(runtime->trace_context, event);
-}
-
-void runtime_set_trace(struct runtime *runtime,
-                       void (*trace)(void *context, const serverd_trace_event *event),
-                       void *context)
-{
-    runtime->trace = trace;
-    runtime->trace_context = context;
-    runtime->host.trace = trace ? host_trace : NULL;
+    trace_add(runtime->trace, event);
 }
 
 /* ---- packing ------------------------------------------------------------------------------- */
@@ -535,6 +525,25 @@ uint64_t runtime_buffer_bytes(const struct runtime *runtime)
     return runtime->steps.n_bytes;
 }
 
+serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_events,
+                                    uint32_t n_steps, struct trace **out, serverd_error *err)
+{
+    const struct trace_options options = {
+        .graph = &runtime->program->graph,
+        .placement = runtime->placement,
+        .n_workers = runtime->host.n_workers,
+        .n_events = (uint32_t)max_size(n_events / runtime->host.n_workers, 1),
+        .n_steps = n_steps,
+        .clock = runtime->clock};
+    return trace_create(&options, out, err);
+}
+
+void runtime_set_trace(struct runtime *runtime, struct trace *or_null)
+{
+    runtime->trace = or_null;
+    runtime->host.trace = or_null ? host_trace : NULL;
+}
+
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err)
 {
@@ -547,7 +556,13 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
-    return steps_run(&runtime->steps, batch, out, err);
+    struct trace *trace = runtime->trace;
+    if (trace)
+        trace_begin_step(trace, batch);
+    serverd_status status = steps_run(&runtime->steps, batch, trace, out, err);
+    if (trace && status == SERVERD_OK)
+        trace_end_step(trace);
+    return status;
 }
 
 serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,

@@ -11,6 +11,7 @@
 #include "program/program.h"
 #include "runtime/memory.h"
 #include "runtime/placement.h"
+#include "runtime/trace.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -80,11 +81,13 @@ serverd_status runtime_footprint(const struct runtime *runtime, uint32_t partiti
                                  serverd_footprint *out, serverd_error *err);
 uint64_t runtime_buffer_bytes(const struct runtime *runtime);
 
-/* From the next step on, what workers do (delegate.h) goes to `trace`, called inside
- * runtime_execute; NULL: nobody looks. By the thread that executes. */
-void runtime_set_trace(struct runtime *runtime,
-                       void (*trace)(void *context, const serverd_trace_event *event),
-                       void *context);
+/* A trace for this runtime. n_events: of all workers together. Any thread. */
+serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_events,
+                                    uint32_t n_steps, struct trace **out, serverd_error *err);
+
+/* From the next step on, what workers do is recorded there; NULL: nobody looks, and no time is
+ * taken. The trace is one of this runtime and outlives its use. By the thread that executes. */
+void runtime_set_trace(struct runtime *runtime, struct trace *or_null);
 
 /* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,

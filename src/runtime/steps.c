@@ -182,19 +182,30 @@ void steps_destroy(struct steps *steps)
     *steps = (struct steps){0};
 }
 
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
-                         serverd_error *err)
+static serverd_status run_part(const struct step_part *part, const serverd_batch *batch,
+                               serverd_error *err)
+{
+    const struct instance *item = part->instance;
+    return item->delegate->execute(part->handle, batch, item->kv,
+                                   (const float *const *)part->values,
+                                   part->values + part->view->n_inputs, err);
+}
+
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
+                         struct trace *or_null, float *out, serverd_error *err)
 {
     serverd_batch without = *batch; /* for delegates that take no adapters: none has sites there */
     without.adapter_slot = NULL;
     for (uint32_t p = 0; p < steps->n_parts; p++) {
         const struct step_part *part = &steps->parts[p];
-        const struct instance *item = part->instance;
         if (part->result != UINT32_MAX)
             part->values[part->result] = out;
-        serverd_status status = item->delegate->execute(
-            part->handle, item->delegate->adapter ? batch : &without, item->kv,
-            (const float *const *)part->values, part->values + part->view->n_inputs, err);
+        if (or_null)
+            trace_begin_partition(or_null, p);
+        serverd_status status =
+            run_part(part, part->instance->delegate->adapter ? batch : &without, err);
+        if (or_null && status == SERVERD_OK)
+            trace_end_partition(or_null);
         if (status != SERVERD_OK)
             return status;
     }

@@ -225,7 +225,7 @@ static void *engine_main(void *arg)
     uint64_t wait_ns = 0;
     while (wait_for_work(engine, wait_ns)) {
         bool has_done = engine_step(engine);
-        bool is_idle = !has_done && !engine->live && !engine->trace;
+        bool is_idle = !has_done && !engine->live && !engine_trace_ends(engine);
         if (is_idle && tier_save_some(engine))
             wait_ns = SAVE_WAIT_NS;
         else

@@ -279,7 +279,8 @@ void engine_finish_choice(struct engine *engine, struct sequence *sequence,
 /* inspect.c */
 struct cache_totals engine_cache_totals(const struct engine *engine);
 void engine_cancel_inspection(struct engine *engine, uint64_t id); /* needs the mutex */
-void engine_trace_step(struct engine *engine); /* there is a trace; it has run */
+void engine_trace_step(struct engine *engine);       /* there is a trace; it has run */
+bool engine_trace_ends(const struct engine *engine); /* there is a trace that time will end */
 void engine_trace_request(struct engine *engine, const struct job *job); /* there is a trace */
 void engine_answer_inspections(struct engine *engine);                   /* between two steps */
 void engine_end_inspections(struct engine *engine, const serverd_error *failure);

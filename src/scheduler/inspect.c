@@ -10,7 +10,7 @@
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static bool take_memory(struct inspection *inspection)
+static bool take_memory(struct inspection *inspection, const struct runtime *runtime)
 {
     const struct inspection_options *o = &inspection->options;
     if (o->kind == INSPECT_CACHE) {
@@ -20,17 +20,21 @@ static bool take_memory(struct inspection *inspection)
     }
     inspection->steps = calloc(max_size(o->max_steps, 1), sizeof *inspection->steps);
     inspection->requests = calloc(LIMIT_INSPECT_REQUESTS, sizeof *inspection->requests);
-    return inspection->steps && inspection->requests;
+    serverd_error ignored; /* there is too little memory, as for the rest */
+    return inspection->steps && inspection->requests &&
+           (o->max_events == 0 || runtime_create_trace(runtime, o->max_events, o->max_steps,
+                                                       &inspection->ops, &ignored) == SERVERD_OK);
 }
 
-static struct inspection *inspection_create(const struct inspection_options *options)
+static struct inspection *inspection_create(const struct inspection_options *options,
+                                            const struct runtime *runtime)
 {
     struct inspection *inspection = calloc(1, sizeof *inspection);
     if (!inspection)
         return NULL;
     inspection->options = *options;
     atomic_init(&inspection->is_cancelled, false);
-    if (take_memory(inspection))
+    if (take_memory(inspection, runtime))
         return inspection;
     inspection_destroy(inspection);
     return NULL;
@@ -44,6 +48,7 @@ void inspection_destroy(struct inspection *inspection)
     free(inspection->tokens);
     free(inspection->steps);
     free(inspection->requests);
+    trace_destroy(inspection->ops);
     free(inspection);
 }
 
@@ -73,12 +78,14 @@ serverd_status engine_inspect(struct engine *engine, const struct inspection_opt
                               uint64_t *id, serverd_error *err)
 {
     if (options->max_nodes > LIMIT_INSPECT_NODES || options->max_tokens > LIMIT_INSPECT_TOKENS ||
-        options->max_steps > LIMIT_INSPECT_STEPS)
+        options->max_steps > LIMIT_INSPECT_STEPS || options->max_events > LIMIT_TRACE_ALL_EVENTS)
         return fail(err, SERVERD_INVALID,
-                    "inspection: %u nodes, %u tokens, %u steps, at most %u, %u, %u allowed",
+                    "inspection: %u nodes, %u tokens, %u steps, %u events, at most %u, %u, %u, %u "
+                    "allowed",
                     options->max_nodes, options->max_tokens, options->max_steps,
-                    LIMIT_INSPECT_NODES, LIMIT_INSPECT_TOKENS, LIMIT_INSPECT_STEPS);
-    struct inspection *inspection = inspection_create(options);
+                    options->max_events, LIMIT_INSPECT_NODES, LIMIT_INSPECT_TOKENS,
+                    LIMIT_INSPECT_STEPS, LIMIT_TRACE_ALL_EVENTS);
+    struct inspection *inspection = inspection_create(options, engine->options.runtime);
     if (!inspection)
         return fail(err, SERVERD_NOMEM, "no memory for an inspection");
     (void)pthread_mutex_lock(&engine->mutex);
@@ -204,11 +211,26 @@ void engine_trace_request(struct engine *engine, const struct job *job)
     };
 }
 
+bool engine_trace_ends(const struct engine *engine)
+{
+    return engine->trace && engine->trace->options.duration_ns != UINT64_MAX;
+}
+
 static bool trace_is_over(const struct engine *engine, const struct inspection *trace)
 {
     return trace->n_steps == trace->options.max_steps ||
            engine->now_ns - trace->begin_ns >= trace->options.duration_ns ||
            atomic_load(&engine->asks_drain);
+}
+
+/* What is not over yet is in it as it is now. */
+static void finish_trace(struct engine *engine, struct inspection *inspection)
+{
+    inspection->end_ns = engine->now_ns;
+    if (engine->step.emitted_ns > inspection->end_ns) /* the step that has just run */
+        inspection->end_ns = engine->step.emitted_ns;
+    for (const struct job *job = engine->live; job; job = job->live_next)
+        engine_trace_request(engine, job);
 }
 
 /* Begins or goes on with the one trace; true: it has ended. */
@@ -217,14 +239,11 @@ static bool trace(struct engine *engine, struct inspection *inspection)
     if (!engine->trace) {
         engine->trace = inspection;
         inspection->begin_ns = engine->now_ns;
+        runtime_set_trace(engine->options.runtime, inspection->ops);
     }
     if (!trace_is_over(engine, inspection))
         return false;
-    inspection->end_ns = engine->now_ns;
-    if (engine->step.emitted_ns > inspection->end_ns) /* the step that has just run */
-        inspection->end_ns = engine->step.emitted_ns;
-    for (const struct job *job = engine->live; job; job = job->live_next)
-        engine_trace_request(engine, job);
+    finish_trace(engine, inspection);
     return true;
 }
 
@@ -240,8 +259,10 @@ static void forget(struct engine *engine, const struct inspection *inspection)
     if (!engine->inspections)
         atomic_store(&engine->has_inspections, false);
     (void)pthread_mutex_unlock(&engine->mutex);
-    if (engine->trace == inspection)
-        engine->trace = NULL;
+    if (engine->trace != inspection)
+        return;
+    engine->trace = NULL;
+    runtime_set_trace(engine->options.runtime, NULL);
 }
 
 /* Its one event; no error: it was made, or cancelled. */
@@ -300,6 +321,10 @@ void engine_end_inspections(struct engine *engine, const serverd_error *failure)
 {
     struct inspection *open[LIMIT_INSPECTIONS];
     uint32_t n = list_open(engine, open);
-    for (uint32_t i = 0; i < n; i++)
-        end(engine, open[i], failure);
+    for (uint32_t i = 0; i < n; i++) {
+        bool has_steps = open[i] == engine->trace && open[i]->n_steps > 0;
+        if (has_steps)
+            finish_trace(engine, open[i]);
+        end(engine, open[i], has_steps ? NULL : failure);
+    }
 }

@@ -6,6 +6,7 @@
 #define SCHEDULER_INSPECT_H
 
 #include "kvcache/radix_tree.h"
+#include "runtime/trace.h"
 #include "scheduler/request.h"
 
 #include <stdatomic.h>
@@ -22,9 +23,11 @@ struct inspection_options {
     void *user; /* comes back in the event */
     /* CACHE. Every node has its first tokens_per_node token ids, while there is room. */
     uint32_t max_nodes, max_tokens, tokens_per_node;
-    /* STEPS: ends after so many or so long, whatever comes first, and when the engine drains. */
+    /* STEPS: ends after so many or so long, whatever comes first, and when the engine drains.
+     * UINT64_MAX: no time ends it. */
     uint32_t max_steps;
     uint64_t duration_ns;
+    uint32_t max_events; /* operations that are recorded, too (runtime/trace.h), 0: none */
 };
 
 /* ---- the KV cache --------------------------------------------------------------------------- */
@@ -96,6 +99,7 @@ struct inspection {
     uint32_t n_steps;
     struct request_record *requests; /* [n_requests] */
     uint32_t n_requests, n_requests_lost;
+    struct trace *ops; /* NULL: not wanted */
     /* The engine's until the event. */
     struct inspection *next;
     atomic_bool is_cancelled;

@@ -1,8 +1,9 @@
-/* What the engine thread does and holds, for operators: the prefix tree, and a trace of its steps
- * in the trace-event form that Perfetto and chrome://tracing read. */
+/* What the engine thread does and holds, for operators: the prefix tree, and a trace of its
+ * steps. */
 #include "base/numeric.h"
 #include "server/endpoints.h"
 #include "server/server_internal.h"
+#include "server/trace_json.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -185,125 +186,10 @@ void endpoint_debug_kvcache(struct exchange *x)
 /* ---- the trace ---------------------------------------------------------------------------------
  */
 
-/* Microseconds since the trace began; what lies outside of it is moved to its border. */
-static void write_time(const struct inspection *trace, uint64_t at_ns, struct buffer *out)
-{
-    if (at_ns < trace->begin_ns)
-        at_ns = trace->begin_ns;
-    if (at_ns > trace->end_ns)
-        at_ns = trace->end_ns;
-    uint64_t ns = at_ns - trace->begin_ns;
-    buffer_append_u64(out, ns / 1000);
-    const char fraction[] = {'.', (char)('0' + ns / 100 % 10), (char)('0' + ns / 10 % 10),
-                             (char)('0' + ns % 10)};
-    buffer_append(out, fraction, sizeof fraction);
-}
-
-/* A slice of the engine thread, open at its arguments. */
-static void begin_slice(const struct inspection *trace, const char *name, uint64_t begin_ns,
-                        uint64_t end_ns, struct buffer *out)
-{
-    const struct inspection from_zero = {.end_ns = UINT64_MAX};
-    buffer_append_str(out, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":1,\"cat\":\"engine\",\"name\":\"");
-    buffer_append_str(out, name);
-    buffer_append_str(out, "\",\"ts\":");
-    write_time(trace, begin_ns, out);
-    buffer_append_str(out, ",\"dur\":");
-    write_time(&from_zero, end_ns > begin_ns ? end_ns - begin_ns : 0, out);
-}
-
-static void write_count(const char *text, uint64_t n, struct buffer *out)
-{
-    buffer_append_str(out, text);
-    buffer_append_u64(out, n);
-}
-
-static void write_step(const struct inspection *trace, const struct step_record *s,
-                       struct buffer *out)
-{
-    begin_slice(trace, "step", s->begin_ns, s->emitted_ns, out);
-    write_count(",\"args\":{\"rows\":", s->n_rows, out);
-    write_count(",\"decode_rows\":", s->n_decode_rows, out);
-    write_count(",\"prefill_rows\":", s->n_prefill_rows, out);
-    write_count(",\"running\":", s->n_running, out);
-    write_count(",\"waiting\":", s->n_waiting, out);
-    write_count(",\"free_pages\":", s->n_free, out);
-    write_count(",\"evictable_pages\":", s->n_evictable, out);
-    buffer_append_str(out, "}}");
-    begin_slice(trace, "schedule", s->begin_ns, s->scheduled_ns, out);
-    write_count(",\"args\":{\"admitted\":", s->n_admitted, out);
-    write_count(",\"cached_tokens\":", s->n_cached, out);
-    write_count(",\"preempted\":", s->n_preempted, out);
-    buffer_append_str(out, "}}");
-    begin_slice(trace, "compute", s->scheduled_ns, s->computed_ns, out);
-    buffer_append_char(out, '}');
-    begin_slice(trace, "sample", s->computed_ns, s->sampled_ns, out);
-    buffer_append_char(out, '}');
-    begin_slice(trace, "emit", s->sampled_ns, s->emitted_ns, out);
-    buffer_append_char(out, '}');
-}
-
-/* One end of a slice on the request's own track. */
-static void write_border(const struct inspection *trace, const struct request_record *r, char which,
-                         const char *name, uint64_t at_ns, struct buffer *out)
-{
-    buffer_printf(out,
-                  ",\n{\"ph\":\"%c\",\"pid\":1,\"tid\":1,\"cat\":\"request\",\"id\":%" PRIu64
-                  ",\"name\":\"%s\",\"ts\":",
-                  which, r->id, name);
-    write_time(trace, at_ns, out);
-}
-
-/* From one time to the next that is known; nothing if it never began. */
-static void write_phase(const struct inspection *trace, const struct request_record *r,
-                        const char *name, uint64_t begin_ns, uint64_t end_ns, struct buffer *out)
-{
-    if (begin_ns == 0)
-        return;
-    write_border(trace, r, 'b', name, begin_ns, out);
-    buffer_append_char(out, '}');
-    write_border(trace, r, 'e', name, end_ns, out);
-    buffer_append_char(out, '}');
-}
-
-static void write_request(const struct inspection *trace, const struct request_record *r,
-                          struct buffer *out)
-{
-    const struct request_times *t = &r->times;
-    uint64_t end = t->end_ns ? t->end_ns : trace->end_ns;
-    uint64_t admitted = t->admitted_ns ? t->admitted_ns : end;
-    uint64_t first = t->first_token_ns ? t->first_token_ns : end;
-    write_border(trace, r, 'b', "request", t->arrival_ns, out);
-    write_count(",\"args\":{\"prompt_tokens\":", r->n_prompt, out);
-    write_count(",\"cached_tokens\":", r->n_cached, out);
-    write_count(",\"output_tokens\":", r->n_output, out);
-    buffer_append_str(out, t->end_ns ? ",\"has_ended\":true}}" : ",\"has_ended\":false}}");
-    write_phase(trace, r, "queued", t->arrival_ns, admitted, out);
-    write_phase(trace, r, "prefill", t->admitted_ns, first, out);
-    write_phase(trace, r, "decode", t->first_token_ns, end, out);
-    write_border(trace, r, 'e', "request", end, out);
-    buffer_append_char(out, '}');
-}
-
 static void on_trace_end(void *state, struct buffer *out)
 {
     const struct debug_reply *reply = state;
-    const struct inspection *trace = reply->inspection;
-    buffer_append_str(out, "{\"displayTimeUnit\":\"ms\",\"otherData\":");
-    write_model(reply, out);
-    buffer_printf(out, ",\"steps\":%u,\"requests\":%u,\"requests_lost\":%u,\"seconds\":%.6f}",
-                  trace->n_steps, trace->n_requests, trace->n_requests_lost,
-                  (double)(trace->end_ns - trace->begin_ns) * 1e-9);
-    buffer_append_str(out, ",\"traceEvents\":[\n"
-                           "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\","
-                           "\"args\":{\"name\":\"serverd\"}},\n"
-                           "{\"ph\":\"M\",\"pid\":1,\"tid\":1,\"name\":\"thread_name\","
-                           "\"args\":{\"name\":\"engine\"}}");
-    for (uint32_t i = 0; i < trace->n_steps; i++)
-        write_step(trace, &trace->steps[i], out);
-    for (uint32_t i = 0; i < trace->n_requests; i++)
-        write_request(trace, &trace->requests[i], out);
-    buffer_append_str(out, "\n]}");
+    trace_json_write(reply->inspection, reply->model->name, out);
 }
 
 static const struct reply_encoder trace_encoder = {
@@ -312,13 +198,17 @@ static const struct reply_encoder trace_encoder = {
 void endpoint_debug_trace(struct exchange *x)
 {
     struct api_error e;
-    uint32_t n_steps = DEFAULT_STEPS, seconds = DEFAULT_SECONDS;
-    if (!exchange_query_u32(x, "steps", 1, LIMIT_INSPECT_STEPS, &n_steps, &e) ||
+    uint32_t wants_ops = 0, n_steps = DEFAULT_STEPS, seconds = DEFAULT_SECONDS;
+    if (!exchange_query_u32(x, "ops", 0, 1, &wants_ops, &e) ||
+        !exchange_query_u32(x, "steps", 1, LIMIT_INSPECT_STEPS, &n_steps, &e) ||
         !exchange_query_u32(x, "seconds", 1, LIMIT_INSPECT_SECONDS, &seconds, &e)) {
         exchange_fail(x, &e);
         return;
     }
-    const struct inspection_options options = {
-        .kind = INSPECT_STEPS, .max_steps = n_steps, .duration_ns = seconds * UINT64_C(1000000000)};
+    const struct inspection_options options = {.kind = INSPECT_STEPS,
+                                               .max_steps = n_steps,
+                                               .duration_ns = seconds * UINT64_C(1000000000),
+                                               .max_events =
+                                                   wants_ops ? LIMIT_TRACE_ALL_EVENTS : 0};
     inspect(x, &options, &trace_encoder);
 }

@@ -5,6 +5,7 @@
 #include "base/metrics.h"
 #include "tools/model.h"
 #include "tools/notify.h"
+#include "tools/trace_file.h"
 
 #include <signal.h>
 #include <stdatomic.h>
@@ -26,6 +27,7 @@ struct daemon {
     struct log *log;
     struct metrics *metrics;
     struct server *server;
+    struct trace_file *trace; /* NULL: none is wanted */
 
     uv_loop_t loop;
     uv_timer_t tick;
@@ -112,6 +114,7 @@ static void on_tick(uv_timer_t *timer)
     struct daemon *daemon = timer->data;
     uint64_t now = now_ns();
     server_tick(daemon->server);
+    (void)trace_file_write(daemon->trace, daemon->log);
     feed_watchdog(daemon, now);
     if (daemon->is_draining &&
         (server_n_active(daemon->server) == 0 || now >= daemon->drain_until_ns))
@@ -141,10 +144,20 @@ static void load_model(uv_work_t *work)
                                       .clock = &system_clock,
                                       .log = daemon->log,
                                       .metrics = daemon->metrics,
-                                      .sink = server_event_sink(daemon->server),
+                                      .sink = daemon->trace ? trace_file_sink(daemon->trace)
+                                                            : server_event_sink(daemon->server),
                                       .progress = set_progress,
                                       .progress_context = daemon};
     daemon->load_status = model_open(&setup, &daemon->model, &daemon->load_error);
+}
+
+static void start_trace(struct daemon *daemon)
+{
+    const struct served_model *served = model_served(daemon->model);
+    serverd_error err;
+    if (daemon->trace && trace_file_start(daemon->trace, served->engine, served->name,
+                                          (uint32_t)daemon->options->trace_steps, &err))
+        log_error(daemon->log, "daemon", "%s", err.text);
 }
 
 static void on_loaded(uv_work_t *work, int status)
@@ -159,6 +172,7 @@ static void on_loaded(uv_work_t *work, int status)
         stop(daemon);
         return;
     }
+    start_trace(daemon);
     server_publish(daemon->server, model_served(daemon->model));
     log_info(daemon->log, "daemon", "ready");
     notify_manager("READY=1\nSTATUS=serving");
@@ -226,6 +240,7 @@ static void run_server(struct daemon *daemon)
         end_process_while_loading(daemon);
     server_drain(daemon->server);
     model_stop(daemon->model);
+    (void)trace_file_write(daemon->trace, daemon->log);
     uv_walk(&daemon->loop, close_handle, NULL);
     (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
 }
@@ -245,9 +260,13 @@ static int run_with_log(struct daemon *daemon)
         return EXIT_BAD_OPTION;
     }
     daemon->server = server;
+    if (daemon->options->trace &&
+        trace_file_create(daemon->options->trace, server_event_sink(server), &daemon->trace, &err))
+        log_error(daemon->log, "daemon", "%s", err.text);
     run_server(daemon);
     server_destroy(server);
     model_close(daemon->model);
+    trace_file_destroy(daemon->trace);
     return daemon->exit_code;
 }
 

@@ -21,6 +21,7 @@
 enum {
     N_PROMPT = 20,
     N_GREEDY = 64,
+    N_FEW = 4,
     CONTEXT = 96, /* beyond all windows */
     MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
     N_SEQS = 2
@@ -107,8 +108,8 @@ static int32_t best_of(const float *logits, uint32_t n)
 }
 
 /* `tokens` of another answer: what to go on with instead of the own ones; NULL: the own ones. */
-static struct answer ask(struct program *program, struct runtime *runtime,
-                         const struct answer *forced)
+static struct answer ask_some(struct program *program, struct runtime *runtime,
+                              const struct answer *forced, uint32_t n_greedy)
 {
     struct answer a = {.width = runtime_output_width(runtime)};
     int32_t tokens[N_SEQS][CONTEXT];
@@ -123,7 +124,7 @@ static struct answer ask(struct program *program, struct runtime *runtime,
         memcpy(a.last + (size_t)s * a.width,
                a.logits + ((size_t)s * N_PROMPT + N_PROMPT - 1) * a.width,
                a.width * sizeof *a.last);
-    for (uint32_t i = 0; i < N_GREEDY; i++) {
+    for (uint32_t i = 0; i < n_greedy; i++) {
         for (uint32_t s = 0; s < N_SEQS; s++) {
             a.tokens[s][i] = best_of(a.last + (size_t)s * a.width, a.width);
             tokens[s][N_PROMPT + i] = forced ? forced->tokens[s][i] : a.tokens[s][i];
@@ -131,6 +132,12 @@ static struct answer ask(struct program *program, struct runtime *runtime,
         step(runtime, tokens, N_PROMPT + i, N_PROMPT + i + 1, a.last);
     }
     return a;
+}
+
+static struct answer ask(struct program *program, struct runtime *runtime,
+                         const struct answer *forced)
+{
+    return ask_some(program, runtime, forced, N_GREEDY);
 }
 
 static void free_answer(struct answer *a)
@@ -152,11 +159,13 @@ static void assert_same(const struct answer *expected, const struct answer *foun
 
 /* ---- two CPU instances ----------------------------------------------------------------------- */
 
+/* All greedy tokens where layers meet, some elsewhere. */
 static void check_every_cut(const char *arch, const char *dtype, serverd_dtype kv, bool is_apart)
 {
     struct program *program = synthetic_program(arch, dtype);
     struct runtime *runtime = open_on(program, "cpu", NULL, kv, is_apart);
-    struct answer expected = ask(program, runtime, NULL);
+    struct answer expected = ask(program, runtime, NULL),
+                  expected_few = ask_some(program, runtime, NULL, N_FEW);
     runtime_close(runtime);
     for (uint32_t node = 1; node < program->graph.n_nodes; node++) {
         char place[64], what[128];
@@ -165,12 +174,14 @@ static void check_every_cut(const char *arch, const char *dtype, serverd_dtype k
                        op_info(program->graph.nodes[node].op)->name);
         runtime = open_on(program, "cpu", place, kv, is_apart);
         assert_int_equal(runtime_placement(runtime)->n_partitions, 2);
-        struct answer found = ask(program, runtime, NULL);
-        assert_same(&expected, &found, what);
+        bool is_between = program->graph.nodes[node].layer != program->graph.nodes[node - 1].layer;
+        struct answer found = ask_some(program, runtime, NULL, is_between ? N_GREEDY : N_FEW);
+        assert_same(is_between ? &expected : &expected_few, &found, what);
         free_answer(&found);
         runtime_close(runtime);
     }
     free_answer(&expected);
+    free_answer(&expected_few);
     program_unref(program);
 }
 
@@ -411,8 +422,8 @@ static void the_reference_takes_over_anywhere(void **state)
 
 static int set_up(void **state)
 {
-    (void)state;
-    return worker_pool_create(2, &pool, &err) == SERVERD_OK ? 0 : -1;
+    (void)state; /* one thread: that several change nothing is what test_bits.c is about */
+    return worker_pool_create(1, &pool, &err) == SERVERD_OK ? 0 : -1;
 }
 
 static int tear_down(void **state)

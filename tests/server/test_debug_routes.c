@@ -134,6 +134,7 @@ static void odd_queries_are_refused(void **state)
         "GET /debug/kvcache?limit=0",       "GET /debug/kvcache?limit=10001",
         "GET /debug/kvcache?limit=x",       "GET /debug/kvcache?tokens=2",
         "POST /debug/trace?steps=0",        "POST /debug/trace?steps=-1",
+        "POST /debug/trace?ops=2",          "POST /debug/trace?ops=",
         "POST /debug/trace?seconds=61",     "POST /debug/trace?a=b&seconds=",
         "POST /debug/trace?steps=10001",    "POST /debug/trace?seconds=1&steps=1e3",
         "GET /debug/kvcache?limit=1%30&x=", "GET /debug/kvcache?limit=99999999999999999999"};
@@ -228,7 +229,9 @@ static uint32_t check_slices(const json_t *events)
     json_t *event;
     json_array_foreach((json_t *)events, i, event)
     {
-        if (strcmp(json_string_value(json_object_get(event, "ph")), "X") != 0)
+        const char *cat = json_string_value(json_object_get(event, "cat"));
+        if (strcmp(json_string_value(json_object_get(event, "ph")), "X") != 0 ||
+            strcmp(cat ? cat : "", "engine") != 0)
             continue;
         struct slice slice = slice_of(event);
         if (part == 4) {
@@ -280,6 +283,49 @@ static void a_trace_shows_steps_and_requests(void **state)
     (void)close(stream);
     (void)close(other);
     edge_wait_idle(edge);
+    edge_destroy(edge);
+}
+
+/* The test double tells nothing of its nodes: each step is one operation of one worker, which lies
+ * in its step, and waits before and behind it. */
+static void a_trace_shows_operations(void **state)
+{
+    (void)state;
+    struct edge *edge = slow_edge();
+    int trace = client_connect(edge), stream = start_stream(edge);
+    send_head(trace, "POST", "/debug/trace?ops=1&steps=20&seconds=20");
+    json_t *root = read_json(trace), *event;
+    json_t *events = json_object_get(root, "traceEvents");
+    assert_int_equal(check_slices(events), 20);
+    const json_t *about = json_object_get(root, "otherData");
+    assert_int_equal(number(about, "events_lost"), 0);
+    struct slice steps[20];
+    size_t i, n_steps = 0, n_ops = 0;
+    json_array_foreach(events, i, event)
+    {
+        const char *cat = json_string_value(json_object_get(event, "cat"));
+        const json_t *args = json_object_get(event, "args");
+        if (cat && strcmp(cat, "execute") == 0) {
+            assert_true(n_steps < 20);
+            assert_int_equal(number(args, "step"), n_steps);
+            steps[n_steps++] = slice_of(event);
+        }
+        if (!cat || strcmp(cat, "op") != 0)
+            continue;
+        struct slice op = slice_of(event);
+        json_int_t step = number(args, "step");
+        assert_true(step >= 0 && step < 20);
+        assert_true(op.begin >= steps[step].begin - 0.0015 && op.end <= steps[step].end + 0.003);
+        assert_int_equal(number(args, "nodes"), number(about, "nodes"));
+        assert_true(json_array_size(json_object_get(args, "tensors")) > 0);
+        assert_string_equal(json_string_value(json_object_get(args, "delegate")), "null");
+        n_ops++;
+    }
+    assert_int_equal(n_steps, 20);
+    assert_int_equal(n_ops, 20);
+    json_decref(root);
+    (void)close(trace);
+    (void)close(stream);
     edge_destroy(edge);
 }
 
@@ -492,6 +538,7 @@ int main(void)
         cmocka_unit_test(odd_queries_are_refused),
         cmocka_unit_test(the_cache_is_shown_while_requests_run_and_when_idle),
         cmocka_unit_test(a_trace_shows_steps_and_requests),
+        cmocka_unit_test(a_trace_shows_operations),
         cmocka_unit_test(a_trace_of_an_idle_engine_ends_with_its_time),
         cmocka_unit_test(clients_that_leave_a_trace_end_it),
         cmocka_unit_test(the_end_does_not_wait_for_a_trace),

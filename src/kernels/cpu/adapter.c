@@ -14,13 +14,17 @@
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define NO_SITE UINT32_MAX
 
 /* Rows that one call of a kernel takes. */
 #define ROWS_AT_ONCE 16
+
+#define HUGE_PAGE ((size_t)2 << 20)
 
 /* Multiplications that are worth a hand-out to another thread. */
 #define GRAIN 32768
@@ -182,24 +186,56 @@ static bool is_exact(const float *x, size_t n, uint16_t (*narrow)(float), float 
     return true;
 }
 
-/* The narrowest type that has every number: less to read, the same results. */
-static uint32_t narrowest(const serverd_adapter_site *site, size_t n_a, size_t n_b)
+/* The narrowest type that has every number: less to read, the same results. Beside a base that is
+ * rounded itself, F16 with a power of two for each matrix (pack_site), whose 11 bits are far finer
+ * than the base's: a batch of many adapters is bound by what is read. Beside F32 every bit stays.
+ */
+static uint32_t choose_type(const serverd_adapter_site *site, size_t n_a, size_t n_b,
+                            bool is_rounded)
 {
     if (is_exact(site->a, n_a, f32_to_bf16, bf16_to_f32) &&
         is_exact(site->b, n_b, f32_to_bf16, bf16_to_f32))
         return DTYPE_BF16;
-    if (is_exact(site->a, n_a, f32_to_f16, f16_to_f32) &&
-        is_exact(site->b, n_b, f32_to_f16, f16_to_f32))
+    if (is_rounded || (is_exact(site->a, n_a, f32_to_f16, f16_to_f32) &&
+                       is_exact(site->b, n_b, f32_to_f16, f16_to_f32)))
         return DTYPE_F16;
     return DTYPE_F32;
 }
 
-static void put(void *out, size_t i, float x, uint32_t dtype)
+/* The power of two that brings the greatest number to 2^14..2^15, so that F16 keeps 11 bits of all
+ * that are not a quarter of a billion times smaller. */
+static int exponent_for_f16(const float *x, size_t n)
 {
-    if (dtype == DTYPE_F32)
-        ((float *)out)[i] = x;
-    else
-        ((uint16_t *)out)[i] = dtype == DTYPE_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t magnitude = f32_bits(x[i]) & 0x7fffffffu;
+        most = magnitude > most ? magnitude : most;
+    }
+    int exponent = 0;
+    (void)frexpf(f32_from_bits(most), &exponent); /* below 2^exponent */
+    return most > 0 ? 15 - exponent : 0;
+}
+
+/* As f32_to_f16, of numbers below 2^15, without branches. */
+static uint16_t small_to_f16(float x)
+{
+    uint32_t bits = f32_bits(x), magnitude = bits & 0x7fffffffu;
+    uint32_t normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    uint32_t denormal = f32_bits(f32_from_bits(magnitude) + 0.5f) - f32_bits(0.5f);
+    return (uint16_t)((magnitude < 113u << 23 ? denormal : normal) | (bits >> 16 & 0x8000u));
+}
+
+/* Elements at .. of `out`, in the site's type. */
+static void put(const struct cpu_low_rank *site, void *out, size_t at,
+                const float x[PACKED_COLUMNS])
+{
+    if (site->dtype == DTYPE_F32) {
+        memcpy((float *)out + at, x, PACKED_COLUMNS * sizeof *x);
+        return;
+    }
+    uint16_t *to = (uint16_t *)out + at;
+    for (size_t i = 0; i < PACKED_COLUMNS; i++)
+        to[i] = site->dtype == DTYPE_BF16 ? f32_to_bf16(x[i]) : small_to_f16(x[i]);
 }
 
 static size_t padded(size_t n, size_t to)
@@ -217,27 +253,30 @@ static size_t b_elements(size_t rank, size_t n_out)
     return rank * padded(n_out, PACKED_COLUMNS);
 }
 
-static void pack_a(const struct cpu_low_rank *site, const float *a, void *out)
+static void pack_a(const struct cpu_low_rank *site, const float *a, float factor, void *out)
 {
     const size_t steps = padded(site->n_in, PACKED_COLUMNS) / PACKED_COLUMNS;
     for (size_t r = 0; r < site->rank; r++) {
         size_t begin = r / CPU_ADAPTER_RANKS * steps, in_group = r % CPU_ADAPTER_RANKS;
-        for (size_t i = 0; i < site->n_in; i++)
-            put(out,
-                ((begin + i / PACKED_COLUMNS) * CPU_ADAPTER_RANKS + in_group) * PACKED_COLUMNS +
-                    i % PACKED_COLUMNS,
-                a[r * site->n_in + i], site->dtype);
+        for (size_t step = 0; step < steps; step++) {
+            float part[PACKED_COLUMNS] = {0};
+            size_t first = step * PACKED_COLUMNS;
+            for (size_t i = 0; i < min_size(PACKED_COLUMNS, site->n_in - first); i++)
+                part[i] = a[r * site->n_in + first + i] * factor;
+            put(site, out, ((begin + step) * CPU_ADAPTER_RANKS + in_group) * PACKED_COLUMNS, part);
+        }
     }
 }
 
-static void pack_b(const struct cpu_low_rank *site, const float *b, void *out)
+static void pack_b(const struct cpu_low_rank *site, const float *b, float factor, void *out)
 {
-    for (size_t column = 0; column < site->n_out; column++)
-        for (size_t r = 0; r < site->rank; r++)
-            put(out,
-                (column / PACKED_COLUMNS * site->rank + r) * PACKED_COLUMNS +
-                    column % PACKED_COLUMNS,
-                b[column * site->rank + r], site->dtype);
+    for (size_t first = 0; first < site->n_out; first += PACKED_COLUMNS)
+        for (size_t r = 0; r < site->rank; r++) {
+            float part[PACKED_COLUMNS] = {0};
+            for (size_t i = 0; i < min_size(PACKED_COLUMNS, site->n_out - first); i++)
+                part[i] = b[(first + i) * site->rank + r] * factor;
+            put(site, out, first * site->rank + r * PACKED_COLUMNS, part);
+        }
 }
 
 static serverd_status check_site(const serverd_handle *handle, const serverd_adapter_site *site,
@@ -268,7 +307,8 @@ static serverd_status place_sites(const serverd_handle *handle, const serverd_ad
         struct cpu_low_rank *site = &out[handle->adapters->site_of[from->node]];
         *site = (struct cpu_low_rank){
             .rank = from->rank, .n_in = w->dims[1], .n_out = w->dims[0], .scale = from->scale};
-        site->dtype = narrowest(from, from->rank * site->n_in, from->rank * site->n_out);
+        site->dtype = choose_type(from, from->rank * site->n_in, from->rank * site->n_out,
+                                  w->dtype != DTYPE_F32);
         size_t element = site->dtype == DTYPE_F32 ? 4 : 2;
         *bytes += padded(a_elements(site->rank, site->n_in) * element, 64) +
                   padded(b_elements(site->rank, site->n_out) * element, 64);
@@ -276,20 +316,43 @@ static serverd_status place_sites(const serverd_handle *handle, const serverd_ad
     return SERVERD_OK;
 }
 
+/* A and B times powers of two, which the site's scale takes off again; returns the bytes taken. */
+static size_t pack_site(struct cpu_low_rank *site, const serverd_adapter_site *from, char *block)
+{
+    size_t n_a = site->rank * site->n_in, n_b = site->rank * site->n_out;
+    size_t element = site->dtype == DTYPE_F32 ? 4 : 2;
+    size_t a_bytes = padded(a_elements(site->rank, site->n_in) * element, 64);
+    bool is_f16 = site->dtype == DTYPE_F16;
+    int a_exponent = is_f16 ? exponent_for_f16(from->a, n_a) : 0;
+    int b_exponent = is_f16 ? exponent_for_f16(from->b, n_b) : 0;
+    site->a = block;
+    site->b = block + a_bytes;
+    site->scale = ldexpf(from->scale, -a_exponent - b_exponent);
+    pack_a(site, from->a, ldexpf(1, a_exponent), block);
+    pack_b(site, from->b, ldexpf(1, b_exponent), block + a_bytes);
+    return a_bytes + padded(b_elements(site->rank, site->n_out) * element, 64);
+}
+
 static void pack_sites(const serverd_handle *handle, const serverd_adapter *adapter,
                        struct cpu_low_rank *out, char *block)
 {
     for (uint32_t i = 0; i < adapter->n_sites; i++) {
         const serverd_adapter_site *from = &adapter->sites[i];
-        struct cpu_low_rank *site = &out[handle->adapters->site_of[from->node]];
-        size_t element = site->dtype == DTYPE_F32 ? 4 : 2;
-        pack_a(site, from->a, block);
-        site->a = block;
-        block += padded(a_elements(site->rank, site->n_in) * element, 64);
-        pack_b(site, from->b, block);
-        site->b = block;
-        block += padded(b_elements(site->rank, site->n_out) * element, 64);
+        block += pack_site(&out[handle->adapters->site_of[from->node]], from, block);
     }
+}
+
+/* Zeroed, in huge pages where that can be: fewer translations for what is read as streams. */
+static char *take_block(size_t bytes)
+{
+    size_t rounded;
+    if (!size_align(bytes, HUGE_PAGE, &rounded))
+        return NULL;
+    char *block = aligned_alloc(HUGE_PAGE, rounded);
+    if (!block)
+        return NULL;
+    (void)madvise(block, rounded, MADV_HUGEPAGE); /* a hint */
+    return memset(block, 0, bytes);
 }
 
 serverd_status cpu_set_adapter(serverd_handle *handle, uint32_t slot,
@@ -305,11 +368,10 @@ serverd_status cpu_set_adapter(serverd_handle *handle, uint32_t slot,
     serverd_status status = sites ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu: no memory");
     if (status == SERVERD_OK && or_null)
         status = place_sites(handle, or_null, sites, &bytes, err);
-    if (status == SERVERD_OK && bytes > 0 && !(block = aligned_alloc(64, bytes)))
+    if (status == SERVERD_OK && bytes > 0 && !(block = take_block(bytes)))
         status = fail(err, SERVERD_NOMEM, "cpu: no memory for an adapter of %zu bytes", bytes);
     if (status == SERVERD_OK) {
         if (block) {
-            memset(block, 0, bytes);
             pack_sites(handle, or_null, sites, block);
         }
         free(adapters->weights[slot]);

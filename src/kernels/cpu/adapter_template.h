@@ -11,6 +11,9 @@
 
 #define ADAPTER_TILE 4 /* rows */
 
+/* Bytes that are asked for ahead: pages end the processor's own streams. */
+#define ADAPTER_AHEAD 2048
+
 INLINE fvec load_adapter(const void *weights, size_t i, uint32_t dtype)
 {
     if (dtype == DTYPE_BF16)
@@ -18,6 +21,12 @@ INLINE fvec load_adapter(const void *weights, size_t i, uint32_t dtype)
     if (dtype == DTYPE_F16)
         return f_load_f16((const uint16_t *)weights + i);
     return f_load((const float *)weights + i);
+}
+
+INLINE void ask_ahead(const void *weights, size_t i, uint32_t dtype)
+{
+    const size_t bytes = dtype == DTYPE_F32 ? 4 : 2;
+    __builtin_prefetch((const char *)weights + i * bytes + ADAPTER_AHEAD);
 }
 
 static inline float add_fvec(fvec v)
@@ -42,6 +51,8 @@ INLINE void adapter_down_tile(const struct cpu_low_rank *site, uint32_t group,
         fvec a[CPU_ADAPTER_RANKS];
         for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
             a[i] = load_adapter(site->a, at + i * LANES, dtype);
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i += dtype == DTYPE_F32 ? 1 : 2)
+            ask_ahead(site->a, at + i * LANES, dtype);
         for (size_t r = 0; r < n_rows; r++) {
             float part[LANES] = {0};
             const float *from = x[r] + step * LANES;
@@ -69,6 +80,7 @@ INLINE void adapter_up_tile(const struct cpu_low_rank *site, size_t first_block,
             acc[r] = f_splat(0);
         for (uint32_t i = 0; i < site->rank; i++, at += LANES) {
             fvec b = load_adapter(site->b, at, dtype);
+            ask_ahead(site->b, at, dtype);
             for (size_t r = 0; r < n_rows; r++)
                 acc[r] = f_fma(b, f_splat(t[r][i]), acc[r]);
         }

@@ -255,6 +255,7 @@ static struct attention_job attention_job(const struct cpu_step *step,
     const serverd_node *node = &handle->graph->nodes[handle->actions[phase->first_action].index];
     struct cpu_op_call call = {.step = step, .node = node};
     return (struct attention_job){.step = step,
+                                  .node = handle->actions[phase->first_action].index,
                                   .attn = &node->attributes.attn,
                                   .q = cpu_input(&call, 0),
                                   .out = cpu_output(&call)};
@@ -265,7 +266,10 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
     const struct attention_job *job = arg;
     /* the longest contexts stand last in a prompt: they begin first */
     uint32_t n_heads = job->attn->n_kv_heads;
-    attend_item(job, &job->items[job->n_items - 1 - chunk / n_heads], chunk % n_heads, worker);
+    const struct cpu_attention_item *item = &job->items[job->n_items - 1 - chunk / n_heads];
+    cpu_watch_resume(job->step, worker);
+    attend_item(job, item, chunk % n_heads, worker);
+    cpu_watch_node(job->step, worker, job->node, item->n_rows);
 }
 
 void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase)
@@ -289,4 +293,5 @@ void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase,
     for (uint32_t i = 0; i < n_items; i++)
         for (uint32_t head = 0; head < job.attn->n_kv_heads; head++)
             attend_item(&job, &items[i], head, worker);
+    cpu_watch_node(step, worker, job.node, n);
 }

@@ -7,6 +7,7 @@
 
 struct attention_job {
     const struct cpu_step *step;
+    uint32_t node;
     const serverd_attn *attn;
     const float *q;
     float *out;

@@ -5,6 +5,7 @@
  * merges a row's parts, segments in ascending order. This is what a row's own item does
  * (attention.c), so the bits are the same whether a step is split or not. */
 #include "base/error.h"
+#include "base/numeric.h"
 #include "kernels/cpu/attention_job.h"
 
 #include <stdlib.h>
@@ -35,13 +36,36 @@ struct split_job {
     size_t n_queries, width; /* queries: rows times the heads of a group, rounded up to 16 */
 };
 
+/* What a step of sequences without common pages writes of the parts, for the footprint: as many as
+ * are split at most, as long as they may be. */
+static size_t usual_bytes(const serverd_handle *handle)
+{
+    const serverd_graph *graph = handle->graph;
+    size_t most = 0, workers = handle->instance->host->n_workers;
+    for (uint32_t i = cpu_first_node(handle); i < cpu_end_node(handle); i++) {
+        const serverd_attn *a = &graph->nodes[i].attributes.attn;
+        if (graph->nodes[i].op != SERVERD_OP_ATTN || !a->is_causal)
+            continue;
+        size_t rows = min_size(FEW_ITEMS * workers / a->n_kv_heads + 1, handle->limits.max_seqs);
+        size_t queries = (rows * (a->n_heads / a->n_kv_heads) + 15) / 16 * 16;
+        size_t segments = handle->limits.max_context / CPU_SEGMENT + 1;
+        most = max_size(most, segments * a->n_kv_heads * queries * (2 + (size_t)a->v_dim));
+    }
+    return min_size(most, PARTS_FLOATS) * sizeof(float);
+}
+
 serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err)
 {
-    handle->split = cpu_take(handle, 1, sizeof *handle->split);
-    if (handle->split)
-        handle->split->parts = cpu_take_aligned(handle, PARTS_FLOATS * sizeof(float));
-    if (!handle->split || !handle->split->parts)
+    struct cpu_split *split = handle->instance->split;
+    handle->footprint.scratch_bytes += sizeof *split + PARTS_FLOATS * sizeof(float);
+    if (!split && (split = calloc(1, sizeof *split))) {
+        handle->instance->split = split;
+        split->parts = aligned_alloc(64, PARTS_FLOATS * sizeof(float));
+    }
+    handle->split = split;
+    if (!split || !split->parts)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for parts of attention");
+    handle->footprint.scratch_bytes -= PARTS_FLOATS * sizeof(float) - usual_bytes(handle);
     return SERVERD_OK;
 }
 
@@ -127,9 +151,11 @@ static void run_unit(void *arg, uint32_t chunk, uint32_t worker)
     uint32_t head = chunk % a->n_kv_heads;
     const struct attention_scratch scratch = cpu_carve_attention(split->job, worker);
     const struct cpu_softmax part = part_at(split, unit->segment, head, unit->rows.first_row);
+    cpu_watch_start(split->job->step, worker);
     cpu_gather_queries(split->job, &unit->rows, head, &scratch);
     cpu_clear_softmax(&part, unit->rows.n_rows * attention_group(a), split->width);
     cpu_attend_segment(split->job, &unit->rows, head, unit->segment * CPU_SEGMENT, &scratch, &part);
+    cpu_watch_node(split->job->step, worker, split->job->node, unit->rows.n_rows);
 }
 
 static void merge_row(void *arg, uint32_t row, uint32_t worker)
@@ -141,6 +167,7 @@ static void merge_row(void *arg, uint32_t row, uint32_t worker)
     const struct cpu_attention_item item = {row, 1};
     size_t group = attention_group(a);
     struct visible see = cpu_visible_from(split->job, row);
+    cpu_watch_start(split->job->step, worker);
     for (uint32_t head = 0; head < a->n_kv_heads; head++) {
         cpu_clear_softmax(&softmax, group, split->width);
         for (uint32_t s = see.begin / CPU_SEGMENT; s * CPU_SEGMENT < see.end; s++) {
@@ -149,6 +176,7 @@ static void merge_row(void *arg, uint32_t row, uint32_t worker)
         }
         cpu_put_attention(split->job, &item, head, &softmax);
     }
+    cpu_watch_node(split->job->step, worker, split->job->node, 1);
 }
 
 bool cpu_run_split_attention(const struct attention_job *job)

@@ -26,9 +26,14 @@
 /* Layouts of serverd_form. */
 enum { CPU_LAYOUT_PACKED = 1 };
 
+/* Partitions of an instance run one after the other, so they use the same working memory: one block
+ * for activations and scratch, as large as the greatest of them needs. */
 struct serverd_instance {
     const serverd_host *host;
     const struct cpu_kernels *kernels;
+    char *block;
+    size_t block_bytes;
+    struct cpu_split *split; /* attention_split.c; NULL: no partition has causal attention */
 };
 
 struct serverd_kv {
@@ -76,7 +81,16 @@ struct cpu_phase {
     uint32_t kind, stage;
     int64_t rows; /* SERVERD_DIM_*: what its rows are */
     uint32_t first_action, n_actions;
-    uint32_t first_node, n_nodes; /* that it computes, for traces */
+};
+
+/* Where a worker's clock stands, for traces. */
+struct cpu_watch {
+    _Alignas(64) uint64_t at_ns;
+    uint64_t phase; /* cpu_step.phase at that time */
+    /* columns that were not told yet; CPU_NO_NODE: none */
+    uint32_t node, n_rows;
+    uint64_t start_ns;
+    bool is_read; /* they ended at at_ns; else at the next look */
 };
 
 struct serverd_handle {
@@ -95,7 +109,7 @@ struct serverd_handle {
      * the sum; CPU_NO_NODE: none */
     uint32_t *addition;
 
-    float *activations; /* one block */
+    float *activations; /* in the instance's block, where it was when the handle ran last */
     size_t activation_floats;
     /* [n_values] offset of an activation in it, in floats; CPU_NOWHERE: what the partition reads or
      * gives away, which lies in the host's memory */
@@ -107,14 +121,16 @@ struct serverd_handle {
     uint32_t n_ropes;
     uint32_t *node_rope; /* [n_nodes] index of ropes */
 
-    char *scratch; /* [n_workers][scratch_bytes] */
+    char *scratch; /* [n_workers][scratch_bytes], behind the activations */
     size_t scratch_bytes;
+    struct cpu_watch *watches; /* [n_workers] */
+    uint64_t n_run;            /* phases, or stages that ran as one */
 
     struct batch_bounds bounds;
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
-    struct cpu_split *split;          /* attention_split.c; NULL: no attention is causal */
+    struct cpu_split *split;          /* the instance's; NULL: no attention is causal */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are
      * kept here, sequence after sequence. */
@@ -133,6 +149,7 @@ struct cpu_step {
     const serverd_graph *graph;
     const serverd_batch *batch;
     serverd_kv *kv;
+    uint64_t phase; /* which one runs: a number that does not come again */
 };
 
 struct cpu_op_call {
@@ -185,6 +202,8 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c: memory of a handle, zeroed, or aligned to 64 and not; it counts in its footprint */
 void *cpu_take(serverd_handle *handle, size_t n, size_t size);
 void *cpu_take_aligned(serverd_handle *handle, size_t bytes);
+/* Binds a handle's values to the instance's block. */
+void cpu_bind_values(serverd_handle *handle);
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const serverd_partition *partition, const void *const *packed,
                         const serverd_limits *limits, const serverd_kv_spec *kv,
@@ -238,6 +257,32 @@ void cpu_attend_rows(const struct cpu_step *step, const struct cpu_phase *phase,
                      size_t n, uint32_t worker);
 void cpu_run_attention(const struct cpu_step *step, const struct cpu_phase *phase);
 void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n);
+/* trace.c: who computes what when, if the host wants to know. Looks at the clock are dear while
+ * weights stream in: they wait for what is under way. A worker starts its watch, and says after
+ * each node what it was; cpu_watch_resume goes on where the worker stopped before in the same
+ * phase. */
+void cpu_watch_start(const struct cpu_step *step, uint32_t worker);
+void cpu_watch_resume(const struct cpu_step *step, uint32_t worker);
+void cpu_watch_node(const struct cpu_step *step, uint32_t worker, uint32_t node, size_t n_rows);
+
+/* Around some columns of a linear layer. Those of one phase are told together, once the worker
+ * begins with something else, or with cpu_watch_end of all workers behind a step. goes_on: more of
+ * them are likely to follow at once, and the clock need not be looked at. */
+void cpu_columns_begin(const struct cpu_step *step, uint32_t worker, uint32_t node);
+void cpu_columns_end(const struct cpu_step *step, uint32_t worker, size_t n_rows, bool goes_on);
+void cpu_watch_end(const struct cpu_step *step);
+
+/* Where nodes take turns in a loop, laps add their times up, and tell them one after the other. */
+#define CPU_LAPS 32u /* what is behind the last counts as the last */
+struct cpu_laps {
+    uint64_t begin_ns, at_ns;
+    uint64_t ns[CPU_LAPS];
+};
+void cpu_laps_start(const struct cpu_step *step, uint32_t worker, struct cpu_laps *laps);
+void cpu_laps_add(const struct cpu_step *step, struct cpu_laps *laps, uint32_t lap);
+/* Tells a lap of so much time and moves begin_ns behind it. */
+void cpu_laps_tell(const struct cpu_step *step, struct cpu_laps *laps, uint32_t lap,
+                   uint32_t worker, uint32_t node, size_t n_rows);
 /* ops.c */
 void cpu_prepare_ropes(const struct cpu_step *step);
 void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,

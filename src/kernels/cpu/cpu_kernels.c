@@ -1,5 +1,6 @@
 #include "kernels/cpu/cpu_kernels.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -80,12 +81,17 @@ static const struct {
     {&cpu_kernels_generic, always},
 };
 
+/* Asking the processor is slow under a hypervisor, and it always says the same: what was found
+ * first is kept, as a constant that is made late. */
 const struct cpu_kernels *cpu_kernels_best(void)
 {
-    size_t i = 0;
-    while (!levels[i].is_here())
-        i++;
-    return levels[i].kernels;
+    static const struct cpu_kernels *_Atomic best;
+    const struct cpu_kernels *found = atomic_load_explicit(&best, memory_order_relaxed);
+    for (size_t i = 0; !found; i++)
+        if (levels[i].is_here())
+            found = levels[i].kernels;
+    atomic_store_explicit(&best, found, memory_order_relaxed);
+    return found;
 }
 
 const struct cpu_kernels *cpu_kernels_named(const char *name)

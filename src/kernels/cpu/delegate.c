@@ -119,6 +119,8 @@ static serverd_status cpu_set_option(serverd_instance *instance, const char *key
 
 static void cpu_close(serverd_instance *instance)
 {
+    cpu_destroy_split(instance->split);
+    free(instance->block);
     free(instance);
 }
 
@@ -174,43 +176,39 @@ void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn f
     host->parallel_for(host->context, (uint32_t)((n + job.run - 1) / job.run), split_chunk, &job);
 }
 
-/* Phases first .. first + n - 1 are done, as one event. */
-static void trace(const struct cpu_step *step, uint32_t first, uint32_t n, uint64_t start_ns)
-{
-    const struct cpu_phase *phases = step->handle->phases + first;
-    serverd_trace_event event = {.start_ns = start_ns,
-                                 .end_ns = step->host->now_ns(step->host->context),
-                                 .first_node = phases[0].first_node,
-                                 .n_rows = (uint32_t)cpu_rows_of(step, phases[0].rows)};
-    for (uint32_t i = 0; i < n; i++)
-        event.n_nodes += phases[i].n_nodes;
-    step->host->trace(step->host->context, &event);
-}
-
-static void run_phase(const struct cpu_step *step, uint32_t index)
+static void run_phase(struct cpu_step *step, uint32_t index)
 {
     static void (*const run[])(const struct cpu_step *, const struct cpu_phase *) = {
         [PHASE_ROWS] = cpu_run_rows,
         [PHASE_LINEAR] = cpu_run_linears,
         [PHASE_ATTENTION] = cpu_run_attention,
     };
-    const serverd_host *host = step->host;
     const struct cpu_phase *phase = &step->handle->phases[index];
-    uint64_t start_ns = host->trace ? host->now_ns(host->context) : 0;
+    step->phase++;
     run[phase->kind](step, phase);
-    if (host->trace)
-        trace(step, index, 1, start_ns);
 }
 
-static void run_stage(const struct cpu_step *step, uint32_t first, uint32_t n)
+static void run_stage(struct cpu_step *step, uint32_t first, uint32_t n)
 {
-    const serverd_host *host = step->host;
-    uint64_t start_ns = host->trace ? host->now_ns(host->context) : 0;
-    if (!cpu_run_stage(step, first, n)) {
-        for (uint32_t i = first; i < first + n; i++)
-            run_phase(step, i);
-    } else if (host->trace) {
-        trace(step, first, n, start_ns);
+    step->phase++;
+    if (cpu_run_stage(step, first, n))
+        return;
+    for (uint32_t i = first; i < first + n; i++)
+        run_phase(step, i);
+}
+
+/* What all layers use of the rows' positions counts as the first node that uses it. */
+static void prepare(serverd_handle *handle, const struct cpu_step *step)
+{
+    cpu_watch_start(step, 0);
+    cpu_plan_attention(handle, step->batch);
+    cpu_prepare_ropes(step);
+    for (uint32_t n = cpu_first_node(handle); step->host->trace && n < cpu_end_node(handle); n++) {
+        if (step->graph->nodes[n].op != SERVERD_OP_ROPE &&
+            step->graph->nodes[n].op != SERVERD_OP_ATTN)
+            continue;
+        cpu_watch_node(step, 0, n, step->batch->n_rows);
+        break;
     }
 }
 
@@ -241,15 +239,17 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
         return status;
     if ((status = cpu_plan_adapters(handle, batch, err)) != SERVERD_OK)
         return status;
+    if ((char *)handle->activations != handle->instance->block)
+        cpu_bind_values(handle);
     place_outer(handle, inputs, outputs);
     struct cpu_step step = {.handle = handle,
                             .kernels = handle->instance->kernels,
                             .host = handle->instance->host,
                             .graph = handle->graph,
                             .batch = batch,
-                            .kv = kv};
-    cpu_plan_attention(handle, batch);
-    cpu_prepare_ropes(&step);
+                            .kv = kv,
+                            .phase = handle->n_run};
+    prepare(handle, &step);
     for (uint32_t first = 0, n; first < handle->n_phases; first += n) {
         n = 1;
         while (first + n < handle->n_phases &&
@@ -257,6 +257,8 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
             n++;
         run_stage(&step, first, n);
     }
+    cpu_watch_end(&step);
+    handle->n_run = step.phase;
     return SERVERD_OK;
 }
 

@@ -13,7 +13,7 @@
 struct linear_job {
     const struct cpu_step *step;
     const struct cpu_phase *phase;
-    uint32_t n_large;
+    uint32_t n_large, n_chunks;
     size_t n_blocks, large_blocks, small_blocks;
 };
 
@@ -89,17 +89,22 @@ void cpu_run_linear(const struct cpu_step *step, struct cpu_linear_call *call, s
         cpu_adapter_up(step, call, first, n);
 }
 
-/* Column blocks begin .. end - 1 of all layers of the phase. */
-static void run_range(const struct linear_job *job, size_t begin, size_t end, uint32_t worker)
+/* Column blocks begin .. end - 1 of all layers of the phase. is_early: each worker will find
+ * another chunk behind this one, as things go. */
+static void run_range(const struct linear_job *job, size_t begin, size_t end, bool is_early,
+                      uint32_t worker)
 {
-    size_t n_rows = cpu_rows_of(job->step, job->phase->rows);
+    const struct cpu_step *step = job->step;
+    size_t n_rows = cpu_rows_of(step, job->phase->rows);
     for (uint32_t i = 0; i < job->phase->n_actions && begin < end; i++) {
         const serverd_node *node = node_at(job, i);
         size_t blocks = column_blocks(job, node);
         if (begin < blocks) {
             struct cpu_linear_call call;
-            cpu_bind_linear(job->step, node, 0, n_rows, worker, &call);
-            cpu_run_linear(job->step, &call, begin, min_size(end, blocks) - begin);
+            cpu_columns_begin(step, worker, (uint32_t)(node - step->graph->nodes));
+            cpu_bind_linear(step, node, 0, n_rows, worker, &call);
+            cpu_run_linear(step, &call, begin, min_size(end, blocks) - begin);
+            cpu_columns_end(step, worker, n_rows, is_early && end < blocks);
             begin = blocks;
         }
         begin -= blocks;
@@ -118,7 +123,8 @@ static void linear_chunk(void *arg, uint32_t chunk, uint32_t worker)
         begin = job->n_large * job->large_blocks + (chunk - job->n_large) * job->small_blocks;
         n = job->small_blocks;
     }
-    run_range(job, begin, min_size(begin + n, job->n_blocks), worker);
+    run_range(job, begin, min_size(begin + n, job->n_blocks),
+              chunk + job->step->host->n_workers < job->n_chunks, worker);
 }
 
 void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
@@ -135,5 +141,6 @@ void cpu_run_linears(const struct cpu_step *step, const struct cpu_phase *phase)
     size_t rest = job.n_blocks - job.n_large * job.large_blocks;
     job.small_blocks = max_size(MIN_BLOCKS, rest / (n_workers * SMALL_CHUNKS) / 2 * 2);
     uint32_t n_small = (uint32_t)((rest + job.small_blocks - 1) / job.small_blocks);
-    step->host->parallel_for(step->host->context, job.n_large + n_small, linear_chunk, &job);
+    job.n_chunks = job.n_large + n_small;
+    step->host->parallel_for(step->host->context, job.n_chunks, linear_chunk, &job);
 }

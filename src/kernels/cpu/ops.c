@@ -301,6 +301,35 @@ static void run_node(const struct cpu_op_call *call, size_t first, size_t n, uin
     ops[call->node->op](call, first, n, worker);
 }
 
+static void run_action(const struct cpu_step *step, const struct cpu_action *action, size_t first,
+                       size_t n, uint32_t worker)
+{
+    if (action->kind == ACTION_QUANTISE) {
+        quantise_rows(step, action->index, first, n);
+        return;
+    }
+    const struct cpu_op_call call = {
+        .step = step, .node = &step->graph->nodes[action->index], .node_index = action->index};
+    if (action->kind == ACTION_APPEND)
+        cpu_append_rows(&call, first, n);
+    else
+        run_node(&call, first, n, worker);
+}
+
+/* Quantising counts as the node that made the value. */
+static uint32_t node_of(const struct cpu_step *step, const struct cpu_action *action)
+{
+    return action->kind == ACTION_QUANTISE ? step->graph->values[action->index].producer
+                                           : action->index;
+}
+
+/* A node and quantising what it made are one. */
+static bool is_last_of_node(const struct cpu_step *step, const struct cpu_phase *phase, uint32_t i)
+{
+    const struct cpu_action *action = step->handle->actions + phase->first_action + i;
+    return i + 1 == phase->n_actions || node_of(step, action) != node_of(step, action + 1);
+}
+
 /* Rows that a thread takes through all actions before the next ones, so that they stay in its
  * cache. */
 #define ROWS_AT_ONCE 8
@@ -310,22 +339,19 @@ void cpu_run_actions(const struct cpu_step *step, const struct cpu_phase *phase,
 {
     const serverd_handle *handle = step->handle;
     const struct cpu_action *actions = handle->actions + phase->first_action;
+    struct cpu_laps laps;
+    cpu_laps_start(step, worker, &laps);
     for (size_t row = first; row < first + n; row += ROWS_AT_ONCE) {
         size_t count = min_size(ROWS_AT_ONCE, first + n - row);
         for (uint32_t i = 0; i < phase->n_actions; i++) {
-            if (actions[i].kind == ACTION_QUANTISE) {
-                quantise_rows(step, actions[i].index, row, count);
-                continue;
-            }
-            const struct cpu_op_call call = {.step = step,
-                                             .node = &handle->graph->nodes[actions[i].index],
-                                             .node_index = actions[i].index};
-            if (actions[i].kind == ACTION_APPEND)
-                cpu_append_rows(&call, row, count);
-            else
-                run_node(&call, row, count, worker);
+            run_action(step, &actions[i], row, count, worker);
+            if (is_last_of_node(step, phase, i))
+                cpu_laps_add(step, &laps, i);
         }
     }
+    for (uint32_t i = 0; i < phase->n_actions; i++)
+        if (is_last_of_node(step, phase, i))
+            cpu_laps_tell(step, &laps, i, worker, node_of(step, &actions[i]), n);
 }
 
 struct rows_job {

@@ -208,23 +208,6 @@ static void add_input_phases(struct planner *planner)
     }
 }
 
-/* Nodes of a phase, for traces. If it does nothing but quantise, that counts as the producer. */
-static void count_nodes(const serverd_handle *handle, struct cpu_phase *phase)
-{
-    const struct cpu_action *actions = handle->actions + phase->first_action;
-    for (uint32_t a = 0; a < phase->n_actions; a++) {
-        uint32_t n = actions[a].kind == ACTION_QUANTISE
-                         ? handle->graph->values[actions[a].index].producer
-                         : actions[a].index;
-        bool is_first = actions[a].kind == ACTION_NODE && phase->n_nodes == 0;
-        if (a == 0 || is_first)
-            phase->first_node = n;
-        if (actions[a].kind == ACTION_NODE)
-            phase->n_nodes += 1 + (handle->addition[n] != CPU_NO_NODE);
-    }
-    phase->n_nodes = (uint32_t)max_size(phase->n_nodes, 1);
-}
-
 static bool cut_into_phases(struct planner *planner)
 {
     serverd_handle *handle = planner->handle;
@@ -240,8 +223,6 @@ static bool cut_into_phases(struct planner *planner)
         if (!has_rows && !has_mixing)
             break;
     }
-    for (uint32_t p = 0; p < handle->n_phases; p++)
-        count_nodes(handle, &handle->phases[p]);
     for (uint32_t p = 1; p < handle->n_phases; p++) {
         const struct cpu_phase *before = &handle->phases[p - 1];
         struct cpu_phase *phase = &handle->phases[p];

@@ -63,12 +63,16 @@ static void run_gated(const struct cpu_step *step, const struct gated *gated, si
     cpu_adapter_down_rows(step, up.node, first, n);
     size_t width = gate.linear.n_out;
     float *out = cpu_value(step, gated->value) + first * width;
+    struct cpu_laps laps;
+    cpu_laps_start(step, worker, &laps);
     struct cpu_rows to = cpu_quantised(step->handle, gated->value);
     for (size_t at = 0; at < width; at += GATED_COLUMNS) {
         size_t columns = min_size(GATED_COLUMNS, width - at);
         size_t blocks = (columns + PACKED_COLUMNS - 1) / PACKED_COLUMNS;
         cpu_run_linear(step, &gate, at / PACKED_COLUMNS, blocks);
+        cpu_laps_add(step, &laps, 0);
         cpu_run_linear(step, &up, at / PACKED_COLUMNS, blocks);
+        cpu_laps_add(step, &laps, 1);
         for (size_t row = 0; row < n; row++) {
             float *x = out + row * width + at;
             step->kernels->activate(gated->glu->attributes.activation,
@@ -77,7 +81,11 @@ static void run_gated(const struct cpu_step *step, const struct gated *gated, si
             step->kernels->quantise(x, columns, &to, first + row);
         }
         to.spans += to.n_max;
+        cpu_laps_add(step, &laps, 2);
     }
+    const serverd_node *told[] = {gated->gate, gated->up, gated->glu};
+    for (uint32_t i = 0; i < 3; i++)
+        cpu_laps_tell(step, &laps, i, worker, (uint32_t)(told[i] - step->graph->nodes), n);
 }
 
 static void run_linears(const struct cpu_step *step, const struct cpu_phase *phase, size_t first,
@@ -89,6 +97,7 @@ static void run_linears(const struct cpu_step *step, const struct cpu_phase *pha
         cpu_bind_linear(step, &step->graph->nodes[index], first, n, worker, &call);
         cpu_adapter_down_rows(step, index, first, n);
         cpu_run_linear(step, &call, 0, (call.linear.n_out + PACKED_COLUMNS - 1) / PACKED_COLUMNS);
+        cpu_watch_node(step, worker, index, n);
     }
 }
 
@@ -102,6 +111,7 @@ static void run_block(void *arg, uint32_t chunk, uint32_t worker)
     size_t n = min_size(job->rows_per_block, job->n_rows - first);
     for (uint32_t i = 0; i < job->n_phases; i++) {
         struct gated gated;
+        cpu_watch_start(step, worker);
         if (i + 1 < job->n_phases && find_gated(step, &phases[i], &phases[i + 1], &gated)) {
             run_gated(step, &gated, first, n, worker);
             i++;

@@ -5,6 +5,6 @@
 #include "tools/command.h"
 
 extern const struct command bench_model, bench_serve, bench_compare, bench_kernels, bench_simulate,
-    bench_scheduler;
+    bench_scheduler, bench_trace_cost;
 
 #endif

@@ -3,8 +3,9 @@
 
 #include <signal.h>
 
-static const struct command *const commands[] = {&bench_model,   &bench_kernels,  &bench_serve,
-                                                 &bench_compare, &bench_simulate, &bench_scheduler};
+static const struct command *const commands[] = {
+    &bench_model,    &bench_kernels,   &bench_serve,     &bench_compare,
+    &bench_simulate, &bench_scheduler, &bench_trace_cost};
 
 static const struct tool tool = {.name = "serverd-bench",
                                  .summary =

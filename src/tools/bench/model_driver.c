@@ -35,7 +35,9 @@ static serverd_status open_runtime(struct driver *driver, const struct driver_op
                    .max_rows = driver->max_rows,
                    .max_logit_rows = driver->max_seqs,
                    .max_seqs = driver->max_seqs,
-                   .max_context = driver->max_context},
+                   .max_context = driver->max_context,
+                   .max_adapters = options->max_adapters,
+                   .max_adapter_rank = options->max_adapter_rank},
         .kv_dtype = options->kv_dtype,
     };
     serverd_status status = runtime_open(driver->program, &runtime_options, &driver->runtime, err);
@@ -64,8 +66,11 @@ static serverd_status make_arrays(struct driver *driver, serverd_error *err)
     driver->logit_row = calloc(seqs, sizeof *driver->logit_row);
     driver->out = calloc(seqs * runtime_output_width(driver->runtime), sizeof *driver->out);
     driver->slices = calloc(seqs, sizeof *driver->slices);
+    driver->adapter_slot = calloc(seqs, sizeof *driver->adapter_slot);
+    driver->adapter_scale = calloc(seqs, sizeof *driver->adapter_scale);
     if (!driver->token || !driver->position || !driver->row_seq || !driver->page_table ||
-        !driver->logit_row || !driver->out || !driver->slices)
+        !driver->logit_row || !driver->out || !driver->slices || !driver->adapter_slot ||
+        !driver->adapter_scale)
         return fail(err, SERVERD_NOMEM, "no memory for %zu rows of %zu sequences", rows, seqs);
     return SERVERD_OK;
 }
@@ -102,6 +107,8 @@ void driver_close(struct driver *driver)
     free(driver->logit_row);
     free(driver->out);
     free(driver->slices);
+    free(driver->adapter_slot);
+    free(driver->adapter_scale);
     *driver = (struct driver){0};
 }
 
@@ -125,8 +132,14 @@ serverd_status driver_step(struct driver *driver, const struct driver_slice *sli
                            .max_pages = is_encoder ? 0 : driver->pages_per_seq,
                            .logit_row = driver->logit_row,
                            .step = driver->n_steps++};
+    if (driver->n_adapters > 0) {
+        batch.adapter_slot = driver->adapter_slot;
+        batch.adapter_scale = driver->adapter_scale;
+    }
     for (uint32_t s = 0; s < n; s++) {
         const struct driver_slice *slice = &slices[s];
+        driver->adapter_slot[s] = driver->n_adapters ? slice->seq % driver->n_adapters : 0;
+        driver->adapter_scale[s] = 1;
         if (slice->n > driver->max_rows - batch.n_rows)
             return fail(err, SERVERD_INTERNAL, "a step of more than %u rows", driver->max_rows);
         for (uint32_t i = 0; i < slice->n; i++) {

@@ -25,6 +25,9 @@ struct driver {
     uint32_t *logit_row;            /* [max_seqs] */
     float *out;                     /* [max_seqs][width] */
     struct driver_slice *slices;    /* [max_seqs] */
+    uint32_t n_adapters;            /* sequence s has the one in slot s % n; 0: none has */
+    uint32_t *adapter_slot;         /* [max_seqs] */
+    float *adapter_scale;
     uint64_t n_steps;
 };
 
@@ -32,6 +35,7 @@ struct driver_options {
     const char *path, *device;
     uint32_t threads, max_rows, max_seqs, max_context;
     serverd_dtype kv_dtype;
+    uint32_t max_adapters, max_adapter_rank;
 };
 
 serverd_status driver_open(struct driver *driver, const struct driver_options *options,

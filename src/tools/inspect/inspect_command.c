@@ -14,7 +14,7 @@
 #define OUTPUT_BYTES (512 * MIB) /* tensors and tokens of the largest models are far below it */
 
 struct values {
-    const char *file, *device, *place, *graph;
+    const char *file, *device, *place, *delegate, *graph;
     uint32_t context, seqs, prefill_chunk, threads;
     int kv_dtype;
     bool json, tensors, plan, tokens;
@@ -34,7 +34,8 @@ static const struct command_option rows[] = {
     {"graph", 0, COMMAND_STRING, AT(graph), "FILE", NULL, 0, 0,
      "Draw the graph into a file: .dot, .svg, or .html, where layers open when clicked"},
     {"device", 0, COMMAND_STRING, AT(device), "NAME", "auto", 0, 0, "As serverd's option"},
-    {"place", 0, COMMAND_STRING, AT(place), "RULES", NULL, 0, 0, "As serverd's option"},
+    {"place", 0, COMMAND_STRING, AT(place), "LIST", NULL, 0, 0, "As serverd's option"},
+    {"delegate", 0, COMMAND_STRING, AT(delegate), "FILES", NULL, 0, 0, "As serverd's option"},
     {"context", 'c', COMMAND_COUNT, AT(context), "TOKENS", "0", 0, 16777216,
      "Predict memory for sequences of so many tokens; 0: what the model was trained for"},
     {"seqs", 's', COMMAND_COUNT, AT(seqs), "N", "16", 1, 4096, "Sequences that run at once"},
@@ -110,19 +111,28 @@ static serverd_status report(const struct subject *subject, const struct values 
 {
     static const serverd_dtype kv_dtypes[] = {DTYPE_BF16, DTYPE_F16, DTYPE_I8,
                                               DTYPE_F32}; /* as the option */
-    const struct memory_options options = {.context = values->context,
+    static const char *const kv_names[] = {"bf16", "f16", "int8", "f32"};
+    const struct memory_options options = {.device = values->device,
+                                           .place = values->place,
+                                           .context = values->context,
                                            .seqs = values->seqs,
                                            .prefill_chunk = values->prefill_chunk,
                                            .kv_dtype = kv_dtypes[values->kv_dtype]};
     struct memory_facts memory;
     serverd_error why;
     struct buffer text;
-    bool is_known = memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
+    /* what is no program file has to be packed for it */
+    bool is_cheap = subject->is_program_file || values->context > 0;
+    if (!is_cheap)
+        (void)fail(&why, SERVERD_UNSUPPORTED,
+                   "it is no program file; --context packs it and tells");
+    bool is_known = is_cheap && memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
     const struct report_parts parts = {.has_tensors = values->tensors,
                                        .has_plan = values->plan,
                                        .has_tokens = values->tokens,
                                        .memory = is_known ? &memory : NULL,
-                                       .why = is_known ? NULL : why.text};
+                                       .why = is_known ? NULL : why.text,
+                                       .kv_dtype = kv_names[values->kv_dtype]};
     buffer_init(&text, OUTPUT_BYTES);
     if (values->json)
         report_json(subject, &parts, &text);
@@ -139,7 +149,8 @@ static serverd_status run(const void *arg, serverd_error *err)
     struct subject subject = {0};
     if (!values->file)
         return fail(err, SERVERD_INVALID, "names no file; see --help");
-    serverd_status status = subject_open(&subject, values->file, values->threads, err);
+    serverd_status status =
+        subject_open(&subject, values->file, values->delegate, values->threads, err);
     if (status == SERVERD_OK)
         status = subject_place(&subject, values->device, values->place, err);
     if (status == SERVERD_OK && values->graph)

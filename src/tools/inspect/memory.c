@@ -1,10 +1,121 @@
 #include "tools/inspect/memory.h"
 
-#include "base/error.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/numeric.h"
+#include "runtime/runtime.h"
+
+/* Rows of logits beside one for each running sequence, as tools/model.c has them. */
+#define SPARE_LOGIT_ROWS 16
+
+/* What the process is before it has a model: the pages of its code and of the libraries' that are
+ * run, stacks, metrics, the log's ring as far as it is used, malloc's own. Measured. */
+#define PROCESS_BYTES (7 * MIB + 512 * KIB)
+
+/* For each running request: its connection, its arena, the samplers. */
+#define REQUEST_BYTES (64 * KIB)
+
+/* For each token of a context: prompt and output; the index of n-grams; the prefix tree's copy; the
+ * text in the request's body, and its parsed form. */
+#define TOKEN_BYTES 32u
+
+/* For each page: its record in the pool, its place in a page table, in a sequence, in the tree. */
+#define PAGE_RECORD_BYTES 64u
+
+/* Per token of the vocabulary: what the one sampler that draws writes of its lists. */
+#define CANDIDATE_BYTES 4u
+
+static struct runtime_options runtime_options(const struct subject *subject,
+                                              const struct memory_options *options,
+                                              uint32_t context, uint32_t seqs)
+{
+    uint32_t max_rows = options->prefill_chunk + seqs;
+    if (subject->program->config.is_encoder) /* a whole input is one chunk */
+        max_rows = (uint32_t)max_size(max_rows, context);
+    return (struct runtime_options){.delegates = subject->delegates.items,
+                                    .n_delegates = subject->delegates.n,
+                                    .device = options->device,
+                                    .place = options->place,
+                                    .pool = subject->pool,
+                                    .clock = &system_clock,
+                                    .limits = {.struct_bytes = sizeof(serverd_limits),
+                                               .max_rows = max_rows,
+                                               .max_logit_rows = seqs + SPARE_LOGIT_ROWS,
+                                               .max_seqs = seqs,
+                                               .max_context = context},
+                                    .kv_dtype = options->kv_dtype,
+                                    .wants_window_pages = true};
+}
+
+static uint64_t engine_bytes(const struct program_config *config, uint32_t context, uint32_t seqs)
+{
+    uint64_t tokens = (uint64_t)context * seqs;
+    if (config->is_encoder)
+        return (uint64_t)seqs * config->n_embd * sizeof(float) + tokens * TOKEN_BYTES;
+    return (uint64_t)seqs * config->n_vocab * sizeof(float) +
+           (uint64_t)config->n_vocab * CANDIDATE_BYTES + tokens * TOKEN_BYTES +
+           tokens / SERVERD_PAGE_TOKENS * PAGE_RECORD_BYTES;
+}
+
+/* All of a program file but the weights is read when it is opened. Of an embedding table only some
+ * rows are, but the kernel maps up to two megabytes around each: soon all of it is there. */
+static uint64_t mapped_bytes(const struct subject *subject)
+{
+    uint64_t bytes = subject_weight_bytes(subject, UINT32_MAX).in_file;
+    for (uint32_t i = 0; subject->is_program_file && i < subject->file.header->n_sections; i++)
+        if (subject->file.sections[i].type != SDP_WGHT)
+            bytes += subject->file.sections[i].stored_bytes;
+    return bytes;
+}
+
+static serverd_status add_partitions(const struct runtime *runtime, struct memory_facts *out,
+                                     serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    for (uint32_t p = 0; p < runtime_placement(runtime)->n_partitions && status == SERVERD_OK;
+         p++) {
+        serverd_footprint footprint;
+        status = runtime_footprint(runtime, p, &footprint, err);
+        if (status != SERVERD_OK)
+            break;
+        out->activation += footprint.activation_bytes;
+        out->unshared += footprint.unshared_bytes;
+        out->scratch += footprint.scratch_bytes;
+    }
+    out->scratch += runtime_buffer_bytes(runtime);
+    return status;
+}
+
+/* Pages and window pages of so many contexts are at most so many pages. */
+static bool holds_all(const struct runtime *runtime, uint32_t context, uint32_t seqs)
+{
+    uint64_t pages = (context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
+    return runtime_n_pages(runtime) == 0 || runtime_n_pages(runtime) >= pages * seqs;
+}
 
 serverd_status memory_predict(const struct subject *subject, const struct memory_options *options,
                               struct memory_facts *out, serverd_error *err)
 {
-    (void)subject, (void)options, (void)out;
-    return fail(err, SERVERD_UNSUPPORTED, "not yet");
+    const struct program_config *config = &subject->program->config;
+    uint32_t context = options->context, seqs = options->seqs;
+    if (context == 0 || (config->is_encoder && context > config->context_length))
+        context = config->context_length;
+    const struct runtime_options opening = runtime_options(subject, options, context, seqs);
+    struct runtime *runtime;
+    serverd_status status = runtime_open(subject->program, &opening, &runtime, err);
+    if (status != SERVERD_OK)
+        return status;
+    *out = (struct memory_facts){.context = context,
+                                 .seqs = seqs,
+                                 .is_whole = holds_all(runtime, context, seqs),
+                                 .mapped = mapped_bytes(subject),
+                                 .packed = subject_weight_bytes(subject, UINT32_MAX).packed,
+                                 .kv = runtime_kv_total_bytes(runtime),
+                                 .engine = engine_bytes(config, context, seqs),
+                                 .process = PROCESS_BYTES + seqs * REQUEST_BYTES};
+    status = add_partitions(runtime, out, err);
+    runtime_close(runtime);
+    out->peak = out->mapped + out->packed + out->activation + out->scratch + out->kv + out->engine +
+                out->process;
+    return status;
 }

@@ -7,7 +7,7 @@
 struct report_parts {
     bool has_tensors, has_plan, has_tokens;
     const struct memory_facts *memory; /* NULL: there is no prediction, and `why` says why */
-    const char *why;
+    const char *why, *kv_dtype;        /* kv_dtype: "bf16" */
 };
 
 void report_text(const struct subject *subject, const struct report_parts *parts,

@@ -165,12 +165,9 @@ static void put_plan(const struct subject *subject, const struct report_parts *p
     if (!m)
         return;
     buffer_append_str(out, "\nARENA            planned        naive\n");
-    buffer_printf(out, "activations %12" PRIu64 " %12" PRIu64 "  1/%.1f\n", m->arena_planned,
-                  m->arena_naive,
-                  m->arena_planned ? (double)m->arena_naive / (double)m->arena_planned : 0.0);
-    buffer_printf(
-        out, "scratch     %12" PRIu64 "            -\nbetween     %12" PRIu64 "            -\n",
-        m->scratch, m->buffers);
+    buffer_printf(out, "activations %12" PRIu64 " %12" PRIu64 "  1/%.1f\n", m->activation,
+                  m->unshared, m->activation ? (double)m->unshared / (double)m->activation : 0.0);
+    buffer_printf(out, "scratch     %12" PRIu64 "            -\n", m->scratch);
 }
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
@@ -214,17 +211,17 @@ static void put_memory(const struct report_parts *parts, struct buffer *out)
         buffer_printf(out, "not known: %s\n", parts->why);
         return;
     }
-    format_bytes(m->weights, weights, sizeof weights);
+    format_bytes(m->mapped, weights, sizeof weights);
     format_bytes(m->packed, packed, sizeof packed);
-    format_bytes(m->arena_planned + m->scratch + m->buffers, arenas, sizeof arenas);
+    format_bytes(m->activation + m->scratch, arenas, sizeof arenas);
     format_bytes(m->kv, kv, sizeof kv);
-    format_bytes(m->tables + m->process, rest, sizeof rest);
+    format_bytes(m->engine + m->process, rest, sizeof rest);
     format_bytes(m->peak, peak, sizeof peak);
     buffer_printf(out, "%u x %u seqs: weights %s mapped", m->context, m->seqs, weights);
     if (m->packed)
         buffer_printf(out, " and %s packed", packed);
-    buffer_printf(out, ", arenas %s, KV %s%s, daemon %s, peak %s\n", arenas, kv,
-                  m->fits ? "" : " (less than all contexts)", rest, peak);
+    buffer_printf(out, ", arenas %s, KV %s %s%s, daemon %s, peak %s\n", arenas, parts->kv_dtype, kv,
+                  m->is_whole ? "" : " (less than all contexts)", rest, peak);
 }
 
 void report_text(const struct subject *subject, const struct report_parts *parts,
