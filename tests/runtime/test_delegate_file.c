@@ -167,6 +167,11 @@ static void keep_warning(void *context, int level, const char *text)
     (void)snprintf(warnings + n, sizeof warnings - n, "%s\n", text);
 }
 
+static void count_fallback(void *metrics)
+{
+    metrics_add(metrics, METRIC_DELEGATE_FALLBACKS, 1);
+}
+
 static serverd_status open_on(struct program *program, const char *device, const char *place,
                               struct metrics *metrics, struct runtime **out)
 {
@@ -183,7 +188,8 @@ static serverd_status open_on(struct program *program, const char *device, const
                                                        .max_context = CONTEXT},
                                             .kv_dtype = DTYPE_F32,
                                             .log = keep_warning,
-                                            .metrics = metrics};
+                                            .fell_back = metrics ? count_fallback : NULL,
+                                            .fell_back_context = metrics};
     warnings[0] = '\0';
     return runtime_open(program, &options, out, &err);
 }
