@@ -56,13 +56,6 @@ uint64_t checksum64(const void *bytes, size_t n)
     return XXH3_64bits(bytes, n);
 }
 
-void checksum128(const void *bytes, size_t n, uint8_t out[16])
-{
-    XXH128_canonical_t canonical; /* the same on every machine */
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
-    memcpy(out, canonical.digest, sizeof canonical.digest);
-}
-
 /* ---- SHA-256 (FIPS 180-4) ---- */
 
 static const uint32_t round_constants[64] = {
