@@ -283,7 +283,9 @@ typedef struct serverd_claim {
     char text[128];          /* more about the reason, or "" */
 } serverd_claim;
 
-/* What `load` takes of the device's memory, beside the packed weights. */
+/* What `load` takes of the device's memory, beside the packed weights. Partitions of an instance
+ * run one after the other: they may use the same memory, so together they take less than the sum.
+ */
 typedef struct serverd_footprint {
     uint32_t struct_bytes;
     uint32_t reserved;

@@ -84,7 +84,7 @@ static void open_model(struct model *model, const char *device)
 {
     model->file = memory_file_create();
     memory_file_write(&model->file, model->bytes.data, model->bytes.len);
-    must(subject_open(&model->subject, model->file.path, 2, &err));
+    must(subject_open(&model->subject, model->file.path, NULL, 2, &err));
     must(subject_place(&model->subject, device, NULL, &err));
 }
 

@@ -38,7 +38,7 @@ static void open_model(struct model *model, const char *arch)
     model->file = memory_file_create();
     memory_file_write(&model->file, bytes.data, bytes.len);
     buffer_deinit(&bytes);
-    must(subject_open(&model->subject, model->file.path, 2, &err));
+    must(subject_open(&model->subject, model->file.path, NULL, 2, &err));
     must(subject_place(&model->subject, "auto", NULL, &err));
 }
 

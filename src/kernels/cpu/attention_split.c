@@ -56,10 +56,14 @@ static size_t usual_bytes(const serverd_handle *handle)
 
 serverd_status cpu_create_split(serverd_handle *handle, serverd_error *err)
 {
-    handle->split = cpu_take(handle, 1, sizeof *handle->split);
-    if (handle->split)
-        handle->split->parts = cpu_take_aligned(handle, PARTS_FLOATS * sizeof(float));
-    if (!handle->split || !handle->split->parts)
+    struct cpu_split *split = handle->instance->split;
+    handle->footprint.scratch_bytes += sizeof *split + PARTS_FLOATS * sizeof(float);
+    if (!split && (split = calloc(1, sizeof *split))) {
+        handle->instance->split = split;
+        split->parts = aligned_alloc(64, PARTS_FLOATS * sizeof(float));
+    }
+    handle->split = split;
+    if (!split || !split->parts)
         return fail(err, SERVERD_NOMEM, "cpu: no memory for parts of attention");
     handle->footprint.scratch_bytes -= PARTS_FLOATS * sizeof(float) - usual_bytes(handle);
     return SERVERD_OK;

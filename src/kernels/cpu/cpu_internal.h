@@ -26,9 +26,14 @@
 /* Layouts of serverd_form. */
 enum { CPU_LAYOUT_PACKED = 1 };
 
+/* Partitions of an instance run one after the other, so they use the same working memory: one block
+ * for activations and scratch, as large as the greatest of them needs. */
 struct serverd_instance {
     const serverd_host *host;
     const struct cpu_kernels *kernels;
+    char *block;
+    size_t block_bytes;
+    struct cpu_split *split; /* attention_split.c; NULL: no partition has causal attention */
 };
 
 struct serverd_kv {
@@ -104,7 +109,7 @@ struct serverd_handle {
      * the sum; CPU_NO_NODE: none */
     uint32_t *addition;
 
-    float *activations; /* one block */
+    float *activations; /* in the instance's block, where it was when the handle ran last */
     size_t activation_floats;
     /* [n_values] offset of an activation in it, in floats; CPU_NOWHERE: what the partition reads or
      * gives away, which lies in the host's memory */
@@ -116,7 +121,7 @@ struct serverd_handle {
     uint32_t n_ropes;
     uint32_t *node_rope; /* [n_nodes] index of ropes */
 
-    char *scratch; /* [n_workers][scratch_bytes] */
+    char *scratch; /* [n_workers][scratch_bytes], behind the activations */
     size_t scratch_bytes;
     struct cpu_watch *watches; /* [n_workers] */
     uint64_t n_run;            /* phases, or stages that ran as one */
@@ -125,7 +130,7 @@ struct serverd_handle {
 
     uint32_t *seq_begin;              /* [max_seqs + 1] first row of each sequence of the step */
     struct cpu_attention_item *items; /* [max_rows] */
-    struct cpu_split *split;          /* attention_split.c; NULL: no attention is causal */
+    struct cpu_split *split;          /* the instance's; NULL: no attention is causal */
 
     /* Attention that is not causal sees the rows of this step only: their keys and values are
      * kept here, sequence after sequence. */
@@ -197,6 +202,8 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
 /* load.c: memory of a handle, zeroed, or aligned to 64 and not; it counts in its footprint */
 void *cpu_take(serverd_handle *handle, size_t n, size_t size);
 void *cpu_take_aligned(serverd_handle *handle, size_t bytes);
+/* Binds a handle's values to the instance's block. */
+void cpu_bind_values(serverd_handle *handle);
 serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
                         const serverd_partition *partition, const void *const *packed,
                         const serverd_limits *limits, const serverd_kv_spec *kv,

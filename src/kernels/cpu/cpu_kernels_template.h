@@ -1,9 +1,9 @@
 /* Included once by each cpu_kernels_LEVEL.c, which defines LEVEL and includes its simd header. What
  * a level would only compile once more it takes from one below it, named by
- *   LEVEL_LINEAR   all linear layers
+ *   LEVEL_LINEAR   all linear layers but those of bf16 weights, and adapters
  *   LEVEL_FLOATS   those whose weights are numbers
  *   LEVEL_FEW      those for few rows
- *   LEVEL_ROWS     attention and activations */
+ *   LEVEL_ROWS     attention, activations and adapters */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "program/dtype.h"
@@ -370,7 +370,26 @@ static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *
 #include "kernels/cpu/attention_template.h"
 #endif
 
+#if defined LEVEL_ROWS || defined LEVEL_LINEAR
+#ifdef LEVEL_ROWS
+#define LEVEL_ADAPTERS LEVEL_ROWS
+#else
+#define LEVEL_ADAPTERS LEVEL_LINEAR
+#endif
+static void adapter_down(const struct cpu_low_rank *site, uint32_t group, const float *const *x,
+                         float *const *t, size_t n_rows)
+{
+    TABLE(LEVEL_ADAPTERS).adapter_down(site, group, x, t, n_rows);
+}
+
+static void adapter_up(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,
+                       const float *const *t, const float *factor, float *const *y, size_t n_rows)
+{
+    TABLE(LEVEL_ADAPTERS).adapter_up(site, first_block, n_blocks, t, factor, y, n_rows);
+}
+#else
 #include "kernels/cpu/adapter_template.h"
+#endif
 
 const struct cpu_kernels TABLE(LEVEL) = {
     .name = LEVEL_NAME(LEVEL),

@@ -119,6 +119,8 @@ static serverd_status cpu_set_option(serverd_instance *instance, const char *key
 
 static void cpu_close(serverd_instance *instance)
 {
+    cpu_destroy_split(instance->split);
+    free(instance->block);
     free(instance);
 }
 
@@ -237,6 +239,8 @@ static serverd_status cpu_execute(serverd_handle *handle, const serverd_batch *b
         return status;
     if ((status = cpu_plan_adapters(handle, batch, err)) != SERVERD_OK)
         return status;
+    if ((char *)handle->activations != handle->instance->block)
+        cpu_bind_values(handle);
     place_outer(handle, inputs, outputs);
     struct cpu_step step = {.handle = handle,
                             .kernels = handle->instance->kernels,

@@ -223,9 +223,7 @@ INLINE void few_rows_linear(const struct cpu_linear *call, struct form_constants
                 few_rows(call, f, 1, row, unit, acc);
             else if (n == 2)
                 few_rows(call, f, 2, row, unit, acc);
-            else if (n == 3)
-                few_rows(call, f, 3, row, unit, acc);
-            else
+            else /* three are four, of which one lies behind the last (CPU_ROW_PADDING) */
                 few_rows(call, f, FEW_ROWS, row, unit, acc);
             for (size_t r = 0; r < n; r++)
                 put_row(call, row + r, (call->first_block + b) * PACKED_COLUMNS, acc[r]);

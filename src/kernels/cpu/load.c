@@ -102,11 +102,11 @@ static serverd_status add_scratch(serverd_handle *handle, serverd_error *err)
     const size_t n_workers = handle->instance->host->n_workers;
     if (!size_align(most, 64, &handle->scratch_bytes) ||
         !size_mul(handle->scratch_bytes, n_workers, &bytes) ||
-        !(handle->scratch = cpu_take_aligned(handle, bytes)) ||
         !(handle->watches = cpu_take_aligned(handle, n_workers * sizeof *handle->watches)))
         return fail(err, SERVERD_NOMEM, "cpu: no memory for %zu workers", n_workers);
     for (size_t w = 0; w < n_workers; w++)
         handle->watches[w] = (struct cpu_watch){.node = CPU_NO_NODE};
+    handle->footprint.scratch_bytes += bytes;
     handle->seq_begin =
         cpu_take(handle, (size_t)handle->limits.max_seqs + 1, sizeof *handle->seq_begin);
     handle->items = cpu_take(handle, handle->limits.max_rows, sizeof *handle->items);
@@ -171,26 +171,50 @@ static serverd_status find_kv(serverd_handle *handle, const serverd_kv_spec *kv,
     return SERVERD_OK;
 }
 
-/* What lies inside has its place for good; the host says at each step where the rest is. */
-static serverd_status bind_values(serverd_handle *handle, serverd_error *err)
+static serverd_status take_values(serverd_handle *handle, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
-    size_t bytes = handle->activation_floats * sizeof(float);
     handle->values = cpu_take(handle, graph->n_values, sizeof *handle->values);
-    handle->activations = cpu_take_aligned(handle, bytes);
-    if (!handle->values || !handle->activations)
-        return fail(err, SERVERD_NOMEM, "cpu: no memory for %zu bytes of activations", bytes);
-    handle->footprint.scratch_bytes -= bytes; /* has a line of its own */
-    for (uint32_t v = 0; v < graph->n_values; v++)
-        if (handle->value_at[v] != CPU_NOWHERE)
-            handle->values[v] = handle->activations + handle->value_at[v];
+    return handle->values
+               ? SERVERD_OK
+               : fail(err, SERVERD_NOMEM, "cpu: no memory for %u values", graph->n_values);
+}
+
+/* The instance's block is large enough for this handle, too. It may move: others notice when they
+ * run. */
+static serverd_status reserve_block(serverd_handle *handle, serverd_error *err)
+{
+    serverd_instance *instance = handle->instance;
+    const size_t scratch = handle->scratch_bytes * instance->host->n_workers;
+    size_t bytes;
+    if (!size_mul(handle->activation_floats, sizeof(float), &bytes) ||
+        !size_add(bytes, scratch, &bytes) || !size_align(bytes, 64, &bytes))
+        return fail(err, SERVERD_NOMEM, "cpu: the working memory overflows");
+    if (bytes <= instance->block_bytes)
+        return SERVERD_OK;
+    char *block = aligned_alloc(64, bytes);
+    if (!block)
+        return fail(err, SERVERD_NOMEM, "cpu: no memory for %zu bytes to work in", bytes);
+    free(instance->block);
+    instance->block = block;
+    instance->block_bytes = bytes;
     return SERVERD_OK;
 }
 
-serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
-                        const serverd_partition *partition, const void *const *packed,
-                        const serverd_limits *limits, const serverd_kv_spec *kv,
-                        serverd_handle **out, serverd_error *err)
+void cpu_bind_values(serverd_handle *handle)
+{
+    handle->activations = (float *)(void *)handle->instance->block;
+    handle->scratch = (char *)(handle->activations + handle->activation_floats);
+    for (uint32_t v = 0; v < handle->graph->n_values; v++)
+        if (handle->value_at[v] != CPU_NOWHERE)
+            handle->values[v] = handle->activations + handle->value_at[v];
+}
+
+/* All but the instance's block. */
+static serverd_status prepare(serverd_instance *instance, const serverd_graph *graph,
+                              const serverd_partition *partition, const void *const *packed,
+                              const serverd_limits *limits, const serverd_kv_spec *kv,
+                              serverd_handle **out, serverd_error *err)
 {
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
@@ -204,7 +228,7 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
     if (status == SERVERD_OK)
         status = cpu_plan(handle, err);
     if (status == SERVERD_OK)
-        status = bind_values(handle, err);
+        status = take_values(handle, err);
     if (status == SERVERD_OK)
         status = add_ropes(handle, err);
     if (status == SERVERD_OK)
@@ -223,13 +247,30 @@ serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
     return SERVERD_OK;
 }
 
-/* Memory that nobody touches costs nothing: what load takes is found by loading. */
+serverd_status cpu_load(serverd_instance *instance, const serverd_graph *graph,
+                        const serverd_partition *partition, const void *const *packed,
+                        const serverd_limits *limits, const serverd_kv_spec *kv,
+                        serverd_handle **out, serverd_error *err)
+{
+    serverd_handle *handle;
+    serverd_status status = prepare(instance, graph, partition, packed, limits, kv, &handle, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = reserve_block(handle, err);
+    if (status != SERVERD_OK)
+        cpu_unload(handle);
+    else
+        *out = handle;
+    return status;
+}
+
+/* Memory that nobody touches costs nothing: what load takes is found by preparing to. */
 serverd_status cpu_footprint(serverd_instance *instance, const serverd_graph *graph,
                              const serverd_partition *partition, const serverd_limits *limits,
                              const serverd_kv_spec *kv, serverd_footprint *out, serverd_error *err)
 {
     serverd_handle *handle;
-    serverd_status status = cpu_load(instance, graph, partition, NULL, limits, kv, &handle, err);
+    serverd_status status = prepare(instance, graph, partition, NULL, limits, kv, &handle, err);
     if (status != SERVERD_OK)
         return status;
     *out = handle->footprint;
@@ -244,7 +285,6 @@ void cpu_unload(serverd_handle *handle)
         free(handle->ropes[i].cos_sin);
     free(handle->ropes);
     free(handle->node_rope);
-    free(handle->activations);
     free(handle->value_at);
     free(handle->values);
     free(handle->quantised_at);
@@ -255,11 +295,9 @@ void cpu_unload(serverd_handle *handle)
         cpu_kv_destroy(handle->step_kv);
     free(handle->step_pages);
     free(handle->seq_first_page);
-    free(handle->scratch);
     free(handle->watches);
     free(handle->seq_begin);
     free(handle->items);
-    cpu_destroy_split(handle->split);
     cpu_destroy_adapters(handle->adapters);
     free(handle);
 }

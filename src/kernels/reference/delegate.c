@@ -31,6 +31,7 @@ struct serverd_handle {
     float *block;
     float **values; /* [n_values] */
     serverd_footprint footprint;
+    struct reference_adapters *adapters; /* NULL: there never are any */
 };
 
 static serverd_status reference_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
@@ -229,6 +230,7 @@ static serverd_status add_values(serverd_handle *handle, serverd_error *err)
 
 static void reference_unload(serverd_handle *handle)
 {
+    reference_adapters_destroy(handle->adapters);
     free(handle->block);
     free(handle->values);
     free(handle);
@@ -271,6 +273,8 @@ static serverd_status reference_load(serverd_instance *instance, const serverd_g
     serverd_status status = find_kv(handle, kv, err);
     if (status == SERVERD_OK)
         status = add_values(handle, err);
+    if (status == SERVERD_OK)
+        status = reference_adapters_create(graph, limits, &handle->adapters, err);
     if (status != SERVERD_OK)
         reference_unload(handle);
     else
@@ -319,6 +323,8 @@ static serverd_status reference_execute(serverd_handle *handle, const serverd_ba
         bounds.window = kv->window;
     }
     serverd_status status = batch_check(&bounds, batch, err);
+    if (status == SERVERD_OK)
+        status = reference_adapters_check(handle->adapters, batch, err);
     if (status != SERVERD_OK)
         return status;
     for (uint32_t i = 0; i < partition->n_inputs; i++) /* they are only read */
@@ -331,6 +337,7 @@ static serverd_status reference_execute(serverd_handle *handle, const serverd_ba
                                         .packed = handle->packed,
                                         .max_context = handle->bounds.limits.max_context,
                                         .values = handle->values,
+                                        .adapters = handle->adapters,
                                         .kv = kv};
     for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
         if (step.host->trace)
@@ -338,6 +345,12 @@ static serverd_status reference_execute(serverd_handle *handle, const serverd_ba
         else
             reference_run_node(&step, n);
     return SERVERD_OK;
+}
+
+static serverd_status reference_adapter(serverd_handle *handle, uint32_t slot,
+                                        const serverd_adapter *or_null, serverd_error *err)
+{
+    return reference_adapters_set(handle->adapters, handle->graph, slot, or_null, err);
 }
 
 const serverd_delegate reference_delegate = {
@@ -364,4 +377,5 @@ const serverd_delegate reference_delegate = {
     .kv_export = reference_kv_export,
     .kv_import = reference_kv_import,
     .footprint = reference_footprint,
+    .adapter = reference_adapter,
 };

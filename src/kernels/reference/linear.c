@@ -64,4 +64,5 @@ void reference_run_linear(const struct reference_step *step, const serverd_node 
         step->host->parallel_for(step->host->context,
                                  (uint32_t)((job.n + REFERENCE_COLUMNS - 1) / REFERENCE_COLUMNS),
                                  run_columns, &job);
+    reference_add_adapters(step, node);
 }

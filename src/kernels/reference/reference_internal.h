@@ -34,6 +34,19 @@ static inline const serverd_tensor *reference_tensor(const serverd_graph *graph,
 void reference_read_weights(const struct reference_step *step, uint32_t tensor, size_t row,
                             size_t begin, size_t n, float *out);
 
+/* adapter.c: *out is NULL if the limits have no slots */
+struct reference_adapters;
+serverd_status reference_adapters_create(const serverd_graph *graph, const serverd_limits *limits,
+                                         struct reference_adapters **out, serverd_error *err);
+void reference_adapters_destroy(struct reference_adapters *adapters);
+serverd_status reference_adapters_set(struct reference_adapters *adapters,
+                                      const serverd_graph *graph, uint32_t slot,
+                                      const serverd_adapter *or_null, serverd_error *err);
+serverd_status reference_adapters_check(const struct reference_adapters *adapters,
+                                        const serverd_batch *batch, serverd_error *err);
+/* To the output of a linear layer that has been computed. */
+void reference_add_adapters(const struct reference_step *step, const serverd_node *node);
+
 /* linear.c */
 void reference_run_linear(const struct reference_step *step, const serverd_node *node);
 

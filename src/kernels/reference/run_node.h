@@ -24,6 +24,7 @@ struct reference_step {
      * the values that the nodes to be run read and write; constants are not looked at. Two values
      * may share memory where their lifetimes do not meet. */
     float *const *values;
+    const struct reference_adapters *adapters; /* adapter.c; NULL: none, whatever the batch says */
     /* The store where causal attention keeps keys and values. NULL: it sees the rows of this step
      * alone, whose sequences must then begin at position 0. */
     serverd_kv *kv;

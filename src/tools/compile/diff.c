@@ -11,7 +11,7 @@
 #define OUTPUT_BYTES (256 * MIB)
 
 struct values {
-    const char *a, *b, *ids, *device_a, *device_b;
+    const char *a, *b, *ids, *device_a, *device_b, *delegate;
     uint32_t tokens, threads;
     bool json, nodes, all, run;
 };
@@ -30,6 +30,8 @@ static const struct command_option rows[] = {
     {"device-a", 0, COMMAND_STRING, AT(device_a), "NAME", "auto", 0, 0,
      "Back-end that runs A, as serverd's --device; cpu-reference is exact"},
     {"device-b", 0, COMMAND_STRING, AT(device_b), "NAME", "auto", 0, 0, "Back-end that runs B"},
+    {"delegate", 0, COMMAND_STRING, AT(delegate), "FILES", NULL, 0, 0,
+     "Shared objects with further back-ends, as serverd's option"},
     {"run", 0, COMMAND_FLAG, AT(run), NULL, "true", 0, 0,
      "Run both (--no-run: compare the files alone)"},
     {"nodes", 0, COMMAND_FLAG, AT(nodes), NULL, NULL, 0, 0, "Every node, not layers alone"},
@@ -40,9 +42,9 @@ static const struct command_option rows[] = {
 };
 
 static serverd_status open_side(struct subject *subject, const char *path, const char *device,
-                                uint32_t threads, serverd_error *err)
+                                const struct values *values, serverd_error *err)
 {
-    serverd_status status = subject_open(subject, path, threads, err);
+    serverd_status status = subject_open(subject, path, values->delegate, values->threads, err);
     return status == SERVERD_OK ? subject_place(subject, device, NULL, err) : status;
 }
 
@@ -117,9 +119,9 @@ static serverd_status run(const void *arg, serverd_error *err)
     struct subject a = {0}, b = {0};
     if (!values->a || !values->b)
         return fail(err, SERVERD_INVALID, "diff: names no two models; see --help");
-    serverd_status status = open_side(&a, values->a, values->device_a, values->threads, err);
+    serverd_status status = open_side(&a, values->a, values->device_a, values, err);
     if (status == SERVERD_OK)
-        status = open_side(&b, values->b, values->device_b, values->threads, err);
+        status = open_side(&b, values->b, values->device_b, values, err);
     if (status == SERVERD_OK)
         status = compare(values, &a, &b, err);
     subject_close(&a);

@@ -14,7 +14,7 @@
 #define OUTPUT_BYTES (512 * MIB) /* tensors and tokens of the largest models are far below it */
 
 struct values {
-    const char *file, *device, *place, *graph;
+    const char *file, *device, *place, *delegate, *graph;
     uint32_t context, seqs, prefill_chunk, threads;
     int kv_dtype;
     bool json, tensors, plan, tokens;
@@ -34,7 +34,8 @@ static const struct command_option rows[] = {
     {"graph", 0, COMMAND_STRING, AT(graph), "FILE", NULL, 0, 0,
      "Draw the graph into a file: .dot, .svg, or .html, where layers open when clicked"},
     {"device", 0, COMMAND_STRING, AT(device), "NAME", "auto", 0, 0, "As serverd's option"},
-    {"place", 0, COMMAND_STRING, AT(place), "RULES", NULL, 0, 0, "As serverd's option"},
+    {"place", 0, COMMAND_STRING, AT(place), "LIST", NULL, 0, 0, "As serverd's option"},
+    {"delegate", 0, COMMAND_STRING, AT(delegate), "FILES", NULL, 0, 0, "As serverd's option"},
     {"context", 'c', COMMAND_COUNT, AT(context), "TOKENS", "0", 0, 16777216,
      "Predict memory for sequences of so many tokens; 0: what the model was trained for"},
     {"seqs", 's', COMMAND_COUNT, AT(seqs), "N", "16", 1, 4096, "Sequences that run at once"},
@@ -148,7 +149,8 @@ static serverd_status run(const void *arg, serverd_error *err)
     struct subject subject = {0};
     if (!values->file)
         return fail(err, SERVERD_INVALID, "names no file; see --help");
-    serverd_status status = subject_open(&subject, values->file, values->threads, err);
+    serverd_status status =
+        subject_open(&subject, values->file, values->delegate, values->threads, err);
     if (status == SERVERD_OK)
         status = subject_place(&subject, values->device, values->place, err);
     if (status == SERVERD_OK && values->graph)

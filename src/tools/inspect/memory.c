@@ -3,7 +3,6 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/numeric.h"
-#include "kernels/builtin.h"
 #include "runtime/runtime.h"
 
 /* Rows of logits beside one for each running sequence, as tools/model.c has them. */
@@ -33,8 +32,8 @@ static struct runtime_options runtime_options(const struct subject *subject,
     uint32_t max_rows = options->prefill_chunk + seqs;
     if (subject->program->config.is_encoder) /* a whole input is one chunk */
         max_rows = (uint32_t)max_size(max_rows, context);
-    return (struct runtime_options){.delegates = builtin_delegates,
-                                    .n_delegates = n_builtin_delegates,
+    return (struct runtime_options){.delegates = subject->delegates.items,
+                                    .n_delegates = subject->delegates.n,
                                     .device = options->device,
                                     .place = options->place,
                                     .pool = subject->pool,

@@ -51,11 +51,23 @@ static serverd_status open_program(struct subject *subject, serverd_error *err)
     return status;
 }
 
-serverd_status subject_open(struct subject *subject, const char *path, uint32_t threads,
-                            serverd_error *err)
+static serverd_status load_delegates(struct subject *subject, const char *paths, serverd_error *err)
+{
+    serverd_status status =
+        delegate_list_create(&subject->delegates, builtin_delegates, n_builtin_delegates, err);
+    if (status != SERVERD_OK)
+        return status;
+    delegate_list_load_folder(&subject->delegates, DELEGATE_FOLDER, host_log, subject);
+    return delegate_list_load_all(&subject->delegates, paths, err);
+}
+
+serverd_status subject_open(struct subject *subject, const char *path, const char *delegates,
+                            uint32_t threads, serverd_error *err)
 {
     *subject = (struct subject){.path = path};
     serverd_status status = worker_pool_create(threads, &subject->pool, err);
+    if (status == SERVERD_OK)
+        status = load_delegates(subject, delegates, err);
     if (status != SERVERD_OK)
         return status;
     subject->host = (serverd_host){.struct_bytes = sizeof subject->host,
@@ -72,6 +84,7 @@ void subject_close(struct subject *subject)
     placement_destroy(subject->placement);
     sdp_file_close(&subject->file);
     program_unref(subject->program);
+    delegate_list_destroy(&subject->delegates);
     worker_pool_destroy(subject->pool);
     *subject = (struct subject){0};
 }
@@ -79,8 +92,8 @@ void subject_close(struct subject *subject)
 serverd_status subject_place(struct subject *subject, const char *device, const char *place,
                              serverd_error *err)
 {
-    const struct placement_options options = {.delegates = builtin_delegates,
-                                              .n_delegates = n_builtin_delegates,
+    const struct placement_options options = {.delegates = subject->delegates.items,
+                                              .n_delegates = subject->delegates.n,
                                               .device = device,
                                               .place = place,
                                               .host = &subject->host};
@@ -240,9 +253,17 @@ static const struct {
     const char *name, *level;
 } cpu_targets[] = {{"cpu-avx512vnni", "avx512"}, {"cpu-avx2", "avx2"}, {"cpu-portable", "generic"}};
 
+static const serverd_delegate *find_delegate(const struct subject *subject, const char *name)
+{
+    for (uint32_t i = 0; i < subject->delegates.n; i++)
+        if (strcmp(subject->delegates.items[i]->name, name) == 0)
+            return subject->delegates.items[i];
+    return NULL;
+}
+
 static void check_here(const struct subject *subject, struct target_facts *target)
 {
-    const serverd_delegate *delegate = builtin_delegate(target->delegate);
+    const serverd_delegate *delegate = find_delegate(subject, target->delegate);
     serverd_device device = {.struct_bytes = sizeof device};
     serverd_error err;
     uint32_t n = 0;

@@ -6,6 +6,7 @@
 
 #include "program/program.h"
 #include "program/sdp_file.h"
+#include "runtime/delegate_file.h"
 #include "runtime/placement.h"
 #include "runtime/worker_pool.h"
 
@@ -15,13 +16,15 @@ struct subject {
     bool is_program_file;
     struct sdp_file file; /* of a program file; zeros otherwise */
     struct worker_pool *pool;
+    struct delegate_list delegates; /* those that a daemon would have */
     serverd_host host;
     struct placement *placement; /* NULL until subject_place, and of files without a graph */
 };
 
-/* On failure, too, *subject is to be closed. threads 0: as many as the process may use. */
-serverd_status subject_open(struct subject *subject, const char *path, uint32_t threads,
-                            serverd_error *err);
+/* `delegates`: as serverd's option --delegate, NULL: none but those that are built in or installed.
+ * threads 0: as many as the process may use. On failure, too, *subject is to be closed. */
+serverd_status subject_open(struct subject *subject, const char *path, const char *delegates,
+                            uint32_t threads, serverd_error *err);
 void subject_close(struct subject *subject); /* a zeroed one is fine */
 
 /* Who would run which node on this machine: as serverd's options --device and --place. */
