@@ -2,7 +2,6 @@
  * folder that build_delegates.sh has filled. */
 #include "base/clock.h"
 #include "base/hash.h"
-#include "base/metrics.h"
 #include "kernels/builtin.h"
 #include "program/dtype.h"
 #include "program/op.h"
@@ -167,8 +166,15 @@ static void keep_warning(void *context, int level, const char *text)
     (void)snprintf(warnings + n, sizeof warnings - n, "%s\n", text);
 }
 
+static void count_fallback(void *context)
+{
+    uint32_t *n = context;
+    if (n)
+        ++*n;
+}
+
 static serverd_status open_on(struct program *program, const char *device, const char *place,
-                              struct metrics *metrics, struct runtime **out)
+                              uint32_t *n_fallbacks, struct runtime **out)
 {
     const struct runtime_options options = {.delegates = list.items,
                                             .n_delegates = list.n,
@@ -183,7 +189,8 @@ static serverd_status open_on(struct program *program, const char *device, const
                                                        .max_context = CONTEXT},
                                             .kv_dtype = DTYPE_F32,
                                             .log = keep_warning,
-                                            .metrics = metrics};
+                                            .fell_back = count_fallback,
+                                            .fell_back_context = n_fallbacks};
     warnings[0] = '\0';
     return runtime_open(program, &options, out, &err);
 }
@@ -316,23 +323,11 @@ static void the_example_is_slower_where_it_may_choose(void **state)
     program_unref(program);
 }
 
-static double fallbacks(struct metrics *metrics)
-{
-    struct buffer text;
-    buffer_init(&text, 1 << 20);
-    metrics_render(metrics, &text);
-    const char *at = strstr(buffer_str(&text), "\nserverd_delegate_fallbacks_total ");
-    double value = at ? strtod(at + strlen("\nserverd_delegate_fallbacks_total "), NULL) : -1;
-    buffer_deinit(&text);
-    return value;
-}
-
 static void what_cannot_start_costs_one_warning_and_its_nodes_go_to_others(void **state)
 {
     (void)state;
     static const char *const ways[] = {"open", "load"};
-    struct metrics *metrics = metrics_create();
-    assert_non_null(metrics);
+    uint32_t n_fallbacks = 0;
     assert_int_equal(delegate_list_load(&list, path_of("example"), &err), SERVERD_OK);
     struct program *program = synthetic_program("llama", "Q8_0");
     struct runtime *alone, *without;
@@ -340,13 +335,13 @@ static void what_cannot_start_costs_one_warning_and_its_nodes_go_to_others(void 
     float *expected = logits_of(program, alone);
     for (size_t i = 0; i < 2; i++) {
         assert_int_equal(setenv("EXAMPLE_DELEGATE_FAIL", ways[i], 1), 0);
-        assert_int_equal(open_on(program, "cpu", "rms_norm=example", metrics, &without),
+        assert_int_equal(open_on(program, "cpu", "rms_norm=example", &n_fallbacks, &without),
                          SERVERD_OK);
         assert_int_equal(unsetenv("EXAMPLE_DELEGATE_FAIL"), 0);
         assert_non_null(strstr(warnings, "example is not used"));
         assert_non_null(strstr(warnings, "told to fail"));
         assert_ptr_equal(strchr(warnings, '\n'), warnings + strlen(warnings) - 1);
-        assert_true(fallbacks(metrics) == (double)(i + 1));
+        assert_true(n_fallbacks == i + 1);
         struct buffer text;
         explain(without, &text);
         assert_non_null(strstr(buffer_str(&text), "not example: init-failed"));
@@ -359,13 +354,12 @@ static void what_cannot_start_costs_one_warning_and_its_nodes_go_to_others(void 
         runtime_close(without);
     }
     /* alone there is nobody to fall back to */
-    assert_int_not_equal(open_on(program, "example", NULL, metrics, &without), SERVERD_OK);
+    assert_int_not_equal(open_on(program, "example", NULL, &n_fallbacks, &without), SERVERD_OK);
     assert_non_null(strstr(err.text, "example"));
     assert_non_null(strstr(err.text, "unsupported-op"));
     free(expected);
     runtime_close(alone);
     program_unref(program);
-    metrics_destroy(metrics);
 }
 
 /* It loads, and then everything that it is asked fails. */

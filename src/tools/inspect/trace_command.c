@@ -72,7 +72,7 @@ static serverd_status run(const void *arg, serverd_error *err)
                     values->file ? "--program: names the model that ran" : "names no trace");
     serverd_status status = recording_read(values->file, &recording, err);
     if (status == SERVERD_OK)
-        status = subject_open(&subject, values->program, 0, err);
+        status = subject_open(&subject, values->program, NULL, 0, err);
     if (status == SERVERD_OK)
         status = report(values, &recording, &subject, err);
     subject_close(&subject);
