@@ -168,13 +168,13 @@ static void keep_warning(void *context, int level, const char *text)
 
 static void count_fallback(void *context)
 {
-    uint32_t *n = context;
-    if (n)
-        ++*n;
+    uint32_t *or_null = context;
+    if (or_null)
+        ++*or_null;
 }
 
 static serverd_status open_on(struct program *program, const char *device, const char *place,
-                              uint32_t *n_fallbacks, struct runtime **out)
+                              uint32_t *fallbacks, struct runtime **out)
 {
     const struct runtime_options options = {.delegates = list.items,
                                             .n_delegates = list.n,
@@ -190,7 +190,7 @@ static serverd_status open_on(struct program *program, const char *device, const
                                             .kv_dtype = DTYPE_F32,
                                             .log = keep_warning,
                                             .fell_back = count_fallback,
-                                            .fell_back_context = n_fallbacks};
+                                            .fell_back_context = fallbacks};
     warnings[0] = '\0';
     return runtime_open(program, &options, out, &err);
 }
@@ -341,7 +341,7 @@ static void what_cannot_start_costs_one_warning_and_its_nodes_go_to_others(void 
         assert_non_null(strstr(warnings, "example is not used"));
         assert_non_null(strstr(warnings, "told to fail"));
         assert_ptr_equal(strchr(warnings, '\n'), warnings + strlen(warnings) - 1);
-        assert_true(n_fallbacks == i + 1);
+        assert_int_equal(n_fallbacks, i + 1);
         struct buffer text;
         explain(without, &text);
         assert_non_null(strstr(buffer_str(&text), "not example: init-failed"));
