@@ -6,4 +6,6 @@
 
 extern const struct command inspect_command; /* if no other is named */
 
+extern const struct command inspect_trace;
+
 #endif
