@@ -26,6 +26,10 @@ struct runtime {
     void (*log)(void *context, int level, const char *text);
     void *log_context;
     struct trace *trace; /* NULL: nobody looks */
+    /* Whole steps. Tracing is reached through pointers alone, which runtime_set_trace sets: a
+     * program that never calls it does without. */
+    serverd_status (*run)(struct runtime *runtime, const serverd_batch *batch, float *out,
+                          serverd_error *err);
     serverd_limits limits;
     serverd_kv_spec kv_spec;
 
@@ -60,13 +64,13 @@ static void host_parallel_for(void *context, uint32_t n_chunks,
 static uint64_t host_now_ns(void *context)
 {
     struct runtime *runtime = context;
-    return runtime->trace ? trace_now_ns(runtime->trace) : clock_now_ns(runtime->clock);
+    return clock_now_ns(runtime->clock);
 }
 
-static void host_trace(void *context, const serverd_trace_event *event)
+static serverd_status run(struct runtime *runtime, const serverd_batch *batch, float *out,
+                          serverd_error *err)
 {
-    struct runtime *runtime = context;
-    trace_add(runtime->trace, event);
+    return steps_run(&runtime->steps, batch, out, err);
 }
 
 /* ---- packing ------------------------------------------------------------------------------- */
@@ -409,6 +413,7 @@ static serverd_status start(struct program *program, const struct runtime_option
     runtime->log_context = options->log_context;
     runtime->limits = options->limits;
     runtime->limits.struct_bytes = sizeof runtime->limits;
+    runtime->run = run;
     runtime->host = (serverd_host){.struct_bytes = sizeof runtime->host,
                                    .n_workers = worker_pool_n_workers(options->pool),
                                    .context = runtime,
@@ -538,10 +543,40 @@ serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_ev
     return trace_create(&options, out, err);
 }
 
+static uint64_t host_trace_now_ns(void *context)
+{
+    const struct runtime *runtime = context;
+    return trace_now_ns(runtime->trace);
+}
+
+static void host_trace(void *context, const serverd_trace_event *event)
+{
+    struct runtime *runtime = context;
+    trace_add(runtime->trace, event);
+}
+
+static serverd_status run_traced(struct runtime *runtime, const serverd_batch *batch, float *out,
+                                 serverd_error *err)
+{
+    struct trace *trace = runtime->trace;
+    trace_begin_step(trace, batch);
+    for (uint32_t p = 0; p < runtime->steps.n_parts; p++) {
+        trace_begin_partition(trace, p);
+        serverd_status status = steps_run_part(&runtime->steps, p, batch, out, err);
+        if (status != SERVERD_OK)
+            return status;
+        trace_end_partition(trace);
+    }
+    trace_end_step(trace);
+    return SERVERD_OK;
+}
+
 void runtime_set_trace(struct runtime *runtime, struct trace *or_null)
 {
     runtime->trace = or_null;
+    runtime->run = or_null ? run_traced : run;
     runtime->host.trace = or_null ? host_trace : NULL;
+    runtime->host.now_ns = or_null ? host_trace_now_ns : host_now_ns;
 }
 
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
@@ -556,13 +591,7 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
-    struct trace *trace = runtime->trace;
-    if (trace)
-        trace_begin_step(trace, batch);
-    serverd_status status = steps_run(&runtime->steps, batch, trace, out, err);
-    if (trace && status == SERVERD_OK)
-        trace_end_step(trace);
-    return status;
+    return runtime->run(runtime, batch, out, err);
 }
 
 serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,

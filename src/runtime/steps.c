@@ -182,32 +182,29 @@ void steps_destroy(struct steps *steps)
     *steps = (struct steps){0};
 }
 
-static serverd_status run_part(const struct step_part *part, const serverd_batch *batch,
-                               serverd_error *err)
+serverd_status steps_run_part(const struct steps *steps, uint32_t index, const serverd_batch *batch,
+                              float *out, serverd_error *err)
 {
+    const struct step_part *part = &steps->parts[index];
     const struct instance *item = part->instance;
+    serverd_batch without; /* for delegates that take no adapters: none has sites there */
+    if (part->result != UINT32_MAX)
+        part->values[part->result] = out;
+    if (batch->adapter_slot && !item->delegate->adapter) {
+        without = *batch;
+        without.adapter_slot = NULL;
+        batch = &without;
+    }
     return item->delegate->execute(part->handle, batch, item->kv,
                                    (const float *const *)part->values,
                                    part->values + part->view->n_inputs, err);
 }
 
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
-                         struct trace *or_null, float *out, serverd_error *err)
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
+                         serverd_error *err)
 {
-    serverd_batch without = *batch; /* for delegates that take no adapters: none has sites there */
-    without.adapter_slot = NULL;
-    for (uint32_t p = 0; p < steps->n_parts; p++) {
-        const struct step_part *part = &steps->parts[p];
-        if (part->result != UINT32_MAX)
-            part->values[part->result] = out;
-        if (or_null)
-            trace_begin_partition(or_null, p);
-        serverd_status status =
-            run_part(part, part->instance->delegate->adapter ? batch : &without, err);
-        if (or_null && status == SERVERD_OK)
-            trace_end_partition(or_null);
-        if (status != SERVERD_OK)
-            return status;
-    }
-    return SERVERD_OK;
+    serverd_status status = SERVERD_OK;
+    for (uint32_t p = 0; p < steps->n_parts && status == SERVERD_OK; p++)
+        status = steps_run_part(steps, p, batch, out, err);
+    return status;
 }

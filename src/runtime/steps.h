@@ -5,7 +5,6 @@
 #define RUNTIME_STEPS_H
 
 #include "runtime/instances.h"
-#include "runtime/trace.h"
 
 struct step_part {
     struct instance *instance;
@@ -32,8 +31,10 @@ bool steps_buffer_bytes(const struct placement *placement, const serverd_limits 
                         size_t *out);
 void steps_destroy(struct steps *steps); /* unloads the handles */
 
-/* With a trace, what the delegates tell of the step. */
-serverd_status steps_run(const struct steps *steps, const serverd_batch *batch,
-                         struct trace *or_null, float *out, serverd_error *err);
+serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, float *out,
+                         serverd_error *err);
+/* One of its parts; those before it have run. */
+serverd_status steps_run_part(const struct steps *steps, uint32_t index, const serverd_batch *batch,
+                              float *out, serverd_error *err);
 
 #endif
