@@ -60,6 +60,6 @@ echo "runtime: $runtime bytes, with all CPU kernels: $kernels bytes"
 others=$(nm -g --defined-only "$(find "$work/root" -name libserverd_rt.a)" 2>/dev/null | awk 'NF == 3 && $3 !~ /^serverd_/ { print $3 }')
 [ -z "$others" ] || fail "the library defines $others"
 if [ "${CHECK_SIZE:-1}" = 1 ]; then
-    [ "$runtime" -le 102400 ] || fail "the runtime is larger than 100 KiB"
-    [ "$kernels" -le 2097152 ] || fail "runtime and kernels are larger than 2 MiB"
+    [ "$runtime" -le 100000 ] || fail "the runtime is larger than 100 kB"
+    [ "$kernels" -le 2000000 ] || fail "runtime and kernels are larger than 2 MB"
 fi
