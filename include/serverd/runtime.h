@@ -78,13 +78,14 @@ typedef struct serverd_runtime_options {
 /* Bytes. */
 typedef struct serverd_memory {
     uint64_t mapped_bytes;     /* of the file, as far as it is used: shared, and may be dropped */
+    uint64_t gathered_bytes;   /* of embedding tables: the rows of tokens that come, no more */
     uint64_t packed_bytes;     /* weights that the file has in no form that a device wants */
     uint64_t activation_bytes; /* of a step; several have one place where lifetimes allow */
     uint64_t unshared_bytes;   /* the same if each had a place of its own: what is saved */
     uint64_t scratch_bytes;    /* what devices need beside */
     uint64_t kv_bytes;         /* all sessions, each full */
     uint64_t table_bytes;      /* the graph, the plans, the sessions, the logits */
-    uint64_t peak_bytes;       /* all but unshared_bytes */
+    uint64_t peak_bytes;       /* all but gathered_bytes and unshared_bytes */
 } serverd_memory;
 
 /* What the same call of serverd_runtime_open takes; loads nothing. */

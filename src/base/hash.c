@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #ifdef __x86_64__
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -54,13 +55,6 @@ uint64_t hash_bytes(const void *bytes, size_t n, uint64_t seed)
 uint64_t checksum64(const void *bytes, size_t n)
 {
     return XXH3_64bits(bytes, n);
-}
-
-void checksum128(const void *bytes, size_t n, uint8_t out[16])
-{
-    XXH128_canonical_t canonical; /* the same on every machine */
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
-    memcpy(out, canonical.digest, sizeof canonical.digest);
 }
 
 /* ---- SHA-256 (FIPS 180-4) ---- */
@@ -147,14 +141,12 @@ compress_with_instructions(uint32_t state[8], const uint8_t *bytes, size_t n_blo
     _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(dchg, feba, 8));
 }
 
-/* Asking the processor leaves a virtual machine: the compiler's start-up has done it once. */
+/* Asking the processor leaves a virtual machine: worth it for a leaf, not for some bytes. */
 static bool has_instructions(void)
 {
-#ifdef __clang__ /* does not know the name */
-    return false;
-#else
-    return __builtin_cpu_supports("sha") && __builtin_cpu_supports("sse4.1");
-#endif
+    unsigned eax, ebx, ecx, edx;
+    bool has_sse41 = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && ecx & bit_SSE4_1;
+    return has_sse41 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ebx & bit_SHA;
 }
 #endif
 
@@ -177,9 +169,6 @@ void sha256_init(struct sha256 *h)
         .state = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c,
                   0x1f83d9ab, 0x5be0cd19},
     };
-#ifdef __x86_64__
-    h->is_plain = !has_instructions();
-#endif
 }
 
 void sha256_update(struct sha256 *h, const void *bytes, size_t n)
@@ -232,6 +221,9 @@ void sha256_leaf(const void *bytes, size_t n, uint8_t digest[32])
 {
     struct sha256 h;
     sha256_init(&h);
+#ifdef __x86_64__
+    h.is_plain = !has_instructions();
+#endif
     sha256_update(&h, &(uint8_t){0}, 1);
     sha256_update(&h, bytes, n);
     sha256_final(&h, digest);

@@ -39,7 +39,7 @@ struct sha256 {
     uint32_t state[8];
     uint64_t n_bytes;
     uint8_t block[64];
-    bool is_plain; /* without the processor's instructions for it; the digest is the same */
+    bool is_plain; /* without the processor's instructions for it, as sha256_init leaves it */
 };
 
 void sha256_init(struct sha256 *h);

@@ -1,10 +1,18 @@
-/* Checksums of bytes that come in pieces. Compiled for size: inlined, XXH3's streams are larger than
- * everything else that opening a program file needs. */
+/* Checksums of 128 bits, and of bytes that come in pieces. Compiled for size: inlined, these are
+ * larger than everything else that opening a program file needs. */
 #include "base/hash.h"
 
-#define XXH_INLINE_ALL /* no library to link, and the state's size, for one on the stack */
+#define XXH_INLINE_ALL      /* no library to link, and the state's size, for one on the stack */
 #define XXH_NO_INLINE_HINTS 1
+#include <string.h>
 #include <xxhash.h>
+
+void checksum128(const void *bytes, size_t n, uint8_t out[16])
+{
+    XXH128_canonical_t canonical; /* the same on every machine */
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, n));
+    memcpy(out, canonical.digest, sizeof canonical.digest);
+}
 
 uint64_t checksum64_of_two(const void *first, size_t n_first, const void *second, size_t n_second)
 {

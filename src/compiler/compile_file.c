@@ -20,6 +20,20 @@
 #define VERIFY_FROM    0.8
 #define QUANTISE_SHARE 0.9
 
+/* What a file says, not where it lies; a word that names none is what it says. */
+static void hash_input(struct sha256 *hash, const char *word_or_path)
+{
+    char *text;
+    size_t n;
+    serverd_error err;
+    if (file_read(word_or_path, LIMIT_CALIBRATION_BYTES, &text, &n, &err) == SERVERD_OK) {
+        sha256_update(hash, text, n);
+        free(text);
+    } else {
+        sha256_update(hash, word_or_path, strlen(word_or_path) + 1);
+    }
+}
+
 void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
 {
     char text[256];
@@ -37,9 +51,8 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
         n = snprintf(text, sizeof text, " target %.17g %llu quantise ", options->target_bits,
                      (unsigned long long)options->target_bytes);
         sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
-        sha256_update(&hash, options->quantise, strlen(options->quantise) + 1);
-        if (options->calibration)
-            sha256_update(&hash, options->calibration, strlen(options->calibration));
+        hash_input(&hash, options->quantise);
+        hash_input(&hash, options->calibration ? options->calibration : "");
     }
     sha256_final(&hash, out);
 }

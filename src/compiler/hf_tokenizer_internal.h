@@ -12,6 +12,7 @@ struct hf_tokenizer {
     struct vocabulary *vocabulary;
     struct token_text *token; /* [n_tokens]; type 0: the id has no token yet */
     uint32_t n_tokens;
+    struct vocabulary_step *step; /* [VOCABULARY_MAX_STEPS]; how many, the vocabulary says */
 };
 
 /* Copies the text; the id has room. */

@@ -11,8 +11,7 @@
 
 /* What this reader understands of sdp_header.required. */
 #define KNOWN_FEATURES                                                                             \
-    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER |      \
-                SDP_NEEDS_ADAPTER))
+    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER))
 
 #define HEADER_CHECKED offsetof(struct sdp_header, checksum)
 
@@ -82,7 +81,8 @@ void sdp_compute_ids(const struct sdp_header *header, const struct sdp_section *
 /* Bits in `required` that nothing here understands. */
 static serverd_status check_features(const struct sdp_header *header, serverd_error *err)
 {
-    uint64_t unknown = header->required & ~KNOWN_FEATURES;
+    uint64_t known = header->kind == SDP_KIND_ADAPTER ? SDP_NEEDS_ADAPTER : KNOWN_FEATURES;
+    uint64_t unknown = header->required & ~known;
     if (unknown == 0)
         return SERVERD_OK;
     unsigned bit = (unsigned)__builtin_ctzll(unknown);
@@ -125,15 +125,8 @@ static serverd_status check_header(const struct sdp_file *file, serverd_error *e
 /* After the checksum: what a sound writer of another kind or a later version may have said. */
 static serverd_status check_kind(const struct sdp_header *header, uint32_t kind, serverd_error *err)
 {
-    static const char *const names[] = {
-        [SDP_KIND_PROGRAM] = "a program", [SDP_KIND_ADAPTER] = "an adapter"};
     if (header->kind != kind)
-        return fail(err, SERVERD_UNSUPPORTED, "header.kind: %u, %s (%u) is needed", header->kind,
-                    names[kind], kind);
-    if ((header->required & SDP_NEEDS_ADAPTER) !=
-        (kind == SDP_KIND_ADAPTER ? SDP_NEEDS_ADAPTER : 0))
-        return fail(err, SERVERD_CORRUPT, "header.required: adapter, and the kind is %u",
-                    header->kind);
+        return fail(err, SERVERD_UNSUPPORTED, "header.kind: %u, %u is needed", header->kind, kind);
     uint32_t alignment = header->segment_alignment;
     if (alignment < 4096 || alignment > 2 * MIB || (alignment & (alignment - 1)) != 0)
         return fail(err, SERVERD_CORRUPT,
@@ -153,37 +146,38 @@ static serverd_status fail_section(const struct sdp_file *file, uint32_t index, 
     return fail(err, SERVERD_CORRUPT, "%s[%u].%s: %s", name, index, field, reason);
 }
 
-/* Types that this reader knows of a kind: may there be several, must there be one, the version. */
+/* Types that this reader knows, all in version 1: bits of the kinds of file that may have and must
+ * have one; may there be several, may it be lazy. */
+#define TYPE_VERSION 1u
+#define PROGRAM      (1u << SDP_KIND_PROGRAM)
+#define ADAPTER      (1u << SDP_KIND_ADAPTER)
 static const struct type_row {
-    uint32_t kind, type;
-    uint16_t version;
-    bool is_many, is_needed, is_lazy;
+    uint32_t type;
+    uint8_t known_to, needed_by;
+    bool is_many, is_lazy; /* of programs */
 } types[] = {
-    {SDP_KIND_PROGRAM, SDP_CONF, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_STRS, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_TENS, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_GRPH, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_TARG, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_FORM, 1, false, true, false},
-    {SDP_KIND_PROGRAM, SDP_PLAN, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_WGHT, 1, true, true, true},
-    {SDP_KIND_PROGRAM, SDP_TOKN, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_CHAT, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_TEST, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_META, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_REPT, 1, false, false, false},
-    {SDP_KIND_PROGRAM, SDP_DEBG, 1, false, false, false},
-    {SDP_KIND_ADAPTER, SDP_CONF, 1, false, true, false},
-    {SDP_KIND_ADAPTER, SDP_STRS, 1, false, true, false},
-    {SDP_KIND_ADAPTER, SDP_SITE, 1, false, true, false},
-    {SDP_KIND_ADAPTER, SDP_WGHT, 1, false, true, false},
+    {SDP_CONF, PROGRAM | ADAPTER, PROGRAM | ADAPTER, false, false},
+    {SDP_STRS, PROGRAM | ADAPTER, PROGRAM | ADAPTER, false, false},
+    {SDP_TENS, PROGRAM, PROGRAM, false, false},
+    {SDP_GRPH, PROGRAM, PROGRAM, false, false},
+    {SDP_TARG, PROGRAM, PROGRAM, false, false},
+    {SDP_FORM, PROGRAM, PROGRAM, false, false},
+    {SDP_PLAN, PROGRAM, 0, false, false},
+    {SDP_WGHT, PROGRAM | ADAPTER, PROGRAM | ADAPTER, true, true},
+    {SDP_TOKN, PROGRAM, 0, false, false},
+    {SDP_CHAT, PROGRAM, 0, false, false},
+    {SDP_TEST, PROGRAM, 0, false, false},
+    {SDP_META, PROGRAM, 0, false, false},
+    {SDP_REPT, PROGRAM, 0, false, false},
+    {SDP_DEBG, PROGRAM, 0, false, false},
+    {SDP_SITE, ADAPTER, ADAPTER, false, false},
 };
 
 static const struct type_row *find_type(uint32_t kind, uint32_t type)
 {
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
-        if (types[i].kind == kind && types[i].type == type)
-            return &types[i];
+        if (types[i].type == type)
+            return types[i].known_to >> kind & 1u ? &types[i] : NULL;
     return NULL;
 }
 
@@ -195,7 +189,7 @@ static serverd_status check_type(const struct sdp_file *file, uint32_t index, se
     sdp_type_name(section->type, name);
     if (!row && !(section->flags & SDP_REQUIRED))
         return SERVERD_OK; /* of a later version, and not needed */
-    if (!row || section->version != row->version)
+    if (!row || section->version != TYPE_VERSION)
         return fail(err, SERVERD_VERSION, "%s[%u].version: %u is not known here", name, index,
                     section->version);
     if (section->flags & SDP_ZSTD)
@@ -203,7 +197,7 @@ static serverd_status check_type(const struct sdp_file *file, uint32_t index, se
                     name, index);
     if (section->stored_bytes != section->raw_bytes)
         return fail_section(file, index, "raw_bytes", "differs from stored_bytes", err);
-    if (section->flags & SDP_LAZY && !row->is_lazy)
+    if (section->flags & SDP_LAZY && !(row->is_lazy && file->header->kind == SDP_KIND_PROGRAM))
         return fail_section(file, index, "flags", "this type is checked at open", err);
     for (uint32_t i = 0; i < index && !row->is_many; i++)
         if (file->sections[i].type == section->type)
@@ -248,8 +242,7 @@ static serverd_status check_sections(const struct sdp_file *file, serverd_error 
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         char name[5];
         sdp_type_name(types[i].type, name);
-        if (types[i].kind == file->header->kind && types[i].is_needed &&
-            !sdp_find(file, types[i].type))
+        if (types[i].needed_by >> file->header->kind & 1u && !sdp_find(file, types[i].type))
             return fail(err, SERVERD_CORRUPT, "%s: the section is missing", name);
     }
     return SERVERD_OK;

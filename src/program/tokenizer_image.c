@@ -22,10 +22,10 @@ static const char *const part_names[TOKENIZER_N_PARTS] = {
     [TOKENIZER_END_TOKENS] = "end tokens",
     [TOKENIZER_ORDER] = "order",
     [TOKENIZER_PREFIXES] = "prefixes",
-    [TOKENIZER_NORMALISERS] = "normalisers",
-    [TOKENIZER_EXPRESSIONS] = "expressions",
-    [TOKENIZER_CHARSMAP] = "charsmap",
-    [TOKENIZER_POST_PROCESSOR] = "post-processor",
+    [TOKENIZER_STEPS] = "steps",
+    [TOKENIZER_RESERVED_15] = "reserved",
+    [TOKENIZER_RESERVED_16] = "reserved",
+    [TOKENIZER_RESERVED_17] = "reserved",
 };
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -67,6 +67,9 @@ static void make_view(const struct tokenizer_image *image, struct vocabulary *ou
         .strips_accents = flags & TOKENIZER_STRIPS_ACCENTS,
         .ignores_merges_set = true,
         .ignores_merges = flags & TOKENIZER_IGNORES_MERGES,
+        .is_stepwise = flags & TOKENIZER_IS_STEPWISE,
+        .falls_back_to_bytes = flags & TOKENIZER_FALLS_BACK_TO_BYTES,
+        .fuses_unknown = flags & TOKENIZER_FUSES_UNKNOWN,
     };
     memcpy(out->pre, image->pre, sizeof out->pre);
     size_t i = 0;
@@ -109,7 +112,7 @@ static serverd_status check_form(const struct tokenizer_image *image, size_t n, 
 static serverd_status check_numbers(const struct tokenizer_image *image, serverd_error *err)
 {
     const bool merges = image->kind == VOCABULARY_BPE || image->kind == VOCABULARY_BPE_UTF8;
-    if (image->kind < VOCABULARY_BPE || image->kind > VOCABULARY_WORDPIECE)
+    if (image->kind < VOCABULARY_BPE || image->kind > VOCABULARY_UNIGRAM)
         return fail(err, SERVERD_UNSUPPORTED, "kind: %u is none that this version knows",
                     image->kind);
     if (image->flags & ~(uint32_t)TOKENIZER_ALL_FLAGS)
@@ -163,7 +166,7 @@ static serverd_status check_layout(const struct tokenizer_image *image, serverd_
         const uint64_t begin = (end + TOKENIZER_IMAGE_ALIGN - 1) & ~(TOKENIZER_IMAGE_ALIGN - 1ull);
         if (part->bytes == 0 && part->offset == 0)
             continue;
-        if (i >= TOKENIZER_NORMALISERS)
+        if (i > TOKENIZER_STEPS)
             return fail(err, SERVERD_UNSUPPORTED,
                         "%s (part %d): this version does not know its form", name, i);
         if (part->bytes == 0 || part->offset != begin || begin > image->bytes ||
@@ -190,6 +193,7 @@ static uint32_t count_of(const struct tokenizer_image *image, enum tokenizer_ima
 static serverd_status check_sizes(const struct tokenizer_image *image, serverd_error *err)
 {
     const uint64_t n = image->n_tokens;
+    const bool has_scores = image->kind == VOCABULARY_SPM || image->kind == VOCABULARY_UNIGRAM;
     const struct {
         enum tokenizer_image_part part;
         uint32_t record;
@@ -200,8 +204,7 @@ static serverd_status check_sizes(const struct tokenizer_image *image, serverd_e
         {TOKENIZER_TEXT_SLOTS, 4, tokenizer_image_slots(image->n_symbols),
          tokenizer_image_slots(image->n_symbols)},
         {TOKENIZER_TYPES, 1, n, n},
-        {TOKENIZER_SCORES, 4, image->kind == VOCABULARY_SPM ? n : 0,
-         image->kind == VOCABULARY_SPM ? n : 0},
+        {TOKENIZER_SCORES, 4, has_scores ? n : 0, has_scores ? n : 0},
         {TOKENIZER_MERGES, sizeof(struct tokenizer_merge), image->n_merges, image->n_merges},
         {TOKENIZER_MERGE_SLOTS, 4, tokenizer_image_slots(image->n_merges),
          tokenizer_image_slots(image->n_merges)},
@@ -362,6 +365,63 @@ static serverd_status check_order(const struct tokenizer_image *image, serverd_e
     return bad ? fail_part(TOKENIZER_PREFIXES, "one is longer than its pieces", err) : SERVERD_OK;
 }
 
+/* One step at bytes[0..n-1]; its whole length, 0: it is damaged. */
+static size_t read_step(const char *bytes, size_t n, struct vocabulary_step *out)
+{
+    struct tokenizer_step head;
+    if (n < sizeof head)
+        return 0;
+    memcpy(&head, bytes, sizeof head);
+    const uint64_t used = sizeof head + (uint64_t)head.text_bytes + head.other_bytes;
+    const uint64_t whole = (used + 3) & ~3ull;
+    if (whole > n || !is_zero(bytes + used, whole - used))
+        return 0;
+    const char *text = bytes + sizeof head;
+    *out = (struct vocabulary_step){.kind = head.kind,
+                                    .flags = head.flags,
+                                    .text = text,
+                                    .len = head.text_bytes,
+                                    .other = text + head.text_bytes,
+                                    .other_len = head.other_bytes};
+    return whole;
+}
+
+static serverd_status check_steps(const struct tokenizer_image *image, serverd_error *err)
+{
+    const char *bytes = tokenizer_image_part(image, TOKENIZER_STEPS);
+    uint64_t left = image->part[TOKENIZER_STEPS].bytes;
+    struct vocabulary_step step;
+    for (uint32_t i = 0; left > 0; i++) {
+        const size_t n = read_step(bytes, left, &step);
+        if (n == 0 || i == VOCABULARY_MAX_STEPS || !(image->flags & TOKENIZER_IS_STEPWISE))
+            return fail_part(TOKENIZER_STEPS, "a step is damaged, or one too many", err);
+        if (step.kind < STEP_NFC || step.kind > STEP_AROUND_SPECIAL || step.flags > STEP_ALL_FLAGS)
+            return fail(err, SERVERD_UNSUPPORTED,
+                        "steps[%u]: kind %u with flags %u: this version does not know it", i,
+                        step.kind, step.flags);
+        bytes += n;
+        left -= n;
+    }
+    return SERVERD_OK;
+}
+
+uint32_t tokenizer_image_steps(const struct tokenizer_image *image,
+                               struct vocabulary_step out[VOCABULARY_MAX_STEPS])
+{
+    const char *bytes = tokenizer_image_part(image, TOKENIZER_STEPS);
+    uint64_t left = image->part[TOKENIZER_STEPS].bytes;
+    uint32_t count = 0;
+    while (left > 0 && count < VOCABULARY_MAX_STEPS) {
+        const size_t n = read_step(bytes, left, &out[count]);
+        if (n == 0)
+            break;
+        bytes += n;
+        left -= n;
+        count++;
+    }
+    return count;
+}
+
 static serverd_status check_contents(const struct tokenizer_image *image, serverd_error *err)
 {
     serverd_status status;
@@ -373,7 +433,7 @@ static serverd_status check_contents(const struct tokenizer_image *image, server
         (status = check_list(image, TOKENIZER_END_TOKENS, err)) ||
         (status = check_list(image, TOKENIZER_ORDER, err)) || (status = check_tokens(image, err)) ||
         (status = check_merges(image, err)) || (status = check_specials(image, err)) ||
-        (status = check_trie(image, err)))
+        (status = check_trie(image, err)) || (status = check_steps(image, err)))
         return status;
     return check_order(image, err);
 }

@@ -36,7 +36,10 @@ enum tokenizer_image_flags {
     TOKENIZER_LOWERCASES = 32,
     TOKENIZER_STRIPS_ACCENTS = 64,
     TOKENIZER_IGNORES_MERGES = 128, /* a fragment that is a token is emitted whole */
-    TOKENIZER_ALL_FLAGS = 255
+    TOKENIZER_IS_STEPWISE = 256,    /* steps instead of `pre` */
+    TOKENIZER_FALLS_BACK_TO_BYTES = 512,
+    TOKENIZER_FUSES_UNKNOWN = 1024,
+    TOKENIZER_ALL_FLAGS = 2047
 };
 
 enum tokenizer_image_part {
@@ -45,7 +48,7 @@ enum tokenizer_image_part {
     TOKENIZER_TEXT_SLOTS,    /* u32 [tokenizer_image_slots(n_symbols)]: text -> symbol; of several
                               * tokens of one text the last; texts without bytes are not in it */
     TOKENIZER_TYPES,         /* u8 [n_tokens] enum token_type; end tokens are control tokens */
-    TOKENIZER_SCORES,        /* f32 [n_tokens] of VOCABULARY_SPM, else [0] */
+    TOKENIZER_SCORES,        /* f32 [n_tokens] of SPM and UNIGRAM, else [0] */
     TOKENIZER_MERGES,        /* struct tokenizer_merge [n_merges], by rank */
     TOKENIZER_MERGE_SLOTS,   /* u32 [tokenizer_image_slots(n_merges)]: pair -> rank */
     TOKENIZER_SPECIALS,      /* u32: tokens cut out of texts, longest first, then by id */
@@ -56,17 +59,24 @@ enum tokenizer_image_part {
     TOKENIZER_ORDER,         /* u32 [n_tokens]: ids sorted by their pieces, then by id */
     TOKENIZER_PREFIXES,      /* u16 [n_tokens]: bytes that a piece shares with the one before it in
                               * that order, at most 65,535; first 0 */
+    TOKENIZER_STEPS,         /* struct tokenizer_step, each with its bytes behind it, of a stepwise
+                              * vocabulary (vocabulary.h); at most VOCABULARY_MAX_STEPS */
     /* Places without a meaning so far: what is in them is refused. */
-    TOKENIZER_NORMALISERS,
-    TOKENIZER_EXPRESSIONS, /* regular expressions and split behaviours, instead of `pre` */
-    TOKENIZER_CHARSMAP,
-    TOKENIZER_POST_PROCESSOR,
+    TOKENIZER_RESERVED_15,
+    TOKENIZER_RESERVED_16,
+    TOKENIZER_RESERVED_17,
     TOKENIZER_N_PARTS,
     TOKENIZER_MAX_PARTS = 32
 };
 
 struct tokenizer_merge {
     uint32_t left, right, result; /* symbols */
+};
+
+/* Behind it: text, other, zeros up to the next multiple of 4. */
+struct tokenizer_step {
+    uint32_t kind, flags;
+    uint32_t text_bytes, other_bytes;
 };
 
 /* A node's children lie beside each other, ascending by byte, in the order of their parents. */
@@ -97,6 +107,7 @@ struct tokenizer_image {
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "images are used in place");
 _Static_assert(sizeof(struct tokenizer_merge) == 12, "frozen");
+_Static_assert(sizeof(struct tokenizer_step) == 16, "frozen");
 _Static_assert(sizeof(struct tokenizer_trie_node) == 12, "frozen");
 _Static_assert(offsetof(struct tokenizer_trie_node, special) == 8, "frozen");
 _Static_assert(sizeof(struct tokenizer_image) == 1792, "frozen, a multiple of 64");
@@ -105,7 +116,7 @@ _Static_assert(offsetof(struct tokenizer_image, pre) == 64, "frozen");
 _Static_assert(offsetof(struct tokenizer_image, ids) == 128, "frozen");
 _Static_assert(offsetof(struct tokenizer_image, byte_symbol) == 192, "frozen");
 _Static_assert(offsetof(struct tokenizer_image, part) == 1280, "frozen");
-_Static_assert(TOKENIZER_POST_PROCESSOR == 17, "parts are appended, never moved");
+_Static_assert(TOKENIZER_STEPS == 14 && TOKENIZER_N_PARTS == 18, "parts are appended, never moved");
 
 /* Slots of the hash table of so many items. */
 static inline uint32_t tokenizer_image_slots(uint32_t n_items)
@@ -115,6 +126,10 @@ static inline uint32_t tokenizer_image_slots(uint32_t n_items)
         n *= 2;
     return n;
 }
+
+/* The steps of a checked image, as views; returns how many. */
+uint32_t tokenizer_image_steps(const struct tokenizer_image *image,
+                               struct vocabulary_step out[VOCABULARY_MAX_STEPS]);
 
 /* The bytes of a part of a checked image. */
 static inline const void *tokenizer_image_part(const struct tokenizer_image *image,

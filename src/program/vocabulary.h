@@ -11,10 +11,11 @@
 /* The numbers stand in files. */
 enum vocabulary_kind {
     VOCABULARY_NONE = 0,
-    VOCABULARY_BPE = 1,      /* byte-level byte-pair encoding, merges by rank ("gpt2") */
-    VOCABULARY_BPE_UTF8 = 2, /* the same on raw UTF-8, no byte mapping ("gemma4") */
-    VOCABULARY_SPM = 3,      /* SentencePiece pairs by score ("llama") */
-    VOCABULARY_WORDPIECE = 4 /* greedy longest match ("bert") */
+    VOCABULARY_BPE = 1,       /* byte-level byte-pair encoding, merges by rank ("gpt2") */
+    VOCABULARY_BPE_UTF8 = 2,  /* the same on raw UTF-8, no byte mapping ("gemma4") */
+    VOCABULARY_SPM = 3,       /* SentencePiece pairs by score ("llama") */
+    VOCABULARY_WORDPIECE = 4, /* greedy longest match ("bert") */
+    VOCABULARY_UNIGRAM = 5    /* the best sum of scores */
 };
 
 enum token_type {
@@ -53,7 +54,55 @@ struct merge_text {
     ID(fim_suffix)                                                                                 \
     ID(fim_middle) ID(fim_pad) ID(fim_repo) ID(fim_separator)
 
-enum { VOCABULARY_MAX_END_TOKENS = 8 };
+/* What happens to a text before a model looks pieces of it up, as tokenizer.json states it: each
+ * step takes the fragments of the one before. The numbers stand in files. */
+enum vocabulary_step_kind {
+    STEP_NFC = 1,
+    STEP_NFD = 2,
+    STEP_NFKC = 3,
+    STEP_NFKD = 4,
+    STEP_LOWERCASE = 5,
+    STEP_STRIP_ACCENTS = 6,
+    STEP_STRIP = 7,          /* white space at the ends; flags: STRIPS */
+    STEP_REPLACE = 8,        /* text by other; flags: IS_EXPRESSION */
+    STEP_PREPEND = 9,        /* text */
+    STEP_CHARSMAP = 10,      /* text: SentencePiece's map */
+    STEP_BERT = 11,          /* flags: CLEANS .. LOWERCASES */
+    STEP_SPLIT = 12,         /* at the matches of the expression; flags: a behaviour, INVERTS */
+    STEP_METASPACE = 13,     /* blanks become text, one is put in front; flags: a scheme */
+    STEP_PREFIX_SPACE = 14,  /* a blank in front unless there is white space */
+    STEP_AROUND_SPECIAL = 15 /* text: i32 ids of special tokens that take the white space beside
+                              * them with them; flags: STRIPS */
+};
+
+enum vocabulary_step_flags {
+    STEP_STRIPS_LEFT = 1,
+    STEP_STRIPS_RIGHT = 2,
+    STEP_IS_EXPRESSION = 1,
+    STEP_CLEANS = 1,
+    STEP_SPLITS_IDEOGRAPHS = 2,
+    STEP_STRIPS_ACCENTS = 4,
+    STEP_LOWERCASES = 8,
+    STEP_REMOVED = 0, /* behaviours: what becomes of matches */
+    STEP_ISOLATED = 1,
+    STEP_MERGED_WITH_PREVIOUS = 2,
+    STEP_MERGED_WITH_NEXT = 3,
+    STEP_CONTIGUOUS = 4,
+    STEP_BEHAVIOUR = 7,
+    STEP_INVERTS = 8, /* what lies between matches is the match */
+    STEP_NEVER = 0,   /* schemes: when a mark is put in front */
+    STEP_FIRST = 1,   /* at the begin of the text */
+    STEP_ALWAYS = 2,
+    STEP_ALL_FLAGS = 15
+};
+
+struct vocabulary_step {
+    uint32_t kind, flags;
+    const char *text, *other; /* may hold any byte */
+    uint32_t len, other_len;
+};
+
+enum { VOCABULARY_MAX_END_TOKENS = 8, VOCABULARY_MAX_STEPS = 64 };
 
 struct vocabulary {
     enum vocabulary_kind kind;
@@ -68,6 +117,12 @@ struct vocabulary {
     /* End-of-generation tokens beside eos, eot and eom; an image has all of them in a part. */
     const int32_t *end_token; /* [n_end_tokens], at most VOCABULARY_MAX_END_TOKENS */
     uint32_t n_end_tokens;
+    /* Instead of `pre` and of the kind's own way to write blanks. */
+    bool is_stepwise;
+    const struct vocabulary_step *step; /* [n_steps]; an image has them in a part */
+    uint32_t n_steps;
+    bool falls_back_to_bytes; /* stepwise: text without a token becomes byte tokens, "<0xNN>" */
+    bool fuses_unknown;       /* stepwise: unknown characters beside each other are one token */
     bool adds_bos, adds_eos, adds_separator, adds_space_prefix;
     bool removes_extra_whitespace, lowercases, strips_accents;
     bool ignores_merges_set, ignores_merges; /* not in the file: by the pre-tokenizer's table */

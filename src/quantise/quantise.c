@@ -318,7 +318,9 @@ serverd_status quantise_program(struct program *program, const struct quantise_o
     *report = (struct quantise_report){.n_tensors = 0};
     struct pass pass = {.program = program, .options = options, .report = report};
     (void)snprintf(report->model, sizeof report->model, "%s", program->config.name);
-    (void)snprintf(report->policy, sizeof report->policy, "%s", options->policy);
+    const char *slash = strrchr(options->policy, '/'); /* of a file its name, wherever it lies */
+    (void)snprintf(report->policy, sizeof report->policy, "%s",
+                   slash ? slash + 1 : options->policy);
     (void)snprintf(report->calibration, sizeof report->calibration, "%s",
                    options->calibration ? options->calibration : "");
     serverd_status status = run(&pass, err);

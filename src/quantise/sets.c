@@ -16,7 +16,7 @@
 #define MAX_MEMBERS  8u
 #define SEARCH_ROWS  512u
 #define DAMPING      0.01
-#define SHRINKING    0.1 /* what columns of a few thousand rows have in common is partly chance */
+#define SHRINKING    0.3 /* what columns of a few thousand rows have in common is partly chance */
 #define SCALE_ROUNDS 3u
 
 struct member {

@@ -220,6 +220,7 @@ serverd_status serverd_runtime_plan(const char *path, const serverd_runtime_opti
         return status;
     memory.table += bytes + sizeof runtime;
     *out = (serverd_memory){.mapped_bytes = memory.mapped,
+                            .gathered_bytes = memory.gathered,
                             .packed_bytes = memory.packed,
                             .activation_bytes = memory.activation,
                             .unshared_bytes = memory.unshared,

@@ -23,6 +23,21 @@ void memory_add_program(struct runtime_memory *memory, const struct program *pro
     memory->mapped += rest;
 }
 
+/* Matrices that no linear layer has: embedding tables. */
+static uint64_t table_bytes(const struct packing *packing)
+{
+    const serverd_graph *graph = &packing->program->graph;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < graph->n_tensors; i++) {
+        const serverd_tensor *tensor = &graph->tensors[i];
+        bool is_wanted = !packing->is_wanted || packing->is_wanted[i];
+        if (is_wanted && tensor->rank == 2 && tensor->data &&
+            !(tensor->flags & SERVERD_TENSOR_OF_LINEAR))
+            bytes += tensor->bytes;
+    }
+    return bytes;
+}
+
 serverd_status memory_add_weights(struct runtime_memory *memory, const struct packing *packing,
                                   serverd_error *err)
 {
@@ -30,7 +45,9 @@ serverd_status memory_add_weights(struct runtime_memory *memory, const struct pa
     serverd_status status = packing_measure(packing, &bytes, err);
     if (status != SERVERD_OK)
         return status;
-    memory->mapped += bytes.in_place;
+    uint64_t gathered = table_bytes(packing);
+    memory->mapped += bytes.in_place - gathered;
+    memory->gathered += gathered;
     memory->packed += bytes.block;
     return SERVERD_OK;
 }

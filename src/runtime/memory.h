@@ -4,10 +4,11 @@
 
 #include <stdint.h>
 
-/* Bytes. What the process takes at most is the sum of them, without `unshared`, and what is not the
- * runtime's: code, stacks, its callers' own. */
+/* Bytes. What the process takes at most is the sum of them, without `unshared` and `gathered`, and
+ * what is not the runtime's: code, stacks, its callers' own. */
 struct runtime_memory {
-    uint64_t mapped;     /* of the program's file, as far as it is read */
+    uint64_t mapped;     /* of the program's file, as far as all of it is read */
+    uint64_t gathered;   /* tables of which only the rows of tokens that come are read */
     uint64_t packed;     /* weights in forms that the file has not */
     uint64_t activation; /* of a step, where several values have one place after the other */
     uint64_t unshared;   /* the same, if each had a place of its own */

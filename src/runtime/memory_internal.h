@@ -11,8 +11,7 @@ serverd_status memory_add_weights(struct runtime_memory *memory, const struct pa
                                   serverd_error *err);
 /* The instances know their layers (instances_divide_kv). */
 serverd_status memory_add_partitions(struct runtime_memory *memory,
-                                     const struct placement *placement,
-                                     struct instances *instances, const serverd_limits *limits,
-                                     serverd_error *err);
+                                     const struct placement *placement, struct instances *instances,
+                                     const serverd_limits *limits, serverd_error *err);
 
 #endif

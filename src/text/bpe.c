@@ -66,8 +66,8 @@ static size_t first_symbols(const struct tokenizer *tokenizer, struct encode_scr
     return count;
 }
 
-static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
-                            const char *text, size_t n, struct token_list *out)
+bool bpe_encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                         const char *text, size_t n, struct token_list *out)
 {
     int32_t n_tokens = (int32_t)tokenizer->vocabulary.n_tokens;
     if (tokenizer->vocabulary.ignores_merges) {
@@ -80,12 +80,17 @@ static bool encode_fragment(const struct tokenizer *tokenizer, struct encode_scr
     size_t count = first_symbols(tokenizer, scratch, text, n);
     if (!tokenizer_merge_symbols(tokenizer, scratch, text, count, find_pair))
         return false;
-    bool fits = true;
+    bool fits = true, was_unknown = false;
     for (int32_t i = count > 0 ? 0 : -1; i >= 0 && fits; i = scratch->symbols[i].next) {
         const struct symbol *s = &scratch->symbols[i];
-        fits = s->id < n_tokens && plain_token(tokenizer, s->id) != NO_TOKEN
-                   ? token_list_add(out, s->id)
-                   : emit_bytes(tokenizer, text + s->begin, s->len, out);
+        bool is_known = s->id < n_tokens && plain_token(tokenizer, s->id) != NO_TOKEN;
+        if (is_known)
+            fits = token_list_add(out, s->id);
+        else if (tokenizer->pipeline)
+            fits = tokenizer_emit_unknown(tokenizer, text + s->begin, s->len, !was_unknown, out);
+        else
+            fits = emit_bytes(tokenizer, text + s->begin, s->len, out);
+        was_unknown = !is_known;
     }
     return fits;
 }
@@ -100,7 +105,7 @@ serverd_status bpe_encode(const struct tokenizer *tokenizer, struct encode_scrat
         if (status != SERVERD_OK)
             return status;
         for (size_t i = 0; i < scratch->fragments.n; at += scratch->fragments.len[i++])
-            if (!encode_fragment(tokenizer, scratch, text + at, scratch->fragments.len[i], out))
+            if (!bpe_encode_fragment(tokenizer, scratch, text + at, scratch->fragments.len[i], out))
                 return tokenizer_list_error(out, err);
         if (run < n && !emit_bytes(tokenizer, text + run, 1, out))
             return tokenizer_list_error(out, err);

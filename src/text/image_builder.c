@@ -15,7 +15,7 @@ int32_t image_builder_find(const struct image_builder *builder, const char *text
 static serverd_status make_scores(struct image_builder *builder, serverd_error *err)
 {
     const struct vocabulary *v = builder->vocabulary;
-    if (v->kind != VOCABULARY_SPM)
+    if (v->kind != VOCABULARY_SPM && v->kind != VOCABULARY_UNIGRAM)
         return SERVERD_OK;
     builder->scores = malloc(v->n_tokens * sizeof *builder->scores);
     if (!builder->scores)
@@ -28,21 +28,45 @@ static serverd_status make_scores(struct image_builder *builder, serverd_error *
 static serverd_status apply_rules(struct image_builder *builder, serverd_error *err)
 {
     const struct vocabulary *v = builder->vocabulary;
-    if (v->kind < VOCABULARY_BPE || v->kind > VOCABULARY_WORDPIECE || v->n_tokens == 0)
+    if (v->kind < VOCABULARY_BPE || v->kind > VOCABULARY_UNIGRAM || v->n_tokens == 0)
         return fail(err, SERVERD_UNSUPPORTED, "tokenizer.ggml.model: the file has no vocabulary");
-    if (v->kind == VOCABULARY_SPM || v->kind == VOCABULARY_WORDPIECE)
+    if (v->is_stepwise)
+        builder->ignores_merges = v->ignores_merges;
+    if (v->is_stepwise || v->kind == VOCABULARY_SPM || v->kind == VOCABULARY_WORDPIECE)
         return SERVERD_OK;
+    if (v->kind == VOCABULARY_UNIGRAM)
+        return fail(err, SERVERD_UNSUPPORTED, "tokenizer: unigram models need their steps");
     serverd_status status = pretokenizer_ignores_merges(v->pre, &builder->ignores_merges, err);
     if (v->ignores_merges_set)
         builder->ignores_merges = v->ignores_merges;
     return status;
 }
 
+/* The one step that is no text of its own is made of ids in this machine's order, which is the
+ * file's. */
+serverd_status image_make_steps(struct image_builder *builder, serverd_error *err)
+{
+    const struct vocabulary *v = builder->vocabulary;
+    buffer_init(&builder->steps, LIMIT_TOKENIZER_BYTES);
+    for (uint32_t i = 0; i < v->n_steps; i++) {
+        const struct vocabulary_step *step = &v->step[i];
+        const struct tokenizer_step head = {step->kind, step->flags, step->len, step->other_len};
+        buffer_append(&builder->steps, &head, sizeof head);
+        buffer_append(&builder->steps, step->text, step->len);
+        buffer_append(&builder->steps, step->other, step->other_len);
+        while (builder->steps.len % 4 != 0 && !builder->steps.is_failed)
+            buffer_append_char(&builder->steps, 0);
+    }
+    return builder->steps.is_failed ? fail(err, SERVERD_NOMEM, "tokenizer: no memory for its steps")
+                                    : SERVERD_OK;
+}
+
 static serverd_status make_tables(struct image_builder *builder, serverd_error *err)
 {
     serverd_status (*const steps[])(struct image_builder * builder, serverd_error * err) = {
-        image_make_types, make_scores,         image_make_end_tokens, image_make_merges,
-        image_make_bytes, image_make_specials, image_make_pieces,     image_make_order,
+        image_make_types,  make_scores,      image_make_end_tokens,
+        image_make_merges, image_make_bytes, image_make_specials,
+        image_make_pieces, image_make_order, image_make_steps,
     };
     serverd_status status = apply_rules(builder, err);
     if (status == SERVERD_OK)
@@ -56,6 +80,7 @@ static void deinit(struct image_builder *builder)
 {
     text_builder_deinit(&builder->texts);
     slot_builder_deinit(&builder->merge_slots);
+    buffer_deinit(&builder->steps);
     free(builder->merges);
     free(builder->types);
     free(builder->scores);
@@ -84,6 +109,9 @@ static void make_header(const struct image_builder *builder, struct tokenizer_im
         {v->lowercases, TOKENIZER_LOWERCASES},
         {v->strips_accents, TOKENIZER_STRIPS_ACCENTS},
         {builder->ignores_merges, TOKENIZER_IGNORES_MERGES},
+        {v->is_stepwise, TOKENIZER_IS_STEPWISE},
+        {v->falls_back_to_bytes, TOKENIZER_FALLS_BACK_TO_BYTES},
+        {v->fuses_unknown, TOKENIZER_FUSES_UNKNOWN},
     };
     *out = (struct tokenizer_image){
         .magic = "sdptokn",
@@ -131,6 +159,7 @@ static void list_parts(const struct image_builder *b, struct part_bytes out[TOKE
         [TOKENIZER_END_TOKENS] = {b->end_tokens, 4 * (size_t)b->n_end_tokens},
         [TOKENIZER_ORDER] = {b->order, 4 * n},
         [TOKENIZER_PREFIXES] = {b->prefixes, 2 * n},
+        [TOKENIZER_STEPS] = {b->steps.data, b->steps.len},
     };
     memcpy(out, parts, sizeof parts);
 }

@@ -43,6 +43,7 @@ struct image_builder {
     uint16_t *prefixes; /* [n_tokens] */
     uint32_t n_merges, n_specials, n_nodes, n_end_tokens;
     uint32_t end_tokens[MAX_END_TOKENS];
+    struct buffer steps;
     int32_t byte_symbol[256];
     bool ignores_merges;
 };
@@ -58,6 +59,7 @@ serverd_status image_make_bytes(struct image_builder *builder, serverd_error *er
 serverd_status image_make_specials(struct image_builder *builder,
                                    serverd_error *err); /* specials_trie.c */
 serverd_status image_make_pieces(struct image_builder *builder, serverd_error *err); /* pieces.c */
+serverd_status image_make_steps(struct image_builder *builder, serverd_error *err);
 serverd_status image_make_order(struct image_builder *builder,
                                 serverd_error *err); /* piece_order.c */
 

@@ -109,7 +109,7 @@ static uint32_t unmark_spaces(const struct token_text *token, char *out)
 static uint32_t make_piece(const struct vocabulary *v, const struct token_text *token, uint8_t type,
                            char *out)
 {
-    bool may_be_byte = type == TOKEN_BYTE || v->kind == VOCABULARY_BPE_UTF8;
+    bool may_be_byte = type == TOKEN_BYTE || (v->kind == VOCABULARY_BPE_UTF8 && !v->is_stepwise);
     int byte = may_be_byte ? byte_token_value(token) : -1;
     if (byte >= 0) {
         out[0] = (char)byte;

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "base/utf8.h"
 #include "text/tokenizer_internal.h"
 
 #include <stdlib.h>
@@ -95,6 +96,8 @@ static void use_image(struct tokenizer *t)
     t->byte_symbol = image->byte_symbol;
     t->types = part_of(t, TOKENIZER_TYPES);
     t->scores = part_of(t, TOKENIZER_SCORES);
+    if (image->kind == VOCABULARY_UNIGRAM)
+        t->unknown_score = unigram_unknown_score(t->scores, image->n_tokens);
     t->piece_offsets = part_of(t, TOKENIZER_PIECE_OFFSETS);
     t->piece_bytes = part_of(t, TOKENIZER_PIECE_BYTES);
     t->end_tokens = part_of(t, TOKENIZER_END_TOKENS);
@@ -125,8 +128,10 @@ serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct toke
         status = build_and_open(tokenizer, vocabulary, err);
     if (status == SERVERD_OK)
         use_image(tokenizer);
-    if (status == SERVERD_OK && (tokenizer->vocabulary.kind == VOCABULARY_BPE ||
-                                 tokenizer->vocabulary.kind == VOCABULARY_BPE_UTF8))
+    if (status == SERVERD_OK && tokenizer->vocabulary.is_stepwise)
+        status = pipeline_create(tokenizer->vocabulary.image, &tokenizer->pipeline, err);
+    else if (status == SERVERD_OK && (tokenizer->vocabulary.kind == VOCABULARY_BPE ||
+                                      tokenizer->vocabulary.kind == VOCABULARY_BPE_UTF8))
         status = pretokenizer_create(tokenizer->vocabulary.pre, &tokenizer->pre, err);
     if (status != SERVERD_OK)
         tokenizer_destroy(tokenizer);
@@ -148,6 +153,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     if (!tokenizer)
         return;
     pretokenizer_destroy(tokenizer->pre);
+    pipeline_destroy(tokenizer->pipeline);
     buffer_deinit(&tokenizer->memory);
     free(tokenizer);
 }
@@ -160,7 +166,8 @@ static void normalise(const struct tokenizer *tokenizer, const char *text, size_
                       bool has_prefix, struct buffer *out)
 {
     enum vocabulary_kind kind = tokenizer->vocabulary.kind;
-    bool marks_spaces = kind == VOCABULARY_SPM || kind == VOCABULARY_BPE_UTF8;
+    bool marks_spaces =
+        !tokenizer->pipeline && (kind == VOCABULARY_SPM || kind == VOCABULARY_BPE_UTF8);
     buffer_reset(out);
     if (has_prefix)
         buffer_append_str(out, SPACE_MARK);
@@ -176,10 +183,92 @@ static void normalise(const struct tokenizer *tokenizer, const char *text, size_
     }
 }
 
+bool tokenizer_emit_unknown(const struct tokenizer *tokenizer, const char *text, size_t n,
+                            bool is_alone, struct token_list *out)
+{
+    const struct vocabulary *v = &tokenizer->vocabulary;
+    bool has_bytes = v->falls_back_to_bytes, fits = true;
+    for (size_t i = 0; i < n && has_bytes; i++) {
+        int32_t id = tokenizer->byte_symbol[(uint8_t)text[i]];
+        has_bytes = id >= 0 && id < (int32_t)v->n_tokens;
+    }
+    for (size_t i = 0; i < n && has_bytes && fits; i++)
+        fits = token_list_add(out, tokenizer->byte_symbol[(uint8_t)text[i]]);
+    if (has_bytes || v->unknown < 0 || (v->fuses_unknown && !is_alone))
+        return fits;
+    return token_list_add(out, v->unknown);
+}
+
+/* Valid UTF-8 through the steps, each fragment through the model. */
+static serverd_status encode_run(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                                 const char *text, size_t n, bool is_first, struct token_list *out,
+                                 serverd_error *err)
+{
+    bool (*encode)(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                   const char *text, size_t n, struct token_list *out) = bpe_encode_fragment;
+    serverd_status status = pipeline_run(tokenizer->pipeline, text, n, is_first, &scratch->pieces,
+                                         &scratch->spare_pieces, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (tokenizer->vocabulary.kind == VOCABULARY_UNIGRAM)
+        encode = unigram_encode_fragment;
+    else if (tokenizer->vocabulary.kind == VOCABULARY_WORDPIECE)
+        encode = wordpiece_encode_fragment;
+    const char *at = buffer_str(&scratch->pieces.text);
+    for (size_t i = 0; i < scratch->pieces.fragments.n; at += scratch->pieces.fragments.len[i++])
+        if (!encode(tokenizer, scratch, at, scratch->pieces.fragments.len[i], out))
+            return tokenizer_list_error(out, err);
+    return SERVERD_OK;
+}
+
+static serverd_status encode_stepwise(const struct tokenizer *tokenizer,
+                                      struct encode_scratch *scratch, const char *text, size_t n,
+                                      bool is_first, struct token_list *out, serverd_error *err)
+{
+    for (size_t at = 0; at < n;) {
+        size_t run = utf8_valid_run(text + at, n - at);
+        serverd_status status =
+            encode_run(tokenizer, scratch, text + at, run, is_first && at == 0, out, err);
+        if (status != SERVERD_OK)
+            return status;
+        at += run;
+        if (at < n && !tokenizer_emit_unknown(tokenizer, text + at, 1, true, out))
+            return tokenizer_list_error(out, err);
+        at += at < n;
+    }
+    return SERVERD_OK;
+}
+
+/* Without the white space that the special tokens beside it take with them. */
+static void trim(const struct tokenizer *tokenizer, const char *text, int32_t before,
+                 int32_t behind, size_t *begin, size_t *end)
+{
+    if (before != NO_TOKEN && pipeline_strips(tokenizer->pipeline, before, false)) {
+        uint32_t code;
+        for (size_t len; *begin < *end; *begin += len) {
+            len = utf8_decode(text + *begin, *end - *begin, &code);
+            if (!step_is_space(code))
+                break;
+        }
+    }
+    if (behind == NO_TOKEN || !pipeline_strips(tokenizer->pipeline, behind, true))
+        return;
+    size_t last = *begin;
+    for (size_t at = *begin; at < *end;) {
+        uint32_t code;
+        at += utf8_decode(text + at, *end - at, &code);
+        if (!step_is_space(code))
+            last = at;
+    }
+    *end = last;
+}
+
 static serverd_status encode_plain(const struct tokenizer *tokenizer,
                                    struct encode_scratch *scratch, const struct buffer *text,
-                                   struct token_list *out, serverd_error *err)
+                                   bool is_first, struct token_list *out, serverd_error *err)
 {
+    if (tokenizer->pipeline)
+        return encode_stepwise(tokenizer, scratch, buffer_str(text), text->len, is_first, out, err);
     switch (tokenizer->vocabulary.kind) {
     case VOCABULARY_SPM:
         return spm_encode(tokenizer, scratch, buffer_str(text), text->len, out, err);
@@ -208,10 +297,15 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
             follows_special = true;
             continue;
         }
-        bool has_prefix = follows_special && v->kind == VOCABULARY_SPM && v->adds_space_prefix;
-        normalise(tokenizer, text + s->begin, s->end - s->begin, has_prefix, &plain);
+        size_t begin = s->begin, end = s->end;
+        if (tokenizer->pipeline)
+            trim(tokenizer, text, i > 0 ? stretches->items[i - 1].token : NO_TOKEN,
+                 i + 1 < stretches->n ? stretches->items[i + 1].token : NO_TOKEN, &begin, &end);
+        bool has_prefix = follows_special && !tokenizer->pipeline && v->kind == VOCABULARY_SPM &&
+                          v->adds_space_prefix;
+        normalise(tokenizer, text + begin, end - begin, has_prefix, &plain);
         status = plain.is_failed ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
-                                 : encode_plain(tokenizer, scratch, &plain, out, err);
+                                 : encode_plain(tokenizer, scratch, &plain, begin == 0, out, err);
         follows_special = false;
     }
     buffer_deinit(&plain);
@@ -223,7 +317,7 @@ static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_l
 {
     const struct vocabulary *v = &tokenizer->vocabulary;
     int32_t end = -1;
-    if (v->kind == VOCABULARY_WORDPIECE)
+    if (v->kind == VOCABULARY_WORDPIECE && (!v->is_stepwise || v->adds_separator))
         end = v->separator >= 0 ? v->separator : v->eos;
     else if (v->adds_eos)
         end = v->eos;
@@ -257,6 +351,8 @@ serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *t
     struct encode_scratch scratch = {0};
     struct stretch_list stretches = {0};
     buffer_init(&scratch.text, SIZE_MAX / 2);
+    buffer_init(&scratch.pieces.text, SIZE_MAX / 2);
+    buffer_init(&scratch.spare_pieces.text, SIZE_MAX / 2);
     serverd_status status = specials_split(tokenizer, text, n, parses, &stretches, err);
     if (status == SERVERD_OK)
         status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
@@ -267,6 +363,10 @@ serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *t
     free(scratch.heap);
     fragment_list_deinit(&scratch.fragments);
     fragment_list_deinit(&scratch.spare);
+    fragment_list_deinit(&scratch.pieces.fragments);
+    fragment_list_deinit(&scratch.spare_pieces.fragments);
+    buffer_deinit(&scratch.pieces.text);
+    buffer_deinit(&scratch.spare_pieces.text);
     buffer_deinit(&scratch.text);
     return status;
 }
@@ -346,8 +446,8 @@ void tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, siz
                       bool skips_special, struct buffer *out)
 {
     const struct vocabulary *v = &tokenizer->vocabulary;
-    bool drops_space =
-        v->kind == VOCABULARY_WORDPIECE || (v->kind == VOCABULARY_SPM && v->adds_space_prefix);
+    bool drops_space = v->kind == VOCABULARY_WORDPIECE ||
+                       ((v->kind == VOCABULARY_SPM || v->is_stepwise) && v->adds_space_prefix);
     for (size_t i = 0; i < n; i++) {
         uint32_t len;
         const char *bytes = tokenizer_piece(tokenizer, ids[i], &len);

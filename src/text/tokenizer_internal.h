@@ -4,6 +4,7 @@
 
 #include "base/hash.h"
 #include "program/tokenizer_image.h"
+#include "text/pipeline_internal.h"
 #include "text/pretokenizer.h"
 #include "text/slot_table_internal.h"
 #include "text/tokenizer.h"
@@ -104,6 +105,7 @@ struct encode_scratch {
     size_t heap_len, heap_cap;
     struct fragment_list fragments, spare;
     struct buffer text;
+    struct piece_text pieces, spare_pieces; /* of a pipeline */
 };
 
 /* Pointers go into the image. */
@@ -113,10 +115,12 @@ struct tokenizer {
     struct text_table texts;
     struct merge_table merges;
     struct specials specials;
-    struct pretokenizer *pre;   /* of byte-pair encodings */
+    struct pretokenizer *pre;   /* of byte-pair encodings; NULL if there is a pipeline */
+    struct pipeline *pipeline;  /* of a stepwise vocabulary */
     const int32_t *byte_symbol; /* [256] the token or symbol of a byte, NO_TOKEN if there is none */
     const uint8_t *types;       /* [n_tokens] enum token_type; end tokens are control tokens */
-    const float *scores;        /* [n_tokens] of VOCABULARY_SPM */
+    const float *scores;        /* [n_tokens] of SPM and UNIGRAM */
+    double unknown_score;       /* of UNIGRAM: of a character without a token */
     const uint32_t *piece_offsets;
     const char *piece_bytes;
     const uint32_t *end_tokens;
@@ -148,6 +152,21 @@ serverd_status spm_encode(const struct tokenizer *tokenizer, struct encode_scrat
 serverd_status wordpiece_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                                 const char *text, size_t n, struct token_list *out,
                                 serverd_error *err);
+
+/* The fragments of a pipeline. False: the list is full, or no memory. */
+bool bpe_encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                         const char *text, size_t n, struct token_list *out);
+bool unigram_encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                             const char *text, size_t n, struct token_list *out);
+bool wordpiece_encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                               const char *text, size_t n, struct token_list *out);
+double unigram_unknown_score(const float *scores, uint32_t n);
+
+/* What stands for text without a token, in a stepwise vocabulary: its bytes, if all have tokens and
+ * the vocabulary falls back to them; else the unknown token, if there is one, and only one if the
+ * last token is that of unknown text beside it already (`is_alone`: it is not). */
+bool tokenizer_emit_unknown(const struct tokenizer *tokenizer, const char *text, size_t n,
+                            bool is_alone, struct token_list *out);
 
 /* Fails with SERVERD_INVALID if the list is at its limit, else SERVERD_NOMEM. */
 serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err);

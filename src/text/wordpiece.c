@@ -143,6 +143,19 @@ static bool add_normalised(struct word *word, uint32_t c)
     return fits;
 }
 
+bool wordpiece_encode_fragment(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                               const char *text, size_t n, struct token_list *out)
+{
+    struct word word = {.tokenizer = tokenizer, .text = &scratch->text, .out = out};
+    buffer_reset(word.text);
+    for (size_t at = 0; at < n;) {
+        uint32_t code;
+        at += utf8_decode(text + at, n - at, &code);
+        append_code(&word, code);
+    }
+    return !word.text->is_failed && end_word(&word);
+}
+
 serverd_status wordpiece_encode(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                                 const char *text, size_t n, struct token_list *out,
                                 serverd_error *err)

@@ -109,13 +109,19 @@ static serverd_status open_program(const struct model *model, const struct model
     return program_cache_open(&cache, &compile, out, err);
 }
 
-/* The file's name without its ending, unless another is given. */
+/* The file's name without its ending, or the folder's, unless another is given. */
 static void choose_name(struct model *model, const struct options *options)
 {
-    const char *slash = strrchr(options->model_path, '/');
-    const char *file = slash ? slash + 1 : options->model_path;
-    (void)snprintf(model->name, sizeof model->name, "%s",
-                   options->served_model_name ? options->served_model_name : file);
+    const char *path = options->model_path;
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') /* of a folder */
+        end--;
+    const char *slash = memrchr(path, '/', end > 1 ? end - 1 : 0);
+    const char *file = slash ? slash + 1 : path;
+    if (options->served_model_name)
+        (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
+    else
+        (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
     size_t n = strlen(model->name);
     if (!options->served_model_name && n > 5 && strcmp(model->name + n - 5, ".gguf") == 0)
         model->name[n - 5] = '\0';

@@ -9,6 +9,7 @@
 #include "support/run_program.h"
 #include "support/synthetic_program.h"
 #include "text/tokenizer.h"
+#include "tiny_model.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -339,9 +340,68 @@ static void what_a_later_version_adds_is_passed_over(void **state)
     free_damaged(&d);
 }
 
-int main(void)
+/* ---- files of earlier versions --------------------------------------------------------------- */
+
+/* The smallest model, written by the first version: tests/data/sdp/tiny-1.0.sdp. A later writer may
+ * write other bytes; every later reader must read these. Made by `test_sdp --make FILE`. */
+#define GOLDEN_CHECKSUM UINT64_C(0x86da9cd1ba60ecd5)
+
+static const char *data_folder;
+
+static struct program *tiny_program(void)
 {
+    struct gguf_writer writer;
+    struct buffer bytes;
+    struct program *program;
+    gguf_writer_init(&writer);
+    tiny_model_write(&writer, NULL);
+    buffer_init(&bytes, 1 << 24);
+    gguf_writer_finish(&writer, &bytes);
+    assert_int_equal(compile_bytes(bytes.data, bytes.len, &program, &err), SERVERD_OK);
+    buffer_deinit(&bytes);
+    gguf_writer_deinit(&writer);
+    return program;
+}
+
+static uint64_t checksum_of_results(struct program *program)
+{
+    static const int32_t tokens[] = {0, 3, 1, 2, 0};
+    float *out = run_program(program, "cpu", tokens, 5);
+    uint64_t checksum = checksum64(out, run_program_floats(program, 5) * sizeof *out);
+    free(out);
+    return checksum;
+}
+
+static void the_golden_file_is_read_as_it_was_meant(void **state)
+{
+    (void)state;
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/sdp/tiny-1.0.sdp", data_folder);
+    struct program *program = open_file(path);
+    assert_int_equal(program->config.n_vocab, 4);
+    if (checksum_of_results(program) != GOLDEN_CHECKSUM)
+        fail_msg("the results have the checksum %#llx",
+                 (unsigned long long)checksum_of_results(program));
+    program_unref(program);
+}
+
+static int make_golden(const char *path)
+{
+    struct program *program = tiny_program();
+    write_file(program, path, 1);
+    (void)printf("GOLDEN_CHECKSUM UINT64_C(%#llx)\n",
+                 (unsigned long long)checksum_of_results(program));
+    program_unref(program);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 3 && strcmp(argv[1], "--make") == 0)
+        return make_golden(argv[2]);
+    data_folder = argc > 1 ? argv[1] : ".";
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_golden_file_is_read_as_it_was_meant),
         cmocka_unit_test(every_architecture_answers_as_its_source),
         cmocka_unit_test(every_type_answers_as_its_source),
         cmocka_unit_test(the_bytes_do_not_depend_on_threads_or_names),

@@ -64,5 +64,5 @@ def test_encoder_equals_the_oracle(start, tiny_model):
                                      {"Content-Type": "application/json"})
     got = np.array(json.load(urllib.request.urlopen(request))["data"][0]["embedding"])
     expected = Oracle(path).embedding(ids)
-    assert got @ expected > 0.99999
-    assert np.abs(got - expected).max() < 1e-4
+    assert got @ expected > 0.9999  # weights and activations of linear layers are bf16
+    assert np.abs(got - expected).max() < 5e-3

@@ -415,6 +415,7 @@ static void a_plan_adds_up(void **state)
     assert_true(four.table_bytes > one.table_bytes);
     assert_int_equal(one.peak_bytes, one.mapped_bytes + one.packed_bytes + one.activation_bytes +
                                          one.scratch_bytes + one.kv_bytes + one.table_bytes);
+    assert_true(one.gathered_bytes > 0);
     assert_true(one.activation_bytes > 0 && one.unshared_bytes > one.activation_bytes);
 }
 

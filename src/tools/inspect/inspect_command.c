@@ -121,12 +121,7 @@ static serverd_status report(const struct subject *subject, const struct values 
     struct memory_facts memory;
     serverd_error why;
     struct buffer text;
-    /* what is no program file has to be packed for it */
-    bool is_cheap = subject->is_program_file || values->context > 0;
-    if (!is_cheap)
-        (void)fail(&why, SERVERD_UNSUPPORTED,
-                   "it is no program file; --context packs it and tells");
-    bool is_known = is_cheap && memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
+    bool is_known = memory_predict(subject, &options, &memory, &why) == SERVERD_OK;
     const struct report_parts parts = {.has_tensors = values->tensors,
                                        .has_plan = values->plan,
                                        .has_tokens = values->tokens,

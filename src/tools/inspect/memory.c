@@ -57,7 +57,8 @@ static uint64_t engine_bytes(const struct program_config *config, uint32_t conte
            tokens / SERVERD_PAGE_TOKENS * PAGE_RECORD_BYTES;
 }
 
-/* All of a program file but the weights is read when it is opened. Of an embedding table only some
+/* All of a program file but the weights is read when it is opened; the gaps between sections are
+ * not. Of an embedding table only some
  * rows are, but the kernel maps up to two megabytes around each: soon all of it is there. */
 static uint64_t mapped_bytes(const struct subject *subject)
 {
@@ -68,31 +69,6 @@ static uint64_t mapped_bytes(const struct subject *subject)
     return bytes;
 }
 
-static serverd_status add_partitions(const struct runtime *runtime, struct memory_facts *out,
-                                     serverd_error *err)
-{
-    serverd_status status = SERVERD_OK;
-    for (uint32_t p = 0; p < runtime_placement(runtime)->n_partitions && status == SERVERD_OK;
-         p++) {
-        serverd_footprint footprint;
-        status = runtime_footprint(runtime, p, &footprint, err);
-        if (status != SERVERD_OK)
-            break;
-        out->activation += footprint.activation_bytes;
-        out->unshared += footprint.unshared_bytes;
-        out->scratch += footprint.scratch_bytes;
-    }
-    out->scratch += runtime_buffer_bytes(runtime);
-    return status;
-}
-
-/* Pages and window pages of so many contexts are at most so many pages. */
-static bool holds_all(const struct runtime *runtime, uint32_t context, uint32_t seqs)
-{
-    uint64_t pages = (context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
-    return runtime_n_pages(runtime) == 0 || runtime_n_pages(runtime) >= pages * seqs;
-}
-
 serverd_status memory_predict(const struct subject *subject, const struct memory_options *options,
                               struct memory_facts *out, serverd_error *err)
 {
@@ -101,21 +77,26 @@ serverd_status memory_predict(const struct subject *subject, const struct memory
     if (context == 0 || (config->is_encoder && context > config->context_length))
         context = config->context_length;
     const struct runtime_options opening = runtime_options(subject, options, context, seqs);
-    struct runtime *runtime;
-    serverd_status status = runtime_open(subject->program, &opening, &runtime, err);
+    const struct runtime_options single = runtime_options(subject, options, context, 1);
+    struct runtime_memory memory, one;
+    serverd_status status = runtime_predict(subject->program, &opening, &memory, err);
+    if (status == SERVERD_OK)
+        status = runtime_predict(subject->program, &single, &one, err);
     if (status != SERVERD_OK)
         return status;
     *out = (struct memory_facts){.context = context,
                                  .seqs = seqs,
-                                 .is_whole = holds_all(runtime, context, seqs),
+                                 /* window pages are rounded */
+                                 .is_whole = memory.kv >= one.kv / 8 * 7 * seqs,
                                  .mapped = mapped_bytes(subject),
-                                 .packed = subject_weight_bytes(subject, UINT32_MAX).packed,
-                                 .kv = runtime_kv_total_bytes(runtime),
-                                 .engine = engine_bytes(config, context, seqs),
+                                 .packed = memory.packed,
+                                 .activation = memory.activation,
+                                 .unshared = memory.unshared,
+                                 .scratch = memory.scratch,
+                                 .kv = memory.kv,
+                                 .engine = memory.table + engine_bytes(config, context, seqs),
                                  .process = PROCESS_BYTES + seqs * REQUEST_BYTES};
-    status = add_partitions(runtime, out, err);
-    runtime_close(runtime);
     out->peak = out->mapped + out->packed + out->activation + out->scratch + out->kv + out->engine +
                 out->process;
-    return status;
+    return SERVERD_OK;
 }

@@ -26,8 +26,7 @@ struct memory_facts {
     uint64_t peak;
 };
 
-/* Opens the model as a daemon would, so that its devices say what they take; memory that nobody
- * writes to costs nothing. SERVERD_NOMEM: not one context fits. */
+/* Nothing is packed or loaded. SERVERD_NOMEM: not one context fits. */
 serverd_status memory_predict(const struct subject *subject, const struct memory_options *options,
                               struct memory_facts *out, serverd_error *err);
 
