@@ -535,7 +535,7 @@ static void every_element_can_be_the_one_that_stands_out(void **state)
 {
     (void)state;
     enum { ROWS = 5, OUT = 19 };
-    static float x[ROWS * 512], first[ROWS * OUT], out[ROWS * OUT], bias[OUT];
+    static float x[ROWS * MAX_K], first[ROWS * OUT], out[ROWS * OUT], bias[OUT];
     for (size_t type = 0; type < N_TYPES; type++) {
         size_t k = some_k(type, is_large(type) ? 2 : 9);
         struct shape few = {OUT, k, 1}, many = {OUT, k, ROWS};
