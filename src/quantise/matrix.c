@@ -49,21 +49,41 @@ static float units_of(uint32_t format)
     }
 }
 
+/* For the matrix's n, k and group. */
+static bool take_memory(struct quant_matrix *m)
+{
+    size_t elements, bytes;
+    for (size_t i = 0; i < GRID_MAX_GROUP; i++)
+        m->ones[i] = 1;
+    if (size_mul(m->n, m->k, &elements) && size_mul(elements, sizeof(float), &bytes) &&
+        (m->weights = malloc(bytes)) && (m->codes = malloc(elements)) &&
+        (m->numbers = calloc(elements / m->grid.group, sizeof *m->numbers)) &&
+        (m->sums = calloc(matrix_chunks(m), sizeof *m->sums)))
+        return true;
+    matrix_destroy(m);
+    return false;
+}
+
+serverd_status matrix_some_rows(const struct quant_matrix *from, size_t n, struct quant_matrix *out,
+                                serverd_error *err)
+{
+    struct quant_matrix m = {.grid = from->grid, .n = min_size(n, from->n), .k = from->k};
+    if (!take_memory(&m))
+        return fail(err, SERVERD_NOMEM, "no memory for %zu rows of %zu", m.n, m.k);
+    for (size_t row = 0; row < m.n; row++)
+        memcpy(m.weights + row * m.k, from->weights + row * from->n / m.n * m.k,
+               m.k * sizeof *m.weights);
+    *out = m;
+    return SERVERD_OK;
+}
+
 serverd_status matrix_create(const serverd_tensor *tensor, uint32_t format, uint32_t group,
                              struct worker_pool *pool, struct quant_matrix *out, serverd_error *err)
 {
     struct quant_matrix m = {
         .grid = {.format = format, .group = group}, .n = tensor->dims[0], .k = tensor->dims[1]};
-    size_t elements, bytes;
-    if (!size_mul(m.n, m.k, &elements) || !size_mul(elements, sizeof(float), &bytes) ||
-        !(m.weights = malloc(bytes)) || !(m.codes = malloc(elements)) ||
-        !(m.numbers = calloc(elements / group, sizeof *m.numbers)) ||
-        !(m.sums = calloc(matrix_chunks(&m), sizeof *m.sums))) {
-        matrix_destroy(&m);
+    if (!take_memory(&m))
         return fail(err, SERVERD_NOMEM, "tensor %s: no memory to quantise it", tensor->name);
-    }
-    for (size_t i = 0; i < GRID_MAX_GROUP; i++)
-        m.ones[i] = 1;
     struct convert_job job = {dtype_info(tensor->dtype), tensor->data, &m};
     worker_pool_run(pool, matrix_chunks(&m), convert_rows, &job);
     double most = 0;

@@ -36,6 +36,9 @@ enum fit_method { FIT_MIN_MAX, FIT_PLAIN };
 serverd_status matrix_create(const serverd_tensor *tensor, uint32_t format, uint32_t group,
                              struct worker_pool *pool, struct quant_matrix *out,
                              serverd_error *err);
+/* At most n rows of another, at equal distances; numbers and codes are not copied. */
+serverd_status matrix_some_rows(const struct quant_matrix *from, size_t n, struct quant_matrix *out,
+                                serverd_error *err);
 void matrix_destroy(struct quant_matrix *matrix); /* all zeros is fine */
 
 /* Numbers and codes of all groups; column j's error counts `column_weight`[j], 1 if that is NULL.

@@ -18,6 +18,7 @@
 #define DAMPING      0.01
 #define SHRINKING    0.3 /* what columns of a few thousand rows have in common is partly chance */
 #define SCALE_ROUNDS 3u
+#define TRIAL_ROWS   64u /* of a matrix, to try awq's scale */
 
 struct member {
     uint32_t tensor;
@@ -38,6 +39,16 @@ struct set {
     float *mean_magnitude, *mean_square; /* [k] */
     double alpha, gain;
 };
+
+static void set_destroy(struct set *set)
+{
+    for (uint32_t m = 0; m < set->n; m++)
+        matrix_destroy(&set->members[m].matrix);
+    free(set->h);
+    free(set->sample);
+    free(set->mean_magnitude);
+    free(set->mean_square);
+}
 
 /* ---- which layers ---------------------------------------------------------------------------- */
 
@@ -199,6 +210,88 @@ static void take_scale(struct pass *pass, struct set *set, const float *scale)
         worker_pool_run(pass->options->pool, (uint32_t)k, scale_row, &job);
 }
 
+/* Codes by the choice's methods, for numbers that are in the matrix as they are to be. */
+static serverd_status find_codes(const struct quantise_choice *choice, struct quant_matrix *matrix,
+                                 const float *mean_square, const float *h, struct worker_pool *pool,
+                                 serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    (void)matrix_fit(matrix, choice->methods & METHOD_MINMAX ? FIT_MIN_MAX : FIT_PLAIN, mean_square,
+                     choice->one_scale, pool);
+    if (choice->methods & METHOD_GPTQ)
+        status = gptq(matrix, h, pool, err);
+    if (status == SERVERD_OK && (choice->methods & METHOD_SCALE))
+        status = rescale(matrix, h, SCALE_ROUNDS, pool, err);
+    return status;
+}
+
+/* What a scale is worth when the other methods have done their part, which do some of the same:
+ * some rows of each member are quantised as all will be. *error is what their outputs lose. */
+static serverd_status try_scale(struct pass *pass, const struct set *set, const float *scale,
+                                double *error, serverd_error *err)
+{
+    struct worker_pool *pool = pass->options->pool;
+    struct set trial = {.rows = 0, .k = set->k, .n = set->n, .n_sample = set->n_sample};
+    const size_t k = set->k;
+    serverd_status status = SERVERD_OK;
+    trial.sample = calloc(trial.n_sample, k * sizeof(float));
+    trial.mean_magnitude = calloc(k, sizeof(float));
+    trial.mean_square = calloc(k, sizeof(float));
+    trial.h = set->h ? calloc(k, k * sizeof(float)) : NULL;
+    if (!trial.sample || !trial.mean_magnitude || !trial.mean_square || (set->h && !trial.h))
+        status = fail(err, SERVERD_NOMEM, "no memory to try awq");
+    for (uint32_t m = 0; m < set->n && status == SERVERD_OK; m++) {
+        trial.members[m].tensor = set->members[m].tensor;
+        status =
+            matrix_some_rows(&set->members[m].matrix, TRIAL_ROWS, &trial.members[m].matrix, err);
+    }
+    if (status == SERVERD_OK) {
+        memcpy(trial.sample, set->sample, trial.n_sample * k * sizeof(float));
+        memcpy(trial.mean_square, set->mean_square, k * sizeof(float));
+        if (trial.h)
+            memcpy(trial.h, set->h, k * k * sizeof(float));
+        take_scale(pass, &trial, scale);
+    }
+    *error = 0;
+    for (uint32_t m = 0; m < set->n && status == SERVERD_OK; m++) {
+        struct quant_matrix *matrix = &trial.members[m].matrix;
+        const struct quantise_choice *choice = &pass->plans[trial.members[m].tensor].choice;
+        double noise = 0;
+        status = find_codes(choice, matrix, trial.mean_square, trial.h, pool, err);
+        if (status == SERVERD_OK)
+            status = output_energy(matrix, trial.sample, trial.n_sample, pool, &noise, NULL, err);
+        *error += noise * (double)set->members[m].matrix.n / (double)matrix->n;
+    }
+    set_destroy(&trial);
+    return status;
+}
+
+/* The scale that was found, its root, or none, whichever is best in the end. */
+static serverd_status choose_scale(struct pass *pass, struct set *set, float *scale,
+                                   serverd_error *err)
+{
+    float *tried = calloc(set->k, sizeof *tried);
+    double least = 0, error, best = 0;
+    if (!tried)
+        return fail(err, SERVERD_NOMEM, "no memory to try awq");
+    serverd_status status = SERVERD_OK;
+    static const double powers[] = {0, 0.5, 1};
+    for (size_t p = 0; p < sizeof powers / sizeof *powers && status == SERVERD_OK; p++) {
+        for (size_t i = 0; i < set->k; i++)
+            tried[i] = (float)pow((double)scale[i], powers[p]);
+        status = try_scale(pass, set, tried, &error, err);
+        if (status == SERVERD_OK && (p == 0 || error < least)) {
+            least = error;
+            best = powers[p];
+        }
+    }
+    for (size_t i = 0; i < set->k; i++)
+        scale[i] = (float)pow((double)scale[i], best);
+    set->alpha *= best;
+    free(tried);
+    return status;
+}
+
 static serverd_status search_scale(struct pass *pass, struct set *set, serverd_error *err)
 {
     const struct fold fold = find_fold(pass, set->value);
@@ -213,6 +306,9 @@ static serverd_status search_scale(struct pass *pass, struct set *set, serverd_e
         return fail(err, SERVERD_NOMEM, "no memory for awq");
     serverd_status status =
         awq_search(&awq, pass->options->pool, scale, &set->alpha, &set->gain, err);
+    if (status == SERVERD_OK && set->alpha > 0 &&
+        (methods_of(pass, set) & (METHOD_GPTQ | METHOD_SCALE)))
+        status = choose_scale(pass, set, scale, err);
     if (status == SERVERD_OK && set->alpha > 0) {
         status = apply_fold(pass, &fold, scale, err);
         if (status == SERVERD_OK)
@@ -230,13 +326,7 @@ static serverd_status quantise_member(struct pass *pass, const struct set *set,
     const struct quantise_choice *choice = &pass->plans[member->tensor].choice;
     struct worker_pool *pool = pass->options->pool;
     struct quant_matrix *matrix = &member->matrix;
-    serverd_status status = SERVERD_OK;
-    (void)matrix_fit(matrix, choice->methods & METHOD_MINMAX ? FIT_MIN_MAX : FIT_PLAIN,
-                     set->mean_square, choice->one_scale, pool);
-    if (choice->methods & METHOD_GPTQ)
-        status = gptq(matrix, set->h, pool, err);
-    if (status == SERVERD_OK && (choice->methods & METHOD_SCALE))
-        status = rescale(matrix, set->h, SCALE_ROUNDS, pool, err);
+    serverd_status status = find_codes(choice, matrix, set->mean_square, set->h, pool, err);
     double signal = 0, noise = 0;
     if (status == SERVERD_OK)
         status = output_energy(matrix, set->sample, set->n_sample, pool, &noise, &signal, err);
@@ -279,16 +369,6 @@ static serverd_status run_set(struct pass *pass, struct set *set, serverd_error 
         report->seconds = (double)(clock_now_ns(&system_clock) - begin) / 1e9 / (double)set->n;
     }
     return status;
-}
-
-static void set_destroy(struct set *set)
-{
-    for (uint32_t m = 0; m < set->n; m++)
-        matrix_destroy(&set->members[m].matrix);
-    free(set->h);
-    free(set->sample);
-    free(set->mean_magnitude);
-    free(set->mean_square);
 }
 
 static serverd_status quantise_before(struct pass *pass, struct forward *forward, uint32_t node,
