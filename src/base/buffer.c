@@ -151,6 +151,28 @@ void buffer_append_json(struct buffer *b, const char *bytes, size_t n)
 
 /* ---- numbers ---- */
 
+void buffer_append_html(struct buffer *b, const char *text)
+{
+    for (; *text; text++) {
+        switch (*text) {
+        case '<':
+            buffer_append_str(b, "&lt;");
+            break;
+        case '>':
+            buffer_append_str(b, "&gt;");
+            break;
+        case '&':
+            buffer_append_str(b, "&amp;");
+            break;
+        case '"':
+            buffer_append_str(b, "&quot;");
+            break;
+        default:
+            buffer_append_char(b, *text);
+        }
+    }
+}
+
 void buffer_append_u64(struct buffer *b, uint64_t x)
 {
     char digits[20];

@@ -29,25 +29,6 @@ static const char style[] =
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static void put_escaped(struct buffer *out, const char *text)
-{
-    for (; *text; text++) {
-        switch (*text) {
-        case '<':
-            buffer_append_str(out, "&lt;");
-            break;
-        case '>':
-            buffer_append_str(out, "&gt;");
-            break;
-        case '&':
-            buffer_append_str(out, "&amp;");
-            break;
-        default:
-            buffer_append_char(out, *text);
-        }
-    }
-}
-
 static void put_row(struct buffer *out, const char *what, const char *format, double x)
 {
     buffer_printf(out, "<tr><td>%s</td><td>", what);
@@ -258,7 +239,7 @@ static void put_tensors(const struct quantise_report *report, struct buffer *out
         const struct tensor_report *t = &report->tensors[i];
         const bool is_kept = t->from_dtype == t->dtype;
         buffer_append_str(out, "<tr><td>");
-        put_escaped(out, t->name);
+        buffer_append_html(out, t->name);
         buffer_printf(out, "</td><td>%s</td><td>%s</td><td>", dtype_info(t->from_dtype)->name,
                       is_kept ? "kept" : dtype_info(t->dtype)->name);
         put_methods(is_kept ? 0 : t->methods, out);
@@ -280,9 +261,9 @@ void quantise_report_html(const struct quantise_report *report, struct buffer *o
                   "<meta name=\"viewport\" content=\"width=device-width\">"
                   "<title>Quantised model</title><style>%s</style></head><body><h1>",
                   style);
-    put_escaped(out, report->model[0] ? report->model : "A model without a name");
+    buffer_append_html(out, report->model[0] ? report->model : "A model without a name");
     buffer_append_str(out, "</h1><p>Policy ");
-    put_escaped(out, report->policy);
+    buffer_append_html(out, report->policy);
     if (report->n_calibration_tokens > 0)
         buffer_printf(out, ", on %u tokens of text", report->n_calibration_tokens);
     buffer_append_str(out, ". Errors are shares of the energy of the exact numbers.</p>");

@@ -33,30 +33,6 @@ static const char style[] =
     ".l{fill:none;stroke:var(--a);stroke-width:1.6}.w{fill:var(--b)}.d{fill:var(--a)}"
     ".e{fill:var(--bad)}.o{fill:var(--long)}";
 
-/* ---- text ---- */
-
-static void append_escaped(struct buffer *out, const char *text)
-{
-    for (; *text; text++) {
-        switch (*text) {
-        case '<':
-            buffer_append_str(out, "&lt;");
-            break;
-        case '>':
-            buffer_append_str(out, "&gt;");
-            break;
-        case '&':
-            buffer_append_str(out, "&amp;");
-            break;
-        case '"':
-            buffer_append_str(out, "&quot;");
-            break;
-        default:
-            buffer_append_char(out, *text);
-        }
-    }
-}
-
 /* ---- plots ---- */
 
 /* A round step that cuts 0..top into at most six. */
@@ -189,7 +165,7 @@ static void append_time_line(struct buffer *out, const struct serve_result *resu
                       "<g><title>%u: first content after %.1f ms, end after %.1f ms, "
                       "%u tokens ",
                       r->index, record_ttft(r) * 1e3, (r->end_s - r->start_s) * 1e3, r->n_output);
-        append_escaped(out, r->error);
+        buffer_append_html(out, r->error);
         buffer_append_str(out, "</title>");
         append_bar(out, r->is_long ? "o" : "w", x0, x1, y, thick);
         if (x2 > x1 || !record_is_good(r))
@@ -242,14 +218,14 @@ serverd_status html_report_write(const struct serve_options *options, struct ser
     buffer_init(&out, PAGE_LIMIT);
     buffer_printf(&out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
                         "<meta name=\"viewport\" content=\"width=device-width\"><title>");
-    append_escaped(&out, options->label ? options->label : serve_scenario_name(options));
+    buffer_append_html(&out, options->label ? options->label : serve_scenario_name(options));
     buffer_printf(&out, "</title><style>%s</style></head><body>\n<h1>", style);
-    append_escaped(&out, options->label ? options->label : "serverd-bench serve");
+    buffer_append_html(&out, options->label ? options->label : "serverd-bench serve");
     buffer_printf(&out, "</h1><p>%s, concurrency %u, seed %u, ", serve_scenario_name(options),
                   options->concurrency, options->seed);
-    append_escaped(&out, result->model);
+    buffer_append_html(&out, result->model);
     buffer_append_str(&out, " at ");
-    append_escaped(&out, options->url);
+    buffer_append_html(&out, options->url);
     buffer_append_str(&out, "</p>\n");
     append_figures(&out, options, s);
     buffer_append_str(&out, "<h2>Distributions</h2>\n");
