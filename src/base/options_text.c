@@ -22,8 +22,7 @@ static const struct group groups[N_OPTION_GROUPS] = {
 
 static const char usage[] = "serverd [OPTION]... [MODEL]";
 
-static const char description[] =
-    "Serves a language model, a GGUF file, over HTTP with the OpenAI API.";
+static const char description[] = "Serves a language model over HTTP with the OpenAI API.";
 
 static const char sources[] =
     "Every option can also be a variable of the environment (SERVERD_CTX_SIZE for --ctx-size) or a "

@@ -122,9 +122,13 @@ static void choose_name(struct model *model, const struct options *options)
         (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
     else
         (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
+    static const char *const endings[] = {".gguf", ".sdp"};
     size_t n = strlen(model->name);
-    if (!options->served_model_name && n > 5 && strcmp(model->name + n - 5, ".gguf") == 0)
-        model->name[n - 5] = '\0';
+    for (size_t i = 0; i < sizeof endings / sizeof *endings && !options->served_model_name; i++) {
+        size_t len = strlen(endings[i]);
+        if (n > len && strcmp(model->name + n - len, endings[i]) == 0)
+            model->name[n - len] = '\0';
+    }
 }
 
 static serverd_status read_template(struct model *model, const struct options *options,

@@ -67,7 +67,7 @@ int main(int argc, char **argv)
     } else if (request != OPTIONS_RUN) {
         code = run_request(request);
     } else if (!options.model_path) {
-        (void)fprintf(stderr, "serverd: --model-path: names the model to serve, a GGUF file; "
+        (void)fprintf(stderr, "serverd: --model-path: names the model to serve; "
                               "see --help\n");
         code = EXIT_BAD_OPTION;
     } else {
