@@ -14,9 +14,9 @@ def inspect(*arguments):
                           env=clean_environment())
 
 
-def record(start, model, path, steps):
+def record(start, model, path, steps, prompt=200):
     s = start(model, "--trace", path, "--trace-steps", steps, "--speculation", "off", "--threads", "2")
-    call(s.url, "/v1/completions", {"prompt": list(range(3, 203)), "max_tokens": 30, "ignore_eos": True})
+    call(s.url, "/v1/completions", {"prompt": [3 + i % 200 for i in range(prompt)], "max_tokens": 30, "ignore_eos": True})
     assert s.stop() == 0
     return json.loads(path.read_text())
 
@@ -45,11 +45,20 @@ def test_the_first_steps_are_written(start, tiny_model, tmp_path):
     ops = [e for e in trace["traceEvents"] if e.get("cat") == "op"]
     assert all(e["args"]["tensors"] and e["args"]["delegate"] == "cpu" for e in ops)
     assert {e["args"]["op"] for e in ops} >= {"embed", "linear", "rms_norm", "rope", "attn", "glu"}
-    assert {e["args"]["worker"] for e in ops} == {0, 1}
     for step in steps.values():  # what is neither is shorter than what is shown as waiting
         of_step = [e for e in trace["traceEvents"] if e.get("cat") in ("op", "wait") and
                    e["args"]["step"] == step["args"]["step"] and e["args"]["worker"] == 0]
         assert sum(e["dur"] for e in of_step) >= 0.5 * step["dur"]
+
+
+def test_every_worker_is_shown(start, tiny_model, tmp_path):
+    workers = set()
+    for i in range(10):  # on a busy machine a worker may sleep through steps as short as these
+        trace = record(start, tiny_model("llama", "Q8_0"), tmp_path / f"{i}.json", 20, prompt=1500)
+        workers |= {e["args"]["worker"] for e in trace["traceEvents"] if e.get("cat") == "op"}
+        if workers == {0, 1}:
+            break
+    assert workers == {0, 1}
 
 
 def test_the_end_writes_what_there_is(start, tiny_model, tmp_path):
