@@ -139,9 +139,9 @@ struct http_worker {
     struct MHD_Daemon *daemon;
     pthread_t thread;
     bool has_thread;
-    int listen_fd; /* after quiesce, to be closed */
+    int listen_fd; /* after quiesce, to be closed; its thread's */
     int wake_fd;   /* eventfd: written once for all mail of an engine's step */
-    atomic_bool has_mail, is_stopping;
+    atomic_bool has_mail, is_stopping, asks_quiesce;
 
     pthread_mutex_t dispatch_lock; /* one delivery at a time keeps the order of events */
     struct event_queue dispatched;
@@ -192,13 +192,14 @@ struct server {
 
 /* http.c */
 serverd_status http_start(struct server *server, serverd_error *err);
-void http_quiesce(struct server *server); /* no new connections */
+void http_quiesce(struct server *server); /* no new connections, as soon as its threads see it */
 void http_stop(struct server *server);
 
 /* worker.c */
 void worker_init(struct http_worker *worker, struct server *server);
 serverd_status worker_start(struct http_worker *worker, serverd_error *err); /* with its daemon */
-void worker_stop(struct http_worker *worker);                                /* joins the thread */
+void worker_quiesce(struct http_worker *worker);
+void worker_stop(struct http_worker *worker);   /* joins the thread */
 void worker_deinit(struct http_worker *worker); /* events that nobody took are freed */
 /* Puts an event into the mailbox; false without memory. worker_wake when all have been put. */
 bool worker_post(struct http_worker *worker, const struct event *event);
