@@ -468,8 +468,9 @@ typedef struct serverd_delegate {
     /* Put an adapter into a slot, 0..max_adapters-1; NULL: empty it. The delegate copies what it
      * needs; after a failure the slot is as before. The output of a site's node is then
      * (x W^T + bias) + scale * adapter_scale * B (A x) in rows of sequences with that slot, before
-     * anything that the delegate has fused to the node. Other rows keep their bits. NULL as a
-     * member: no batch with adapters may be executed. */
+     * anything that the delegate has fused to the node. Other rows keep their bits. Any thread, and
+     * beside an `execute` whose batch does not name the slot; one slot, one thread at a time. NULL
+     * as a member: no batch with adapters may be executed. */
     SERVERD_FN(adapter, serverd_handle *, uint32_t slot, const serverd_adapter *or_null);
 } serverd_delegate;
 

@@ -133,6 +133,9 @@
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
 
+/* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
+#define LIMIT_SERVER_JOBS 16u
+
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
 #define LIMIT_HEADERS           64u

@@ -163,7 +163,7 @@ void engine_destroy(struct engine *engine)
     free(engine->logit_row);
     free(engine->adapter_slot);
     free(engine->adapter_scale);
-    adapters_destroy(engine);
+    free(engine->adapters);
     free(engine->page_index);
     free(engine->prefix);
     free(engine->page_table);
