@@ -73,6 +73,7 @@
 /* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
 #define LIMIT_LAYERS      1024u
 #define LIMIT_EMBD        65536u
+#define LIMIT_SCORES      1024u /* of a model that judges pairs */
 #define LIMIT_FF          262144u
 #define LIMIT_HEADS       1024u
 #define LIMIT_HEAD_DIM    1024u
@@ -112,6 +113,7 @@
 #define LIMIT_PROMPTS          2048u
 #define LIMIT_MESSAGES         4096u
 #define LIMIT_CHOICES          128u
+#define LIMIT_LABELS           64u /* tokens whose probability a score is */
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u
 #define LIMIT_STOP_TOKEN_IDS   64u

@@ -99,7 +99,8 @@ struct sdp_config {
     uint32_t is_encoder, pooling; /* serverd_pooling */
     uint32_t page_tokens, n_kv_layers;
     uint64_t n_parameters, weight_bytes;
-    uint8_t reserved[288];
+    uint32_t n_scores;
+    uint8_t reserved[284];
 };
 
 struct sdp_kv_layer {
