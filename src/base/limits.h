@@ -23,10 +23,12 @@
 #define LIMIT_SOURCE_FILES 4096u
 
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
-#define LIMIT_SDP_SECTIONS 4096u
-#define LIMIT_TEST_CASES   8u
-#define LIMIT_TEST_TOKENS  1024u /* of a case */
-#define LIMIT_TEST_TOP     64u
+#define LIMIT_SDP_SECTIONS    4096u
+#define LIMIT_PLAN_PARTITIONS 64u
+#define LIMIT_LIVE_BUFFERS    1024u /* of a plan, at a time */
+#define LIMIT_TEST_CASES      8u
+#define LIMIT_TEST_TOKENS     1024u /* of a case */
+#define LIMIT_TEST_TOP        64u
 
 /* Adapters: refused by file and field. */
 #define LIMIT_ADAPTER_SITES    8192u

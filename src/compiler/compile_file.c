@@ -35,6 +35,36 @@ static void hash_input(struct sha256 *hash, const char *word_or_path)
     }
 }
 
+static uint32_t or_default(uint32_t limit, uint32_t otherwise)
+{
+    return limit > 0 ? limit : otherwise;
+}
+
+/* max_context 0: the model's. */
+static serverd_limits limits_of(const struct compile_file_options *options)
+{
+    const serverd_limits *limits = &options->limits;
+    return (serverd_limits){.struct_bytes = sizeof *limits,
+                            .max_rows = or_default(limits->max_rows, COMPILE_MAX_ROWS),
+                            .max_logit_rows =
+                                or_default(limits->max_logit_rows, COMPILE_MAX_LOGIT_ROWS),
+                            .max_seqs = or_default(limits->max_seqs, COMPILE_MAX_SEQS),
+                            .max_context = limits->max_context};
+}
+
+/* What is as always is not in the hash. */
+static void hash_limits(struct sha256 *hash, const struct compile_file_options *options)
+{
+    const serverd_limits limits = limits_of(options);
+    const uint32_t numbers[] = {limits.max_rows, limits.max_logit_rows, limits.max_seqs,
+                                limits.max_context};
+    if (numbers[0] == COMPILE_MAX_ROWS && numbers[1] == COMPILE_MAX_LOGIT_ROWS &&
+        numbers[2] == COMPILE_MAX_SEQS && numbers[3] == 0)
+        return;
+    sha256_update(hash, " limits ", 8);
+    sha256_update(hash, numbers, sizeof numbers);
+}
+
 void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
 {
     char text[256];
@@ -55,6 +85,7 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
         hash_input(&hash, options->quantise);
         hash_input(&hash, options->calibration ? options->calibration : "");
     }
+    hash_limits(&hash, options);
     sha256_final(&hash, out);
 }
 
@@ -139,9 +170,13 @@ static serverd_status write_program(const struct compile_file_options *options,
     put_meta(program, &meta);
     compile_options_hash(options, options_hash);
     struct tests_context tests = {options, program};
+    serverd_limits limits = limits_of(options);
+    if (limits.max_context == 0)
+        limits.max_context = program->config.context_length;
     const struct sdp_write_options writing = {.path = options->out,
                                               .delegate = options->delegate,
                                               .pool = options->pool,
+                                              .limits = limits,
                                               .source_hash = source,
                                               .options_hash = options_hash,
                                               .meta = buffer_str(&meta),

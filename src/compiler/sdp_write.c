@@ -4,6 +4,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "compiler/sdp_plan_write.h"
 #include "compiler/sdp_segment.h"
 #include "compiler/sdp_tables.h"
 #include "program/sdp_file.h"
@@ -147,6 +148,23 @@ static void put_targets(const struct writer *writer, struct buffer *out)
     }
 }
 
+static serverd_status put_plan(struct writer *writer, serverd_error *err)
+{
+    struct buffer plan;
+    uint32_t n_partitions = 0;
+    buffer_init(&plan, SECTION_BYTES);
+    serverd_status status = sdp_put_plan(writer->program, writer->options->delegate,
+                                         &writer->options->limits, &plan, &n_partitions, err);
+    if (status == SERVERD_OK && n_partitions > 0) {
+        struct buffer *out = add_section(writer, SDP_PLAN, 0);
+        buffer_append(out, plan.data, plan.len);
+        out->is_failed |= plan.is_failed;
+        set_items(writer, SDP_PLAN, n_partitions);
+    }
+    buffer_deinit(&plan);
+    return status;
+}
+
 /* Everything that is small, the weights' hashes among it. */
 static serverd_status make_sections(struct writer *writer, serverd_error *err)
 {
@@ -163,8 +181,10 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
     set_items(writer, SDP_TARG, 3);
     sdp_put_forms(program, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
     set_items(writer, SDP_FORM, writer->segment.n_forms);
+    serverd_status status = options->limits.max_rows > 0 ? put_plan(writer, err) : SERVERD_OK;
+    if (status != SERVERD_OK)
+        return status;
     sdp_put_chat(program, add_section(writer, SDP_CHAT, 0));
-    serverd_status status = SERVERD_OK;
     if (program->vocabulary.kind != VOCABULARY_NONE)
         status = tokenizer_image_build(&program->vocabulary,
                                        add_section(writer, SDP_TOKN, SDP_REQUIRED), err);

@@ -49,7 +49,11 @@ static void write_file(const struct program *program, const char *path, uint32_t
     struct worker_pool *pool;
     assert_int_equal(worker_pool_create(n_threads, &pool, &err), SERVERD_OK);
     const struct sdp_write_options options = {
-        .path = path, .delegate = builtin_delegate("cpu"), .pool = pool, .meta = "{}"};
+        .path = path,
+        .delegate = builtin_delegate("cpu"),
+        .pool = pool,
+        .limits = {.max_rows = 64, .max_logit_rows = 64, .max_seqs = 8, .max_context = 4096},
+        .meta = "{}"};
     if (sdp_write(program, &options, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
     worker_pool_destroy(pool);
@@ -266,7 +270,8 @@ static void verifying_finds_every_flipped_bit(void **state)
     free_damaged(&d);
 }
 
-/* ---- later versions -------------------------------------------------------------------------- */
+/* ---- changes that are signed again ------------------------------------------------------------
+ */
 
 /* Makes checksum and ids right again after a change. */
 static void sign(struct damaged *d)
@@ -293,6 +298,104 @@ static struct sdp_section *find_section(struct damaged *d, uint32_t type)
             return &sections[i];
     return NULL;
 }
+
+/* ---- the plan --------------------------------------------------------------------------------
+ */
+
+struct plan_view {
+    struct sdp_section *section;
+    struct sdp_plan *head;
+    struct sdp_plan_partition *partition;
+    uint32_t *use;
+    struct sdp_buffer *buffers;
+};
+
+static struct plan_view view_plan(struct damaged *d)
+{
+    struct plan_view v = {.section = find_section(d, SDP_PLAN)};
+    assert_non_null(v.section);
+    v.head = (void *)(d->bytes + v.section->offset);
+    v.partition = (void *)(v.head + 1);
+    v.use = (void *)(v.partition + 1);
+    v.buffers = (void *)(v.use + (v.partition->n_nodes + 1) / 2 * 2);
+    return v;
+}
+
+static void expect_bad_plan(struct damaged *d, const struct plan_view *v, const char *text)
+{
+    v->section->checksum = checksum64(v->head, v->section->stored_bytes);
+    sign(d);
+    expect_refusal(d, SERVERD_CORRUPT, text);
+}
+
+static void a_plan_whose_live_buffers_overlap_is_refused(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct plan_view v = view_plan(&d);
+    const uint32_t n = v.partition->n_buffers;
+    uint32_t n_tried = 0;
+    assert_true(n > 10);
+    for (uint64_t i = 0; i < 4000; i++) {
+        struct sdp_buffer *a = &v.buffers[hash_mix(i) % n], *b = &v.buffers[hash_mix(~i) % n];
+        if (a == b || a->first_use > b->last_use || b->first_use > a->last_use)
+            continue;
+        const uint64_t before = a->offset;
+        a->offset = b->offset; /* the same bytes, or too many */
+        expect_bad_plan(&d, &v, "PLAN.partition[0]: buffer[");
+        a->offset = before;
+        n_tried++;
+    }
+    assert_true(n_tried > 50);
+    free_damaged(&d);
+}
+
+static void a_damaged_plan_is_refused_by_field(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct plan_view v = view_plan(&d);
+    const uint32_t last = v.partition->n_buffers - 1;
+#define EXPECT(field, value, text)                                                                 \
+    do {                                                                                           \
+        const __typeof__(field) before = field;                                                    \
+        field = value;                                                                             \
+        expect_bad_plan(&d, &v, text);                                                             \
+        field = before;                                                                            \
+    } while (0)
+    EXPECT(v.head->n_partitions, 65, "PLAN.n_partitions");
+    EXPECT(v.head->n_partitions, 2, "PLAN.partition[1]: first_node");
+    EXPECT(v.head->n_partitions, 0, "bytes too many");
+    EXPECT(v.head->reserved[43], 1, "reserved");
+    EXPECT(v.head->max_rows, 65, "buffer[1]: offset: it overlaps");
+    EXPECT(v.head->max_rows, UINT32_MAX, "buffer[");
+    EXPECT(v.partition->first_node, 1, "n_nodes");
+    EXPECT(v.partition->n_nodes, 0, "n_nodes");
+    EXPECT(v.partition->n_buffers, UINT32_MAX, "n_buffers");
+    EXPECT(v.partition->n_buffers, last, "bytes too many");
+    EXPECT(v.partition->reserved, 1, "reserved");
+    EXPECT(v.partition->delegate[15], 'x', "the delegate does not end");
+    EXPECT(v.partition->arena_bytes, v.partition->arena_bytes - 64, "leaves the arena");
+    EXPECT(v.partition->arena_bytes, UINT64_MAX, "arena_bytes");
+    EXPECT(v.buffers[0].value, UINT32_MAX, "buffer[0]: value");
+    EXPECT(v.buffers[0].offset, 4, "buffer[0]: offset");
+    EXPECT(v.buffers[0].offset, UINT64_MAX - 63, "buffer[0]");
+    EXPECT(v.buffers[0].row_bytes, v.buffers[0].row_bytes - 4, "row_bytes");
+    EXPECT(v.buffers[0].fixed_bytes, UINT64_MAX, "row_bytes");
+    EXPECT(v.buffers[last].first_use, 0, "first_use");
+    EXPECT(v.buffers[last].last_use, 0, "last_use");
+    EXPECT(v.buffers[1].value, v.buffers[0].value, "buffer[1]");
+    EXPECT(v.use[0], 7, "node[0]: use: it writes");
+    EXPECT(v.use[v.partition->n_nodes - 1], 0, "use: it reads");
+#undef EXPECT
+    sign(&d);
+    v.section->checksum = checksum64(v.head, v.section->stored_bytes);
+    sign(&d);
+    assert_int_equal(try_open(&d, d.n), SERVERD_OK);
+    free_damaged(&d);
+}
+
+/* ---- later versions -------------------------------------------------------------------------- */
 
 static void what_a_later_version_needs_is_refused_by_name(void **state)
 {
@@ -408,6 +511,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_flipped_byte_of_the_header_is_refused_by_field),
         cmocka_unit_test(a_cut_file_is_refused),
         cmocka_unit_test(verifying_finds_every_flipped_bit),
+        cmocka_unit_test(a_plan_whose_live_buffers_overlap_is_refused),
+        cmocka_unit_test(a_damaged_plan_is_refused_by_field),
         cmocka_unit_test(what_a_later_version_needs_is_refused_by_name),
         cmocka_unit_test(what_a_later_version_adds_is_passed_over),
     };
