@@ -20,7 +20,8 @@
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
 /* Files of one model: refused with SERVERD_CORRUPT. */
-#define LIMIT_SOURCE_FILES 4096u
+#define LIMIT_SOURCE_FILES  4096u
+#define LIMIT_LICENSE_BYTES 4096u /* a longer one is not kept */
 
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS    4096u

@@ -57,6 +57,7 @@ struct program_plan {
 
 struct program {
     struct program_config config;
+    const char *license; /* as the source names it; NULL: it does not, or the program is a file's */
     serverd_graph graph; /* n_nodes 0: a vocabulary-only file */
     serverd_kv_spec kv;  /* n_layers 0 for encoders; dtype is filled in by runtime */
     struct vocabulary vocabulary;

@@ -143,10 +143,19 @@ struct sdp_node {
     uint32_t layer, site, debug;
 };
 
+/* sdp_target.isa: what an x86-64 processor must have. */
+enum {
+    SDP_ISA_AVX2 = 1u << 0,
+    SDP_ISA_FMA = 1u << 1,
+    SDP_ISA_F16C = 1u << 2,
+    SDP_ISA_AVX512 = 1u << 3, /* F, BW, VL and DQ */
+    SDP_ISA_AVX512_VNNI = 1u << 4
+};
+
 struct sdp_target {
     char name[24], delegate[16];
     uint32_t least_abi, contract;
-    uint64_t isa; /* 0: any */
+    uint64_t isa; /* SDP_ISA_*; 0: any */
     uint64_t reserved;
 };
 
