@@ -2,10 +2,10 @@
  * is damaged is taken. */
 #include "base/file.h"
 #include "base/hash.h"
-#include "compiler/sdp_write.h"
-#include "kernels/builtin.h"
+#include "compiler/self_test.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "support/program_file.h"
 #include "support/run_program.h"
 #include "support/synthetic_program.h"
 #include "text/tokenizer.h"
@@ -46,17 +46,8 @@ static void path_of(const char *name, char out[96])
 
 static void write_file(const struct program *program, const char *path, uint32_t n_threads)
 {
-    struct worker_pool *pool;
-    assert_int_equal(worker_pool_create(n_threads, &pool, &err), SERVERD_OK);
-    const struct sdp_write_options options = {
-        .path = path,
-        .delegate = builtin_delegate("cpu"),
-        .pool = pool,
-        .limits = {.max_rows = 64, .max_logit_rows = 64, .max_seqs = 8, .max_context = 4096},
-        .meta = "{}"};
-    if (sdp_write(program, &options, &err) != SERVERD_OK)
+    if (program_file_write(program, program, path, n_threads, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
-    worker_pool_destroy(pool);
 }
 
 static struct program *open_file(const char *path)
@@ -445,8 +436,9 @@ static void what_a_later_version_adds_is_passed_over(void **state)
 
 /* ---- files of earlier versions --------------------------------------------------------------- */
 
-/* The smallest model, written by the first version: tests/data/sdp/tiny-1.0.sdp. A later writer may
- * write other bytes; every later reader must read these. Made by `test_sdp --make FILE`. */
+/* The smallest model, written by each minor version: tests/data/sdp/tiny-1.N.sdp. A later writer
+ * may write other bytes; every later reader must read these. Made by `test_sdp --make FILE`. */
+static const char *const golden_files[] = {"tiny-1.0.sdp", "tiny-1.1.sdp"};
 #define GOLDEN_CHECKSUM UINT64_C(0x86da9cd1ba60ecd5)
 
 static const char *data_folder;
@@ -475,17 +467,34 @@ static uint64_t checksum_of_results(struct program *program)
     return checksum;
 }
 
-static void the_golden_file_is_read_as_it_was_meant(void **state)
+static uint32_t n_cases_of(const char *path)
+{
+    struct worker_pool *pool;
+    struct self_test_result result;
+    assert_int_equal(worker_pool_create(1, &pool, &err), SERVERD_OK);
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = 64, .pool = pool};
+    if (self_test_run(&options, &result, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    worker_pool_destroy(pool);
+    return result.n_cases;
+}
+
+static void golden_files_are_read_as_they_were_meant(void **state)
 {
     (void)state;
-    char path[512];
-    (void)snprintf(path, sizeof path, "%s/sdp/tiny-1.0.sdp", data_folder);
-    struct program *program = open_file(path);
-    assert_int_equal(program->config.n_vocab, 4);
-    if (checksum_of_results(program) != GOLDEN_CHECKSUM)
-        fail_msg("the results have the checksum %#llx",
-                 (unsigned long long)checksum_of_results(program));
-    program_unref(program);
+    for (uint32_t i = 0; i < sizeof golden_files / sizeof *golden_files; i++) {
+        char path[512];
+        (void)snprintf(path, sizeof path, "%s/sdp/%s", data_folder, golden_files[i]);
+        struct program *program = open_file(path);
+        assert_int_equal(program->config.n_vocab, 4);
+        assert_int_equal(program->n_plans, i > 0);     /* since 1.1 */
+        assert_int_equal(n_cases_of(path) > 0, i > 0); /* likewise */
+        if (checksum_of_results(program) != GOLDEN_CHECKSUM)
+            fail_msg("%s: the results have the checksum %#llx", path,
+                     (unsigned long long)checksum_of_results(program));
+        program_unref(program);
+    }
 }
 
 static int make_golden(const char *path)
@@ -504,7 +513,7 @@ int main(int argc, char **argv)
         return make_golden(argv[2]);
     data_folder = argc > 1 ? argv[1] : ".";
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_golden_file_is_read_as_it_was_meant),
+        cmocka_unit_test(golden_files_are_read_as_they_were_meant),
         cmocka_unit_test(every_architecture_answers_as_its_source),
         cmocka_unit_test(every_type_answers_as_its_source),
         cmocka_unit_test(the_bytes_do_not_depend_on_threads_or_names),
