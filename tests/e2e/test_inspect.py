@@ -59,6 +59,29 @@ def test_the_text_is_the_golden_one(program_file):
     assert text == golden.read_text()
 
 
+def test_verify_runs_the_tests_of_a_file(program_file, tiny_model, tmp_path):
+    path = program_file("qwen2")
+    for device in ("cpu", "cpu:isa=generic", "cpu-reference"):
+        told = run(COMPILE, "verify", path, "--device", device)
+        assert re.search(r"3 cases answered as they were, KL to exact arithmetic 0\.0", told), told
+    assert "cosine to exact arithmetic" in run(COMPILE, "verify", program_file("bert"))
+    assert "cases" not in run(COMPILE, "verify", path, "--no-self-test")
+    bare = tmp_path / "bare.sdp"
+    run(COMPILE, tiny_model("qwen2", "Q8_0"), "-o", bare, "--no-self-test", "--max-rows", 99)
+    assert "it has no self-test" in run(COMPILE, "verify", bare)
+    told = facts(bare, "--plan")
+    assert told["tests"]["cases"] == [] and told["meta"]["options"] == "--max-rows 99"
+    assert told["stored_plans"][0]["max_rows"] == 99
+    assert told["stored_plans"][0]["planned"] < told["stored_plans"][0]["naive"]
+
+
+def test_a_plan_in_the_file_changes_no_prediction(program_file, tiny_model):
+    for arch in ("llama", "gemma3", "bert"):
+        planned, fresh = (facts(path)["memory"] for path in (program_file(arch), tiny_model(arch, "Q8_0")))
+        assert planned["activations"] == fresh["activations"]
+        assert planned["activations_naive"] == fresh["activations_naive"]
+
+
 @pytest.mark.parametrize("arch", ["llama", "gemma3", "bert"])
 def test_sections_and_tensors_add_up(program_file, arch):
     path = program_file(arch)
