@@ -1,12 +1,14 @@
 /* From a model's file to a program file: the bytes depend on the model and on how it is compiled,
  * and what is told of both is JSON. */
 #include "base/file.h"
+#include "base/limits.h"
 #include "compiler/compile_file.h"
 #include "compiler/facts.h"
 #include "kernels/builtin.h"
 #include "program/sdp_file.h"
 #include "support/synthetic_model.h"
 #include "support/synthetic_program.h"
+#include "tiny_model.h"
 
 #include <jansson.h>
 #include <setjmp.h>
@@ -185,6 +187,54 @@ static void meta_says_what_it_was_and_how_it_was_made(void **state)
     program_unref(program);
 }
 
+/* Checks what becomes of a licence that a file names. */
+static void expect_license(void (*put)(struct gguf_writer *), const char *or_null)
+{
+    struct gguf_writer writer;
+    struct buffer bytes;
+    struct program *program;
+    gguf_writer_init(&writer);
+    tiny_model_write(&writer, NULL);
+    if (put)
+        put(&writer);
+    buffer_init(&bytes, 1 << 24);
+    gguf_writer_finish(&writer, &bytes);
+    gguf_writer_deinit(&writer);
+    assert_int_equal(compile_bytes(bytes.data, bytes.len, &program, &err), SERVERD_OK);
+    if (or_null)
+        assert_string_equal(program->license, or_null);
+    else
+        assert_null(program->license);
+    program_unref(program);
+    buffer_deinit(&bytes);
+}
+
+static void put_license(struct gguf_writer *writer)
+{
+    gguf_put_string(writer, "general.license", "apache-2.0");
+}
+
+static void put_number(struct gguf_writer *writer)
+{
+    gguf_put_u32(writer, "general.license", 2);
+}
+
+static void put_novel(struct gguf_writer *writer)
+{
+    static char text[LIMIT_LICENSE_BYTES + 2];
+    memset(text, 'x', sizeof text - 1);
+    gguf_put_string(writer, "general.license", text);
+}
+
+static void a_licence_is_kept_if_it_is_a_short_text(void **state)
+{
+    (void)state;
+    expect_license(NULL, NULL);
+    expect_license(put_license, "apache-2.0");
+    expect_license(put_number, NULL);
+    expect_license(put_novel, NULL);
+}
+
 static void debug_says_what_each_node_reads(void **state)
 {
     (void)state;
@@ -221,6 +271,7 @@ int main(void)
         cmocka_unit_test(tests_can_be_left_out),
         cmocka_unit_test(the_key_of_a_cache_is_of_what_is_not_as_always),
         cmocka_unit_test(meta_says_what_it_was_and_how_it_was_made),
+        cmocka_unit_test(a_licence_is_kept_if_it_is_a_short_text),
         cmocka_unit_test(debug_says_what_each_node_reads),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
