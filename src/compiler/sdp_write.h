@@ -12,7 +12,8 @@ struct sdp_write_options {
     const serverd_delegate *delegate;
     struct worker_pool *pool;
     const uint8_t *source_hash, *options_hash; /* [32], NULL: zeros */
-    const char *meta, *report;                 /* JSON; NULL: the section is left out */
+    serverd_limits limits; /* that the section PLAN is made for; max_rows 0: it is left out */
+    const char *meta, *report, *debug; /* JSON; NULL: the section is left out */
     /* Appends the section TEST; called once the file is whole but for it, at `path`. NULL: the
      * section is left out. */
     serverd_status (*make_tests)(void *context, const char *path, struct buffer *out,

@@ -272,6 +272,9 @@ static serverd_status list_exact(struct sdp_tests *tests, struct answers *exact,
             round_values(exact->rows[i], exact->width);
             c->n_values = exact->width;
             c->value = exact->rows[i];
+        } else { /* what is listed is enough, and logits are large */
+            free(exact->rows[i]);
+            exact->rows[i] = NULL;
         }
     }
     return SERVERD_OK;

@@ -327,6 +327,24 @@ static void select_rows(struct forward *forward, const struct sdp_tests *tests,
     forward->batch.n_logit_rows = n;
 }
 
+/* All nodes; weights leave memory behind the node that read them. */
+static serverd_status run_nodes(struct forward *forward, const struct program *program,
+                                serverd_error *err)
+{
+    const serverd_graph *graph = &program->graph;
+    serverd_status status = SERVERD_OK;
+    for (uint32_t n = 0; n < graph->n_nodes && status == SERVERD_OK; n++) {
+        const serverd_node *node = &graph->nodes[n];
+        status = forward_run_to(forward, n + 1, err);
+        for (uint32_t i = 0; i < node->n_inputs; i++) {
+            const serverd_value *value = node_input(graph, node, i);
+            if (value->kind == SERVERD_VALUE_CONSTANT)
+                program_forget_tensor(program, value->tensor);
+        }
+    }
+    return status;
+}
+
 static serverd_status run_exactly(const struct program *program, const struct sdp_tests *tests,
                                   const struct token_sequences *sequences, struct worker_pool *pool,
                                   struct answers *out, serverd_error *err)
@@ -337,7 +355,7 @@ static serverd_status run_exactly(const struct program *program, const struct sd
     if (status != SERVERD_OK)
         return status;
     select_rows(forward, tests, sequences);
-    status = forward_run_to(forward, program->graph.n_nodes, err);
+    status = run_nodes(forward, program, err);
     const float *row = status == SERVERD_OK ? forward->values[program->graph.output] : NULL;
     for (uint32_t i = 0; i < tests->n_cases && row; i++) {
         const size_t floats = (size_t)n_rows_of(&tests->cases[i]) * out->width;

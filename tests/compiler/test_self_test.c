@@ -6,6 +6,7 @@
 #include "kernels/builtin.h"
 #include "program/sdp_program.h"
 #include "program/sdp_test.h"
+#include "support/program_file.h"
 #include "support/synthetic_program.h"
 
 #include <setjmp.h>
@@ -47,38 +48,9 @@ static struct worker_pool *make_pool(uint32_t n_threads)
 
 /* ---- making and running ---------------------------------------------------------------------- */
 
-struct making {
-    const struct program *source; /* whose exact answers go in */
-    struct worker_pool *pool;
-};
-
-static serverd_status make_tests(void *context, const char *file, struct buffer *out,
-                                 serverd_error *error)
-{
-    const struct making *making = context;
-    const struct self_test_options options = {
-        .path = file, .device = "cpu", .rows = 512, .pool = making->pool};
-    return self_test_make(making->source, &options, out, error);
-}
-
-static serverd_status try_write(const struct program *program, const struct program *source,
-                                const char *to, uint32_t n_threads)
-{
-    struct making making = {source, make_pool(n_threads)};
-    const struct sdp_write_options options = {.path = to,
-                                              .delegate = builtin_delegate("cpu"),
-                                              .pool = making.pool,
-                                              .meta = "{}",
-                                              .make_tests = make_tests,
-                                              .tests_context = &making};
-    serverd_status status = sdp_write(program, &options, &err);
-    worker_pool_destroy(making.pool);
-    return status;
-}
-
 static void write_file(const struct program *program, const char *to, uint32_t n_threads)
 {
-    if (try_write(program, program, to, n_threads) != SERVERD_OK)
+    if (program_file_write(program, program, to, n_threads, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
 }
 
@@ -261,7 +233,7 @@ static void weights_of_another_model_are_not_written(void **state)
                     tensors[a].data = tensors[b].data;
                     break;
                 }
-        assert_int_equal(try_write(program, source, path, 2), SERVERD_NUMERIC);
+        assert_int_equal(program_file_write(program, source, path, 2, &err), SERVERD_NUMERIC);
         assert_non_null(strstr(err.text, "self-test: case "));
         assert_int_not_equal(access(path, F_OK), 0);
         program_unref(program);
