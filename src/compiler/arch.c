@@ -441,22 +441,40 @@ static serverd_status check_all_used(const struct arch *arch, serverd_error *err
     return SERVERD_OK;
 }
 
+/* Elements by type; the types of one source are few. */
+struct type_count {
+    uint32_t dtype;
+    uint64_t n;
+};
+
+static struct type_count *find_count(struct type_count *counts, uint32_t limit, uint32_t dtype)
+{
+    for (uint32_t i = 0; i + 1 < limit; i++)
+        if (counts[i].n == 0 || counts[i].dtype == dtype) {
+            counts[i].dtype = dtype;
+            return &counts[i];
+        }
+    return &counts[limit - 1];
+}
+
 /* Sizes, and the type that most weights have. */
 static void count_weights(const struct source *source, struct program_config *config)
 {
-    uint64_t n_of_type[DTYPE_LIMIT] = {0};
-    uint32_t most = DTYPE_F32;
+    enum { MAX_TYPES = 64 };
+    struct type_count counts[MAX_TYPES] = {0}, *most = &counts[0];
     for (uint32_t i = 0; i < source->n_tensors; i++) {
         const struct source_tensor *tensor = &source->tensors[i];
         const struct dtype_info *info = dtype_info(tensor->dtype);
         uint64_t n = tensor->bytes / info->block_bytes * info->block_elements;
+        struct type_count *count = find_count(counts, MAX_TYPES, tensor->dtype);
         config->n_parameters += n;
         config->weight_bytes += tensor->bytes;
-        n_of_type[tensor->dtype] += n;
-        if (n_of_type[tensor->dtype] > n_of_type[most])
-            most = tensor->dtype;
+        count->n += n;
+        if (count->n > most->n)
+            most = count;
     }
-    (void)snprintf(config->quantisation, sizeof config->quantisation, "%s", dtype_info(most)->name);
+    (void)snprintf(config->quantisation, sizeof config->quantisation, "%s",
+                   dtype_info(most->dtype)->name);
 }
 
 static void fill_config(const struct arch *arch)

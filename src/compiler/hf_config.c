@@ -226,24 +226,11 @@ static void put_sizes(struct key_list *list, const struct sizes *s)
 }
 
 /* Features that would silently change the result if they were passed over. */
-static serverd_status refuse_features(const struct json_place *root,
-                                      const struct json_place *config, const struct hf_class *class,
+static serverd_status refuse_features(const struct json_place *config, const struct hf_class *class,
                                       serverd_error *err)
 {
     serverd_status status;
-    const char *method = NULL, *activation = class->activation, *positions = "absolute";
-    struct json_place quantisation = *root;
-    if ((status = json_place_object(root, "quantization_config", &quantisation, err)) != SERVERD_OK)
-        return status;
-    if (quantisation.object != root->object) {
-        method = "";
-        if ((status = json_place_string(&quantisation, "quant_method", &method, err)) != SERVERD_OK)
-            return status;
-        return fail(err, SERVERD_UNSUPPORTED,
-                    "%s: quantization_config.quant_method: \"%.32s\" is not supported; weights in "
-                    "F32, F16 and BF16 are",
-                    root->file, method);
-    }
+    const char *activation = class->activation, *positions = "absolute";
     if ((status = json_place_string(config, "hidden_act", &activation, err)) != SERVERD_OK ||
         (status = json_place_string(config, "hidden_activation", &activation, err)) != SERVERD_OK ||
         (status = json_place_string(config, "position_embedding_type", &positions, err)) !=
@@ -422,7 +409,8 @@ static serverd_status import_keys(const struct json_place *root, const struct js
     serverd_status status;
     const struct hf_class *class = made->class;
     struct sizes sizes;
-    if ((status = refuse_features(root, config, class, err)) != SERVERD_OK ||
+    if ((status = hf_quantised_read(root, &made->quantised, err)) != SERVERD_OK ||
+        (status = refuse_features(config, class, err)) != SERVERD_OK ||
         (status = read_sizes(config, class, &sizes, err)) != SERVERD_OK)
         return status;
     put_string(list, "general.architecture", class->arch);

@@ -4,6 +4,7 @@
 #ifndef COMPILER_HF_CONFIG_H
 #define COMPILER_HF_CONFIG_H
 
+#include "compiler/hf_quantised.h"
 #include "compiler/json_file.h"
 #include "compiler/source.h"
 
@@ -36,6 +37,7 @@ struct hf_config {
     uint32_t n_context;      /* also of position tables */
     uint32_t first_position; /* row of the position table that position 0 has */
     struct hf_rope rope;
+    struct hf_quantised quantised;
 };
 
 /* Encoders: how rows become an embedding, and the longest input; see hf_pooling.c. */

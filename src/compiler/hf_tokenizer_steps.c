@@ -239,7 +239,7 @@ static serverd_status import_prepend(struct hf_tokenizer *t, const struct json_p
     serverd_status status = json_place_string(place, "prepend", &text, err);
     if (status != SERVERD_OK)
         return status;
-    t->vocabulary->adds_space_prefix = true;
+    t->vocabulary->adds_space_prefix = true; /* unless a decoder says otherwise */
     const struct vocabulary_step step = {
         .kind = STEP_PREPEND, .text = text, .len = (uint32_t)strlen(text)};
     return add_step(t, step, err);
@@ -381,6 +381,16 @@ static bool is_type(const struct hf_tokenizer *t, const char *name, const char *
     return found && strcmp(found, type) == 0;
 }
 
+/* A member of an added token that is true. */
+static bool has_added(const struct hf_tokenizer *t, const char *member)
+{
+    const json_t *added = json_place_get(&t->root, "added_tokens");
+    for (size_t i = 0; i < json_array_size(added); i++)
+        if (json_is_true(json_object_get(json_array_get(added, i), member)))
+            return true;
+    return false;
+}
+
 /* True if the fast way of the kind does what the file says. */
 static bool is_plain_bert(const struct hf_tokenizer *t)
 {
@@ -388,7 +398,9 @@ static bool is_plain_bert(const struct hf_tokenizer *t)
     return is_type(t, "normalizer", "BertNormalizer") &&
            is_type(t, "pre_tokenizer", "BertPreTokenizer") &&
            !json_is_false(json_object_get(normaliser, "clean_text")) &&
-           !json_is_false(json_object_get(normaliser, "handle_chinese_chars"));
+           !json_is_false(json_object_get(normaliser, "handle_chinese_chars")) &&
+           !has_added(t, "normalized") && !has_added(t, "single_word") && !has_added(t, "lstrip") &&
+           !has_added(t, "rstrip");
 }
 
 static serverd_status import_plain_bert(struct hf_tokenizer *t, serverd_error *err)
@@ -404,8 +416,17 @@ static serverd_status import_plain_bert(struct hf_tokenizer *t, serverd_error *e
     return json_place_bool(&place, "strip_accents", &v->strips_accents, err);
 }
 
-/* ---- special tokens that take white space with them ------------------------------------------ */
+/* ---- what is particular to added tokens ------------------------------------------------------ */
 
+static bool is_true(const struct hf_tokenizer *t, const json_t *item, const char *member)
+{
+    if (member)
+        return json_is_true(json_object_get(item, member));
+    json_int_t id = json_integer_value(json_object_get(item, "id"));
+    return id >= 0 && id < t->n_tokens && t->is_apart[id];
+}
+
+/* The added tokens of which that is true; member NULL: those that are apart. */
 static serverd_status import_around(struct hf_tokenizer *t, const char *member, uint32_t flag,
                                     serverd_error *err)
 {
@@ -416,7 +437,7 @@ static serverd_status import_around(struct hf_tokenizer *t, const char *member, 
         return hf_tokenizer_no_memory(t, err);
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_array_get(added, i);
-        if (json_is_true(json_object_get(item, member)))
+        if (is_true(t, item, member))
             ids[count++] = (int32_t)json_integer_value(json_object_get(item, "id"));
     }
     if (count == 0 || !t->vocabulary->is_stepwise)
@@ -443,7 +464,9 @@ serverd_status hf_tokenizer_steps(struct hf_tokenizer *t, serverd_error *err)
     }
     if (status != SERVERD_OK ||
         (status = import_around(t, "lstrip", STEP_STRIPS_LEFT, err)) != SERVERD_OK ||
-        (status = import_around(t, "rstrip", STEP_STRIPS_RIGHT, err)) != SERVERD_OK)
+        (status = import_around(t, "rstrip", STEP_STRIPS_RIGHT, err)) != SERVERD_OK ||
+        (status = import_around(t, "single_word", STEP_IS_WORD, err)) != SERVERD_OK ||
+        (status = import_around(t, NULL, STEP_IS_APART, err)) != SERVERD_OK)
         return status;
-    return SERVERD_OK;
+    return import_around(t, "normalized", STEP_IS_NORMALISED, err);
 }
