@@ -196,6 +196,27 @@ typedef struct serverd_graph {
     const uint32_t *operands; /* indexes of values */
 } serverd_graph;
 
+/* Where a value lies while the nodes of a partition run. Buffers with the same `place` begin at the
+ * same offset and share memory one after the other: uses of two of them never meet. */
+typedef struct serverd_buffer {
+    uint32_t value;
+    uint16_t form;                   /* 0: f32 rows, others: the delegate's own */
+    uint16_t place;                  /* 0, 1, 2, .. */
+    uint64_t offset;                 /* on 64, for the limits it was planned for */
+    uint64_t fixed_bytes, row_bytes; /* its size: fixed and for each row of its kind at most */
+    uint32_t first_use, last_use;    /* as serverd_plan.use counts */
+} serverd_buffer;
+
+/* How a partition's values share memory, for some limits. A delegate may do in other order what
+ * does not depend on each other: use[i] counts when node first_node + i runs. */
+typedef struct serverd_plan {
+    uint32_t struct_bytes;
+    uint32_t n_buffers;            /* ascending first_use */
+    const serverd_buffer *buffers; /* values without one lie at the host's, or nowhere */
+    const uint32_t *use;           /* [n_nodes of the partition] */
+    uint64_t arena_bytes;
+} serverd_plan;
+
 /* Consecutive nodes of a graph that one instance runs. `inputs` are the activations that these
  * nodes read and earlier ones make; `outputs` those that they make and later ones, or the caller
  * (graph->output), read. Both ascending. */
@@ -204,6 +225,9 @@ typedef struct serverd_partition {
     uint32_t first_node, n_nodes;
     uint32_t n_inputs, n_outputs;
     const uint32_t *inputs, *outputs; /* values of the graph */
+    /* What `plan` of the same delegate made of these nodes earlier, for limits that are those of
+     * `load` or above; its buffers do not overlap. NULL: none. It need not be followed. */
+    const serverd_plan *plan;
 } serverd_partition;
 
 /* ---- the device and the host ------------------------------------------------------------ */
@@ -472,9 +496,16 @@ typedef struct serverd_delegate {
     /* Put an adapter into a slot, 0..max_adapters-1; NULL: empty it. The delegate copies what it
      * needs; after a failure the slot is as before. The output of a site's node is then
      * (x W^T + bias) + scale * adapter_scale * B (A x) in rows of sequences with that slot, before
-     * anything that the delegate has fused to the node. Other rows keep their bits. NULL as a
-     * member: no batch with adapters may be executed. */
+     * anything that the delegate has fused to the node. Other rows keep their bits. Any thread, and
+     * beside an `execute` whose batch does not name the slot; one slot, one thread at a time. NULL
+     * as a member: no batch with adapters may be executed. */
     SERVERD_FN(adapter, serverd_handle *, uint32_t slot, const serverd_adapter *or_null);
+
+    /* How `load` would place the values of a partition; pure. buffers and use: the caller's memory,
+     * of 2 (n_nodes + n_inputs) buffers and n_nodes; out->buffers and out->use become these. NULL:
+     * unknown. */
+    SERVERD_FN(plan, const serverd_graph *, const serverd_partition *, const serverd_limits *,
+               serverd_buffer *buffers, uint32_t *use, serverd_plan *out);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports, named SERVERD_DELEGATE_ENTRY. It

@@ -47,8 +47,18 @@ struct program_form {
     uint64_t bytes;
 };
 
+/* How a delegate of that name shares memory between the values of these nodes, for limits up to
+ * these (serverd_plan). */
+struct program_plan {
+    const char *delegate;
+    uint32_t first_node, n_nodes;
+    serverd_limits limits;
+    serverd_plan plan;
+};
+
 struct program {
     struct program_config config;
+    const char *license; /* as the source names it; NULL: it does not, or the program is a file's */
     serverd_graph graph; /* n_nodes 0: a vocabulary-only file */
     serverd_kv_spec kv;  /* n_layers 0 for encoders; dtype is filled in by runtime */
     struct vocabulary vocabulary;
@@ -60,6 +70,8 @@ struct program {
      * SERVERD_TENSOR_PACKED has these and no data. */
     const struct program_form *forms;
     uint32_t n_forms;
+    const struct program_plan *plans; /* checked: nothing overlaps */
+    uint32_t n_plans;
     bool has_id;
     uint8_t id[32]; /* SHA-256 of what decides the logits */
 

@@ -5,6 +5,7 @@
 #include "base/numeric.h"
 #include "program/op.h"
 #include "program/sdp_file.h"
+#include "program/sdp_plan.h"
 #include "program/tokenizer_image.h"
 
 #include <inttypes.h>
@@ -468,7 +469,8 @@ static serverd_status load_program(struct loading *loading, serverd_error *err)
         return status;
     memcpy(loading->program->id, loading->file->header->program_id, 32);
     loading->program->has_id = true;
-    return program_check(loading->program, err);
+    status = program_check(loading->program, err);
+    return status == SERVERD_OK ? sdp_plan_load(loading->file, loading->program, err) : status;
 }
 
 /* A matrix without rows must be there in some other layout. */

@@ -165,7 +165,7 @@ void engine_destroy(struct engine *engine)
     free(engine->segment);
     free(engine->adapter_slot);
     free(engine->adapter_scale);
-    adapters_destroy(engine);
+    free(engine->adapters);
     free(engine->page_index);
     free(engine->prefix);
     free(engine->page_table);
