@@ -49,6 +49,9 @@
 #define LIMIT_TOKENIZER_JSON     (256 * MIB)
 #define LIMIT_TOKENIZER_VALUES   (1u << 24)
 #define LIMIT_HF_TEMPLATES       64u
+#define LIMIT_ZIP_ENTRIES        4096u
+#define LIMIT_ZIP_RATIO          64u /* bytes of all files to those of their archive, beyond */
+#define LIMIT_ZIP_BYTES          (64 * MIB)
 
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u

@@ -122,7 +122,7 @@ static void choose_name(struct model *model, const struct options *options)
         (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
     else
         (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
-    static const char *const endings[] = {".gguf", ".sdp"};
+    static const char *const endings[] = {".gguf", ".sdp", ".zip"};
     size_t n = strlen(model->name);
     for (size_t i = 0; i < sizeof endings / sizeof *endings && !options->served_model_name; i++) {
         size_t len = strlen(endings[i]);

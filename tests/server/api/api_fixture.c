@@ -199,6 +199,10 @@ static const struct route routes[] = {
     {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER, JSON_BODY},
     {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, JSON_BODY},
     {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, JSON_BODY},
+    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, JSON_BODY},
     {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, JSON_BODY},
@@ -294,7 +298,7 @@ struct api_reply api_call_and_leave(struct api_world *world, const char *path, c
 
 void api_reply_hide_ids(struct api_reply *reply)
 {
-    static const char *const prefixes[] = {"\"chatcmpl-", "\"cmpl-"};
+    static const char *const prefixes[] = {"\"chatcmpl-", "\"cmpl-", "\"rerank-", "\"score-"};
     for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
         char *at = reply->body;
         while ((at = strstr(at, prefixes[p]))) {
