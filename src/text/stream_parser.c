@@ -189,6 +189,17 @@ void stream_parser_destroy(struct stream_parser *p)
 
 /* ---- text ---- */
 
+static void decide(struct stream_parser *p, enum stream_part part, size_t n)
+{
+    if (p->options.sink.decided && n > 0)
+        p->options.sink.decided(p->options.sink.user, part, n);
+}
+
+static enum stream_part part_of(const struct stream_parser *p)
+{
+    return p->state == IN_REASONING ? STREAM_REASONING : STREAM_CONTENT;
+}
+
 static bool is_space(char c)
 {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -206,14 +217,23 @@ static void flush(struct stream_parser *p)
 static void release_space(struct stream_parser *p)
 {
     buffer_append(&p->out, buffer_str(&p->space), p->space.len);
+    decide(p, part_of(p), p->space.len);
+    buffer_reset(&p->space);
+}
+
+static void drop_space(struct stream_parser *p)
+{
+    decide(p, STREAM_OTHER, p->space.len);
     buffer_reset(&p->space);
 }
 
 static void put_text(struct stream_parser *p, char c)
 {
     if (is_space(c)) {
-        if (p->skips_space)
+        if (p->skips_space) {
+            decide(p, STREAM_OTHER, 1);
             return;
+        }
         if (p->state == IN_REASONING || p->format->holds_space) {
             if (p->space.len == HELD_SPACE)
                 release_space(p);
@@ -227,12 +247,13 @@ static void put_text(struct stream_parser *p, char c)
         p->is_after_call = false;
     }
     buffer_append_char(&p->out, c);
+    decide(p, part_of(p), 1);
 }
 
 static void enter(struct stream_parser *p, enum parser_state state)
 {
     flush(p);
-    buffer_reset(&p->space);
+    drop_space(p);
     p->state = state;
     p->skips_space = true;
 }
@@ -352,7 +373,10 @@ static void end_call(struct stream_parser *p)
 {
     p->n_calls += p->n_shown;
     drop_readers(p);
+    drop_space(p);
+    decide(p, STREAM_OTHER, p->raw.len);
     buffer_reset(&p->raw);
+    p->skips_space = true;
     p->is_at_start = p->is_after_call = true;
     p->state = IN_CONTENT;
 }
@@ -410,10 +434,10 @@ static void push_call(struct stream_parser *p, char c, bool is_control)
         enum call_read read = reader ? call_reader_push(reader, c, is_control) : CALL_FAILED;
         if (read == CALL_DONE || read == CALL_DONE_BEFORE) {
             const struct tool_call_list *list = call_reader_calls(reader);
-            buffer_reset(&p->space);
             give_calls(p, list, list->n, 0);
+            if (read == CALL_DONE_BEFORE && !is_control)
+                p->raw.len--;
             end_call(p);
-            p->skips_space = true;
             if (read == CALL_DONE_BEFORE)
                 window_give_back(p, c, is_control);
             return;
@@ -435,17 +459,17 @@ static void push_call(struct stream_parser *p, char c, bool is_control)
             window_give_back(p, c, is_control);
     } else if (n == 1 && p->options.trusts_calls && call_reader_settled(one) > 0) {
         const struct tool_call_list *list = call_reader_calls(one);
-        buffer_reset(&p->space);
         give_calls(p, list, list->n - 1, call_reader_settled(one));
     }
 }
 
 /* ---- all of it ---- */
 
-static void act(struct stream_parser *p, const struct stream_mark *mark)
+static void act(struct stream_parser *p, const struct stream_mark *stream_mark)
 {
-    bool is_shown = mark->mark.control == 0;
-    switch (mark->action) {
+    const struct mark *mark = &stream_mark->mark;
+    size_t n_text = mark->n - (size_t)__builtin_popcountll(mark->control);
+    switch (stream_mark->action) {
     case MARK_REASONING_OPEN:
         enter(p, IN_REASONING);
         break;
@@ -453,13 +477,17 @@ static void act(struct stream_parser *p, const struct stream_mark *mark)
         enter(p, IN_CONTENT);
         break;
     case MARK_DROP:
+        if (n_text > 0)
+            release_space(p); /* what lies before a mark is decided before it */
         break;
     case MARK_CALL:
-        open_call(p, &mark->mark);
-        if (is_shown)
-            buffer_append(&p->raw, mark->mark.text, mark->mark.n);
-        break;
+        open_call(p, mark);
+        for (uint32_t i = 0; i < mark->n; i++)
+            if (!(mark->control >> i & 1))
+                buffer_append_char(&p->raw, mark->text[i]);
+        return; /* it is decided with the call */
     }
+    decide(p, STREAM_OTHER, n_text);
 }
 
 /* Decides about the window's beginning. False: it takes more bytes. */
@@ -483,8 +511,13 @@ static bool resolve(struct stream_parser *p, bool is_end)
         return true;
     }
     window_consume(p, 1);
-    if (!is_control)
+    if (!is_control) {
         put_text(p, c);
+    } else if (p->options.shows_control) {
+        release_space(p);
+        p->skips_space = false;
+        buffer_append_char(&p->out, c);
+    }
     return true;
 }
 
@@ -530,7 +563,6 @@ void stream_parser_finish(struct stream_parser *p, bool is_cut)
         struct tool_call_list *list = call_reader_calls(reader);
         if (read != CALL_DONE && list->n == 0)
             continue;
-        buffer_reset(&p->space);
         give_calls(p, list, list->n, 0);
         end_call(p);
     }
@@ -540,5 +572,7 @@ void stream_parser_finish(struct stream_parser *p, bool is_cut)
         release_raw(p);
     if (p->state == IN_CONTENT && p->n_calls == 0)
         release_space(p);
+    else
+        drop_space(p);
     flush(p);
 }

@@ -20,6 +20,8 @@ serverd_status stream_format_create(const struct tokenizer *tokenizer,
                                     struct stream_format **out, serverd_error *err);
 void stream_format_destroy(struct stream_format *format);
 
+enum stream_part { STREAM_CONTENT, STREAM_REASONING, STREAM_OTHER };
+
 /* Where the parts go. Texts are whole only at the end of the stream; they are not NUL-terminated.
  */
 struct stream_sink {
@@ -28,10 +30,14 @@ struct stream_sink {
     /* A call begins; id "" if the model gives none. */
     void (*call)(void *user, const char *name, const char *id);
     void (*arguments)(void *user, const char *json, size_t n); /* of the last call */
+    /* What the next n bytes that were pushed have become, those of control tokens not counted;
+     * STREAM_OTHER: marks, calls, dropped white space. NULL: nobody asks. */
+    void (*decided)(void *user, enum stream_part part, size_t n);
     void *user;
 };
 
 struct stream_parser_options {
+    bool shows_control;     /* control tokens that are no marks are text */
     bool is_reasoning_open; /* the prompt ends inside the block (reasoning_is_open) */
     /* Something makes sure that what begins as a call is one (a grammar): arguments are given out
      * as they come. Else a call is given out when it is complete. */

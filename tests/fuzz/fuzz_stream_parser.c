@@ -20,6 +20,7 @@ struct heard {
     struct buffer all; /* parts, each named where it begins */
     struct buffer arguments;
     char part;
+    size_t n_decided[3];
 };
 
 static void check_arguments(struct heard *h)
@@ -64,6 +65,11 @@ static void on_arguments(void *user, const char *json, size_t n)
     buffer_append(&h->arguments, json, n);
 }
 
+static void on_decided(void *user, enum stream_part part, size_t n)
+{
+    ((struct heard *)user)->n_decided[part] += n;
+}
+
 static void parse(const struct stream_format *format, const char *text, size_t n, size_t step,
                   bool is_open, struct heard *h)
 {
@@ -71,7 +77,8 @@ static void parse(const struct stream_format *format, const char *text, size_t n
     buffer_init(&h->all, 1 << 24);
     buffer_init(&h->arguments, 1 << 24);
     const struct stream_parser_options options = {
-        .is_reasoning_open = is_open, .sink = {on_content, on_reasoning, on_call, on_arguments, h}};
+        .is_reasoning_open = is_open,
+        .sink = {on_content, on_reasoning, on_call, on_arguments, on_decided, h}};
     struct stream_parser *parser = stream_parser_create(format, &options);
     must(parser != NULL);
     for (size_t i = 0; i < n; i += step)
@@ -79,6 +86,7 @@ static void parse(const struct stream_format *format, const char *text, size_t n
     stream_parser_finish(parser, false);
     stream_parser_destroy(parser);
     check_arguments(h);
+    must(h->n_decided[0] + h->n_decided[1] + h->n_decided[2] == n);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

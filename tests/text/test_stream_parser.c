@@ -18,6 +18,7 @@ static const char *data_folder;
 struct heard {
     struct buffer content, thought;
     struct tool_call_list calls;
+    size_t n_decided[3];
 };
 
 static void on_content(void *user, const char *text, size_t n)
@@ -36,6 +37,11 @@ static void on_call(void *user, const char *name, const char *id)
     assert_non_null(call);
     buffer_append_str(&call->name, name);
     buffer_append_str(&call->id, id);
+}
+
+static void on_decided(void *user, enum stream_part part, size_t n)
+{
+    ((struct heard *)user)->n_decided[part] += n;
 }
 
 static void on_arguments(void *user, const char *json, size_t n)
@@ -108,7 +114,7 @@ static void check(const json_t *entry, const struct stream_format *format, const
 {
     const char *text = text_of(entry, "text");
     const size_t n = strlen(text);
-    struct heard heard;
+    struct heard heard = {0};
     buffer_init(&heard.content, 1 << 20);
     buffer_init(&heard.thought, 1 << 20);
     tool_call_list_init(&heard.calls);
@@ -116,7 +122,7 @@ static void check(const json_t *entry, const struct stream_format *format, const
         .is_reasoning_open = json_is_true(json_object_get(entry, "is_open")),
         .trusts_calls = trusts,
         .types = {is_string, json_object_get(entry, "strings")},
-        .sink = {on_content, on_reasoning, on_call, on_arguments, &heard}};
+        .sink = {on_content, on_reasoning, on_call, on_arguments, on_decided, &heard}};
     struct stream_parser *parser = stream_parser_create(format, &options);
     assert_non_null(parser);
     size_t begin = 0;
@@ -132,6 +138,9 @@ static void check(const json_t *entry, const struct stream_format *format, const
     if (strcmp(buffer_str(&heard.thought), text_of(entry, "thought")) != 0)
         fail_msg("reasoning \"%s\" of %s", buffer_str(&heard.thought), text);
     compare_calls(entry, &heard);
+    assert_int_equal(heard.n_decided[STREAM_CONTENT], heard.content.len);
+    assert_int_equal(heard.n_decided[STREAM_REASONING], heard.thought.len);
+    assert_int_equal(heard.n_decided[0] + heard.n_decided[1] + heard.n_decided[2], n);
     buffer_deinit(&heard.content);
     buffer_deinit(&heard.thought);
     tool_call_list_deinit(&heard.calls);
