@@ -24,6 +24,9 @@
 
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
 #define LIMIT_SDP_SECTIONS 4096u
+#define LIMIT_TEST_CASES   8u
+#define LIMIT_TEST_TOKENS  1024u /* of a case */
+#define LIMIT_TEST_TOP     64u
 
 /* Adapters: refused by file and field. */
 #define LIMIT_ADAPTER_SITES    8192u
@@ -73,6 +76,7 @@
 /* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
 #define LIMIT_LAYERS      1024u
 #define LIMIT_EMBD        65536u
+#define LIMIT_SCORES      1024u /* of a model that judges pairs */
 #define LIMIT_FF          262144u
 #define LIMIT_HEADS       1024u
 #define LIMIT_HEAD_DIM    1024u
@@ -116,6 +120,7 @@
 #define LIMIT_TOOL_CALLS       128u       /* in one reply; the rest is content */
 #define LIMIT_TOOL_NAME        256u
 #define LIMIT_TOOL_ARGUMENTS   (4 * MIB)  /* of one call; beyond: content */
+#define LIMIT_LABELS           64u /* tokens whose probability a score is */
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u
 #define LIMIT_STOP_TOKEN_IDS   64u
@@ -136,6 +141,9 @@
  * a trace that is asked for. */
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
+
+/* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
+#define LIMIT_SERVER_JOBS 16u
 
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u

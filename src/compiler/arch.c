@@ -344,6 +344,25 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
     return SERVERD_OK;
 }
 
+enum { POOLING_RANK = 4 }; /* of pooling_type: the first row's scores */
+
+/* As many scores as the last layer has rows. */
+static serverd_status read_scores(struct arch *arch, serverd_error *err)
+{
+    const struct source_tensor *output = source_find(arch->source, "cls.output.weight");
+    if (!output)
+        return fail(err, SERVERD_CORRUPT, "%s: tensor cls.output.weight is missing",
+                    arch->source->keys.path);
+    if (output->rank != 2 || output->dims[0] > LIMIT_SCORES)
+        return fail(err, SERVERD_CORRUPT,
+                    "%s: tensor cls.output.weight: %" PRIu64 " rows in %u dims, at most %u rows "
+                    "are allowed",
+                    arch->source->keys.path, output->dims[0], output->rank, LIMIT_SCORES);
+    arch->params.pooling = SERVERD_POOL_CLS;
+    arch->params.n_scores = (uint32_t)output->dims[0];
+    return SERVERD_OK;
+}
+
 static serverd_status read_pooling(struct arch *arch, serverd_error *err)
 {
     serverd_status status;
@@ -351,9 +370,12 @@ static serverd_status read_pooling(struct arch *arch, serverd_error *err)
     if ((status = get_u32(arch, "pooling_type", 0, UINT32_MAX, &arch->params.pooling, err)) !=
         SERVERD_OK)
         return status;
+    if (arch->params.pooling == POOLING_RANK)
+        return read_scores(arch, err);
     if (arch->params.pooling > SERVERD_POOL_LAST)
         return fail(err, SERVERD_UNSUPPORTED,
-                    "%s: key %s.pooling_type: %u; mean (1), cls (2) and last (3) are supported",
+                    "%s: key %s.pooling_type: %u; mean (1), cls (2), last (3) and rank (4) are "
+                    "supported",
                     arch->source->keys.path, arch->row->name, arch->params.pooling);
     if (arch->params.pooling == SERVERD_POOL_NONE) /* one embedding is wanted all the same */
         arch->params.pooling = SERVERD_POOL_MEAN;
@@ -446,6 +468,7 @@ static void fill_config(const struct arch *arch)
     config->context_length = arch->params.n_context;
     config->is_encoder = arch->row->is_encoder;
     config->pooling = arch->params.pooling;
+    config->n_scores = arch->params.n_scores;
     count_weights(arch->source, config);
 }
 

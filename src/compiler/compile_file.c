@@ -6,6 +6,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "compiler/sdp_write.h"
+#include "compiler/self_test.h"
 #include "compiler/source_hash.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
@@ -103,6 +104,31 @@ static void report_verifying(void *context, double share)
     report(context, VERIFY_FROM + (1 - VERIFY_FROM) * share);
 }
 
+/* Tests are made in one step and run in many, so that they also show that this is the same. */
+enum { ROWS_OF_MAKING = 512, ROWS_OF_TESTING = 96 };
+
+struct tests_context {
+    const struct compile_file_options *options;
+    const struct program *source;
+};
+
+static serverd_status make_tests(void *context, const char *path, struct buffer *out,
+                                 serverd_error *err)
+{
+    const struct tests_context *tests = context;
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = ROWS_OF_MAKING, .pool = tests->options->pool};
+    return self_test_make(tests->source, &options, out, err);
+}
+
+static serverd_status run_tests(const struct compile_file_options *options, serverd_error *err)
+{
+    const struct self_test_options testing = {
+        .path = options->out, .device = "cpu", .rows = ROWS_OF_TESTING, .pool = options->pool};
+    struct self_test_result result;
+    return self_test_run(&testing, &result, err);
+}
+
 static serverd_status write_program(const struct compile_file_options *options,
                                     const struct program *program, const uint8_t source[32],
                                     const char *or_null_report, serverd_error *err)
@@ -112,6 +138,7 @@ static serverd_status write_program(const struct compile_file_options *options,
     buffer_init(&meta, 64 * KIB);
     put_meta(program, &meta);
     compile_options_hash(options, options_hash);
+    struct tests_context tests = {options, program};
     const struct sdp_write_options writing = {.path = options->out,
                                               .delegate = options->delegate,
                                               .pool = options->pool,
@@ -119,6 +146,9 @@ static serverd_status write_program(const struct compile_file_options *options,
                                               .options_hash = options_hash,
                                               .meta = buffer_str(&meta),
                                               .report = or_null_report,
+                                              .make_tests =
+                                                  options->wants_tests ? make_tests : NULL,
+                                              .tests_context = &tests,
                                               .progress = report_packing,
                                               .progress_context = (void *)options};
     serverd_status status = meta.is_failed ? fail(err, SERVERD_NOMEM, "no memory to compile")
@@ -180,7 +210,7 @@ static serverd_status verify(const struct compile_file_options *options, serverd
         sdp_file_close(&file);
     }
     if (status == SERVERD_OK)
-        return status;
+        return run_tests(options, err);
     err->code = SERVERD_INTERNAL;
     return error_context(err, "what was written is not what was meant");
 }

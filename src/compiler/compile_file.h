@@ -21,14 +21,16 @@ struct compile_file_options {
     uint64_t target_bytes;
     const char *report;         /* an HTML page about the quantising is written there; NULL: none */
     const uint8_t *source_hash; /* [32] if it is known; NULL: it is made */
-    bool wants_verify;          /* the written file is read again and checked */
+    bool wants_tests;           /* the file gets a section TEST (self_test.h) */
+    bool wants_verify;          /* the written file is read again and checked, and its tests run */
     void (*progress)(void *context, double share); /* may be NULL */
     void *progress_context;
 };
 
 /* Imports, packs, writes and checks. Errors: SERVERD_INVALID: a file cannot be read or written;
  * SERVERD_CORRUPT, SERVERD_UNSUPPORTED, SERVERD_VERSION: of the source; SERVERD_INTERNAL: what was
- * written is not what was meant. */
+ * written is not what was meant;
+ * SERVERD_NUMERIC: it does not answer as it should. */
 serverd_status compile_file(const struct compile_file_options *options, serverd_error *err);
 
 /* What the output depends on beside the source's bytes. */

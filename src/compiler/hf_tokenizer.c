@@ -27,6 +27,14 @@ serverd_status hf_tokenizer_put(struct hf_tokenizer *t, uint32_t id, const char 
     return SERVERD_OK;
 }
 
+serverd_status hf_tokenizer_type(const struct json_place *place, const char **type,
+                                 serverd_error *err)
+{
+    *type = "";
+    serverd_status status = json_place_need(place, "type", err);
+    return status == SERVERD_OK ? json_place_string(place, "type", type, err) : status;
+}
+
 int32_t hf_tokenizer_find(const struct hf_tokenizer *t, const char *text)
 {
     size_t len = strlen(text);
@@ -215,7 +223,8 @@ static serverd_status import_vocabulary(struct hf_tokenizer *t, const struct jso
     if ((status = json_place_need(&t->root, "model", err)) != SERVERD_OK ||
         (status = json_place_object(&t->root, "model", &model, err)) != SERVERD_OK ||
         (status = read_tokens(t, &model, err)) != SERVERD_OK ||
-        (status = hf_tokenizer_steps(t, err)) != SERVERD_OK)
+        (status = hf_tokenizer_steps(t, err)) != SERVERD_OK ||
+        (status = hf_tokenizer_frame(t, err)) != SERVERD_OK)
         return status;
     find_specials(t);
     return import_ends(t, generation, err);

@@ -28,8 +28,14 @@ serverd_status hf_tokenizer_count(struct hf_tokenizer *t, const struct json_plac
 serverd_status hf_tokenizer_model(struct hf_tokenizer *t, const struct json_place *model,
                                   serverd_error *err);
 
-/* hf_tokenizer_steps.c: normaliser, pre-tokeniser, decoder, post-processor. The model's kind is
- * known. */
+/* hf_tokenizer_steps.c: normaliser, pre-tokeniser. The model's kind is known. */
 serverd_status hf_tokenizer_steps(struct hf_tokenizer *t, serverd_error *err);
+
+/* hf_tokenizer_frame.c: post-processor. */
+serverd_status hf_tokenizer_frame(struct hf_tokenizer *t, serverd_error *err);
+
+/* The member `type` of a part. */
+serverd_status hf_tokenizer_type(const struct json_place *place, const char **type,
+                                 serverd_error *err);
 
 #endif

@@ -266,7 +266,7 @@ static serverd_status align(const struct weights *w, struct source_tensor *tenso
 static serverd_status cut_positions(const struct weights *w, struct source_tensor *tensor,
                                     serverd_error *err)
 {
-    uint64_t first = w->config->class->first_position, n = w->config->n_context;
+    uint64_t first = w->config->first_position, n = w->config->n_context;
     if (tensor->rank != 2 || tensor->dims[0] < first + n)
         return fail(err, SERVERD_CORRUPT,
                     "%s: tensor %s: %" PRIu64 " rows in %u dims, %" PRIu64 " are needed", w->folder,

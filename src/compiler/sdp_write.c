@@ -18,6 +18,7 @@
 #define SMALL_PAGE         (4 * KIB)
 #define HUGE_PAGES_FROM    (16 * MIB)
 #define SMALL_SECTION_BITS 6
+#define SECTION_GAP        (1u << SMALL_SECTION_BITS)
 
 /* Bytes of a small section: far above what the largest vocabulary needs. */
 #define SECTION_BYTES (1 * GIB)
@@ -192,24 +193,29 @@ static serverd_status write_weights(struct writer *writer, serverd_error *err)
                          err);
 }
 
-static serverd_status write_sections(struct writer *writer, uint64_t *end, serverd_error *err)
+/* Sections first, first + 1, .. at `at`; *end is where the section table goes. Gaps may have been
+ * written before. */
+static serverd_status write_sections(struct writer *writer, uint32_t first, uint64_t at,
+                                     uint64_t *end, serverd_error *err)
 {
-    uint64_t at = writer->sections[0].offset + writer->sections[0].stored_bytes;
+    static const char zeros[SECTION_GAP];
     serverd_status status = SERVERD_OK;
-    for (uint32_t i = 1; i < writer->n_sections && status == SERVERD_OK; i++) {
+    for (uint32_t i = first; i < writer->n_sections && status == SERVERD_OK; i++) {
         struct sdp_section *section = &writer->sections[i];
         const struct buffer *bytes = &writer->bytes[i];
         if (bytes->is_failed)
             return no_memory(err);
-        at = (at + 63) / 64 * 64;
         section->offset = at;
         section->stored_bytes = section->raw_bytes = bytes->len;
         section->checksum = checksum64(buffer_str(bytes), bytes->len);
         sha256_tree(buffer_str(bytes), bytes->len, section->hash);
         status = new_file_write_at(&writer->file, at, buffer_str(bytes), bytes->len, err);
-        at += bytes->len;
+        const uint64_t gap = (SECTION_GAP - bytes->len % SECTION_GAP) % SECTION_GAP;
+        at += bytes->len + gap;
+        if (status == SERVERD_OK)
+            status = new_file_write_at(&writer->file, at - gap, zeros, gap, err);
     }
-    *end = (at + 63) / 64 * 64;
+    *end = at;
     return status;
 }
 
@@ -247,19 +253,36 @@ static serverd_status write_header(struct writer *writer, uint64_t table_offset,
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+/* The tests are made of the file itself: they come behind everything else. */
+static serverd_status add_tests(struct writer *writer, uint64_t at, serverd_error *err)
+{
+    const struct sdp_write_options *options = writer->options;
+    if (!options->make_tests || writer->graph->n_nodes == 0)
+        return SERVERD_OK;
+    const uint32_t index = writer->n_sections;
+    serverd_status status = options->make_tests(options->tests_context, writer->file.temporary,
+                                                add_section(writer, SDP_TEST, 0), err);
+    if (status == SERVERD_OK)
+        status = write_sections(writer, index, at, &at, err);
+    return status == SERVERD_OK ? write_header(writer, at, err) : status;
+}
+
 static serverd_status write_all(struct writer *writer, serverd_error *err)
 {
-    uint64_t end = 0;
     serverd_status status = check_tensors(writer, err);
     if (status != SERVERD_OK)
         return status;
     if ((status = choose_forms(writer, err)) != SERVERD_OK ||
         (status = write_weights(writer, err)) != SERVERD_OK)
         return status;
+    const struct sdp_section *weights = &writer->sections[0];
+    uint64_t end = weights->offset + weights->stored_bytes;
+    end = (end + SECTION_GAP - 1) / SECTION_GAP * SECTION_GAP;
     if ((status = make_sections(writer, err)) != SERVERD_OK ||
-        (status = write_sections(writer, &end, err)) != SERVERD_OK)
+        (status = write_sections(writer, 1, end, &end, err)) != SERVERD_OK ||
+        (status = write_header(writer, end, err)) != SERVERD_OK)
         return status;
-    return write_header(writer, end, err);
+    return add_tests(writer, end, err);
 }
 
 serverd_status sdp_write(const struct program *program, const struct sdp_write_options *options,

@@ -1,4 +1,4 @@
-/* The records of a program file (.sdp), version 1.0, and nothing else: what lies on the disk.
+/* The records of a program file (.sdp), version 1.1, and nothing else: what lies on the disk.
  *
  * Little-endian, natural alignment, offsets from the start of the file, reserved bytes 0. Every
  * record is used where it lies in the mapped file. A record never changes: what needs another one
@@ -15,7 +15,7 @@
 
 /* The line ends show a file that went through a text-mode transfer. */
 #define SDP_MAGIC "SDP\r\n\x1a\n"
-enum { SDP_MAJOR = 1, SDP_MINOR = 0 };
+enum { SDP_MAJOR = 1, SDP_MINOR = 1 };
 
 enum { SDP_KIND_PROGRAM = 1, SDP_KIND_ADAPTER = 2, SDP_KIND_WEIGHTS = 3 };
 
@@ -99,7 +99,8 @@ struct sdp_config {
     uint32_t is_encoder, pooling; /* serverd_pooling */
     uint32_t page_tokens, n_kv_layers;
     uint64_t n_parameters, weight_bytes;
-    uint8_t reserved[288];
+    uint32_t n_scores;
+    uint8_t reserved[284];
 };
 
 struct sdp_kv_layer {
@@ -191,17 +192,26 @@ struct sdp_template {
     uint32_t source, source_bytes;
 };
 
-/* Cases follow each other: sdp_test_case, ids [n_tokens], greedy [n_greedy]. */
+/* What the model is known to answer. Cases follow each other: sdp_test_case, then
+ *   i32 token[n_tokens]
+ *   i32 greedy[n_greedy]                 what comes behind, always the likeliest token
+ *   u32 position[n_positions]            ascending
+ *   i32 top[n_positions][n_top]          in exact f32: the likeliest next tokens, and
+ *   f32 log_p[n_positions][n_top]        their log probabilities, descending
+ *   f32 value[n_values]                  of an encoder, instead: its output in exact f32 */
 struct sdp_test {
-    uint32_t n_cases, n_greedy;
-    uint8_t reserved[56];
+    uint32_t n_cases, n_top;
+    uint32_t kv_dtype; /* of the keys and values that checksums and greedy tokens come from */
+    uint32_t contract; /* whose they are: sdp_target.contract */
+    float kl_limit;    /* nats, mean of a case */
+    float cosine_limit;
+    uint8_t reserved[40];
 };
 
 struct sdp_test_case {
-    uint32_t n_tokens, n_greedy;
-    uint64_t logits_checksum; /* XXH3-64 of the f32 logits of the last token */
-    uint32_t kv_dtype, reserved;
-    uint64_t reserved2;
+    uint32_t n_tokens, n_greedy, n_positions, n_values;
+    uint64_t checksum; /* XXH3-64 of the f32 logits of all positions, or of the values */
+    uint64_t reserved;
 };
 
 /* CONF of an adapter file, whose sections are CONF, STRS, SITE and WGHT. */

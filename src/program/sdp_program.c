@@ -122,6 +122,7 @@ static serverd_status load_config(struct loading *loading, serverd_error *err)
                                       .context_length = from->context_length,
                                       .is_encoder = from->is_encoder,
                                       .pooling = from->pooling,
+                                      .n_scores = from->n_scores,
                                       .n_parameters = from->n_parameters,
                                       .weight_bytes = from->weight_bytes};
     memcpy(config->architecture, from->architecture, sizeof config->architecture);

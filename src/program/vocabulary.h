@@ -102,7 +102,16 @@ struct vocabulary_step {
     uint32_t len, other_len;
 };
 
-enum { VOCABULARY_MAX_END_TOKENS = 8, VOCABULARY_MAX_STEPS = 64 };
+/* What a model reads of one text, or of a pair: tokens and texts, in order. In a frame of one text
+ * FRAME_FIRST stands once, in one of a pair FRAME_SECOND once behind it. Segments are 0 or 1 and
+ * never descend; in a frame of one text they are 0. Files have it as it stands here. */
+enum { FRAME_FIRST = -1, FRAME_SECOND = -2 };
+struct frame_item {
+    int32_t token; /* its id, or FRAME_ */
+    uint32_t segment;
+};
+
+enum { VOCABULARY_MAX_END_TOKENS = 8, VOCABULARY_MAX_STEPS = 64, VOCABULARY_MAX_FRAME = 32 };
 
 struct vocabulary {
     enum vocabulary_kind kind;
@@ -121,6 +130,9 @@ struct vocabulary {
     bool is_stepwise;
     const struct vocabulary_step *step; /* [n_steps]; an image has them in a part */
     uint32_t n_steps;
+    /* Instead of what adds_bos, adds_eos and the kind say; none: by those. */
+    const struct frame_item *single, *pair; /* [n_single], [n_pair]; in an image parts of it */
+    uint32_t n_single, n_pair;
     bool falls_back_to_bytes; /* stepwise: text without a token becomes byte tokens, "<0xNN>" */
     bool fuses_unknown;       /* stepwise: unknown characters beside each other are one token */
     bool adds_bos, adds_eos, adds_separator, adds_space_prefix;

@@ -498,8 +498,7 @@ const serverd_limits *runtime_limits(const struct runtime *runtime)
 
 uint32_t runtime_output_width(const struct runtime *runtime)
 {
-    const struct program_config *config = &runtime->program->config;
-    return config->is_encoder ? config->n_embd : config->n_vocab;
+    return program_output_width(&runtime->program->config);
 }
 
 const char *runtime_device(const struct runtime *runtime)

@@ -26,23 +26,22 @@ static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_e
 static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
 {
     bool ignored;
-    if (exchange_model(x)->program->config.is_encoder) {
-        api_error_set(e, "unsupported_value", "model",
-                      "This model makes embeddings; use /v1/embeddings.");
+    if (!api_check_generates(x, e))
         return false;
-    }
     return openai_read_stream_options(f, &ignored, &ignored, e);
 }
 
 static struct request *make_request(struct exchange *x, const struct api_fields *f,
-                                    int32_t n_logprobs, struct api_error *e)
+                                    const struct tool_use *tools, int32_t n_logprobs,
+                                    bool *is_reasoning_open, struct api_error *e)
 {
+    const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
     struct buffer prompt;
     struct token_list ids;
     struct request *request = NULL;
     buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
     token_list_init(&ids, LIMIT_CONTEXT);
-    if (chat_prompt_render(x, f, &prompt, e) &&
+    if (chat_prompt_render(x, f, tools->list, &prompt, e) &&
         api_tokenize(x, buffer_str(&prompt), prompt.len,
                      TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, "messages", &ids, e)) {
         if (ids.n == 0)
@@ -50,18 +49,23 @@ static struct request *make_request(struct exchange *x, const struct api_fields 
         else
             request = api_make_request(x, f, ids.id, ids.n, -1, n_logprobs, "messages", e);
     }
+    if (request && openai_chat_format(exchange_model(x), f, tools->list != NULL))
+        request->skips_special = true; /* the parser shows those that are no marks */
+    *is_reasoning_open = reasoning && reasoning_is_open(reasoning, buffer_str(&prompt), prompt.len);
     token_list_deinit(&ids);
     buffer_deinit(&prompt);
     return request;
 }
 
-static void generate(struct exchange *x, struct api_fields *f, struct request *request,
-                     int32_t n_logprobs)
+static void generate(struct exchange *x, struct api_fields *f, struct tool_use *tools,
+                     struct request *request, int32_t n_logprobs, bool is_reasoning_open)
 {
     bool is_stream = f->stream;
     const struct openai_reply_setup setup = {.exchange = x,
                                              .fields = f,
                                              .is_chat = true,
+                                             .is_reasoning_open = is_reasoning_open,
+                                             .tools = tools,
                                              .n_logprobs = n_logprobs,
                                              .n_shown = (uint32_t)f->n,
                                              .n_prompts = 1,
@@ -75,8 +79,10 @@ static void generate(struct exchange *x, struct api_fields *f, struct request *r
     }
     struct api_error e;
     api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
-    if (!requests)
+    if (!requests) {
         api_fields_release(f);
+        tool_use_release(tools);
+    }
     free(requests);
     request_destroy(request);
     exchange_fail(x, &e);
@@ -92,12 +98,16 @@ void endpoint_chat_completions(struct exchange *x)
         return;
     }
     struct request *request = NULL;
-    if (check_fields(x, &fields, &e) && read_logprobs(&fields, &n_logprobs, &e))
-        request = make_request(x, &fields, n_logprobs, &e);
+    struct tool_use tools;
+    bool is_reasoning_open = false;
+    if (tool_use_read(&fields, &tools, &e) && check_fields(x, &fields, &e) &&
+        read_logprobs(&fields, &n_logprobs, &e))
+        request = make_request(x, &fields, &tools, n_logprobs, &is_reasoning_open, &e);
     if (request) {
-        generate(x, &fields, request, n_logprobs);
+        generate(x, &fields, &tools, request, n_logprobs, is_reasoning_open);
         return;
     }
+    tool_use_release(&tools);
     api_fields_release(&fields);
     exchange_fail(x, &e);
 }
@@ -111,9 +121,11 @@ void endpoint_apply_template(struct exchange *x)
         exchange_fail(x, &e);
         return;
     }
+    struct tool_use tools;
     buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
     buffer_init(&body, 8 * LIMIT_TEMPLATE_OUTPUT);
-    if (chat_prompt_render(x, &fields, &prompt, &e)) {
+    if (tool_use_read(&fields, &tools, &e) &&
+        chat_prompt_render(x, &fields, tools.list, &prompt, &e)) {
         size_t n = prompt.data ? tokenizer_unguard(prompt.data, prompt.len) : 0;
         buffer_append_str(&body, "{\"prompt\":\"");
         buffer_append_json(&body, buffer_str(&prompt), n);
@@ -124,5 +136,6 @@ void endpoint_apply_template(struct exchange *x)
     }
     buffer_deinit(&body);
     buffer_deinit(&prompt);
+    tool_use_release(&tools);
     api_fields_release(&fields);
 }

@@ -204,6 +204,16 @@ const struct output_part *output_parts_list(const struct output_parts *o, size_t
     return (const struct output_part *)(const void *)o->list.data;
 }
 
+bool output_parts_has(const struct output_parts *o, enum output_kind kind)
+{
+    size_t n;
+    const struct output_part *list = output_parts_list(o, &n);
+    for (size_t i = 0; i < n; i++)
+        if (list[i].kind == kind)
+            return true;
+    return false;
+}
+
 void output_parts_taken(struct output_parts *o)
 {
     buffer_reset(&o->text);

@@ -61,6 +61,7 @@ void output_parts_finish(struct output_parts *parts, uint64_t release, bool is_c
 
 /* The parts that have gathered, n of them, and the text they point into; taken: gone. */
 const struct output_part *output_parts_list(const struct output_parts *parts, size_t *n);
+bool output_parts_has(const struct output_parts *parts, enum output_kind kind);
 void output_parts_taken(struct output_parts *parts);
 
 /* Of a call's part. */

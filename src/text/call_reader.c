@@ -381,7 +381,9 @@ static enum call_read check_calls(struct call_reader *r)
 {
     for (uint32_t i = 0; i < r->list.n; i++) {
         const struct tool_call *call = &r->list.calls[i];
-        if (call->name.len == 0 || call->arguments.is_failed || call->id.is_failed ||
+        bool is_known = r->is_first_known || !r->types.is_known ||
+                        r->types.is_known(r->types.user, buffer_str(&call->name));
+        if (!is_known || call->name.len == 0 || call->arguments.is_failed || call->id.is_failed ||
             buffer_str(&call->arguments)[0] != '{' ||
             !json_value_is_valid(call->arguments.data, call->arguments.len))
             return CALL_FAILED;

@@ -23,9 +23,13 @@ void tool_call_list_deinit(struct tool_call_list *list);
 struct tool_call *tool_call_list_add(struct tool_call_list *list); /* NULL: failed */
 void tool_call_list_drop_last(struct tool_call_list *list);
 
-/* Whether a parameter of a tool is text whatever it looks like. */
+/* What is known of the tools. */
 struct tool_types {
-    bool (*is_string)(void *user, const char *tool, const char *key); /* NULL: guess by the text */
+    /* Whether a parameter is text whatever it looks like. NULL: guess by the text. */
+    bool (*is_string)(void *user, const char *tool, const char *key);
+    /* Whether there is a tool of this name: what has no mark in front is a call of one, or content.
+     * NULL: any name is one. */
+    bool (*is_known)(void *user, const char *tool);
     void *user;
 };
 

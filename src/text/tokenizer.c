@@ -312,42 +312,11 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
     return status;
 }
 
-static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_list *out,
-                               serverd_error *err)
+serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const char *text, size_t n,
+                                     bool parses, struct token_list *out, serverd_error *err)
 {
-    const struct vocabulary *v = &tokenizer->vocabulary;
-    int32_t end = -1;
-    if (v->kind == VOCABULARY_WORDPIECE && (!v->is_stepwise || v->adds_separator))
-        end = v->separator >= 0 ? v->separator : v->eos;
-    else if (v->adds_eos)
-        end = v->eos;
-    return end < 0 || token_list_add(out, end) ? SERVERD_OK : tokenizer_list_error(out, err);
-}
-
-static int32_t begin_token(const struct vocabulary *v)
-{
-    if (v->kind == VOCABULARY_WORDPIECE)
-        return v->cls >= 0 ? v->cls : v->bos;
-    return v->adds_bos ? v->bos : -1;
-}
-
-static bool begins_with_token(const struct vocabulary *v, int32_t id, const char *text, size_t n)
-{
-    uint32_t len;
-    const char *token = vocabulary_text(v, (uint32_t)id, &len);
-    return len > 0 && n >= len && memcmp(text, token, len) == 0;
-}
-
-serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
-                                unsigned flags, struct token_list *out, serverd_error *err)
-{
-    bool parses = flags & TOKENIZER_PARSE_SPECIAL;
-    int32_t begin = flags & TOKENIZER_ADD_SPECIAL ? begin_token(&tokenizer->vocabulary) : -1;
     if (n > INT32_MAX / 4)
         return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
-    if (begin >= 0 && !(parses && begins_with_token(&tokenizer->vocabulary, begin, text, n)) &&
-        !token_list_add(out, begin))
-        return tokenizer_list_error(out, err);
     struct encode_scratch scratch = {0};
     struct stretch_list stretches = {0};
     buffer_init(&scratch.text, SIZE_MAX / 2);
@@ -356,8 +325,6 @@ serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *t
     serverd_status status = specials_split(tokenizer, text, n, parses, &stretches, err);
     if (status == SERVERD_OK)
         status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
-    if (status == SERVERD_OK && flags & TOKENIZER_ADD_SPECIAL)
-        status = add_ends(tokenizer, out, err);
     free(stretches.items);
     free(scratch.symbols);
     free(scratch.heap);

@@ -113,7 +113,11 @@ static const struct tool_family families[] = {
                   "[TOOL_CALLS]{name}[ARGS]{arguments}", "[TOOL_CALLS]{name}{arguments}"},
      .separator = ",",
      .id_form = TOOL_ID_SHORT},
-    {.name = "hermes", .hints = {"<tool_call>"}, .patterns = {"<tool_call>{call}</tool_call>"}},
+    /* the smaller models forget the marks */
+    {.name = "hermes",
+     .hints = {"<tool_call>"},
+     .patterns = {"<tool_call>{call}</tool_call>", "{call}"},
+     .is_at_start = true},
     {.name = "llama3_json",
      .hints = {"\"parameters\":", "ipython"},
      .patterns = {"<|python_tag|>{call}", "{call}"},

@@ -336,7 +336,7 @@ static serverd_status add_adapter(struct model *model, const struct model_setup 
     serverd_status status = adapter_import(path, model->program, &adapter, err);
     if (status != SERVERD_OK)
         return status;
-    status = engine_add_adapter(model->engine, name, adapter, scale, err);
+    status = engine_load_adapter(model->engine, name, adapter, scale, err);
     if (status == SERVERD_OK)
         log_info(setup->log, "model", "adapter %s: %u layers, rank %u, scale %g", name,
                  adapter->n_sites, adapter->max_rank, (double)scale);
@@ -478,6 +478,10 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     if (status == SERVERD_OK)
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
+        status = output_formats_init(
+            &model->served.output, model->tokenizer, model->served.chat_template_source,
+            setup->options->tool_call_parser, setup->options->reasoning_parser, err);
+    if (status == SERVERD_OK)
         status = compile_draft(model, setup, err); /* refused before anything is packed */
     if (status == SERVERD_OK)
         status = open_runtime(model, setup, err);
@@ -543,6 +547,7 @@ void model_close(struct model *model)
     delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
+    output_formats_deinit(&model->served.output);
     if (model->tokenizer)
         tokenizer_destroy(model->tokenizer);
     program_unref(model->draft_program);

@@ -43,7 +43,7 @@ def facts(path, *options):
 
 def without_the_machine(text):
     """What is the same everywhere: not what depends on this build, this processor, its costs and its memory."""
-    text = re.sub(r"(  program 1.0  )\S+ .B(  id \S+  )root [0-9a-f]{8}", r"\1SIZE\2root ROOT", text)
+    text = re.sub(r"(  program 1.1  )\S+ .B(  id \S+  )root [0-9a-f]{8}", r"\1SIZE\2root ROOT", text)
     text = re.sub(r"(?m)^targets .*$", "targets", text)
     text = re.sub(r"(?ms)^SECTION.*?\n\n", "", text)
     text = re.sub(r"(?m)( blk\.0-1 +[0-9.]+ .B) .*$", r"\1", text)

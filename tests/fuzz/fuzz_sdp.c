@@ -61,7 +61,7 @@ static void sign(uint8_t *bytes)
     struct sdp_header *header = (void *)bytes;
     uint64_t table = header->table_offset;
     uint64_t n = header->n_sections;
-    if (table % 8 != 0 || table > n_whole || n > 64 ||
+    if (table % 8 != 0 || table < sizeof *header || table > n_whole || n > 64 ||
         n * sizeof(struct sdp_section) > n_whole - table)
         return;
     struct sdp_section *sections = (void *)(bytes + table);

@@ -121,7 +121,7 @@ static void check(const json_t *entry, const struct stream_format *format, const
     const struct stream_parser_options options = {
         .is_reasoning_open = json_is_true(json_object_get(entry, "is_open")),
         .trusts_calls = trusts,
-        .types = {is_string, json_object_get(entry, "strings")},
+        .types = {is_string, NULL, json_object_get(entry, "strings")},
         .sink = {on_content, on_reasoning, on_call, on_arguments, on_decided, &heard}};
     struct stream_parser *parser = stream_parser_create(format, &options);
     assert_non_null(parser);

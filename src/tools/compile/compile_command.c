@@ -20,7 +20,7 @@ struct values {
     double target_bits;
     const char *dump_after, *without;
     uint32_t threads;
-    bool verify, quiet;
+    bool self_test, verify, quiet;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -49,8 +49,10 @@ static const struct command_option rows[] = {
     {"without", 0, COMMAND_STRING, AT(without), "PASS,...", NULL, 0, 0, "Leave these passes out"},
     {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that work; 0: one for each processor that the process may use"},
+    {"self-test", 0, COMMAND_FLAG, AT(self_test), NULL, "true", 0, 0,
+     "Put into the file what the model answers to some texts (--no-self-test: do not)"},
     {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
-     "Read the written file again and check every byte (--no-verify: do not)"},
+     "Read the written file again, check every byte and what it answers (--no-verify: do not)"},
     {"quiet", 'q', COMMAND_FLAG, AT(quiet), NULL, NULL, 0, 0, "No progress bar"},
 };
 
@@ -136,6 +138,7 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
                                                  .target_bits = values->target_bits,
                                                  .target_bytes = target_bytes,
                                                  .report = values->report,
+                                                 .wants_tests = values->self_test,
                                                  .wants_verify = values->verify,
                                                  .progress = has_bar ? draw_bar : NULL};
     serverd_status status = compile_file(&options, err);
