@@ -307,19 +307,23 @@ static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_
     return check_shapes(out->root, e);
 }
 
+bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t *root,
+                          struct api_fields *out, struct api_error *e)
+{
+    set_initial(out, root);
+    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
+        return true;
+    api_fields_release(out);
+    return false;
+}
+
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e)
 {
     size_t n;
     const char *body = exchange_body(x, &n);
     json_t *root;
-    if (!json_body_parse(body, n, &root, e))
-        return false;
-    set_initial(out, root);
-    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
-        return true;
-    api_fields_release(out);
-    return false;
+    return json_body_parse(body, n, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
 }
 
 void api_fields_release(struct api_fields *f)

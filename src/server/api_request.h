@@ -42,6 +42,9 @@ struct api_fields {
 /* Parses the exchange's body. False: *e; nothing to release. */
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e);
+/* The same of a body that another dialect was turned into; takes `root` over. */
+bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t *root,
+                          struct api_fields *out, struct api_error *e);
 void api_fields_release(struct api_fields *fields);
 
 /* The adapter that a model's name means: NULL for the loaded model itself, which is also "default"

@@ -36,6 +36,7 @@ struct openai_reply {
     const struct served_model *model;
     struct api_fields fields;
     struct tool_use tools;
+    struct output_setup output; /* of every choice */
     struct token_style style;
     bool is_chat, is_echo, is_stream, include_usage, continuous_usage;
     int32_t n_logprobs;
@@ -60,36 +61,14 @@ static void on_decided(void *user, enum stream_part part, uint64_t begin, uint64
     choice->n_reasoning += part == STREAM_REASONING ? n_tokens : 0;
 }
 
-const struct stream_format *openai_chat_format(const struct served_model *model,
-                                               const struct api_fields *fields, bool has_tools)
+static bool choice_init(struct choice *choice, const struct openai_reply *reply)
 {
-    const char *form = fields->reasoning_format;
-    bool is_apart = model->output.reasoning && fields->separate_reasoning &&
-                    !(form && strcmp(form, "none") == 0);
-    return model->output.by_need[has_tools][is_apart];
-}
-
-static bool choice_init(struct choice *choice, const struct openai_reply *reply,
-                        bool is_reasoning_open)
-{
-    const struct tool_family *family = reply->model->output.family;
-    const struct stream_format *format =
-        reply->is_chat ? openai_chat_format(reply->model, &reply->fields, reply->tools.list != NULL)
-                       : NULL;
-    const struct output_setup setup = {
-        .tokenizer = reply->model->tokenizer,
-        .format = format,
-        .skips_special = reply->fields.skip_special_tokens,
-        .is_reasoning_open = is_reasoning_open,
-        .max_calls = reply->tools.max_calls,
-        .id_form = family ? family->id_form : TOOL_ID_CALL,
-        .types = {tool_parameter_is_string, tool_is_known, reply->tools.list},
-        .decided = reply->is_chat ? on_decided : NULL,
-        .user = choice,
-    };
+    struct output_setup output = reply->output;
+    output.decided = reply->is_chat ? on_decided : NULL;
+    output.user = choice;
     buffer_init(&choice->token_ids, LIMIT_REPLY_TEXT);
     logprob_text_init(&choice->logprobs);
-    return output_parts_init(&choice->parts, &setup);
+    return output_parts_init(&choice->parts, &output);
 }
 
 bool openai_read_stream_options(const struct api_fields *fields, bool *include_usage,
@@ -136,25 +115,38 @@ static void make_head(struct openai_reply *reply)
                   reply->model->fingerprint);
 }
 
+/* Fields, tools and how to read the output, from what was set up. */
+static void take_over(struct openai_reply *reply, const struct openai_reply_setup *setup)
+{
+    if (setup->call) {
+        reply->output = chat_call_output(setup->exchange, setup->call);
+        reply->fields = setup->call->fields;
+        reply->tools = setup->call->tools;
+        setup->call->fields.root = NULL;
+        setup->call->tools.list = NULL;
+        return;
+    }
+    reply->fields = *setup->fields;
+    setup->fields->root = NULL;
+    reply->output = (struct output_setup){.tokenizer = reply->model->tokenizer,
+                                          .skips_special = reply->fields.skip_special_tokens};
+}
+
 struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
 {
     struct openai_reply *reply = calloc(1, sizeof *reply);
     struct api_error ignored; /* the endpoint has checked them */
-    size_t n = (size_t)setup->n_prompts * (size_t)setup->fields->n;
     if (!reply) {
-        api_fields_release(setup->fields);
-        if (setup->tools)
-            tool_use_release(setup->tools);
+        if (setup->call)
+            chat_call_release(setup->call);
+        else
+            api_fields_release(setup->fields);
         return NULL;
     }
-    reply->fields = *setup->fields;
-    setup->fields->root = NULL;
-    if (setup->tools) {
-        reply->tools = *setup->tools;
-        setup->tools->list = NULL;
-    }
     reply->model = exchange_model(setup->exchange);
-    reply->is_chat = setup->is_chat;
+    take_over(reply, setup);
+    size_t n = (size_t)setup->n_prompts * (size_t)reply->fields.n;
+    reply->is_chat = setup->call != NULL;
     reply->is_echo = setup->is_echo;
     reply->is_stream = reply->fields.stream;
     reply->style = (struct token_style){.tokenizer = reply->model->tokenizer,
@@ -166,7 +158,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     reply->n_prompt_tokens = setup->n_prompt_tokens;
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
-    api_make_id(setup->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
+    api_make_id(reply->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
     reply->created = clock_wall_seconds(exchange_context(setup->exchange)->clock);
     buffer_init(&reply->head, MIB);
     make_head(reply);
@@ -184,7 +176,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     }
     bool is_good = true;
     for (size_t i = 0; i < n; i++)
-        is_good = choice_init(&reply->choices[i], reply, setup->is_reasoning_open) && is_good;
+        is_good = choice_init(&reply->choices[i], reply) && is_good;
     if (is_good)
         return reply;
     openai_reply_destroy(reply);
