@@ -19,6 +19,7 @@ static const struct {
     {"unsupported_modality", 400, "invalid_request_error"},
     {"unknown_parameter", 400, "invalid_request_error"},
     {"context_length_exceeded", 400, "invalid_request_error"},
+    {"previous_response_not_found", 400, "invalid_request_error"},
     {"template_error", 400, "invalid_request_error"},
     {"no_chat_template", 400, "invalid_request_error"},
     {"bad_request", 400, "invalid_request_error"},

@@ -19,7 +19,7 @@ struct choice {
     struct buffer token_ids;
     uint64_t n_code_points; /* of the text of all tokens so far, for text_offset */
     double logprob;         /* of all tokens together, if the best are to be found; else 0 */
-    uint32_t n_tokens, n_reasoning;
+    uint32_t n_tokens;
     bool has_begun, is_finished, has_ended; /* has_ended: the finish has been sent */
     struct event finish;                    /* what EVENT_FINISH said */
 };
@@ -57,8 +57,7 @@ struct openai_reply {
 static void on_decided(void *user, enum stream_part part, uint64_t begin, uint64_t n)
 {
     struct choice *choice = user;
-    uint32_t n_tokens = logprob_text_decide(&choice->logprobs, part, begin + n);
-    choice->n_reasoning += part == STREAM_REASONING ? n_tokens : 0;
+    logprob_text_decide(&choice->logprobs, part, begin + n);
 }
 
 static bool choice_init(struct choice *choice, const struct openai_reply *reply)
@@ -493,11 +492,9 @@ static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
     if (!reply->is_chat && is_shown)
         logprob_text_add(&choice->logprobs, &reply->style, event->token, event->logprobs,
                          choice->n_code_points);
-    bool is_counted = choice->parts.parser != NULL; /* to know which are reasoning */
-    if (reply->is_chat && (is_shown || is_counted) && !event->is_hidden &&
+    if (reply->is_chat && is_shown && !event->is_hidden &&
         token_has_text(&reply->style, event->token))
-        logprob_text_hold(&choice->logprobs, &reply->style, is_shown ? event->logprobs : NULL,
-                          choice->parts.n_bytes);
+        logprob_text_hold(&choice->logprobs, &reply->style, event->logprobs, choice->parts.n_bytes);
 }
 
 /* The first token of a choice with echo continues the prompt's offsets. */
@@ -534,7 +531,7 @@ static void on_finish(struct openai_reply *reply, uint32_t index, const struct e
     choice->finish = *event;
     choice->is_finished = true;
     output_parts_finish(&choice->parts, event->release, event->finish == FINISH_LENGTH);
-    reply->n_reasoning += choice->n_reasoning;
+    reply->n_reasoning += choice->parts.n_reasoning;
     mark_dirty(reply, index);
 }
 

@@ -82,9 +82,23 @@ static void on_call(void *user, const char *name, const char *own)
     buffer_append_char(&o->text, '\0');
 }
 
+static void count_reasoning(struct output_parts *o, enum stream_part part, uint64_t end)
+{
+    size_t done = 0;
+    uint64_t start;
+    for (; done < o->starts.len; done += sizeof start) {
+        memcpy(&start, o->starts.data + done, sizeof start);
+        if (start >= end)
+            break;
+        o->n_reasoning += part == STREAM_REASONING;
+    }
+    buffer_consume(&o->starts, done);
+}
+
 static void on_decided(void *user, enum stream_part part, size_t n)
 {
     struct output_parts *o = user;
+    count_reasoning(o, part, o->n_decided + n);
     if (o->decided)
         o->decided(o->user, part, o->n_decided, n);
     o->n_decided += n;
@@ -101,6 +115,7 @@ bool output_parts_init(struct output_parts *o, const struct output_setup *setup)
     buffer_init(&o->list, LIMIT_OUTPUT_TEXT);
     buffer_init(&o->controls, LIMIT_OUTPUT_TEXT);
     buffer_init(&o->piece, LIMIT_OUTPUT_TEXT);
+    buffer_init(&o->starts, LIMIT_OUTPUT_TEXT);
     if (!setup->format)
         return true;
     const struct stream_parser_options options = {
@@ -121,6 +136,7 @@ void output_parts_deinit(struct output_parts *o)
     buffer_deinit(&o->list);
     buffer_deinit(&o->controls);
     buffer_deinit(&o->piece);
+    buffer_deinit(&o->starts);
 }
 
 void output_parts_push(struct output_parts *o, int32_t token)
@@ -134,6 +150,8 @@ void output_parts_push(struct output_parts *o, int32_t token)
             buffer_append(&o->controls, &waiting, sizeof waiting);
         return;
     }
+    if (o->parser && n > 0)
+        buffer_append(&o->starts, &o->n_bytes, sizeof o->n_bytes);
     detokenizer_push(&o->detokenizer, token);
     o->n_bytes += n;
 }

@@ -25,10 +25,12 @@ struct output_parts {
     struct buffer list;           /* struct output_part[] that have not been taken */
     struct buffer controls;       /* of control tokens that wait for the text before them */
     struct buffer piece;          /* released text on its way to the parser */
+    struct buffer starts;         /* uint64_t[]: where tokens begin that are not decided */
     uint64_t n_bytes;             /* text of all tokens so far */
     uint64_t n_decided;
     uint32_t n_calls;
-    uint32_t n_choice; /* for ids of calls */
+    uint32_t n_reasoning; /* tokens that are reasoning */
+    uint32_t n_choice;    /* for ids of calls */
     enum tool_id_form id_form;
     /* From the byte `begin` of the choice's text on `n` bytes are this part. NULL: nobody asks. */
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);

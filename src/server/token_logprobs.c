@@ -10,7 +10,7 @@
 /* Chat shows the tokens of the content alone. */
 struct held_entry {
     uint64_t first_byte; /* in the choice's text */
-    size_t n;            /* of held_json; 0: the token is only counted */
+    size_t n;            /* of held_json */
 };
 
 void logprob_text_init(struct logprob_text *l)
@@ -205,22 +205,20 @@ void logprob_text_hold(struct logprob_text *text, const struct token_style *styl
 {
     struct buffer *out = &text->held_json;
     size_t before = out->len;
-    if (l) {
-        write_chat_token(style, l->chosen.token, l->chosen.logprob, out);
-        buffer_append_str(out, ",\"top_logprobs\":[");
-        for (uint32_t i = 0; i < l->n_top; i++) {
-            if (i)
-                buffer_append_char(out, ',');
-            write_chat_token(style, l->top[i].token, l->top[i].logprob, out);
-            buffer_append_char(out, '}');
-        }
-        buffer_append_str(out, "]}");
+    write_chat_token(style, l->chosen.token, l->chosen.logprob, out);
+    buffer_append_str(out, ",\"top_logprobs\":[");
+    for (uint32_t i = 0; i < l->n_top; i++) {
+        if (i)
+            buffer_append_char(out, ',');
+        write_chat_token(style, l->top[i].token, l->top[i].logprob, out);
+        buffer_append_char(out, '}');
     }
+    buffer_append_str(out, "]}");
     const struct held_entry entry = {first_byte, out->len - before};
     buffer_append(&text->held, &entry, sizeof entry);
 }
 
-uint32_t logprob_text_decide(struct logprob_text *text, enum stream_part part, uint64_t end)
+void logprob_text_decide(struct logprob_text *text, enum stream_part part, uint64_t end)
 {
     size_t done = 0, n_json = 0;
     struct held_entry entry;
@@ -228,7 +226,7 @@ uint32_t logprob_text_decide(struct logprob_text *text, enum stream_part part, u
         memcpy(&entry, text->held.data + done, sizeof entry);
         if (entry.first_byte >= end)
             break;
-        if (part == STREAM_CONTENT && entry.n > 0) {
+        if (part == STREAM_CONTENT) {
             if (text->content.len > 0)
                 buffer_append_char(&text->content, ',');
             buffer_append(&text->content, text->held_json.data + n_json, entry.n);
@@ -237,7 +235,6 @@ uint32_t logprob_text_decide(struct logprob_text *text, enum stream_part part, u
     }
     buffer_consume(&text->held, done);
     buffer_consume(&text->held_json, n_json);
-    return (uint32_t)(done / sizeof entry);
 }
 
 /* ---- values ---- */

@@ -38,12 +38,12 @@ void logprob_text_add(struct logprob_text *text, const struct token_style *style
                       const struct logprobs *l, uint64_t offset);
 
 /* One token of a chat, whose text begins at byte first_byte of the choice's: held until it is known
- * what that byte is part of. l NULL: the token is only counted. */
+ * what that byte is part of. */
 void logprob_text_hold(struct logprob_text *text, const struct token_style *style,
                        const struct logprobs *l, uint64_t first_byte);
 
-/* What bytes up to `end` are part of. Returns how many of the tokens held are decided by it. */
-uint32_t logprob_text_decide(struct logprob_text *text, enum stream_part part, uint64_t end);
+/* What bytes up to `end` are part of. */
+void logprob_text_decide(struct logprob_text *text, enum stream_part part, uint64_t end);
 
 /* The value of "logprobs"; before: the prompt's part, or NULL. */
 void logprob_text_write_completion(const struct logprob_text *text,

@@ -152,6 +152,7 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     (void)snprintf(world->model.fingerprint, sizeof world->model.fingerprint, "fp_test");
     world->server.context = (struct server_context){
         .options = &world->options, .clock = &still_clock, .metrics = world->metrics};
+    response_store_init(&world->server.responses);
     atomic_store(&world->server.model, &world->model);
     return world;
 }
@@ -169,6 +170,7 @@ struct api_world *api_world_create_with_cache(const char *arch)
 void api_world_destroy(struct api_world *world)
 {
     api_world_check_idle(world);
+    response_store_deinit(&world->server.responses);
     engine_destroy(world->engine);
     runtime_close(world->runtime);
     worker_pool_destroy(world->workers);
