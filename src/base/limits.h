@@ -120,6 +120,18 @@
 #define LIMIT_REQUEST_ID_BYTES 128u
 #define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
 
+/* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
+ * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */
+#define LIMIT_GRAMMAR_STATES   (1u << 20)
+#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 24)
+#define LIMIT_REGEX_BYTES      (64 * KIB)
+#define LIMIT_REGEX_DEPTH      200u
+#define LIMIT_REGEX_NODES      (1u << 17)
+#define LIMIT_REGEX_LOOKS      32u    /* look-aheads and look-behinds of one pattern */
+#define LIMIT_GRAMMAR_MULTIPLE 20000u /* multipleOf 86400 counts 864: trailing zeros are free */
+#define LIMIT_NUMBER_PARTS     64u    /* multiples that a set of numbers leaves out */
+#define LIMIT_NUMBER_DIGITS    800u   /* of a number that is produced */
+
 /* Looks into a running engine: more at once are refused, the rest is cut to fit. */
 #define LIMIT_INSPECTIONS      4u
 #define LIMIT_INSPECT_NODES    10000u
