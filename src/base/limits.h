@@ -171,6 +171,33 @@
 #define LIMIT_CALIBRATION_TOKENS (1u << 20)
 #define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
+/* Structured output: grammar_too_complex. Levels of a schema's text; references from one to the
+ * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
+ * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
+ * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
+ * spelled out; instructions. */
+#define LIMIT_GRAMMAR_NESTING    256u
+#define LIMIT_GRAMMAR_REFERENCES 64u
+#define LIMIT_GRAMMAR_GOALS      (1u << 16)
+#define LIMIT_GRAMMAR_DEPTH      400u
+#define LIMIT_GRAMMAR_PARTS      1024u
+#define LIMIT_GRAMMAR_UNION      4096u
+#define LIMIT_GRAMMAR_LOOKS      8u
+#define LIMIT_GRAMMAR_COUNTS     (1u << 20)
+#define LIMIT_GRAMMAR_CLASSES    256u
+#define LIMIT_GRAMMAR_NAMES      64u
+#define LIMIT_GRAMMAR_CODE       (1u << 18)
+
+/* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
+ * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that
+ * can be taken back. */
+#define LIMIT_GRAMMAR_FRAMES     (1u << 22)
+#define LIMIT_GRAMMAR_TOPS       4096u
+#define LIMIT_GRAMMAR_OUTPUT     (64 * MIB)
+#define LIMIT_GRAMMAR_SPACES     16u
+#define LIMIT_GRAMMAR_NAME_DEPTH 256u
+#define LIMIT_GRAMMAR_ROLLBACK   256u
+
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
 
