@@ -26,6 +26,7 @@ struct grammar_budget {
     uint32_t max_states;       /* of one automaton */
     size_t max_cells;          /* transitions of one automaton: states x classes */
     uint64_t n_steps;          /* done so far; the clock is looked at every few thousand */
+    struct case_table *cases;  /* of charset_fold_case; made when first needed */
 };
 
 /* The usual bounds of limits.h. `arena` and `clock` stay the caller's. */
@@ -34,6 +35,10 @@ void grammar_budget_init(struct grammar_budget *budget, struct arena *arena,
 
 /* `n` small pieces of work more. SERVERD_TIMEOUT when the deadline is over. */
 serverd_status grammar_budget_spend(struct grammar_budget *budget, uint64_t n, serverd_error *err);
+
+/* SERVERD_TIMEOUT unless an automaton of this size is allowed. */
+serverd_status grammar_budget_table(const struct grammar_budget *budget, size_t n_states,
+                                    size_t n_classes, serverd_error *err);
 
 /* The error of an allocation in an arena that failed: at its limit (SERVERD_TIMEOUT). */
 serverd_status grammar_budget_memory(serverd_error *err);

@@ -32,6 +32,10 @@ serverd_status charset_intersect(struct grammar_budget *budget, struct charset a
 serverd_status charset_fold_case(struct grammar_budget *budget, struct charset set,
                                  struct charset *out, serverd_error *err);
 
+/* One code point and those that differ from it in case only: a quick charset_fold_case. */
+serverd_status charset_fold_one(struct grammar_budget *budget, uint32_t code_point,
+                                struct charset *out, serverd_error *err);
+
 /* \p{name}: general categories (L, Lu, Letter, gc=..., General_Category=...), scripts (Greek,
  * sc=, Script=, scx=, Script_Extensions=), binary properties (Alphabetic, Any, ASCII, ...).
  * SERVERD_INVALID for a name that is unknown. The data are PCRE2's. */

@@ -20,7 +20,7 @@
 enum {
     DFA_DEAD = 0,     /* the state from which nothing is accepted */
     DFA_ACCEPTS = 1,  /* flags: the text may end here, if its length allows */
-    DFA_BOUNDARY = 2, /* flags: here a code point is complete; entering it counts one */
+    DFA_BOUNDARY = 2, /* flags, where it is counted: entering the state completes a code point */
 };
 
 struct dfa {
@@ -59,7 +59,7 @@ static inline bool dfa_step(const struct dfa *dfa, struct dfa_run *run, uint8_t 
     if (dfa->least) {
         if ((dfa->flags[state] & DFA_BOUNDARY) && (count < dfa->min || dfa->max != UINT32_MAX))
             count++;
-        if (dfa->least[state] > dfa->max - count ||
+        if (count > dfa->max || dfa->least[state] > dfa->max - count ||
             (count < dfa->min && dfa->most[state] < dfa->min - count))
             return false;
     }
