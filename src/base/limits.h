@@ -172,11 +172,14 @@
 #define LIMIT_CALIBRATION_TOKENS (1u << 20)
 #define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
-/* Structured output: grammar_too_complex. Levels of a schema's text; references from one to the
+/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of a schema's text; references from one to the
  * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
  * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
  * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
  * spelled out; instructions. */
+#define LIMIT_GRAMMAR_TEXT       (1 * MIB)
+#define LIMIT_GRAMMAR_BYTES      (64 * MIB)
+#define LIMIT_GRAMMAR_TIME_NS    250000000u
 #define LIMIT_GRAMMAR_NESTING    256u
 #define LIMIT_GRAMMAR_REFERENCES 64u
 #define LIMIT_GRAMMAR_GOALS      (1u << 16)

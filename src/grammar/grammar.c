@@ -69,8 +69,7 @@ static serverd_status one_text(struct compiler *c, const struct string_set *set)
 static serverd_status compile_regex(struct compiler *c)
 {
     struct string_set set;
-    serverd_status status =
-        regex_compile(&c->budget, c->text, c->n, REGEX_WHOLE, &set, c->err);
+    serverd_status status = regex_compile(&c->budget, c->text, c->n, REGEX_WHOLE, &set, c->err);
     if (status == SERVERD_OK && string_set_is_empty(&set))
         status = fail(c->err, SERVERD_INVALID, "regex: matches nothing");
     return has_failed(c, status, "invalid_regex") ? status : one_text(c, &set);

@@ -18,6 +18,7 @@
 
 #include "base/arena.h"
 #include "grammar/dfa.h"
+#include "grammar/grammar.h"
 #include "grammar/json_text.h"
 #include "grammar/number_set.h"
 #include "grammar/string_set.h"
@@ -27,8 +28,6 @@
 
 #define MACHINE_NOTHING UINT32_MAX /* instead of a value: there is none */
 #define MACHINE_NEEDS   4u         /* conditions of the kind "some item", "some property" */
-
-enum json_whitespace { WHITESPACE_SPACED, WHITESPACE_COMPACT, WHITESPACE_FLEXIBLE };
 
 /* Producing: dfa; of JSON strings it has the spelling between the quotes. Checking: set; numbers
  * have neither. */

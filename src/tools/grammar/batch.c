@@ -1,0 +1,83 @@
+#include "tools/grammar/commands.h"
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "grammar/matcher.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BATCH_BYTES (256 * MIB)
+
+struct batch {
+    const struct grammar_options *options;
+    enum grammar_form form;
+    struct grammar *grammar; /* of the last schema; NULL: it was refused */
+};
+
+static void answer_schema(struct batch *batch, const char *text, size_t n)
+{
+    const char *code;
+    serverd_error err;
+    grammar_unref(batch->grammar);
+    batch->grammar = NULL;
+    uint64_t begin = clock_now_ns(&system_clock);
+    serverd_status status =
+        grammar_compile(batch->form, text, n, batch->options, &batch->grammar, &code, &err);
+    if (status == SERVERD_OK)
+        (void)printf("ok %" PRIu64 "\n", (clock_now_ns(&system_clock) - begin) / 1000);
+    else
+        (void)printf("refused %s: %s\n", code, err.text);
+}
+
+static void answer_instance(struct batch *batch, const char *text, size_t n)
+{
+    struct matcher *matcher = batch->grammar ? matcher_create(batch->grammar) : NULL;
+    if (!matcher) {
+        (void)printf("none\n");
+        return;
+    }
+    size_t n_read = matcher_read(matcher, text, n);
+    if (n_read == n && matcher_may_end(matcher))
+        (void)printf("accepted\n");
+    else
+        (void)printf("rejected %zu\n", n_read);
+    matcher_destroy(matcher);
+}
+
+static serverd_status answer(struct batch *batch, const char *line, size_t n, serverd_error *err)
+{
+    static const char schema[] = "schema ", instance[] = "instance ";
+    size_t n_schema = sizeof schema - 1, n_instance = sizeof instance - 1;
+    if (n >= n_schema && memcmp(line, schema, n_schema) == 0)
+        answer_schema(batch, line + n_schema, n - n_schema);
+    else if (n >= n_instance && memcmp(line, instance, n_instance) == 0)
+        answer_instance(batch, line + n_instance, n - n_instance);
+    else
+        return fail(err, SERVERD_INVALID, "batch: a line is neither \"schema \" nor \"instance \"");
+    return SERVERD_OK;
+}
+
+serverd_status grammar_batch(const char *path, const struct grammar_options *options,
+                             enum grammar_form form, serverd_error *err)
+{
+    struct batch batch = {.options = options, .form = form};
+    char *text;
+    size_t n;
+    serverd_status status = file_read(path, BATCH_BYTES, &text, &n, err);
+    if (status != SERVERD_OK)
+        return status;
+    for (size_t i = 0; i < n && status == SERVERD_OK;) {
+        const char *end = memchr(text + i, '\n', n - i);
+        size_t length = end ? (size_t)(end - text) - i : n - i;
+        if (length > 0)
+            status = answer(&batch, text + i, length, err);
+        i += length + 1;
+    }
+    grammar_unref(batch.grammar);
+    free(text);
+    return status;
+}

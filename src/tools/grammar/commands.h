@@ -1,0 +1,20 @@
+/* The sub-commands of serverd-grammar, and what they share. */
+#ifndef TOOLS_GRAMMAR_COMMANDS_H
+#define TOOLS_GRAMMAR_COMMANDS_H
+
+#include "grammar/grammar.h"
+#include "tools/command.h"
+
+extern const struct command grammar_check;
+
+/* Status of a command whose instances were not all accepted; every other failure is of the schema
+ * or of the command line. */
+#define GRAMMAR_REJECTED SERVERD_CORRUPT
+
+/* Checks many schemas in one process. Each line of the file is "schema JSON" or "instance JSON"
+ * (valid of the last schema); each answer is a line too: "ok MICROSECONDS", "refused CODE: TEXT",
+ * "accepted", "rejected OFFSET", "none" (the schema was refused). */
+serverd_status grammar_batch(const char *path, const struct grammar_options *options,
+                             enum grammar_form form, serverd_error *err);
+
+#endif
