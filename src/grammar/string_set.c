@@ -2,8 +2,9 @@
 
 #include "grammar/automaton_internal.h"
 
-#define FOLD_SIZE 512u /* states x ranges of a product: if it is no larger, lengths are folded in  \
-                        */
+#define FOLD_SIZE                                                                                  \
+    512u /* states x ranges of a product: if it is no larger, lengths are folded in                \
+          */
 
 static uint32_t least(uint32_t a, uint32_t b)
 {
