@@ -27,7 +27,7 @@
 #include <stdint.h>
 
 #define MACHINE_NOTHING UINT32_MAX /* instead of a value: there is none */
-#define MACHINE_NEEDS   4u         /* conditions of the kind "some item", "some property" */
+#define MACHINE_NEEDS   6u         /* conditions of the kind "some item", "some property" */
 
 /* Producing: dfa; of JSON strings it has the spelling between the quotes. Checking: set; numbers
  * have neither. */
@@ -37,12 +37,21 @@ struct machine_text {
     bool is_anything;
 };
 
+/* Up to draft-04 an integer is a matter of spelling: 1.0 is none. Known where instances are checked
+ * only; what is produced is spelled in one way. */
+enum number_spelling { SPELLED_ANYHOW, SPELLED_PLAIN, SPELLED_OTHERWISE };
+
+struct number_part {
+    struct number_set set;
+    enum number_spelling spelling;
+};
+
 struct machine_value {
     uint32_t words;        /* 1 null, 2 false, 4 true */
     const uint32_t *texts; /* strings */
     uint32_t n_texts;
-    uint32_t number;                  /* producing: a text; checking: 0; or MACHINE_NOTHING */
-    const struct number_set *numbers; /* checking */
+    uint32_t number;                   /* producing: a text; checking: 0; or MACHINE_NOTHING */
+    const struct number_part *numbers; /* checking */
     uint32_t n_numbers;
     uint32_t first_array, n_arrays;
     uint32_t first_object, n_objects;

@@ -208,7 +208,8 @@ static serverd_status number_text(struct machine_builder *builder, const struct 
 {
     const struct automaton *all = NULL, *one, *both;
     for (uint32_t i = 0; i < set->n_numbers; i++) {
-        serverd_status status = number_set_automaton(builder->budget, &set->numbers[i], &one, err);
+        serverd_status status =
+            number_set_automaton(builder->budget, &set->numbers[i].set, &one, err);
         if (status == SERVERD_OK && all) {
             status = automaton_union(builder->budget, all, one, &both, err);
             one = both;
@@ -314,9 +315,18 @@ serverd_status machine_builder_schema(struct machine_builder *builder,
     uint32_t root = goal_add(&n, GOAL_TRUE, literal_of_schema(&n, schema));
     plan_all(&p, root);
     find_productive(&p);
-    if (normal_ok(&n) && (root == GOAL_FALSE || !n.goals[root]->is_productive))
+    bool is_possible = normal_ok(&n) && root != GOAL_FALSE && n.goals[root]->is_productive;
+    if (normal_ok(&n) && !is_possible && builder->produces)
         normal_refuse(&n, SERVERD_INVALID, schema, "no value satisfies the schema");
-    if (normal_ok(&n)) {
+    if (normal_ok(&n) && !is_possible) { /* to check is to reject everything */
+        struct machine_value *nothing =
+            machine_table_add(builder, &builder->values, sizeof *nothing);
+        *out = builder->values.n - 1;
+        if (nothing)
+            *nothing = (struct machine_value){.number = MACHINE_NOTHING};
+        else
+            normal_failed(&n, grammar_budget_memory(err), schema);
+    } else if (normal_ok(&n)) {
         status = emit_all(&p, root, out, err);
         if (status != SERVERD_OK)
             normal_failed(&n, status, NULL);

@@ -16,6 +16,7 @@
 #ifndef GRAMMAR_NORMAL_INTERNAL_H
 #define GRAMMAR_NORMAL_INTERNAL_H
 
+#include "grammar/machine.h"
 #include "grammar/number_set.h"
 #include "grammar/schema_document.h"
 #include "grammar/string_set.h"
@@ -33,7 +34,7 @@ enum { WORD_NULL = 1, WORD_FALSE = 2, WORD_TRUE = 4, WORD_ALL = 7 };
 struct scalar_set {
     unsigned words; /* WORD_... */
     uint32_t n_numbers, n_strings;
-    const struct number_set *numbers; /* a union; none of them empty */
+    const struct number_part *numbers; /* a union; none of them empty */
     const struct string_set *strings;
 };
 
@@ -142,6 +143,12 @@ struct normal {
     const struct string_set **patterns; /* compiled, beside their texts */
     const struct json_value **pattern_texts;
     uint32_t n_patterns, cap_patterns;
+    struct known_format {
+        const struct json_value *name;
+        bool is_inside_not;
+        struct string_set set;
+    } formats[32]; /* the first so many that were made */
+    uint32_t n_formats;
 
     /* Depth of looks ahead (normal_is_empty); a look that meets what is being worked on gets
      * stuck, and its results are thrown away. */

@@ -139,10 +139,10 @@ static const struct property_rule **join_rules(struct normal *n, const struct pr
 static struct name_span join_spans(struct normal *n, const struct name_span *a,
                                    const struct name_span *b)
 {
-    if (a->is_complement || b->n_sets + b->n_patterns == 0)
-        return *a;
-    if (b->is_complement || a->n_sets + a->n_patterns == 0)
-        return *b;
+    if (a->is_complement || b->is_complement)
+        return a->is_complement ? *a : *b;
+    if (a->n_sets + a->n_patterns == 0 || b->n_sets + b->n_patterns == 0)
+        return a->n_sets + a->n_patterns == 0 ? *b : *a;
     struct name_span out = {0};
     out.sets = normal_array(n, (size_t)a->n_sets + b->n_sets, sizeof *out.sets);
     out.patterns = normal_array(n, (size_t)a->n_patterns + b->n_patterns, sizeof *out.patterns);

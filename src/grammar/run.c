@@ -240,8 +240,14 @@ static bool number_is_of(struct run *run, const struct frame *top)
     if (!decimal_parse(run->scratch, run->bytes.data + top->number.start,
                        run->at - top->number.start, &decimal))
         return false;
+    enum number_spelling spelling = SPELLED_PLAIN;
+    for (uint32_t i = top->number.start; i < run->at; i++)
+        if (strchr(".eE", run->bytes.data[i]))
+            spelling = SPELLED_OTHERWISE;
     for (uint32_t i = 0; i < value->n_numbers; i++)
-        if (number_set_has(&value->numbers[i], &decimal))
+        if ((value->numbers[i].spelling == SPELLED_ANYHOW ||
+             value->numbers[i].spelling == spelling) &&
+            number_set_has(&value->numbers[i].set, &decimal))
             return true;
     return false;
 }

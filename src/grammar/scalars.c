@@ -11,10 +11,10 @@
 
 struct scalar_set scalars_all(struct normal *n)
 {
-    struct number_set *number = normal_array(n, 1, sizeof *number);
+    struct number_part *number = normal_array(n, 1, sizeof *number);
     if (!number)
         return (struct scalar_set){0};
-    *number = number_set_all();
+    *number = (struct number_part){number_set_all(), SPELLED_ANYHOW};
     return (struct scalar_set){.words = WORD_ALL,
                                .numbers = number,
                                .n_numbers = 1,
@@ -22,10 +22,11 @@ struct scalar_set scalars_all(struct normal *n)
                                .n_strings = 1};
 }
 
-static bool is_any_number(const struct number_set *set)
+static bool is_any_number(const struct number_part *part)
 {
-    return set->low_bound == BOUND_NONE && set->high_bound == BOUND_NONE &&
-           set->multiple.coefficient == 0 && set->n_excluded == 0;
+    const struct number_set *set = &part->set;
+    return part->spelling == SPELLED_ANYHOW && set->low_bound == BOUND_NONE &&
+           set->high_bound == BOUND_NONE && set->multiple.coefficient == 0 && set->n_excluded == 0;
 }
 
 static bool is_any_string(const struct string_set *set)
@@ -65,14 +66,17 @@ static void numbers_and(struct normal *n, const struct scalar_set *a, const stru
         out->n_numbers = a->n_numbers;
         return;
     }
-    struct number_set *sets = normal_array(n, most, sizeof *sets);
+    struct number_part *sets = normal_array(n, most, sizeof *sets);
     for (uint32_t i = 0; i < a->n_numbers && normal_ok(n); i++)
         for (uint32_t j = 0; j < b->n_numbers && normal_ok(n); j++) {
-            struct number_set *set = &sets[out->n_numbers];
+            struct number_part *part = &sets[out->n_numbers];
+            const struct number_part *x = &a->numbers[i], *y = &b->numbers[j];
             bool is_empty = true;
-            if (check(n, number_set_intersect(n->budget, &a->numbers[i], &b->numbers[j], set,
-                                              n->err)) &&
-                check(n, number_set_is_empty(n->budget, set, &is_empty, n->err)))
+            if (x->spelling != y->spelling && x->spelling && y->spelling)
+                continue;
+            part->spelling = x->spelling ? x->spelling : y->spelling;
+            if (check(n, number_set_intersect(n->budget, &x->set, &y->set, &part->set, n->err)) &&
+                check(n, number_set_is_empty(n->budget, &part->set, &is_empty, n->err)))
                 out->n_numbers += !is_empty;
             (void)is_within_unions(n, out->n_numbers);
         }
@@ -136,7 +140,7 @@ static void add_string(struct normal *n, struct string_set *sets, uint32_t *coun
 struct scalar_set scalars_or(struct normal *n, struct scalar_set a, struct scalar_set b)
 {
     struct scalar_set out = {.words = a.words | b.words};
-    struct number_set *numbers =
+    struct number_part *numbers =
         normal_array(n, (size_t)a.n_numbers + b.n_numbers, sizeof *numbers);
     struct string_set *strings =
         normal_array(n, (size_t)a.n_strings + b.n_strings, sizeof *strings);
@@ -161,15 +165,31 @@ struct scalar_set scalars_or(struct normal *n, struct scalar_set a, struct scala
     return out;
 }
 
+/* Everything but one part: other values, or the same in another spelling. */
+static void numbers_not(struct normal *n, const struct number_part *part, struct scalar_set *out)
+{
+    struct number_set *sets;
+    size_t n_sets;
+    if (!check(n, number_set_complement(n->budget, &part->set, &sets, &n_sets, n->err)))
+        return;
+    struct number_part *parts = normal_array(n, n_sets + 1, sizeof *parts);
+    if (!parts)
+        return;
+    for (size_t i = 0; i < n_sets; i++)
+        parts[i] = (struct number_part){sets[i], SPELLED_ANYHOW};
+    if (part->spelling != SPELLED_ANYHOW)
+        parts[n_sets++] = (struct number_part){
+            part->set, part->spelling == SPELLED_PLAIN ? SPELLED_OTHERWISE : SPELLED_PLAIN};
+    out->numbers = parts;
+    out->n_numbers = (uint32_t)n_sets;
+}
+
 struct scalar_set scalars_not(struct normal *n, struct scalar_set a)
 {
     struct scalar_set out = scalars_all(n);
     for (uint32_t i = 0; i < a.n_numbers && normal_ok(n); i++) {
-        struct number_set *parts;
-        size_t n_parts;
-        if (!check(n, number_set_complement(n->budget, &a.numbers[i], &parts, &n_parts, n->err)))
-            break;
-        struct scalar_set rest = {.numbers = parts, .n_numbers = (uint32_t)n_parts}, both = {0};
+        struct scalar_set rest = {0}, both = {0};
+        numbers_not(n, &a.numbers[i], &rest);
         numbers_and(n, &out, &rest, &both);
         out.numbers = both.numbers;
         out.n_numbers = both.n_numbers;
@@ -198,7 +218,7 @@ static struct scalar_set constants(struct normal *n, const struct json_value *fi
     uint32_t count = 0, n_texts = 0;
     for (const struct json_value *v = first; v; v = is_list ? v->next : NULL)
         count++;
-    struct number_set *numbers = normal_array(n, count, sizeof *numbers);
+    struct number_part *numbers = normal_array(n, count, sizeof *numbers);
     struct text_piece *texts = normal_array(n, count, sizeof *texts);
     struct string_set *strings = normal_array(n, 1, sizeof *strings);
     if (!numbers || !texts || !strings)
@@ -209,7 +229,7 @@ static struct scalar_set constants(struct normal *n, const struct json_value *fi
                          : v->kind == JSON_FALSE ? WORD_FALSE
                                                  : WORD_TRUE;
         if (v->kind == JSON_NUMBER)
-            numbers[out.n_numbers++] = number_set_value(v->number);
+            numbers[out.n_numbers++].set = number_set_value(v->number);
         if (v->kind == JSON_STRING)
             texts[n_texts++] = (struct text_piece){v->text, v->n};
     }
@@ -228,10 +248,12 @@ static struct scalar_set constants(struct normal *n, const struct json_value *fi
 static struct scalar_set of_type(struct normal *n, const struct json_value *type)
 {
     struct scalar_set out = {0}, all = scalars_all(n);
-    struct number_set *integers = normal_array(n, 1, sizeof *integers);
+    struct number_part *integers = normal_array(n, 1, sizeof *integers);
     if (!integers)
         return out;
-    *integers = number_set_integers();
+    integers->set = number_set_integers();
+    if (!n->produces && schema_draft_of(n->document, type) == DRAFT_4)
+        integers->spelling = SPELLED_PLAIN;
     const struct json_value *v = type->kind == JSON_ARRAY ? type->first : type;
     for (; v; v = type->kind == JSON_ARRAY ? v->next : NULL) {
         if (json_is_text(v, "null")) {
@@ -269,7 +291,11 @@ static const struct decimal *number_word(struct normal *n, const struct json_val
 
 static void bound_numbers(struct normal *n, struct scalar_set *set, const struct number_set *by)
 {
-    struct scalar_set other = {.numbers = by, .n_numbers = 1}, both = {0};
+    struct number_part *kept = normal_array(n, 1, sizeof *kept);
+    if (!kept)
+        return;
+    kept->set = *by;
+    struct scalar_set other = {.numbers = kept, .n_numbers = 1}, both = {0};
     numbers_and(n, set, &other, &both);
     set->numbers = both.numbers;
     set->n_numbers = both.n_numbers;
@@ -328,6 +354,21 @@ static bool enforces_format(const struct normal *n, const struct json_value *sch
     return n->produces || (draft != DRAFT_2019 && draft != DRAFT_2020);
 }
 
+static const struct string_set *known_format(struct normal *n, const struct json_value *name,
+                                             bool is_inside_not)
+{
+    for (uint32_t i = 0; i < n->n_formats; i++)
+        if (n->formats[i].is_inside_not == is_inside_not && json_equal(n->formats[i].name, name))
+            return &n->formats[i].set;
+    enum format_use use = n->produces && !is_inside_not ? FORMAT_PRODUCE : FORMAT_CHECK;
+    struct string_set *set = normal_array(n, 1, sizeof *set);
+    if (!set || !check(n, format_set(n->budget, name->text, name->n, use, set, n->err)))
+        return NULL;
+    if (n->n_formats < sizeof n->formats / sizeof *n->formats)
+        n->formats[n->n_formats++] = (struct known_format){name, is_inside_not, *set};
+    return set;
+}
+
 static void string_words(struct normal *n, const struct json_value *schema, bool is_inside_not,
                          struct scalar_set *set)
 {
@@ -352,9 +393,8 @@ static void string_words(struct normal *n, const struct json_value *schema, bool
     }
     if (format && format->kind == JSON_STRING && enforces_format(n, schema) &&
         format_is_known(format->text, format->n) && normal_ok(n)) {
-        struct string_set *by = normal_array(n, 1, sizeof *by);
-        enum format_use use = n->produces && !is_inside_not ? FORMAT_PRODUCE : FORMAT_CHECK;
-        if (by && check(n, format_set(n->budget, format->text, format->n, use, by, n->err)))
+        const struct string_set *by = known_format(n, format, is_inside_not);
+        if (by)
             bound_strings(n, set, by);
     }
 }

@@ -148,8 +148,6 @@ static serverd_status add_resource(struct schema_document *document,
         return grammar_budget_memory(err);
     if (!uri)
         return err->code;
-    if (find_resource(document, uri))
-        return fail(err, SERVERD_INVALID, "$id: %.200s is there twice", uri);
     *resource = (struct resource){.uri = uri, .root = schema, .draft = draft};
     struct resource **link = &document->resources;
     while (*link)

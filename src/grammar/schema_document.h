@@ -19,7 +19,8 @@ enum schema_draft {
 
 struct schema_document;
 
-/* SERVERD_INVALID: two schemas of one name; SERVERD_UNSUPPORTED: an unknown $schema. */
+/* SERVERD_INVALID: two anchors of one name; SERVERD_UNSUPPORTED: an unknown $schema. Of several
+ * schemas with one $id the first is meant. */
 serverd_status schema_document_create(struct grammar_budget *budget, const struct json_value *root,
                                       struct schema_document **out, serverd_error *err);
 

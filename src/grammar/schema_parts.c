@@ -409,6 +409,21 @@ static struct part_list of_literal(struct normal *n, uint32_t index, enum part_t
     return out;
 }
 
+/* Annotations reach nobody through a negation, or where nobody looks. */
+static void drop_annotations(struct normal *n, struct part_list *list)
+{
+    for (uint32_t i = 0; i < list->n; i++) {
+        struct part *part = part_new(n);
+        if (!part)
+            return;
+        *part = *list->item[i];
+        part->evaluated = (struct name_span){0};
+        part->n_evaluated = 0;
+        part->evaluated_items = LITERAL_FALSE;
+        list->item[i] = part;
+    }
+}
+
 struct part_list parts_of(struct normal *n, uint32_t index, enum part_type type, bool is_annotated)
 {
     struct part_list out = {0};
@@ -437,6 +452,8 @@ struct part_list parts_of(struct normal *n, uint32_t index, enum part_type type,
     *level = n->level;
     n->depth++;
     out = of_literal(n, index, type, is_annotated);
+    if (!is_annotated)
+        drop_annotations(n, &out);
     n->depth--;
     *progress = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
     literal->parts[is_negated][type][is_annotated] = out;
