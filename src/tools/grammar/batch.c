@@ -3,7 +3,9 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/numeric.h"
 #include "grammar/matcher.h"
+#include "tools/grammar/sample.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -48,16 +50,44 @@ static void answer_instance(struct batch *batch, const char *text, size_t n)
     matcher_destroy(matcher);
 }
 
+static void answer_sample(struct batch *batch, uint64_t seed)
+{
+    struct matcher *matcher = batch->grammar ? matcher_create(batch->grammar) : NULL;
+    struct buffer text;
+    serverd_error err;
+    if (!matcher) {
+        (void)printf("none\n");
+        return;
+    }
+    buffer_init(&text, SAMPLE_BYTES + 1);
+    if (sample_text(matcher, seed, &text, &err) == SERVERD_OK)
+        (void)printf("text %s\n", buffer_str(&text));
+    else
+        (void)printf("failed %s\n", err.text);
+    buffer_deinit(&text);
+    matcher_destroy(matcher);
+}
+
 static serverd_status answer(struct batch *batch, const char *line, size_t n, serverd_error *err)
 {
-    static const char schema[] = "schema ", instance[] = "instance ";
+    static const char schema[] = "schema ", instance[] = "instance ", sample[] = "sample ";
     size_t n_schema = sizeof schema - 1, n_instance = sizeof instance - 1;
+    size_t n_sample = sizeof sample - 1;
+    char number[32];
+    uint64_t seed;
     if (n >= n_schema && memcmp(line, schema, n_schema) == 0)
         answer_schema(batch, line + n_schema, n - n_schema);
     else if (n >= n_instance && memcmp(line, instance, n_instance) == 0)
         answer_instance(batch, line + n_instance, n - n_instance);
-    else
-        return fail(err, SERVERD_INVALID, "batch: a line is neither \"schema \" nor \"instance \"");
+    else if (n > n_sample && n - n_sample < sizeof number && memcmp(line, sample, n_sample) == 0) {
+        memcpy(number, line + n_sample, n - n_sample);
+        number[n - n_sample] = '\0';
+        if (!parse_u64(number, 0, UINT64_MAX, &seed))
+            return fail(err, SERVERD_INVALID, "batch: %s is no seed", number);
+        answer_sample(batch, seed);
+    } else {
+        return fail(err, SERVERD_INVALID, "batch: a line is no schema, instance or sample");
+    }
     return SERVERD_OK;
 }
 

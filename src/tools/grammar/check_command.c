@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "grammar/matcher.h"
+#include "tools/grammar/sample.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@
 struct values {
     const char *schema, *regex, *gbnf, *choice, *tags, *batch;
     struct command_names check;
-    uint32_t max_ms;
+    uint32_t max_ms, sample, seed;
     int whitespace;
     bool produce;
 };
@@ -35,6 +36,9 @@ static const struct command_option rows[] = {
      "A file that is to be accepted; bare arguments are more of them"},
     {"produce", 0, COMMAND_FLAG, AT(produce), NULL, NULL, 0, 0,
      "Accept only what production writes: one spelling, one order"},
+    {"sample", 0, COMMAND_COUNT, AT(sample), "N", "0", 0, 100000,
+     "Print so many random texts that production could write; implies --produce"},
+    {"seed", 0, COMMAND_COUNT, AT(seed), "N", "1", 0, UINT32_MAX, "Of the first of them"},
     {"json-whitespace", 0, COMMAND_CHOICE, AT(whitespace), "spaced|compact|flexible", "spaced", 0,
      0, "White space of production"},
     {"max-ms", 0, COMMAND_COUNT, AT(max_ms), "MS", "250", 1, 60000, "Time for compiling"},
@@ -119,10 +123,28 @@ static serverd_status check_all(const struct values *values, struct grammar *gra
     return status;
 }
 
+static serverd_status print_samples(const struct values *values, struct grammar *grammar,
+                                    serverd_error *err)
+{
+    struct matcher *matcher = matcher_create(grammar);
+    struct buffer text;
+    serverd_status status = matcher ? SERVERD_OK : fail(err, SERVERD_NOMEM, "no memory");
+    buffer_init(&text, SAMPLE_BYTES + 1);
+    for (uint32_t i = 0; i < values->sample && status == SERVERD_OK; i++) {
+        buffer_reset(&text);
+        status = sample_text(matcher, (uint64_t)values->seed + i, &text, err);
+        if (status == SERVERD_OK)
+            (void)printf("%s\n", buffer_str(&text));
+    }
+    buffer_deinit(&text);
+    matcher_destroy(matcher);
+    return status;
+}
+
 static serverd_status run(const void *arg, serverd_error *err)
 {
     const struct values *values = arg;
-    const struct grammar_options options = {.checks = !values->produce,
+    const struct grammar_options options = {.checks = !values->produce && !values->sample,
                                             .whitespace = (enum json_whitespace)values->whitespace,
                                             .max_ns = values->max_ms * UINT64_C(1000000)};
     if (values->batch)
@@ -144,6 +166,8 @@ static serverd_status run(const void *arg, serverd_error *err)
     }
     if (status == SERVERD_OK)
         status = check_all(values, grammar, err);
+    if (status == SERVERD_OK)
+        status = print_samples(values, grammar, err);
     grammar_unref(grammar);
     free(source.text);
     return status;

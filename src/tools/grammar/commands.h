@@ -12,8 +12,9 @@ extern const struct command grammar_check;
 #define GRAMMAR_REJECTED SERVERD_CORRUPT
 
 /* Checks many schemas in one process. Each line of the file is "schema JSON" or "instance JSON"
- * (valid of the last schema); each answer is a line too: "ok MICROSECONDS", "refused CODE: TEXT",
- * "accepted", "rejected OFFSET", "none" (the schema was refused). */
+ * (an instance of the last schema) or "sample SEED" (a text that it produces, which has to be asked
+ * for); each answer is a line too: "ok MICROSECONDS", "refused CODE: TEXT", "accepted", "rejected
+ * OFFSET", "text TEXT", "failed TEXT", "none" (the schema was refused). */
 serverd_status grammar_batch(const char *path, const struct grammar_options *options,
                              enum grammar_form form, serverd_error *err);
 
