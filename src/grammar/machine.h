@@ -35,6 +35,7 @@ struct machine_text {
     const struct dfa *dfa;
     const struct string_set *set;
     bool is_anything;
+    bool is_inexhaustible; /* whatever was read of it, infinitely many texts begin so */
 };
 
 /* Up to draft-04 an integer is a matter of spelling: 1.0 is none. Known where instances are checked

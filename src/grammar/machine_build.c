@@ -51,6 +51,14 @@ static bool is_same(const struct text_source *a, const struct text_source *b)
             automaton_equal(a->set.automaton, b->set.automaton));
 }
 
+static bool is_inexhaustible(const struct string_set *set)
+{
+    bool is = set->max == UNBOUNDED;
+    for (uint32_t state = 1; state < set->automaton->n_states && is; state++)
+        is = set->automaton->longest[state] == UNBOUNDED;
+    return is;
+}
+
 serverd_status machine_builder_text(struct machine_builder *builder, const struct string_set *set,
                                     bool is_plain, uint32_t *out, serverd_error *err)
 {
@@ -66,7 +74,8 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
     if (!text || !kept)
         return grammar_budget_memory(err);
     *text = (struct machine_text){.is_anything = set->min == 0 && set->max == UNBOUNDED &&
-                                                 automaton_is_anything(set->automaton)};
+                                                 automaton_is_anything(set->automaton),
+                                  .is_inexhaustible = is_inexhaustible(set)};
     *kept = source;
     *out = builder->texts.n - 1;
     struct string_set *copy = arena_alloc(builder->keep, sizeof *copy);

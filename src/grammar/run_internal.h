@@ -50,6 +50,13 @@ void run_object(struct run *run, const struct frame *top, uint8_t byte, struct f
 void run_key(struct run *run, const struct frame *top, uint8_t byte, struct frame_set *out);
 void run_class(struct run *run, const struct frame *top, uint8_t byte, struct frame_set *out);
 
+/* For masks, in production. The text of a class's name; whether nothing but its automaton decides
+ * how a name may go on (none that begins like it was used); the tops behind the end of some new
+ * name. */
+uint32_t run_class_text(const struct run *run, const struct frame *top);
+bool run_class_is_open(struct run *run, const struct frame *top);
+void run_behind_class(struct run *run, const struct frame *top, struct frame_set *out);
+
 /* An array's item is complete; false: it equals another one and must not. */
 bool run_item_is_new(struct run *run, struct frame *array, uint32_t end);
 

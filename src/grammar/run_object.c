@@ -364,7 +364,7 @@ void run_class(struct run *run, const struct frame *top, uint8_t byte, struct fr
     const struct machine_text *text = &run->machine->texts[object->classes[top->class.index].text];
     if (run->machine->produces) {
         if (dfa_step(text->dfa, &next.class.run, byte)) {
-            if (text->is_anything || has_unused_name(run, object, &below, &next))
+            if (text->is_inexhaustible || has_unused_name(run, object, &below, &next))
                 frame_set_add(out, &next);
         } else if (byte == '"' && dfa_is_accepting(text->dfa, top->class.run)) {
             finish_class(run, object, top, &below, out);
@@ -378,6 +378,39 @@ void run_class(struct run *run, const struct frame *top, uint8_t byte, struct fr
     if (result == JSON_READER_QUOTE)
         finish_class(run, object, top, &below, out);
     else if (result != JSON_READER_REFUSED)
+        frame_set_add(out, &next);
+}
+
+uint32_t run_class_text(const struct run *run, const struct frame *top)
+{
+    const struct frame *below = &run->pool.frame[top->parent];
+    return object_of(run, below)->classes[top->class.index].text;
+}
+
+bool run_class_is_open(struct run *run, const struct frame *top)
+{
+    const struct frame *below = &run->pool.frame[top->parent];
+    const struct machine_object *object = object_of(run, below);
+    if (run->machine->texts[object->classes[top->class.index].text].is_inexhaustible)
+        return true;
+    struct text_piece so_far = read_name(run, top->class.start, (uint32_t)run->bytes.len);
+    uint32_t key = first_key(object, so_far);
+    if (key < object->n_keys && object->keys[key].n >= so_far.n &&
+        memcmp(object->keys[key].bytes, so_far.bytes, so_far.n) == 0)
+        return false;
+    for (uint32_t i = below->object.seen; i; i = run->pool.frame[i].parent) {
+        const struct frame *other = &run->pool.frame[i];
+        if (other->seen.end - other->seen.start >= so_far.n &&
+            memcmp(run->bytes.data + other->seen.start, so_far.bytes, so_far.n) == 0)
+            return false;
+    }
+    return true;
+}
+
+void run_behind_class(struct run *run, const struct frame *top, struct frame_set *out)
+{
+    struct frame below = run->pool.frame[top->parent], next;
+    if (add_class(run, object_of(run, &below), &below, top->class.index, &next))
         frame_set_add(out, &next);
 }
 

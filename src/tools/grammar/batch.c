@@ -16,8 +16,8 @@
 
 struct batch {
     const struct grammar_options *options;
-    enum grammar_form form;
-    struct grammar *grammar; /* of the last schema; NULL: it was refused */
+    struct mask_times *times; /* NULL: none are taken */
+    struct grammar *grammar;  /* of the last schema; NULL: it was refused */
 };
 
 static void answer_schema(struct batch *batch, const char *text, size_t n)
@@ -28,15 +28,29 @@ static void answer_schema(struct batch *batch, const char *text, size_t n)
     batch->grammar = NULL;
     uint64_t begin = clock_now_ns(&system_clock);
     serverd_status status =
-        grammar_compile(batch->form, text, n, batch->options, &batch->grammar, &code, &err);
+        grammar_compile(GRAMMAR_JSON_SCHEMA, text, n, batch->options, &batch->grammar, &code, &err);
     if (status == SERVERD_OK)
         (void)printf("ok %" PRIu64 "\n", (clock_now_ns(&system_clock) - begin) / 1000);
     else
         (void)printf("refused %s: %s\n", code, err.text);
 }
 
+static void answer_times(struct batch *batch, const char *text, size_t n)
+{
+    uint32_t n_tokens;
+    serverd_error err;
+    if (mask_times_add(batch->times, batch->grammar, text, n, false, &n_tokens, &err) == SERVERD_OK)
+        (void)printf("tokens %u\n", n_tokens);
+    else
+        (void)printf("failed %s\n", err.text);
+}
+
 static void answer_instance(struct batch *batch, const char *text, size_t n)
 {
+    if (batch->times && batch->grammar) {
+        answer_times(batch, text, n);
+        return;
+    }
     struct matcher *matcher = batch->grammar ? matcher_create(batch->grammar) : NULL;
     if (!matcher) {
         (void)printf("none\n");
@@ -92,9 +106,9 @@ static serverd_status answer(struct batch *batch, const char *line, size_t n, se
 }
 
 serverd_status grammar_batch(const char *path, const struct grammar_options *options,
-                             enum grammar_form form, serverd_error *err)
+                             struct mask_times *times, serverd_error *err)
 {
-    struct batch batch = {.options = options, .form = form};
+    struct batch batch = {.options = options, .times = times};
     char *text;
     size_t n;
     serverd_status status = file_read(path, BATCH_BYTES, &text, &n, err);

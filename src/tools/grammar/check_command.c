@@ -15,11 +15,11 @@
 #define INSTANCE_BYTES (64 * MIB)
 
 struct values {
-    const char *schema, *regex, *gbnf, *choice, *tags, *batch;
+    const char *schema, *regex, *gbnf, *choice, *tags, *batch, *model;
     struct command_names check;
     uint32_t max_ms, sample, seed;
     int whitespace;
-    bool produce;
+    bool produce, compare;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -42,6 +42,10 @@ static const struct command_option rows[] = {
     {"json-whitespace", 0, COMMAND_CHOICE, AT(whitespace), "spaced|compact|flexible", "spaced", 0,
      0, "White space of production"},
     {"max-ms", 0, COMMAND_COUNT, AT(max_ms), "MS", "250", 1, 60000, "Time for compiling"},
+    {"model", 0, COMMAND_STRING, AT(model), "FILE", NULL, 0, 0,
+     "Measure masks of this model's vocabulary along the instances; implies --produce"},
+    {"compare", 0, COMMAND_FLAG, AT(compare), NULL, NULL, 0, 0,
+     "With --model: compare every mask with every token (slow)"},
     {"batch", 0, COMMAND_STRING, AT(batch), "FILE", NULL, 0, 0,
      "Many schemas: lines of \"schema JSON\" and \"instance JSON\""},
 };
@@ -141,22 +145,32 @@ static serverd_status print_samples(const struct values *values, struct grammar 
     return status;
 }
 
-static serverd_status run(const void *arg, serverd_error *err)
+static serverd_status time_instance(const struct values *values, struct mask_times *times,
+                                    struct grammar *grammar, const char *path, serverd_error *err)
 {
-    const struct values *values = arg;
-    const struct grammar_options options = {.checks = !values->produce && !values->sample,
-                                            .whitespace = (enum json_whitespace)values->whitespace,
-                                            .max_ns = values->max_ms * UINT64_C(1000000)};
-    if (values->batch)
-        return grammar_batch(values->batch, &options, GRAMMAR_JSON_SCHEMA, err);
+    char *text;
+    size_t n;
+    uint32_t n_tokens = 0;
+    serverd_status status = file_read(path, INSTANCE_BYTES, &text, &n, err);
+    if (status != SERVERD_OK)
+        return status;
+    status = mask_times_add(times, grammar, text, n, values->compare, &n_tokens, err);
+    if (status == SERVERD_OK)
+        (void)printf("%s: %u tokens\n", path, n_tokens);
+    free(text);
+    return status;
+}
+
+static serverd_status run_one(const struct values *values, const struct grammar_options *options,
+                              struct mask_times *times, serverd_error *err)
+{
     struct source source;
     struct grammar *grammar = NULL;
     const char *code;
     serverd_status status = read_source(values, &source, err);
     if (status == SERVERD_OK) {
         uint64_t begin = clock_now_ns(&system_clock);
-        status =
-            grammar_compile(source.form, source.text, source.n, &options, &grammar, &code, err);
+        status = grammar_compile(source.form, source.text, source.n, options, &grammar, &code, err);
         if (status != SERVERD_OK)
             (void)error_context(err, "%s", code);
         else
@@ -164,12 +178,38 @@ static serverd_status run(const void *arg, serverd_error *err)
                          (double)(clock_now_ns(&system_clock) - begin) / 1e6,
                          grammar_bytes(grammar));
     }
-    if (status == SERVERD_OK)
+    if (status == SERVERD_OK && !times)
         status = check_all(values, grammar, err);
+    for (uint32_t i = 0; times && i < values->check.n && status == SERVERD_OK; i++)
+        status = time_instance(values, times, grammar, values->check.value[i], err);
     if (status == SERVERD_OK)
         status = print_samples(values, grammar, err);
     grammar_unref(grammar);
     free(source.text);
+    return status;
+}
+
+static serverd_status run(const void *arg, serverd_error *err)
+{
+    const struct values *values = arg;
+    const struct grammar_options options = {.checks = !values->produce && !values->sample &&
+                                                      !values->model,
+                                            .whitespace = (enum json_whitespace)values->whitespace,
+                                            .max_ns = values->max_ms * UINT64_C(1000000)};
+    struct mask_times *times = NULL;
+    serverd_status status =
+        values->model ? mask_times_create(values->model, &times, err) : SERVERD_OK;
+    if (status == SERVERD_OK && values->batch)
+        status = grammar_batch(values->batch, &options, times, err);
+    else if (status == SERVERD_OK)
+        status = run_one(values, &options, times, err);
+    struct buffer report;
+    buffer_init(&report, 4096);
+    if (times)
+        mask_times_report(times, &report);
+    (void)fputs(buffer_str(&report), stdout);
+    buffer_deinit(&report);
+    mask_times_destroy(times);
     return status;
 }
 
