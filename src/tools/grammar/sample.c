@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define HURRY_BYTES 1000u /* from here on what ends something is taken first */
+#define HURRY_BYTES 300u /* from here on what ends something is taken first */
 
 static uint32_t weight_of(uint8_t byte, size_t n)
 {

@@ -5,7 +5,7 @@
 #include "base/buffer.h"
 #include "grammar/matcher.h"
 
-#define SAMPLE_BYTES 65536u /* longer ones are given up */
+#define SAMPLE_BYTES 16384u /* longer ones are given up */
 
 /* Resets the matcher and appends a text, byte by byte at random among those that are legal, ends
  * preferred the more the longer it gets. The same seed gives the same text. SERVERD_INTERNAL: a
