@@ -137,6 +137,19 @@
 #define LIMIT_REQUEST_ID_BYTES 128u
 #define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
 
+/* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
+ * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */
+#define LIMIT_GRAMMAR_STATES   (1u << 20)
+#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 23)
+#define LIMIT_GRAMMAR_SCRATCH  (256 * MIB) /* of one operation */
+#define LIMIT_REGEX_BYTES      (64 * KIB)
+#define LIMIT_REGEX_DEPTH      200u
+#define LIMIT_REGEX_NODES      (1u << 17)
+#define LIMIT_REGEX_LOOKS      32u    /* look-aheads and look-behinds of one pattern */
+#define LIMIT_GRAMMAR_MULTIPLE 20000u /* multipleOf 86400 counts 864: trailing zeros are free */
+#define LIMIT_NUMBER_PARTS     64u    /* multiples that a set of numbers leaves out */
+#define LIMIT_NUMBER_DIGITS    800u   /* of a number that is produced */
+
 /* Looks into a running engine: more at once are refused, the rest is cut to fit. */
 #define LIMIT_INSPECTIONS      4u
 #define LIMIT_INSPECT_NODES    10000u
@@ -178,6 +191,36 @@
 #define LIMIT_QUANTISE_RULES     1024u
 #define LIMIT_CALIBRATION_TOKENS (1u << 20)
 #define LIMIT_CALIBRATION_BYTES  (256 * MIB)
+
+/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of a schema's text; references from one to the
+ * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
+ * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
+ * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
+ * spelled out; instructions. */
+#define LIMIT_GRAMMAR_TEXT       (1 * MIB)
+#define LIMIT_GRAMMAR_BYTES      (64 * MIB)
+#define LIMIT_GRAMMAR_TIME_NS    250000000u
+#define LIMIT_GRAMMAR_NESTING    256u
+#define LIMIT_GRAMMAR_REFERENCES 64u
+#define LIMIT_GRAMMAR_GOALS      (1u << 16)
+#define LIMIT_GRAMMAR_DEPTH      400u
+#define LIMIT_GRAMMAR_PARTS      1024u
+#define LIMIT_GRAMMAR_UNION      4096u
+#define LIMIT_GRAMMAR_LOOKS      8u
+#define LIMIT_GRAMMAR_COUNTS     (1u << 20)
+#define LIMIT_GRAMMAR_CLASSES    256u
+#define LIMIT_GRAMMAR_NAMES      64u
+#define LIMIT_GRAMMAR_CODE       (1u << 18)
+
+/* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
+ * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that
+ * can be taken back. */
+#define LIMIT_GRAMMAR_FRAMES     (1u << 22)
+#define LIMIT_GRAMMAR_TOPS       4096u
+#define LIMIT_GRAMMAR_OUTPUT     (64 * MIB)
+#define LIMIT_GRAMMAR_SPACES     16u
+#define LIMIT_GRAMMAR_NAME_DEPTH 256u
+#define LIMIT_GRAMMAR_ROLLBACK   256u
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u

@@ -84,6 +84,15 @@ static serverd_status parse_string(const struct command_option *row, const char 
     return SERVERD_OK;
 }
 
+static serverd_status add_name(const struct command_option *row, const char *text,
+                               struct command_names *names, serverd_error *err)
+{
+    if (names->n == COMMAND_NAMES_MAX)
+        return fail(err, SERVERD_INVALID, "--%s: more than %u of them", row->name,
+                    COMMAND_NAMES_MAX);
+    return parse_string(row, text, &names->value[names->n++], err);
+}
+
 static serverd_status set(const struct command_option *row, const char *text, void *values,
                           serverd_error *err)
 {
@@ -105,6 +114,8 @@ static serverd_status set(const struct command_option *row, const char *text, vo
         return SERVERD_OK;
     case COMMAND_LIST:
         return parse_list(row, text, field, err);
+    case COMMAND_NAMES:
+        return add_name(row, text, field, err);
     case COMMAND_FLAG:
         *(bool *)field = strcmp(text, "true") == 0;
         return SERVERD_OK;
@@ -197,7 +208,7 @@ static serverd_status parse_one(const struct command *command, int argc, char *c
     if (!row)
         return fail(err, SERVERD_INVALID, "%s: unexpected argument \"%.100s\"; --help lists all",
                     command->name, text);
-    ++*n_bare;
+    *n_bare += row->type != COMMAND_NAMES;
     return set(row, text, values, err);
 }
 

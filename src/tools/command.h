@@ -12,6 +12,7 @@
 
 #define COMMAND_BARE_MAX 2u
 #define COMMAND_LIST_MAX 32u /* numbers of a list: more are refused */
+#define COMMAND_NAMES_MAX 256u
 
 /* "512,4096": a 0 alone is the empty list. */
 struct command_list {
@@ -19,11 +20,18 @@ struct command_list {
     uint32_t value[COMMAND_LIST_MAX];
 };
 
+/* Every time the option is given adds one; as the last of `bare`, so does every bare argument. */
+struct command_names {
+    uint32_t n;
+    const char *value[COMMAND_NAMES_MAX];
+};
+
 enum command_option_type {
     COMMAND_STRING, /* const char *, NULL if not given and without a default */
     COMMAND_COUNT,  /* uint32_t */
     COMMAND_FLOAT,  /* double */
     COMMAND_LIST,   /* struct command_list */
+    COMMAND_NAMES,  /* struct command_names */
     COMMAND_FLAG,   /* bool; --NAME, --no-NAME */
     COMMAND_CHOICE  /* int, index in `metavar`, "a|b|c" */
 };

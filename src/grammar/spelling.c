@@ -1,0 +1,387 @@
+#include "grammar/spelling.h"
+
+#include "base/error.h"
+#include "grammar/automaton_internal.h"
+
+#include <string.h>
+
+/* States of the byte automaton, before it is minimised, by their keys. q is a state of the
+ * automaton over code points. */
+enum place {
+    PLACE_BETWEEN, /* {., q} between code points */
+    PLACE_ANY,     /* {., n_left, q} any n_left continuation bytes lead to q */
+    PLACE_INSIDE,  /* {., n_left, q, low} they give low and the following code points, from q */
+    PLACE_ESCAPE,  /* {., q} behind a backslash */
+    PLACE_U,       /* {., n, q} behind \u and n zeros: 0..2 */
+    PLACE_U00,     /* {., digit, q} behind \u000 or \u001 */
+};
+
+struct speller {
+    struct grammar_budget *budget;
+    struct arena *scratch;
+    const struct automaton *a;
+    enum spelling spelling;
+    bool is_counted;
+    uint8_t class_of[256], first_of[256]; /* classes before merging; the first byte of each */
+    uint32_t n_classes;
+    struct key_table places; /* number + 1 is the state */
+};
+
+/* Bytes that some state may tell apart begin a class each. A border between two code points shows
+ * in the bytes of the second one's spelling, and in what follows them. */
+static void cut_bytes(struct speller *s)
+{
+    static const uint8_t always[] = {0x80, 0x90, 0xa0, 0xc0, 0xc2, 0xe0, 0xe1,
+                                     0xed, 0xee, 0xf0, 0xf1, 0xf4, 0xf5};
+    static const char json[] = "\"#\\]0123456789:abcdefgnorstuv";
+    bool cuts[257] = {true};
+    for (size_t i = 0; i < sizeof always; i++)
+        cuts[always[i]] = true;
+    for (size_t i = 0; i < sizeof json - 1 && s->spelling == SPELLING_JSON; i++)
+        cuts[(uint8_t)json[i]] = true;
+    cuts[0x20] = true;
+    for (uint32_t i = 0; i < s->a->n_ranges; i++) {
+        uint32_t c = s->a->ranges[i].first;
+        uint32_t n_left = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+        uint32_t lead = c < 0x80 ? c : (0xf80u >> n_left & 0xff) | c >> (6 * n_left);
+        cuts[lead] = true;
+        if (n_left > 0)
+            cuts[lead + 1] = true;
+        while (n_left-- > 0) {
+            uint32_t byte = 0x80 | (c >> (6 * n_left) & 0x3f);
+            cuts[byte] = true;
+            if (n_left > 0)
+                cuts[byte + 1] = true;
+        }
+    }
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        if (cuts[byte])
+            s->first_of[s->n_classes++] = (uint8_t)byte;
+        s->class_of[byte] = (uint8_t)(s->n_classes - 1);
+    }
+}
+
+/* The one state to which all code points low..high lead from q; UINT32_MAX if they differ. */
+static uint32_t common_target(const struct automaton *a, uint32_t q, uint32_t low, uint32_t high)
+{
+    uint32_t target = UINT32_MAX, next = low, from = 0, to = a->n_ranges;
+    while (from < to) {
+        uint32_t middle = (from + to) / 2;
+        if (a->ranges[middle].last < low)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    for (uint32_t i = from; next <= high; i++) {
+        bool is_gap = i >= a->n_ranges || a->ranges[i].first > next; /* no scalar value */
+        uint32_t here =
+            is_gap ? AUTOMATON_DEAD : a->next[(size_t)q * a->n_classes + a->ranges[i].symbol];
+        if (target != UINT32_MAX && here != target)
+            return UINT32_MAX;
+        target = here;
+        if (is_gap && i >= a->n_ranges)
+            break;
+        next = is_gap ? a->ranges[i].first : a->ranges[i].last + 1;
+        i -= is_gap;
+    }
+    return target;
+}
+
+/* UINT32_MAX: no memory. */
+static uint32_t state_of(struct speller *s, enum place place, uint32_t x, uint32_t q, uint32_t low)
+{
+    bool is_new;
+    uint32_t n = key_table_add(&s->places, (const uint32_t[4]){place, x, q, low}, 4, &is_new);
+    return n == UINT32_MAX ? n : n + 1;
+}
+
+static uint32_t between(struct speller *s, uint32_t q)
+{
+    return q == AUTOMATON_DEAD ? DFA_DEAD : state_of(s, PLACE_BETWEEN, 0, q, 0);
+}
+
+/* Where n_left continuation bytes are missing, and then a code point of low.. from q is read. */
+static uint32_t inside(struct speller *s, uint32_t n_left, uint32_t q, uint32_t low)
+{
+    uint32_t high = low + (1u << (6 * n_left)) - 1;
+    /* A block that begins with overlong forms is not of one kind, whatever they lead to. */
+    bool has_overlong = low == 0 && n_left >= 2;
+    uint32_t target = common_target(s->a, q, low, high);
+    if (n_left == 0)
+        return between(s, target);
+    if (target == UINT32_MAX || (has_overlong && target != AUTOMATON_DEAD))
+        return state_of(s, PLACE_INSIDE, n_left, q, low);
+    return target == AUTOMATON_DEAD ? DFA_DEAD : state_of(s, PLACE_ANY, n_left, target, 0);
+}
+
+/* From between code points by one byte. */
+static uint32_t step_between(struct speller *s, uint32_t q, uint8_t byte)
+{
+    if (byte >= 0x80) {
+        if (byte < 0xc2 || byte > 0xf4)
+            return DFA_DEAD;
+        uint32_t n_left = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+        return inside(s, n_left, q, (byte & (0x3fu >> n_left)) << (6 * n_left));
+    }
+    if (s->spelling == SPELLING_JSON && byte == '\\')
+        return state_of(s, PLACE_ESCAPE, 0, q, 0);
+    if (s->spelling == SPELLING_JSON && (byte == '"' || byte < 0x20))
+        return DFA_DEAD;
+    return between(s, automaton_step(s->a, q, byte));
+}
+
+static uint32_t step_inside(struct speller *s, uint32_t n_left, uint32_t q, uint32_t low,
+                            uint8_t byte)
+{
+    if ((byte & 0xc0) != 0x80)
+        return DFA_DEAD;
+    uint32_t start = low + ((byte & 0x3fu) << (6 * (n_left - 1)));
+    if (low == 0 && n_left >= 2 && start < (n_left == 2 ? 0x800u : 0x10000u))
+        return DFA_DEAD;
+    return inside(s, n_left - 1, q, start);
+}
+
+/* Characters that have a short escape, and the letters of these. */
+static const char escaped[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+
+/* Behind \u: only 00xx of control characters without a short escape. */
+static uint32_t step_u(struct speller *s, uint32_t n_zeros, uint32_t q, uint8_t byte)
+{
+    if (n_zeros < 2)
+        return byte == '0' ? state_of(s, PLACE_U, n_zeros + 1, q, 0) : DFA_DEAD;
+    return byte == '0' || byte == '1' ? state_of(s, PLACE_U00, byte - '0', q, 0) : DFA_DEAD;
+}
+
+static uint32_t step_u00(struct speller *s, uint32_t digit, uint32_t q, uint8_t byte)
+{
+    uint32_t low = byte >= '0' && byte <= '9'   ? byte - '0'
+                   : byte >= 'a' && byte <= 'f' ? byte - 'a' + 10
+                                                : 16;
+    uint32_t c = digit * 16 + low;
+    if (low == 16 || (c != 0 && strchr(escaped, (int)c)))
+        return DFA_DEAD;
+    return between(s, automaton_step(s->a, q, c));
+}
+
+static uint32_t step(struct speller *s, const uint32_t key[4], uint8_t byte)
+{
+    const char *letter;
+    switch ((enum place)key[0]) {
+    case PLACE_BETWEEN:
+        return step_between(s, key[2], byte);
+    case PLACE_ANY:
+        if ((byte & 0xc0) != 0x80)
+            return DFA_DEAD;
+        return key[1] > 1 ? state_of(s, PLACE_ANY, key[1] - 1, key[2], 0) : between(s, key[2]);
+    case PLACE_INSIDE:
+        return step_inside(s, key[1], key[2], key[3], byte);
+    case PLACE_ESCAPE:
+        if (byte == 'u')
+            return state_of(s, PLACE_U, 0, key[2], 0);
+        letter = byte != 0 ? strchr(letters, byte) : NULL;
+        return letter ? between(s, automaton_step(s->a, key[2], (uint8_t)escaped[letter - letters]))
+                      : DFA_DEAD;
+    case PLACE_U:
+        return step_u(s, key[1], key[2], byte);
+    case PLACE_U00:
+        return step_u00(s, key[1], key[2], byte);
+    }
+    return DFA_DEAD;
+}
+
+/* All states and their rows; state 0 is dead. */
+static serverd_status explore(struct speller *s, struct raw_automaton *raw, serverd_error *err)
+{
+    uint32_t k = s->n_classes;
+    size_t cap = 64;
+    uint32_t *rows = arena_array(s->scratch, cap * k, sizeof *rows);
+    if (!rows || !key_table_init(&s->places, s->scratch) || between(s, s->a->start) == UINT32_MAX)
+        return grammar_budget_memory(err);
+    for (uint32_t i = 0; i < s->places.n_keys; i++) {
+        serverd_status status = grammar_budget_spend(s->budget, k, err);
+        if (!status)
+            status = grammar_budget_table(s->budget, s->places.n_keys + 1, k, err);
+        if (status)
+            return status;
+        if (i + 2u > cap) {
+            rows = arena_grow(s->scratch, rows, cap * k * sizeof *rows, 2 * cap * k * sizeof *rows);
+            cap *= 2;
+            if (!rows)
+                return grammar_budget_memory(err);
+        }
+        uint32_t key[4];
+        memcpy(key, s->places.words + s->places.offset[i], sizeof key);
+        for (uint32_t c = 0; c < k; c++) {
+            uint32_t to = step(s, key, s->first_of[c]);
+            if (to == UINT32_MAX)
+                return grammar_budget_memory(err);
+            rows[(i + 1) * (size_t)k + c] = to;
+        }
+    }
+    uint32_t n_states = s->places.n_keys + 1;
+    uint8_t *labels = arena_alloc(s->scratch, n_states);
+    if (!labels)
+        return grammar_budget_memory(err);
+    for (uint32_t i = 1; i < n_states; i++) {
+        const uint32_t *key = s->places.words + s->places.offset[i - 1];
+        if (key[0] == PLACE_BETWEEN)
+            labels[i] = (uint8_t)((s->is_counted ? DFA_BOUNDARY : 0) |
+                                  (s->a->accepts[key[2]] ? DFA_ACCEPTS : 0));
+    }
+    *raw = (struct raw_automaton){.n_states = n_states,
+                                  .n_classes = k,
+                                  .start = automaton_is_empty(s->a) ? 0 : 1,
+                                  .next = rows,
+                                  .labels = labels};
+    return SERVERD_OK;
+}
+
+/* Code points that are still to come: of states between code points known, of those inside by
+ * what they lead to. At most 6 bytes lie between. */
+static void measure(const struct dfa *dfa, uint32_t *least, uint32_t *most)
+{
+    for (bool changed = true; changed;) {
+        changed = false;
+        for (uint32_t s = 1; s < dfa->n_states; s++) {
+            for (uint32_t byte = 0; byte < 256 && !(dfa->flags[s] & DFA_BOUNDARY); byte++) {
+                uint32_t to = dfa_next(dfa, s, (uint8_t)byte);
+                uint32_t weight = (dfa->flags[to] & DFA_BOUNDARY) != 0;
+                if (to == DFA_DEAD || least[to] == UINT32_MAX)
+                    continue;
+                uint32_t high = most[to] == UINT32_MAX ? UINT32_MAX : most[to] + weight;
+                changed |= least[to] + weight < least[s] || high > most[s];
+                if (least[to] + weight < least[s])
+                    least[s] = least[to] + weight;
+                if (high > most[s])
+                    most[s] = high;
+            }
+        }
+    }
+}
+
+/* A state inside a code point may lead to shorter and to longer futures, and to none between. */
+static bool has_gaps(const struct dfa *dfa)
+{
+    for (uint32_t s = 1; s < dfa->n_states; s++) {
+        uint32_t covered = dfa->least[s];
+        if (dfa->flags[s] & DFA_BOUNDARY)
+            continue; /* string_set.c has looked */
+        for (bool grew = true; grew && covered < dfa->most[s];) {
+            grew = false;
+            for (uint32_t byte = 0; byte < 256; byte++) {
+                uint32_t to = dfa_next(dfa, s, (uint8_t)byte);
+                uint32_t weight = (dfa->flags[to] & DFA_BOUNDARY) != 0;
+                if (to == DFA_DEAD || dfa->least[to] + weight > covered + 1)
+                    continue;
+                uint32_t high = dfa->most[to] == UINT32_MAX ? UINT32_MAX : dfa->most[to] + weight;
+                grew |= high > covered;
+                covered = high > covered ? high : covered;
+            }
+        }
+        if (covered < dfa->most[s])
+            return true;
+    }
+    return false;
+}
+
+/* The minimal automaton as a struct dfa in `keep`. */
+static serverd_status finish(struct speller *s, const struct raw_automaton *raw,
+                             const struct string_set *set, struct arena *keep, struct dfa **out,
+                             serverd_error *err)
+{
+    uint32_t *state, *class, n, k;
+    serverd_status status = minimise(s->budget, s->scratch, raw, &state, &n, err);
+    if (!status)
+        status = merge_classes(s->budget, s->scratch, raw, state, &class, &k, err);
+    if (status)
+        return status;
+    struct dfa *dfa = arena_alloc(keep, sizeof *dfa);
+    uint8_t *flags = arena_alloc(keep, n);
+    uint16_t *next16 = n <= UINT16_MAX ? arena_array(keep, (size_t)n * k, sizeof *next16) : NULL;
+    uint32_t *next32 = n > UINT16_MAX ? arena_array(keep, (size_t)n * k, sizeof *next32) : NULL;
+    uint32_t *least = s->is_counted ? arena_array(keep, n, sizeof *least) : NULL;
+    uint32_t *most = s->is_counted ? arena_array(keep, n, sizeof *most) : NULL;
+    if (!dfa || !flags || (!next16 && !next32) || (s->is_counted && (!least || !most)))
+        return grammar_budget_memory(err);
+    *dfa = (struct dfa){.n_states = n,
+                        .start = state[raw->start],
+                        .n_classes = k,
+                        .min = set->min,
+                        .max = set->max,
+                        .next16 = next16,
+                        .next32 = next32,
+                        .flags = flags,
+                        .least = least,
+                        .most = most};
+    for (uint32_t byte = 0; byte < 256; byte++)
+        dfa->class_of[byte] = (uint8_t) class[s->class_of[byte]];
+    for (uint32_t i = 0; s->is_counted && i < n; i++)
+        least[i] = UINT32_MAX;
+    for (uint32_t i = 1; i < raw->n_states; i++) {
+        if (state[i] == DFA_DEAD)
+            continue;
+        const uint32_t *row = raw->next + (size_t)i * raw->n_classes;
+        const uint32_t *key = s->places.words + s->places.offset[i - 1];
+        flags[state[i]] = raw->labels[i];
+        if (s->is_counted && key[0] == PLACE_BETWEEN) {
+            least[state[i]] = s->a->shortest[key[2]];
+            most[state[i]] = s->a->longest[key[2]];
+        }
+        for (uint32_t c = 0; c < raw->n_classes; c++) {
+            size_t cell = (size_t)state[i] * k + class[c];
+            if (next16)
+                next16[cell] = (uint16_t)state[row[c]];
+            else
+                next32[cell] = state[row[c]];
+        }
+    }
+    if (s->is_counted)
+        measure(dfa, least, most);
+    *out = dfa;
+    return SERVERD_OK;
+}
+
+static serverd_status spell_once(struct grammar_budget *budget, const struct string_set *set,
+                                 enum spelling spelling, struct arena *keep, struct dfa **out,
+                                 serverd_error *err)
+{
+    struct speller s = {.budget = budget,
+                        .scratch = arena_create(LIMIT_GRAMMAR_SCRATCH),
+                        .a = set->automaton,
+                        .spelling = spelling,
+                        .is_counted = set->min > 0 || set->max != UINT32_MAX};
+    struct raw_automaton raw;
+    if (!s.scratch)
+        return grammar_budget_memory(err);
+    cut_bytes(&s);
+    serverd_status status = explore(&s, &raw, err);
+    if (!status)
+        status = finish(&s, &raw, set, keep, out, err);
+    arena_destroy(s.scratch);
+    return status;
+}
+
+serverd_status spell(struct grammar_budget *budget, const struct string_set *set,
+                     enum spelling spelling, struct arena *keep, const struct dfa **out,
+                     serverd_error *err)
+{
+    struct dfa *dfa;
+    struct string_set folded = {.min = 0, .max = UINT32_MAX};
+    serverd_status status = spell_once(budget, set, spelling, keep, &dfa, err);
+    if (!status && set->min > 0 && set->max != UINT32_MAX && has_gaps(dfa)) {
+        status = string_set_fold(budget, set, &folded.automaton, err);
+        if (!status)
+            status = spell_once(budget, &folded, spelling, keep, &dfa, err);
+    }
+    if (!status)
+        *out = dfa;
+    return status;
+}
+
+serverd_status spell_automaton(struct grammar_budget *budget, const struct automaton *automaton,
+                               enum spelling spelling, struct arena *keep, const struct dfa **out,
+                               serverd_error *err)
+{
+    struct string_set set = {.automaton = automaton, .min = 0, .max = UINT32_MAX};
+    return spell(budget, &set, spelling, keep, out, err);
+}

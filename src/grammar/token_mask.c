@@ -1,0 +1,420 @@
+#include "grammar/token_mask.h"
+
+#include "base/hash.h"
+#include "base/limits.h"
+#include "grammar/matcher_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- kept masks ------------------------------------------------------------------------------ */
+
+/* The tokens that a text takes whole from a state, and where it may be over inside of them. */
+struct kept_mask {
+    uint64_t grammar; /* 0: of all grammars, for texts that may be anything */
+    struct dfa_run run;
+    uint32_t text;
+    uint64_t used; /* the cache's clock */
+    uint64_t *bits;
+    uint32_t *exits, n_exits; /* nodes of the trie of pieces */
+    bool has_exits;           /* they were looked for */
+};
+
+struct mask_cache {
+    const struct token_trie *trie;
+    struct kept_mask *kept; /* a hash table with one place per slot and its neighbours */
+    uint32_t n_slots;
+    uint64_t clock;
+    struct frame_set sets[TOKEN_PIECE_MAX + 2]; /* by depth of a walk */
+    struct dfa_run runs[TOKEN_PIECE_MAX + 2];
+};
+
+#define NEIGHBOURS 8u
+
+struct mask_cache *mask_cache_create(const struct token_trie *trie, size_t limit_bytes)
+{
+    struct mask_cache *cache = calloc(1, sizeof *cache);
+    if (!cache)
+        return NULL;
+    cache->trie = trie;
+    cache->n_slots = NEIGHBOURS;
+    size_t bytes = token_mask_words(trie) * sizeof(uint64_t) + sizeof *cache->kept;
+    while ((size_t)cache->n_slots * 2 * bytes <= limit_bytes)
+        cache->n_slots *= 2;
+    cache->kept = calloc(cache->n_slots, sizeof *cache->kept);
+    if (!cache->kept) {
+        mask_cache_destroy(cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void mask_cache_destroy(struct mask_cache *cache)
+{
+    if (!cache)
+        return;
+    for (uint32_t i = 0; i < cache->n_slots && cache->kept; i++) {
+        free(cache->kept[i].bits);
+        free(cache->kept[i].exits);
+    }
+    for (size_t i = 0; i < sizeof cache->sets / sizeof *cache->sets; i++)
+        frame_set_deinit(&cache->sets[i]);
+    free(cache->kept);
+    free(cache);
+}
+
+static void set_bit(uint64_t *bits, uint32_t id)
+{
+    bits[id / 64] |= UINT64_C(1) << (id % 64);
+}
+
+static void set_items(const struct token_trie *trie, const struct trie_node *node, uint64_t *bits)
+{
+    uint32_t from = node->first_item, to = from;
+    const struct trie_node *next = node + 1;
+    /* a node's items are those up to its first child's, or to whoever comes next */
+    to = next->first_item;
+    for (uint32_t i = from; i < to; i++)
+        set_bit(bits, trie->ids[i]);
+}
+
+/* Beyond this a run's count makes no difference within one token. */
+static struct dfa_run canonical(const struct mask_cache *cache, const struct dfa *dfa,
+                                struct dfa_run run)
+{
+    bool is_far = !dfa->least ||
+                  (run.count >= dfa->min &&
+                   (dfa->max == UINT32_MAX || (uint64_t)dfa->max - run.count >
+                                                  (uint64_t)cache->trie->longest + dfa->n_states));
+    if (is_far)
+        run.count = dfa->least && dfa->max != UINT32_MAX ? UINT32_MAX : 0;
+    return run;
+}
+
+static bool make_room(struct mask_cache *cache, struct kept_mask *kept, bool wants_exits)
+{
+    if (!kept->bits)
+        kept->bits = malloc(token_mask_words(cache->trie) * sizeof *kept->bits);
+    if (wants_exits && !kept->exits)
+        kept->exits = malloc(cache->trie->pieces.n_nodes * sizeof *kept->exits);
+    return kept->bits && (!wants_exits || kept->exits);
+}
+
+/* Walks all pieces over the automaton alone. */
+static void fill_kept(struct mask_cache *cache, const struct dfa *dfa, struct dfa_run run,
+                      bool wants_exits, struct kept_mask *kept)
+{
+    const struct trie *pieces = &cache->trie->pieces;
+    memset(kept->bits, 0, token_mask_words(cache->trie) * sizeof *kept->bits);
+    kept->n_exits = 0;
+    kept->has_exits = wants_exits;
+    cache->runs[0] = run;
+    for (uint32_t i = 1; i < pieces->n_nodes;) {
+        const struct trie_node *node = &pieces->nodes[i];
+        struct dfa_run next = cache->runs[node->depth - 1];
+        if (!dfa_step(dfa, &next, node->byte)) {
+            i = node->end;
+            continue;
+        }
+        cache->runs[node->depth] = next;
+        set_items(cache->trie, node, kept->bits);
+        if (wants_exits && node->end > i + 1 && dfa_is_accepting(dfa, next))
+            kept->exits[kept->n_exits++] = i;
+        i++;
+    }
+}
+
+static const struct kept_mask *find_kept(struct mask_cache *cache, const struct grammar *grammar,
+                                         uint32_t text, struct dfa_run run, bool wants_exits)
+{
+    const struct machine_text *row = &grammar->machine.texts[text];
+    struct kept_mask key = {.grammar = grammar->id, .text = text};
+    key.run = canonical(cache, row->dfa, run);
+    if (row->is_anything) {
+        key.grammar = 0;
+        key.text = wants_exits;
+    }
+    uint64_t hash = hash_mix(hash_mix(hash_mix(key.grammar) ^ key.text) ^
+                             ((uint64_t)key.run.state << 32 | key.run.count));
+    struct kept_mask *oldest = NULL;
+    cache->clock++;
+    for (uint32_t i = 0; i < NEIGHBOURS; i++) {
+        struct kept_mask *kept = &cache->kept[(hash + i) & (cache->n_slots - 1)];
+        bool is_it = kept->used && kept->grammar == key.grammar && kept->text == key.text &&
+                     kept->run.state == key.run.state && kept->run.count == key.run.count &&
+                     (!wants_exits || kept->has_exits);
+        if (is_it) {
+            kept->used = cache->clock;
+            return kept;
+        }
+        if (!oldest || kept->used < oldest->used)
+            oldest = kept;
+    }
+    if (!make_room(cache, oldest, wants_exits))
+        return NULL;
+    fill_kept(cache, row->dfa, run, wants_exits, oldest);
+    oldest->grammar = key.grammar;
+    oldest->text = key.text;
+    oldest->run = key.run;
+    oldest->used = cache->clock;
+    return oldest;
+}
+
+/* ---- walking with the machine ---------------------------------------------------------------- */
+
+struct walk {
+    struct matcher *matcher;
+    struct mask_cache *cache;
+    uint64_t *mask;
+    uint32_t n_frames;
+    size_t n_bytes;
+};
+
+static void put_back(struct walk *walk)
+{
+    frame_pool_release(&walk->matcher->run.pool, walk->n_frames);
+    walk->matcher->run.bytes.len = walk->n_bytes;
+}
+
+/* One byte from the tops at depth - 1 to those at `depth`. */
+static bool walk_byte(struct walk *walk, uint32_t depth, uint8_t byte)
+{
+    struct run *run = &walk->matcher->run;
+    struct mask_cache *cache = walk->cache;
+    run->bytes.len = walk->n_bytes + depth - 1;
+    run_step(run, &cache->sets[depth - 1], byte, &cache->sets[depth]);
+    return cache->sets[depth].n > 0;
+}
+
+/* The tokens below node `root` of the pieces: cache->sets[its depth] are the tops there. */
+static void walk_pieces(struct walk *walk, uint32_t root)
+{
+    const struct token_trie *trie = walk->cache->trie;
+    const struct trie_node *nodes = trie->pieces.nodes;
+    uint32_t frames[TOKEN_PIECE_MAX + 2];
+    frames[nodes[root].depth] = walk->matcher->run.pool.n;
+    for (uint32_t i = root + 1; i < nodes[root].end;) {
+        uint32_t depth = nodes[i].depth;
+        frame_pool_release(&walk->matcher->run.pool, frames[depth - 1]);
+        if (!walk_byte(walk, depth, nodes[i].byte)) {
+            i = nodes[i].end;
+            continue;
+        }
+        frames[depth] = walk->matcher->run.pool.n;
+        set_items(trie, &nodes[i], walk->mask);
+        i++;
+    }
+    put_back(walk);
+}
+
+/* ---- texts ----------------------------------------------------------------------------------- */
+
+static void add_kept(const struct walk *walk, const struct kept_mask *kept)
+{
+    size_t n = token_mask_words(walk->cache->trie);
+    for (size_t i = 0; i < n; i++)
+        walk->mask[i] |= kept->bits[i];
+}
+
+/* A plain text: tokens that stay inside; then, wherever it may be over within a token, what comes
+ * behind it. */
+static bool add_text(struct walk *walk, const struct frame *top)
+{
+    struct run *run = &walk->matcher->run;
+    const struct frame *below = &run->pool.frame[top->parent];
+    bool leaves = below->kind != FRAME_END;
+    const struct kept_mask *kept =
+        find_kept(walk->cache, walk->matcher->grammar, top->text.text, top->text.run, leaves);
+    if (!kept)
+        return false;
+    add_kept(walk, kept);
+    const struct dfa *dfa = run->machine->texts[top->text.text].dfa;
+    struct frame_set *first = &walk->cache->sets[0];
+    if (leaves && dfa_is_accepting(dfa, top->text.run)) {
+        first->n = 0;
+        run->at = (uint32_t)walk->n_bytes;
+        run_resume(run, top->parent, run->at, first);
+        walk_pieces(walk, 0);
+    }
+    for (uint32_t i = 0; leaves && i < kept->n_exits; i++) {
+        const struct token_trie *trie = walk->cache->trie;
+        const struct trie_node *node = &trie->pieces.nodes[kept->exits[i]];
+        uint32_t depth = node->depth;
+        struct text_of_token text = token_trie_text(trie, trie->ids[node->first_item]);
+        buffer_append(&run->bytes, text.bytes, depth); /* the way there */
+        struct frame_set *set = &walk->cache->sets[depth];
+        set->n = 0;
+        run->at = (uint32_t)walk->n_bytes + depth;
+        run_resume(run, top->parent, run->at, set);
+        walk_pieces(walk, kept->exits[i]);
+    }
+    return true;
+}
+
+/* Tokens that end the string: those with a quote in front of which the string may be over, and
+ * behind which the rest is legal. cache->sets[0] are the tops behind the quote. */
+static void add_rests(struct walk *walk, const struct dfa *dfa, struct dfa_run run,
+                      bool (*is_legal)(struct walk *walk, const struct quoted_token *token,
+                                       const void *context),
+                      const void *context)
+{
+    const struct token_trie *trie = walk->cache->trie;
+    const struct trie_node *nodes = trie->rests.nodes;
+    uint32_t frames[TOKEN_PIECE_MAX + 2];
+    frames[0] = walk->matcher->run.pool.n;
+    size_t n_bytes = walk->n_bytes;
+    for (uint32_t i = 0; i < trie->rests.n_nodes;) {
+        uint32_t depth = nodes[i].depth;
+        if (depth > 0) {
+            frame_pool_release(&walk->matcher->run.pool, frames[depth - 1]);
+            walk->n_bytes = n_bytes + 1; /* behind the quote */
+            bool is_possible = walk_byte(walk, depth, nodes[i].byte);
+            walk->n_bytes = n_bytes;
+            if (!is_possible) {
+                i = nodes[i].end;
+                continue;
+            }
+            frames[depth] = walk->matcher->run.pool.n;
+        }
+        for (uint32_t j = nodes[i].first_item; j < nodes[i + 1].first_item; j++) {
+            const struct quoted_token *token = &trie->quoted[j];
+            struct text_of_token text = token_trie_text(trie, token->id);
+            struct dfa_run at = run;
+            uint32_t n = 0;
+            while (n < token->before && dfa_step(dfa, &at, (uint8_t)text.bytes[n]))
+                n++;
+            if (n == token->before && dfa_is_accepting(dfa, at) &&
+                (!is_legal || is_legal(walk, token, context)))
+                set_bit(walk->mask, token->id);
+        }
+        i++;
+    }
+}
+
+static bool add_string(struct walk *walk, const struct frame *top)
+{
+    struct run *run = &walk->matcher->run;
+    const struct dfa *dfa = run->machine->texts[top->text.text].dfa;
+    const struct kept_mask *kept =
+        find_kept(walk->cache, walk->matcher->grammar, top->text.text, top->text.run, false);
+    if (!kept)
+        return false;
+    add_kept(walk, kept);
+    struct frame_set *first = &walk->cache->sets[0];
+    first->n = 0;
+    run->at = (uint32_t)walk->n_bytes;
+    run_resume(run, top->parent, run->at + 1, first);
+    buffer_append_char(&run->bytes, '"');
+    if (first->n > 0)
+        add_rests(walk, dfa, top->text.run, NULL, NULL);
+    put_back(walk);
+    return true;
+}
+
+/* A name: whether it was used already depends on the whole of it. */
+struct name_context {
+    const struct frame_set *tops; /* the one of the name */
+};
+
+static bool is_new_name(struct walk *walk, const struct quoted_token *token, const void *context)
+{
+    const struct name_context *name = context;
+    struct matcher *matcher = walk->matcher;
+    struct text_of_token text = token_trie_text(walk->cache->trie, token->id);
+    struct frame_set tops = matcher->tops;
+    uint32_t n_frames = matcher->run.pool.n;
+    size_t n_bytes = matcher->run.bytes.len;
+    struct frame_set copy = {0};
+    bool is_legal = frame_set_copy(&copy, name->tops);
+    matcher->tops = copy;
+    matcher->run.bytes.len = walk->n_bytes;
+    is_legal = is_legal && matcher_walk(matcher, text.bytes, text.n) == text.n;
+    frame_set_deinit(&matcher->tops);
+    matcher->tops = tops;
+    matcher->run.bytes.len = n_bytes;
+    frame_pool_release(&matcher->run.pool, n_frames);
+    return is_legal;
+}
+
+static bool add_name(struct walk *walk, const struct frame *top)
+{
+    struct run *run = &walk->matcher->run;
+    uint32_t text = run_class_text(run, top);
+    if (!run_class_is_open(run, top))
+        return false; /* how much of it is left depends on names that were used */
+    const struct dfa *dfa = run->machine->texts[text].dfa;
+    const struct kept_mask *kept =
+        find_kept(walk->cache, walk->matcher->grammar, text, top->class.run, false);
+    if (!kept)
+        return false;
+    add_kept(walk, kept);
+    struct frame tops_item = *top;
+    struct frame_set tops = {.item = &tops_item, .n = 1, .cap = 1};
+    const struct name_context context = {&tops};
+    struct frame_set *first = &walk->cache->sets[0];
+    first->n = 0;
+    run_behind_class(run, top, first);
+    buffer_append_char(&run->bytes, '"');
+    if (first->n > 0)
+        add_rests(walk, dfa, top->class.run, is_new_name, &context);
+    put_back(walk);
+    return true;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+void matcher_mask(struct matcher *matcher, struct mask_cache *cache, uint64_t *mask)
+{
+    const struct token_trie *trie = cache->trie;
+    struct walk walk = {matcher, cache, mask, matcher->run.pool.n, matcher->run.bytes.len};
+    memset(mask, 0, token_mask_words(trie) * sizeof *mask);
+    if (matcher->run.is_failed)
+        return;
+    struct frame_set rest = {0};
+    for (uint32_t i = 0; i < matcher->tops.n; i++) {
+        const struct frame *top = &matcher->tops.item[i];
+        bool is_done = matcher->grammar->machine.produces &&
+                       ((top->kind == FRAME_STRING && add_string(&walk, top)) ||
+                        (top->kind == FRAME_TEXT && add_text(&walk, top)) ||
+                        (top->kind == FRAME_CLASS && add_name(&walk, top)));
+        if (!is_done)
+            frame_set_add(&rest, top);
+    }
+    if (rest.n > 0 && frame_set_copy(&cache->sets[0], &rest))
+        walk_pieces(&walk, 0);
+    matcher->run.is_failed = matcher->run.is_failed || rest.is_failed;
+    frame_set_deinit(&rest);
+    if (matcher_may_end(matcher))
+        for (uint32_t i = 0; i < trie->n_end_tokens; i++)
+            set_bit(mask, trie->end_tokens[i]);
+    if (matcher->run.is_failed)
+        memset(mask, 0, token_mask_words(trie) * sizeof *mask);
+}
+
+static bool is_end_token(const struct token_trie *trie, uint32_t id)
+{
+    for (uint32_t i = 0; i < trie->n_end_tokens; i++)
+        if (trie->end_tokens[i] == id)
+            return true;
+    return false;
+}
+
+bool matcher_accept_token(struct matcher *matcher, const struct token_trie *trie, uint32_t id)
+{
+    if (id >= trie->n_tokens)
+        return false;
+    struct text_of_token text = token_trie_text(trie, id);
+    if (is_end_token(trie, id))
+        return matcher_may_end(matcher) && matcher_accept(matcher, "", 0);
+    return text.n > 0 && matcher_accept(matcher, text.bytes, text.n);
+}
+
+bool matcher_allows_token(struct matcher *matcher, const struct token_trie *trie, uint32_t id)
+{
+    if (id >= trie->n_tokens)
+        return false;
+    struct text_of_token text = token_trie_text(trie, id);
+    if (is_end_token(trie, id))
+        return matcher_may_end(matcher);
+    return text.n > 0 && matcher_allows(matcher, text.bytes, text.n);
+}
