@@ -129,6 +129,7 @@
 #define LIMIT_LABELS           64u /* tokens whose probability a score is */
 #define LIMIT_STORED_RESPONSES 4096u      /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
+#define LIMIT_KEPT_GRAMMARS    256u       /* compiled, for requests that ask for the same */
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u
 #define LIMIT_STOP_TOKEN_IDS   64u

@@ -40,12 +40,22 @@ static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_l
     return call->request != NULL;
 }
 
+static bool check_form(const struct chat_call *call, struct api_error *e)
+{
+    if (!call->form.is_set || !call->tools.list)
+        return true;
+    api_error_set(e, "unsupported_value", call->form.param,
+                  "%s does not go together with tools here.", call->form.param);
+    return false;
+}
+
 bool chat_call_make(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
                     struct chat_call *out, struct api_error *e)
 {
     *out = (struct chat_call){.fields = *fields};
     fields->root = NULL;
     if (!api_check_generates(x, e) || !tool_use_read(&out->fields, &out->tools, e) ||
+        !output_form_read(&out->fields, &out->form, e) || !check_form(out, e) ||
         !make_request(x, out, n_logprobs, e)) {
         chat_call_release(out);
         return false;
@@ -62,6 +72,7 @@ void chat_call_release(struct chat_call *call)
         request_destroy(call->request);
     call->request = NULL;
     tool_use_release(&call->tools);
+    output_form_release(&call->form);
     api_fields_release(&call->fields);
 }
 
@@ -73,11 +84,15 @@ void chat_call_generate(struct exchange *x, struct chat_call *call,
     if (requests) {
         requests[0] = call->request;
         call->request = NULL;
-        exchange_generate(x, requests, 1, encoder, state, is_stream);
+        const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
+        output_form_generate(x, requests, 1, &call->form,
+                             call->is_reasoning_open ? reasoning->close : NULL, encoder, state,
+                             is_stream);
         return;
     }
     struct api_error e;
     api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    output_form_release(&call->form);
     encoder->destroy(state);
     exchange_fail(x, &e);
 }

@@ -4,12 +4,14 @@
 #define SERVER_CHAT_CALL_H
 
 #include "server/api_request.h"
+#include "server/output_form.h"
 #include "server/output_parts.h"
 #include "server/tool_use.h"
 
 struct chat_call {
     struct api_fields fields;
     struct tool_use tools;
+    struct output_form form;
     struct request *request;
     const struct stream_format *format; /* NULL: all of the output is content */
     bool is_reasoning_open;             /* the prompt ends inside a block of reasoning */
