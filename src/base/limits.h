@@ -197,7 +197,8 @@
  * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
  * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
  * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
- * spelled out; instructions. */
+ * spelled out; instructions; rules of a grammar, repetitions, and bytes of the regular expression
+ * that a part of it becomes. */
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
 #define LIMIT_GRAMMAR_TIME_NS    250000000u
@@ -212,6 +213,9 @@
 #define LIMIT_GRAMMAR_CLASSES    256u
 #define LIMIT_GRAMMAR_NAMES      64u
 #define LIMIT_GRAMMAR_CODE       (1u << 18)
+#define LIMIT_GRAMMAR_RULES      4096u
+#define LIMIT_GRAMMAR_REPEAT     100000u
+#define LIMIT_GRAMMAR_INLINE     (64 * KIB)
 
 /* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
  * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that

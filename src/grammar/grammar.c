@@ -1,8 +1,10 @@
 #include "grammar/grammar_internal.h"
 
 #include "base/error.h"
+#include "grammar/gbnf.h"
 #include "grammar/machine_build.h"
 #include "grammar/regex.h"
+#include "grammar/tags.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -102,11 +104,32 @@ static serverd_status compile_choice(struct compiler *c)
     return has_failed(c, status, "invalid_grammar") ? status : one_text(c, &set);
 }
 
+static serverd_status compile_gbnf(struct compiler *c)
+{
+    uint32_t place;
+    serverd_status status = add_code(c, OP_CALL, 0);
+    if (status == SERVERD_OK)
+        status = add_code(c, OP_RETURN, 0);
+    if (status == SERVERD_OK)
+        status = gbnf_compile(&c->builder, c->text, c->n, &place, c->err);
+    if (status == SERVERD_OK)
+        ((struct machine_code *)c->builder.code.items)[0].a = place;
+    return has_failed(c, status, "invalid_grammar") ? status : SERVERD_OK;
+}
+
+static serverd_status compile_tags(struct compiler *c)
+{
+    const struct json_value *tags;
+    serverd_status status = json_tree_parse(c->text, c->n, c->budget.arena, &tags, c->err);
+    if (status == SERVERD_OK)
+        status = tags_compile(&c->builder, tags, &c->code, c->err);
+    return has_failed(c, status, "invalid_grammar") ? status : add_code(c, OP_RETURN, 0);
+}
+
 static serverd_status (*const forms[])(struct compiler *) = {
-    [GRAMMAR_JSON_SCHEMA] = compile_schema,
-    [GRAMMAR_JSON_OBJECT] = compile_object,
-    [GRAMMAR_REGEX] = compile_regex,
-    [GRAMMAR_CHOICE] = compile_choice,
+    [GRAMMAR_JSON_SCHEMA] = compile_schema, [GRAMMAR_JSON_OBJECT] = compile_object,
+    [GRAMMAR_REGEX] = compile_regex,        [GRAMMAR_CHOICE] = compile_choice,
+    [GRAMMAR_GBNF] = compile_gbnf,          [GRAMMAR_TAGS] = compile_tags,
 };
 
 /* ---- the whole ------------------------------------------------------------------------------- */

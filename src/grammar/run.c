@@ -15,6 +15,7 @@ void run_deinit(struct run *run)
 {
     frame_pool_deinit(&run->pool);
     frame_set_deinit(&run->pending);
+    frame_set_deinit(&run->todo);
     buffer_deinit(&run->bytes);
     arena_destroy(run->scratch);
     run->scratch = NULL;
@@ -38,15 +39,61 @@ uint32_t run_push(struct run *run, const struct frame *frame)
 
 /* ---- code ------------------------------------------------------------------------------------ */
 
-void run_code(struct run *run, uint32_t at, uint32_t parent, struct frame_set *out)
+/* Code that is to be run goes through a list instead of the stack: returns may follow returns as
+ * deep as the text is nested. What was run once is not run again. */
+static void add_code(struct run *run, uint32_t at, uint32_t parent)
 {
-    const struct machine_code *code = &run->machine->code[at];
+    struct frame frame = frame_make(FRAME_CODE, parent);
+    frame.code.at = at;
+    frame_set_add(&run->todo, &frame);
+}
+
+static bool returns_at_once(const struct machine *machine, uint32_t at)
+{
+    while (machine->code[at].op == OP_JUMP)
+        at = machine->code[at].a;
+    return machine->code[at].op == OP_RETURN;
+}
+
+/* What lies below has been read: code goes into the list, all else is a top. */
+static void go_on(struct run *run, uint32_t parent, uint32_t end, struct frame_set *out)
+{
+    struct frame frame = run->pool.frame[parent];
+    if (frame.kind == FRAME_CODE || frame.kind == FRAME_REPEAT)
+        frame_set_add(&run->todo, &frame);
+    else if (frame.kind != FRAME_ARRAY || !run->machine->arrays[frame.array.array].is_unique ||
+             run_item_is_new(run, &frame, end))
+        frame_set_add(out, &frame);
+}
+
+/* `repeat`: with so many bodies read. Another one, or what comes behind. */
+static void run_repeat(struct run *run, const struct frame *repeat, uint32_t end)
+{
+    const struct machine_code *code = &run->machine->code[repeat->repeat.at];
+    if (repeat->repeat.count >= code->min)
+        add_code(run, repeat->repeat.at + 1, repeat->parent);
+    if (repeat->repeat.count >= code->max || repeat->repeat.offset == end)
+        return; /* a body that read nothing is not begun again */
+    struct frame next = *repeat;
+    next.repeat.offset = end;
+    if (code->max != UINT32_MAX || next.repeat.count < code->min)
+        next.repeat.count++;
+    uint32_t below = run_push(run, &next);
+    if (below)
+        add_code(run, code->a, below);
+}
+
+static void run_code(struct run *run, uint32_t at, uint32_t parent, uint32_t end,
+                     struct frame_set *out)
+{
+    const struct machine *machine = run->machine;
+    const struct machine_code *code = &machine->code[at];
     struct frame top, next = frame_make(FRAME_CODE, parent);
     next.code.at = at + 1;
-    /* what would only return is not waited for: calls at the end do not pile up */
     uint32_t below = parent;
     bool waits = code->op == OP_TEXT || code->op == OP_VALUE || code->op == OP_CALL;
-    if (waits && run->machine->code[at + 1].op != OP_RETURN)
+    /* what would only return is not waited for: calls at the end do not pile up */
+    if (waits && !returns_at_once(machine, at + 1))
         below = run_push(run, &next);
     if (run->is_failed)
         return;
@@ -54,7 +101,7 @@ void run_code(struct run *run, uint32_t at, uint32_t parent, struct frame_set *o
     case OP_TEXT:
         top = frame_make(FRAME_TEXT, below);
         top.text.text = code->a;
-        top.text.run = dfa_begin(run->machine->texts[code->a].dfa);
+        top.text.run = dfa_begin(machine->texts[code->a].dfa);
         frame_set_add(out, &top);
         return;
     case OP_VALUE:
@@ -63,61 +110,44 @@ void run_code(struct run *run, uint32_t at, uint32_t parent, struct frame_set *o
         frame_set_add(out, &top);
         return;
     case OP_CALL:
-        run_code(run, code->a, below, out);
+        add_code(run, code->a, below);
         return;
     case OP_SPLIT:
-        run_code(run, at + 1, parent, out);
-        run_code(run, code->a, parent, out);
+        add_code(run, at + 1, parent);
+        add_code(run, code->a, parent);
         return;
     case OP_JUMP:
-        run_code(run, code->a, parent, out);
+        add_code(run, code->a, parent);
         return;
     case OP_REPEAT:
         top = frame_make(FRAME_REPEAT, parent);
         top.repeat.at = at;
         top.repeat.offset = UINT32_MAX;
-        run_repeat(run, &top, out);
+        run_repeat(run, &top, end);
         return;
     case OP_RETURN:
-        run_resume(run, parent, run->at, out);
+        go_on(run, parent, end, out);
         return;
     }
 }
 
-/* `repeat`: with so many bodies read. Another one, or what comes behind. */
-void run_repeat(struct run *run, const struct frame *repeat, struct frame_set *out)
+static void run_todo(struct run *run, uint32_t end, struct frame_set *out)
 {
-    const struct machine_code *code = &run->machine->code[repeat->repeat.at];
-    if (repeat->repeat.count >= code->min)
-        run_code(run, repeat->repeat.at + 1, repeat->parent, out);
-    if (repeat->repeat.count >= code->max || repeat->repeat.offset == run->at)
-        return; /* a body that read nothing is not begun again */
-    struct frame next = *repeat;
-    next.repeat.offset = run->at;
-    if (code->max != UINT32_MAX || next.repeat.count < code->min)
-        next.repeat.count++;
-    uint32_t below = run_push(run, &next);
-    if (below)
-        run_code(run, code->a, below, out);
+    for (uint32_t i = 0; i < run->todo.n && !run->is_failed; i++) {
+        struct frame frame = run->todo.item[i];
+        if (frame.kind == FRAME_CODE)
+            run_code(run, frame.code.at, frame.parent, end, out);
+        else
+            run_repeat(run, &frame, end);
+    }
+    run->is_failed = run->is_failed || run->todo.is_failed;
+    run->todo.n = 0;
 }
 
 void run_resume(struct run *run, uint32_t parent, uint32_t end, struct frame_set *out)
 {
-    struct frame frame = run->pool.frame[parent];
-    uint32_t at = run->at;
-    if (frame.kind == FRAME_CODE || frame.kind == FRAME_REPEAT) {
-        run->at = end;
-        if (frame.kind == FRAME_CODE)
-            run_code(run, frame.code.at, frame.parent, out);
-        else
-            run_repeat(run, &frame, out);
-        run->at = at;
-        return;
-    }
-    if (frame.kind == FRAME_ARRAY && run->machine->arrays[frame.array.array].is_unique &&
-        !run_item_is_new(run, &frame, end))
-        return;
-    frame_set_add(out, &frame);
+    go_on(run, parent, end, out);
+    run_todo(run, end, out);
 }
 
 void run_begin(struct run *run, struct frame_set *out)
@@ -126,7 +156,8 @@ void run_begin(struct run *run, struct frame_set *out)
     out->n = 0;
     uint32_t below = run_push(run, &end);
     if (below)
-        run_code(run, 0, below, out);
+        add_code(run, 0, below);
+    run_todo(run, 0, out);
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */

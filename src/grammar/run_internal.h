@@ -10,6 +10,7 @@ struct run {
     const struct machine *machine;
     struct frame_pool pool;
     struct frame_set pending; /* tops that a step starts from, and those behind finished ones */
+    struct frame_set todo;    /* code to be run */
     struct buffer bytes;      /* all that was read: names and items are looked at again */
     struct arena *scratch;
     uint32_t at; /* offset of the byte that is being read */
@@ -41,8 +42,6 @@ void run_resume(struct run *run, uint32_t parent, uint32_t end, struct frame_set
 /* The tops of a value that begins with `byte`. */
 void run_begin_value(struct run *run, uint32_t value, uint8_t byte, uint32_t parent,
                      struct frame_set *out);
-void run_code(struct run *run, uint32_t at, uint32_t parent, struct frame_set *out);
-void run_repeat(struct run *run, const struct frame *repeat, struct frame_set *out);
 
 /* Reads `byte` with one top. */
 void run_array(struct run *run, const struct frame *top, uint8_t byte, struct frame_set *out);
