@@ -156,6 +156,19 @@ static void measure_token(struct engine *engine, struct sequence *s)
     metrics_observe(metrics, METRIC_TTFT, seconds_between(job->times.arrival_ns, now));
 }
 
+/* What has to come is not drawn. */
+static bool choose_token(struct engine *engine, struct sequence *s, const float *logits,
+                         int32_t *token, serverd_error *err)
+{
+    struct token_filter filter;
+    *token = constraint_forced(s->constraint, engine->options.tokenizer);
+    if (*token >= 0)
+        return true;
+    bool has_filter = constraint_filter(s->constraint, &filter);
+    return sampler_draw_allowed(s->sampler, engine->scratch, logits, s->n_output,
+                                has_filter ? &filter : NULL, token, err) == SERVERD_OK;
+}
+
 /* Draws the sequence's next token, appends it, and finishes the choice if it ends there. */
 static void commit_token(struct engine *engine, struct sequence *s, const float *logits)
 {
@@ -164,10 +177,7 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
     struct event event = event_of(job, EVENT_TOKEN, s->choice);
     serverd_error err;
     event.index = s->n_output;
-    struct token_filter filter;
-    bool has_filter = constraint_filter(s->constraint, &filter);
-    if (sampler_draw_allowed(s->sampler, engine->scratch, logits, event.index,
-                             has_filter ? &filter : NULL, &event.token, &err)) {
+    if (!choose_token(engine, s, logits, &event.token, &err)) {
         job_fail(engine, job, &err);
         return;
     }

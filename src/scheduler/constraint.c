@@ -13,10 +13,12 @@
 struct constraint {
     struct constraint_memory *memory;
     struct matcher *matcher;
-    const char *mark; /* of the request; NULL: it has come */
-    size_t n_mark;    /* bytes of it that have come */
-    struct buffer forced;
-    struct token_list ids;
+    const char *mark;      /* of the request; NULL: it has come */
+    size_t n_mark;         /* bytes of it that have come */
+    struct buffer forced;  /* text that must come */
+    struct token_list ids; /* its tokens, of which n_taken have come */
+    uint32_t n_taken;
+    bool has_looked; /* for such text, since the last token */
 };
 
 void constraint_memory_deinit(struct constraint_memory *memory)
@@ -113,6 +115,11 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
         look_for_mark(c, bytes, n);
         return true;
     }
+    c->has_looked = false;
+    if (c->n_taken < c->ids.n && c->ids.id[c->n_taken] == token)
+        c->n_taken++;
+    else
+        c->ids.n = c->n_taken = 0;
     return matcher_accept_token(c->matcher, c->memory->trie, (uint32_t)token) &&
            !matcher_has_failed(c->matcher);
 }
@@ -122,23 +129,45 @@ bool constraint_is_complete(struct constraint *c)
     return c && !c->mark && matcher_is_complete(c->matcher);
 }
 
-uint32_t constraint_guess(struct constraint *c, const struct tokenizer *tokenizer, int32_t *out,
-                          uint32_t n_most)
+/* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
+ * what follows. Done once for each such text, so that the cuts do not depend on who asks when. */
+static void find_forced(struct constraint *c, const struct tokenizer *tokenizer)
 {
     serverd_error ignored;
+    uint32_t n_good = 0, n_bytes;
+    size_t at = 0;
+    buffer_reset(&c->forced);
+    c->ids.n = c->n_taken = 0;
+    matcher_forced(c->matcher, FORCED_BYTES, &c->forced);
+    if (c->forced.len == 0 || c->forced.is_failed ||
+        tokenizer_encode(tokenizer, c->forced.data, c->forced.len, 0, &c->ids, &ignored))
+        c->ids.n = 0;
+    /* a tokenizer that adds a space in front does not say this text */
+    for (; n_good + 1 < c->ids.n; n_good++, at += n_bytes) {
+        const char *piece = tokenizer_piece(tokenizer, c->ids.id[n_good], &n_bytes);
+        if (n_bytes == 0 || n_bytes > c->forced.len - at ||
+            memcmp(piece, c->forced.data + at, n_bytes) != 0)
+            break;
+    }
+    c->ids.n = n_good;
+}
+
+uint32_t constraint_look_ahead(struct constraint *c, const struct tokenizer *tokenizer,
+                               int32_t *out, uint32_t n_most)
+{
     uint32_t n = 0;
     if (!c || c->mark)
         return 0;
-    buffer_reset(&c->forced);
-    matcher_forced(c->matcher, FORCED_BYTES, &c->forced);
-    c->ids.n = 0;
-    if (c->forced.len == 0 || c->forced.is_failed ||
-        tokenizer_encode(tokenizer, c->forced.data, c->forced.len, 0, &c->ids, &ignored))
-        return 0;
-    /* the last token could be a longer one, with what follows */
-    while (n + 1 < c->ids.n && n < n_most) {
-        out[n] = c->ids.id[n];
-        n++;
-    }
+    if (c->n_taken == c->ids.n && !c->has_looked)
+        find_forced(c, tokenizer);
+    c->has_looked = true; /* at this place */
+    for (; n < n_most && c->n_taken + n < c->ids.n; n++)
+        out[n] = c->ids.id[c->n_taken + n];
     return n;
+}
+
+int32_t constraint_forced(struct constraint *c, const struct tokenizer *tokenizer)
+{
+    int32_t token;
+    return constraint_look_ahead(c, tokenizer, &token, 1) == 1 ? token : -1;
 }

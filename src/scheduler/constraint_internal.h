@@ -33,9 +33,13 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
 /* Nothing can follow any more. */
 bool constraint_is_complete(struct constraint *c);
 
-/* Up to n_most tokens that the grammar leaves no choice about; returns how many. The model may
- * still cut the same text into other tokens, so they are guesses. */
-uint32_t constraint_guess(struct constraint *c, const struct tokenizer *tokenizer, int32_t *out,
-                          uint32_t n_most);
+/* The token that has to come next, because the grammar leaves no choice about the text: the first
+ * one of that text as the tokenizer cuts it, whatever the load of the engine. -1: there is a
+ * choice. */
+int32_t constraint_forced(struct constraint *c, const struct tokenizer *tokenizer);
+
+/* That one and those behind it, up to n_most; returns how many. */
+uint32_t constraint_look_ahead(struct constraint *c, const struct tokenizer *tokenizer,
+                               int32_t *out, uint32_t n_most);
 
 #endif

@@ -42,7 +42,7 @@ struct drafter {
 static const float first_rate[DRAFT_N_SOURCES] = {[DRAFT_SHORT] = 0.4f,
                                                   [DRAFT_LONG] = 0.8f,
                                                   [DRAFT_TREE] = 0.8f,
-                                                  [DRAFT_GRAMMAR] = 0.95f,
+                                                  [DRAFT_GRAMMAR] = 1.0f,
                                                   [DRAFT_MODEL] = 0.7f};
 
 /* What the step has so far. */
@@ -210,7 +210,7 @@ static uint32_t ask_tree(const struct engine *engine, const struct sequence *s, 
 static uint32_t guess(const struct engine *engine, const struct sequence *s, int32_t *out,
                       uint32_t n_most, enum draft_source *source)
 {
-    uint32_t n = constraint_guess(s->constraint, engine->options.tokenizer, out, n_most);
+    uint32_t n = constraint_look_ahead(s->constraint, engine->options.tokenizer, out, n_most);
     *source = DRAFT_GRAMMAR;
     if (n > 0)
         return n;
