@@ -291,6 +291,30 @@ static void begin_closure(struct subset *s)
     s->stamp++;
 }
 
+/* Every obligation of `few` is one of `many`. */
+static bool is_part(const struct subset *s, uint32_t few, uint32_t many)
+{
+    const uint32_t *words = s->promises.words;
+    size_t at = s->promises.offset[many], end = s->promises.offset[many + 1];
+    for (size_t i = s->promises.offset[few]; i < s->promises.offset[few + 1]; i += 2, at += 2) {
+        while (at < end && compare_pairs(words + at, words + i) < 0)
+            at += 2;
+        if (at == end || compare_pairs(words + at, words + i) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* A thread that promises less makes one at the same node that promises more needless. Of the kept
+ * threads [0, n), sorted by node, the last few are looked at. */
+static bool is_needless(const struct subset *s, uint32_t n, struct thread t)
+{
+    for (uint32_t k = 0; k < 64 && n > 0 && s->threads[n - 1].node == t.node; k++, n--)
+        if (is_part(s, s->threads[n - 1].promise, t.promise))
+            return true;
+    return false;
+}
+
 /* The present place as a state: the threads that the closure found, the kind of the last character
  * if one of them will ask, and the look-behinds. UINT32_MAX: memory is out. */
 static uint32_t intern_state(struct subset *s)
@@ -303,8 +327,7 @@ static uint32_t intern_state(struct subset *s)
         return 0;
     qsort(s->threads, s->n_threads, sizeof *s->threads, compare_pairs);
     for (uint32_t i = 0; i < s->n_threads; i++) {
-        /* A thread without promises makes the same one with promises needless. */
-        if (n > 0 && s->threads[n - 1].node == s->threads[i].node && s->threads[n - 1].promise == 0)
+        if (is_needless(s, n, s->threads[i]))
             continue;
         s->threads[n++] = s->threads[i];
         if (s->nfa->nodes[s->threads[i].node].kind == NFA_GUARD)
