@@ -100,6 +100,8 @@ static pcre2_code *compile_pcre(const char *pattern, bool is_whole)
     return pcre2_compile((PCRE2_SPTR)pattern, strlen(pattern), options, &code, &at, NULL);
 }
 
+static uint32_t n_too_complex;
+
 static void compare_with_pcre(const char *pattern, enum regex_use use, bool spells)
 {
     pcre2_code *code = compile_pcre(pattern, use == REGEX_WHOLE);
@@ -108,8 +110,11 @@ static void compare_with_pcre(const char *pattern, enum regex_use use, bool spel
     pcre2_match_data *match = pcre2_match_data_create(4, NULL);
     struct string_set set;
     if (regex_compile(&budget, pattern, strlen(pattern), use, &set, &err) == SERVERD_OK) {
-        const struct dfa *plain = spells ? spelled(&set, SPELLING_PLAIN) : NULL;
-        const struct dfa *json = spells ? spelled(&set, SPELLING_JSON) : NULL;
+        const struct dfa *plain = NULL, *json = NULL;
+        if (spells && set.automaton->n_states < 2000) {
+            plain = spelled(&set, SPELLING_PLAIN);
+            json = spelled(&set, SPELLING_JSON);
+        }
         for (int i = 0; i < 40; i++) {
             char text[128], spelling[512];
             size_t n = random_text(text, (uint32_t)i / 4);
@@ -125,6 +130,8 @@ static void compare_with_pcre(const char *pattern, enum regex_use use, bool spel
             if (json && dfa_accepts(json, spelling, n_spelling) != (found >= 0))
                 fail_msg("pattern %s, JSON '%s': PCRE2 says %d", pattern, spelling, found >= 0);
         }
+    } else if (err.code == SERVERD_TIMEOUT) {
+        n_too_complex++;
     } else if (err.code != SERVERD_UNSUPPORTED) {
         fail_msg("%s: %s", pattern, err.text);
     }
@@ -141,6 +148,7 @@ static void random_patterns_match_as_pcre2_says(void **state)
         begin();
         compare_with_pcre(w.text, seed % 2 ? REGEX_WHOLE : REGEX_SEARCH, seed % 8 == 0);
     }
+    assert_true(n_too_complex < 4);
     end();
 }
 
