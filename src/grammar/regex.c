@@ -386,10 +386,3 @@ out:
     arena_destroy(scratch);
     return status ? status : string_set_make(budget, automaton, min, max, out, err);
 }
-
-serverd_status regex_check(struct grammar_budget *budget, const char *pattern, size_t n,
-                           enum regex_use use, serverd_error *err)
-{
-    struct regex_node *tree;
-    return regex_parse(budget, pattern, n, use, &tree, err);
-}

@@ -28,12 +28,27 @@ struct speller {
     bool is_counted;
     uint8_t class_of[256], first_of[256]; /* classes before merging; the first byte of each */
     uint32_t n_classes;
-    struct key_table places; /* number + 1 is the state */
+    uint32_t symbol_of[0x80]; /* of ASCII, in the automaton */
+    struct key_table places;  /* number + 1 is the state */
+    uint32_t *between;        /* [n_states of a] that state, 0 if it is not there yet */
 };
+
+/* Some text has a character that is escaped. */
+static bool has_escapes(const struct automaton *a)
+{
+    for (uint32_t i = 0; i < a->n_ranges && a->ranges[i].first <= '\\'; i++) {
+        const struct class_range *r = &a->ranges[i];
+        bool is_escaped = r->first < 0x20 || (r->first <= '"' && r->last >= '"') || r->last >= '\\';
+        for (uint32_t s = 1; is_escaped && s < a->n_states; s++)
+            if (a->next[(size_t)s * a->n_classes + r->symbol] != AUTOMATON_DEAD)
+                return true;
+    }
+    return false;
+}
 
 /* Bytes that some state may tell apart begin a class each. A border between two code points shows
  * in the bytes of the second one's spelling, and in what follows them. */
-static void cut_bytes(struct speller *s)
+static void cut_bytes(struct speller *s, bool escapes)
 {
     static const uint8_t always[] = {0x80, 0x90, 0xa0, 0xc0, 0xc2, 0xe0, 0xe1,
                                      0xed, 0xee, 0xf0, 0xf1, 0xf4, 0xf5};
@@ -41,7 +56,7 @@ static void cut_bytes(struct speller *s)
     bool cuts[257] = {true};
     for (size_t i = 0; i < sizeof always; i++)
         cuts[always[i]] = true;
-    for (size_t i = 0; i < sizeof json - 1 && s->spelling == SPELLING_JSON; i++)
+    for (size_t i = 0; i < sizeof json - 1 && escapes; i++)
         cuts[(uint8_t)json[i]] = true;
     cuts[0x20] = true;
     for (uint32_t i = 0; i < s->a->n_ranges; i++) {
@@ -59,9 +74,15 @@ static void cut_bytes(struct speller *s)
         }
     }
     for (uint32_t byte = 0; byte < 256; byte++) {
-        if (cuts[byte])
+        uint32_t like = byte > 0 && !cuts[byte] ? byte - 1 : byte;
+        if (byte < 0x80)
+            s->symbol_of[byte] = alphabet_find(s->a->ranges, s->a->n_ranges, byte)->symbol;
+        if (byte < 0x80 && !escapes) /* ASCII means what its symbol does */
+            for (like = 0; s->symbol_of[like] != s->symbol_of[byte];)
+                like++;
+        if (like == byte)
             s->first_of[s->n_classes++] = (uint8_t)byte;
-        s->class_of[byte] = (uint8_t)(s->n_classes - 1);
+        s->class_of[byte] = like == byte ? (uint8_t)(s->n_classes - 1) : s->class_of[like];
     }
 }
 
@@ -96,7 +117,13 @@ static uint32_t state_of(struct speller *s, enum place place, uint32_t x, uint32
 
 static uint32_t between(struct speller *s, uint32_t q)
 {
-    return q == AUTOMATON_DEAD ? DFA_DEAD : state_of(s, PLACE_BETWEEN, 0, q, 0);
+    if (q != AUTOMATON_DEAD && s->between[q] == 0) {
+        uint32_t state = state_of(s, PLACE_BETWEEN, 0, q, 0);
+        if (state == UINT32_MAX)
+            return state;
+        s->between[q] = state;
+    }
+    return s->between[q]; /* of the dead state 0 */
 }
 
 /* The first code point whose spelling has n_left bytes behind the lead. */
@@ -142,7 +169,7 @@ static uint32_t step_between(struct speller *s, uint32_t q, uint8_t byte)
     }
     if (s->spelling == SPELLING_JSON && (byte == '"' || byte < 0x20))
         return DFA_DEAD;
-    return between(s, automaton_step(s->a, q, byte));
+    return between(s, s->a->next[(size_t)q * s->a->n_classes + s->symbol_of[byte]]);
 }
 
 /* One continuation byte of a code point that is read from q, or, if `same`, leads to q anyhow. */
@@ -222,7 +249,9 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
     uint32_t k = s->n_classes;
     size_t cap = 64;
     uint32_t *rows = arena_array(s->scratch, cap * k, sizeof *rows);
-    if (!rows || !key_table_init(&s->places, s->scratch) || between(s, s->a->start) == UINT32_MAX)
+    s->between = arena_array(s->scratch, s->a->n_states, sizeof *s->between);
+    if (!rows || !s->between || !key_table_init(&s->places, s->scratch) ||
+        between(s, s->a->start) == UINT32_MAX)
         return grammar_budget_memory(err);
     for (uint32_t i = 0; i < s->places.n_keys; i++) {
         serverd_status status = grammar_budget_spend(s->budget, k, err);
@@ -249,8 +278,11 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
     uint8_t *labels = arena_alloc(s->scratch, n_states);
     if (!labels)
         return grammar_budget_memory(err);
+    /* Without states inside of code points it is the same automaton, which is minimal. */
+    bool is_same = true;
     for (uint32_t i = 1; i < n_states; i++) {
         const uint32_t *key = s->places.words + s->places.offset[i - 1];
+        is_same = is_same && key[0] == PLACE_BETWEEN;
         if (key[0] == PLACE_BETWEEN)
             labels[i] = (uint8_t)((s->is_counted ? DFA_BOUNDARY : 0) |
                                   (s->a->accepts[key[2]] ? DFA_ACCEPTS : 0));
@@ -259,7 +291,8 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
                                   .n_classes = k,
                                   .start = automaton_is_empty(s->a) ? 0 : 1,
                                   .next = rows,
-                                  .labels = labels};
+                                  .labels = labels,
+                                  .is_minimal = is_same};
     return SERVERD_OK;
 }
 
@@ -380,7 +413,7 @@ static serverd_status spell_once(struct grammar_budget *budget, const struct str
     struct raw_automaton raw;
     if (!s.scratch)
         return grammar_budget_memory(err);
-    cut_bytes(&s);
+    cut_bytes(&s, spelling == SPELLING_JSON && has_escapes(s.a));
     serverd_status status = explore(&s, &raw, err);
     if (!status)
         status = finish(&s, &raw, set, keep, out, err);

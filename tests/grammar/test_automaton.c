@@ -243,6 +243,36 @@ static void a_used_up_budget_is_an_error(void **state)
 
 /* Lengths: sets with bounds outside of the automaton. */
 
+static void strings_are_counted_by_length(void **state)
+{
+    static const struct {
+        const char *pattern;
+        uint32_t min, max;
+        uint64_t bound, expected;
+    } cases[] = {
+        {"^a*$", 3, 3, 10, 1},
+        {"^a*$", 3, 5, 10, 3},
+        {"^a*$", 0, 100000, 10, 10},
+        {"^a*$", 5, UINT32_MAX, 10, 10},
+        {"^(?:aa|a{40})$", 1, UINT32_MAX, 10, 2},
+        {"^(?:aa|a{40})$", 3, UINT32_MAX, 10, 1},
+        {"^(?:aa)*$", 3, 5, 10, 1},
+        {"^[ab]*$", 0, 2, 100, 7},
+        {"^(?:aa)*$", 0, 41, 100, 21},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct string_set set;
+        uint64_t count;
+        begin();
+        const struct automaton *a = automaton_of(cases[i].pattern);
+        assert_int_equal(string_set_make(&budget, a, cases[i].min, cases[i].max, &set, &err),
+                         SERVERD_OK);
+        assert_int_equal(string_set_count(&budget, &set, cases[i].bound, &count, &err), SERVERD_OK);
+        assert_int_equal(count, cases[i].expected);
+    }
+    end();
+}
+
 static bool has_length(const struct string_set *set, const char *text, size_t n, uint32_t min,
                        uint32_t max)
 {
@@ -317,6 +347,7 @@ int main(void)
         cmocka_unit_test(examples_are_shortest),
         cmocka_unit_test(counts_are_exact_up_to_the_bound),
         cmocka_unit_test(a_used_up_budget_is_an_error),
+        cmocka_unit_test(strings_are_counted_by_length),
         cmocka_unit_test(sets_of_strings_are_closed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
