@@ -27,8 +27,9 @@ struct grammar_budget {
     size_t max_cells;          /* transitions of one automaton: states x classes */
     uint64_t n_steps;          /* done so far; the clock is looked at every few thousand */
     /* Made when first needed, for all that is compiled within the budget. */
-    struct case_table *cases;     /* of charset_fold_case */
-    struct format_cache *formats; /* of format_set */
+    struct case_table *cases;          /* of charset_fold_case */
+    struct property_entry *properties; /* of charset_property */
+    struct format_cache *formats;      /* of format_set */
 };
 
 /* The usual bounds of limits.h. `arena` and `clock` stay the caller's. */

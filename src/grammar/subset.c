@@ -157,6 +157,47 @@ static uint32_t enter(struct subset *s, const uint32_t *behind, uint32_t class)
     return subset_close(s, N_CHAR_KINDS) ? intern_state(s) : UINT32_MAX;
 }
 
+/* Two classes of one kind with the same successors lead to the same state, but for look-behinds. */
+static bool is_alike(const struct subset *s, uint32_t a, uint32_t b)
+{
+    uint32_t x = s->bucket[a], y = s->bucket[b];
+    while (x != 0 && y != 0 && s->items[x - 1].thread.node == s->items[y - 1].thread.node &&
+           s->items[x - 1].thread.promise == s->items[y - 1].thread.promise) {
+        x = s->items[x - 1].next;
+        y = s->items[y - 1].next;
+    }
+    return x == 0 && y == 0 && s->kind_of[a] == s->kind_of[b];
+}
+
+/* The states behind all classes whose buckets are not empty. */
+static serverd_status enter_classes(struct subset *s, const uint32_t *behind, uint32_t *row,
+                                    serverd_error *err)
+{
+    uint32_t first_of[8], n_firsts = 0; /* classes that others may be like */
+    uint64_t work = s->n_items + s->alphabet.n_classes;
+    bool has_behind = false;
+    for (uint32_t i = 0; i < s->nfa->n_looks; i++)
+        has_behind |= behind[i] != AUTOMATON_DEAD;
+    for (uint32_t c = 0; c < s->alphabet.n_classes; c++) {
+        uint32_t i = 0;
+        if (row[c] == 1 || s->bucket[c] == 0)
+            continue;
+        while (i < n_firsts && !is_alike(s, first_of[i], c))
+            i++;
+        if (i < n_firsts) {
+            row[c] = row[first_of[i]];
+            continue;
+        }
+        row[c] = enter(s, behind, c);
+        work += s->n_threads + 1;
+        if (row[c] == UINT32_MAX)
+            return grammar_budget_memory(err);
+        if (!has_behind && n_firsts < sizeof first_of / sizeof *first_of)
+            first_of[n_firsts++] = c;
+    }
+    return grammar_budget_spend(s->budget, work, err);
+}
+
 /* Fills the row of a state and its label. */
 static serverd_status expand(struct subset *s, uint32_t number, uint32_t *row, uint8_t *label,
                              serverd_error *err)
@@ -189,16 +230,7 @@ static serverd_status expand(struct subset *s, uint32_t number, uint32_t *row, u
             for (uint32_t c = 0; c < k; c++)
                 row[c] = s->kind_of[c] == kind ? 1 : row[c];
     }
-    uint64_t work = s->n_items + k;
-    for (uint32_t c = 0; c < k; c++) {
-        if (row[c] == 1 || s->bucket[c] == 0)
-            continue;
-        row[c] = enter(s, state.behind, c);
-        work += s->n_threads + 1;
-        if (row[c] == UINT32_MAX)
-            return grammar_budget_memory(err);
-    }
-    return grammar_budget_spend(s->budget, work, err);
+    return enter_classes(s, state.behind, row, err);
 }
 
 static serverd_status begin_sets(struct subset *s, serverd_error *err)

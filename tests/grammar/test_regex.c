@@ -350,7 +350,7 @@ static void hostile_patterns_are_answered_in_time(void **state)
         const struct dfa *dfa;
         begin();
         uint64_t start = clock_now_ns(&system_clock);
-        budget.deadline_ns = start + 1000000000u;
+        budget.deadline_ns = start + 300000000u;
         serverd_status status =
             regex_compile(&budget, patterns[i], strlen(patterns[i]), REGEX_SEARCH, &set, &err);
         if (!status)
@@ -359,7 +359,7 @@ static void hostile_patterns_are_answered_in_time(void **state)
         print_message("%5u ms  %.50s: %s\n", (unsigned)ms, patterns[i],
                       status ? err.text : "compiled");
         assert_true(status == SERVERD_OK || status == SERVERD_TIMEOUT || status == SERVERD_INVALID);
-        assert_true(ms < 5000); /* a second, on a machine that does other things too */
+        assert_true(ms < 3000); /* 0.3 s, on a machine that does other things too */
     }
     end();
 }
