@@ -1,4 +1,4 @@
-/* The ABI between serverd and its back-ends (delegates), version 3.0.
+/* The ABI between serverd and its back-ends (delegates), version 3.1.
  *
  * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
  * turns weights into its own layout, holds the KV pages of its device, and executes batches.
@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define SERVERD_DELEGATE_ABI (3u << 16 | 0u) /* major << 16 | minor */
+#define SERVERD_DELEGATE_ABI (3u << 16 | 1u) /* major << 16 | minor */
 #define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
 #define SERVERD_NO_PAGE      UINT32_MAX
 #define SERVERD_MAX_DIMS     4u
@@ -110,7 +110,7 @@ typedef enum serverd_activation {
 typedef enum serverd_embed_index {
     SERVERD_INDEX_TOKEN = 0,
     SERVERD_INDEX_POSITION,
-    SERVERD_INDEX_SEGMENT /* always row 0 */
+    SERVERD_INDEX_SEGMENT /* of serverd_batch.segment */
 } serverd_embed_index;
 
 typedef enum serverd_pooling {
@@ -189,12 +189,33 @@ typedef struct serverd_node {
 typedef struct serverd_graph {
     uint32_t struct_bytes;
     uint32_t n_tensors, n_values, n_nodes, n_operands;
-    uint32_t output; /* value: logits [R,V], or embedding [S,D] of an encoder */
+    uint32_t output; /* value: logits [R,V]; of an encoder embedding [S,D] or score [S,n] */
     const serverd_tensor *tensors;
     const serverd_value *values;
     const serverd_node *nodes;
     const uint32_t *operands; /* indexes of values */
 } serverd_graph;
+
+/* Where a value lies while the nodes of a partition run. Buffers with the same `place` begin at the
+ * same offset and share memory one after the other: uses of two of them never meet. */
+typedef struct serverd_buffer {
+    uint32_t value;
+    uint16_t form;                   /* 0: f32 rows, others: the delegate's own */
+    uint16_t place;                  /* 0, 1, 2, .. */
+    uint64_t offset;                 /* on 64, for the limits it was planned for */
+    uint64_t fixed_bytes, row_bytes; /* its size: fixed and for each row of its kind at most */
+    uint32_t first_use, last_use;    /* as serverd_plan.use counts */
+} serverd_buffer;
+
+/* How a partition's values share memory, for some limits. A delegate may do in other order what
+ * does not depend on each other: use[i] counts when node first_node + i runs. */
+typedef struct serverd_plan {
+    uint32_t struct_bytes;
+    uint32_t n_buffers;            /* ascending first_use */
+    const serverd_buffer *buffers; /* values without one lie at the host's, or nowhere */
+    const uint32_t *use;           /* [n_nodes of the partition] */
+    uint64_t arena_bytes;
+} serverd_plan;
 
 /* Consecutive nodes of a graph that one instance runs. `inputs` are the activations that these
  * nodes read and earlier ones make; `outputs` those that they make and later ones, or the caller
@@ -204,6 +225,9 @@ typedef struct serverd_partition {
     uint32_t first_node, n_nodes;
     uint32_t n_inputs, n_outputs;
     const uint32_t *inputs, *outputs; /* values of the graph */
+    /* What `plan` of the same delegate made of these nodes earlier, for limits that are those of
+     * `load` or above; its buffers do not overlap. NULL: none. It need not be followed. */
+    const serverd_plan *plan;
 } serverd_partition;
 
 /* ---- the device and the host ------------------------------------------------------------ */
@@ -354,6 +378,9 @@ typedef struct serverd_batch {
      * multiplied with; NULL: nobody has one */
     const uint32_t *adapter_slot;
     const float *adapter_scale;
+    /* [n_rows] the text of a pair that a row belongs to, 0 or 1; NULL: 0 everywhere. Since 3.1: a
+     * delegate for 3.0 gets no node that looks a segment up in a table of several rows. */
+    const uint8_t *segment;
 } serverd_batch;
 
 #define SERVERD_NO_ADAPTER UINT32_MAX
@@ -438,7 +465,8 @@ typedef struct serverd_delegate {
 
     /* Run one batch: inputs[i] has the rows of partition->inputs[i], outputs[i] receives those of
      * partition->outputs[i], f32 [rows of its kind][columns], in memory of the host that does not
-     * overlap. The graph's output are logits [n_logit_rows][V] or embeddings [n_seqs][D]. A
+     * overlap. The graph's output are logits [n_logit_rows][V], embeddings [n_seqs][D] or
+     * scores [n_seqs][n]. A
      * SERVERD_NUMERIC or other error leaves the KV pages of the batch's rows undefined;
      * SERVERD_DEVICE_LOST leaves only unload, kv_destroy, close. */
     SERVERD_FN(execute, serverd_handle *, const serverd_batch *, serverd_kv *or_null,
@@ -468,9 +496,16 @@ typedef struct serverd_delegate {
     /* Put an adapter into a slot, 0..max_adapters-1; NULL: empty it. The delegate copies what it
      * needs; after a failure the slot is as before. The output of a site's node is then
      * (x W^T + bias) + scale * adapter_scale * B (A x) in rows of sequences with that slot, before
-     * anything that the delegate has fused to the node. Other rows keep their bits. NULL as a
-     * member: no batch with adapters may be executed. */
+     * anything that the delegate has fused to the node. Other rows keep their bits. Any thread, and
+     * beside an `execute` whose batch does not name the slot; one slot, one thread at a time. NULL
+     * as a member: no batch with adapters may be executed. */
     SERVERD_FN(adapter, serverd_handle *, uint32_t slot, const serverd_adapter *or_null);
+
+    /* How `load` would place the values of a partition; pure. buffers and use: the caller's memory,
+     * of 2 (n_nodes + n_inputs) buffers and n_nodes; out->buffers and out->use become these. NULL:
+     * unknown. */
+    SERVERD_FN(plan, const serverd_graph *, const serverd_partition *, const serverd_limits *,
+               serverd_buffer *buffers, uint32_t *use, serverd_plan *out);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports, named SERVERD_DELEGATE_ENTRY. It

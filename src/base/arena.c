@@ -31,6 +31,14 @@ struct arena *arena_create(size_t limit_bytes)
     return arena;
 }
 
+void arena_extend(struct arena *arena, size_t bytes)
+{
+    size_t sum, limit;
+    if (!size_add(arena->limit, bytes, &sum) || !size_align(sum, ALIGNMENT, &limit))
+        limit = SIZE_MAX / 2;
+    arena->limit = max_size(arena->limit, limit);
+}
+
 void arena_destroy(struct arena *arena)
 {
     if (!arena)

@@ -12,6 +12,9 @@ struct arena;
 struct arena *arena_create(size_t limit_bytes);
 void arena_destroy(struct arena *arena);
 
+/* The limit grows: what comes is bounded by something else, such as the size of a file. */
+void arena_extend(struct arena *arena, size_t bytes);
+
 /* Forget everything but keep the first chunk, for reuse. */
 void arena_reset(struct arena *arena);
 

@@ -20,10 +20,16 @@
 #define LIMIT_GGUF_HEADER_BYTES (1 * GIB)
 
 /* Files of one model: refused with SERVERD_CORRUPT. */
-#define LIMIT_SOURCE_FILES 4096u
+#define LIMIT_SOURCE_FILES  4096u
+#define LIMIT_LICENSE_BYTES 4096u /* a longer one is not kept */
 
 /* Program files: refused with SERVERD_CORRUPT and the field's name. */
-#define LIMIT_SDP_SECTIONS 4096u
+#define LIMIT_SDP_SECTIONS    4096u
+#define LIMIT_PLAN_PARTITIONS 64u
+#define LIMIT_LIVE_BUFFERS    1024u /* of a plan, at a time */
+#define LIMIT_TEST_CASES      8u
+#define LIMIT_TEST_TOKENS     1024u /* of a case */
+#define LIMIT_TEST_TOP        64u
 
 /* Adapters: refused by file and field. */
 #define LIMIT_ADAPTER_SITES    8192u
@@ -73,6 +79,7 @@
 /* Hyper-parameters of a model: refused with SERVERD_CORRUPT. */
 #define LIMIT_LAYERS      1024u
 #define LIMIT_EMBD        65536u
+#define LIMIT_SCORES      1024u /* of a model that judges pairs */
 #define LIMIT_FF          262144u
 #define LIMIT_HEADS       1024u
 #define LIMIT_HEAD_DIM    1024u
@@ -112,6 +119,7 @@
 #define LIMIT_PROMPTS          2048u
 #define LIMIT_MESSAGES         4096u
 #define LIMIT_CHOICES          128u
+#define LIMIT_LABELS           64u /* tokens whose probability a score is */
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u
 #define LIMIT_STOP_TOKEN_IDS   64u
@@ -123,7 +131,7 @@
 /* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
  * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */
 #define LIMIT_GRAMMAR_STATES   (1u << 20)
-#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 23)
+#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 24)
 #define LIMIT_GRAMMAR_SCRATCH  (256 * MIB) /* of one operation */
 #define LIMIT_REGEX_BYTES      (64 * KIB)
 #define LIMIT_REGEX_DEPTH      200u
@@ -145,6 +153,9 @@
  * a trace that is asked for. */
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
+
+/* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
+#define LIMIT_SERVER_JOBS 16u
 
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u

@@ -344,6 +344,25 @@ static serverd_status read_rope(struct arch *arch, serverd_error *err)
     return SERVERD_OK;
 }
 
+enum { POOLING_RANK = 4 }; /* of pooling_type: the first row's scores */
+
+/* As many scores as the last layer has rows. */
+static serverd_status read_scores(struct arch *arch, serverd_error *err)
+{
+    const struct source_tensor *output = source_find(arch->source, "cls.output.weight");
+    if (!output)
+        return fail(err, SERVERD_CORRUPT, "%s: tensor cls.output.weight is missing",
+                    arch->source->keys.path);
+    if (output->rank != 2 || output->dims[0] > LIMIT_SCORES)
+        return fail(err, SERVERD_CORRUPT,
+                    "%s: tensor cls.output.weight: %" PRIu64 " rows in %u dims, at most %u rows "
+                    "are allowed",
+                    arch->source->keys.path, output->dims[0], output->rank, LIMIT_SCORES);
+    arch->params.pooling = SERVERD_POOL_CLS;
+    arch->params.n_scores = (uint32_t)output->dims[0];
+    return SERVERD_OK;
+}
+
 static serverd_status read_pooling(struct arch *arch, serverd_error *err)
 {
     serverd_status status;
@@ -351,9 +370,12 @@ static serverd_status read_pooling(struct arch *arch, serverd_error *err)
     if ((status = get_u32(arch, "pooling_type", 0, UINT32_MAX, &arch->params.pooling, err)) !=
         SERVERD_OK)
         return status;
+    if (arch->params.pooling == POOLING_RANK)
+        return read_scores(arch, err);
     if (arch->params.pooling > SERVERD_POOL_LAST)
         return fail(err, SERVERD_UNSUPPORTED,
-                    "%s: key %s.pooling_type: %u; mean (1), cls (2) and last (3) are supported",
+                    "%s: key %s.pooling_type: %u; mean (1), cls (2), last (3) and rank (4) are "
+                    "supported",
                     arch->source->keys.path, arch->row->name, arch->params.pooling);
     if (arch->params.pooling == SERVERD_POOL_NONE) /* one embedding is wanted all the same */
         arch->params.pooling = SERVERD_POOL_MEAN;
@@ -419,22 +441,40 @@ static serverd_status check_all_used(const struct arch *arch, serverd_error *err
     return SERVERD_OK;
 }
 
+/* Elements by type; the types of one source are few. */
+struct type_count {
+    uint32_t dtype;
+    uint64_t n;
+};
+
+static struct type_count *find_count(struct type_count *counts, uint32_t limit, uint32_t dtype)
+{
+    for (uint32_t i = 0; i + 1 < limit; i++)
+        if (counts[i].n == 0 || counts[i].dtype == dtype) {
+            counts[i].dtype = dtype;
+            return &counts[i];
+        }
+    return &counts[limit - 1];
+}
+
 /* Sizes, and the type that most weights have. */
 static void count_weights(const struct source *source, struct program_config *config)
 {
-    uint64_t n_of_type[DTYPE_LIMIT] = {0};
-    uint32_t most = DTYPE_F32;
+    enum { MAX_TYPES = 64 };
+    struct type_count counts[MAX_TYPES] = {0}, *most = &counts[0];
     for (uint32_t i = 0; i < source->n_tensors; i++) {
         const struct source_tensor *tensor = &source->tensors[i];
         const struct dtype_info *info = dtype_info(tensor->dtype);
         uint64_t n = tensor->bytes / info->block_bytes * info->block_elements;
+        struct type_count *count = find_count(counts, MAX_TYPES, tensor->dtype);
         config->n_parameters += n;
         config->weight_bytes += tensor->bytes;
-        n_of_type[tensor->dtype] += n;
-        if (n_of_type[tensor->dtype] > n_of_type[most])
-            most = tensor->dtype;
+        count->n += n;
+        if (count->n > most->n)
+            most = count;
     }
-    (void)snprintf(config->quantisation, sizeof config->quantisation, "%s", dtype_info(most)->name);
+    (void)snprintf(config->quantisation, sizeof config->quantisation, "%s",
+                   dtype_info(most->dtype)->name);
 }
 
 static void fill_config(const struct arch *arch)
@@ -446,6 +486,7 @@ static void fill_config(const struct arch *arch)
     config->context_length = arch->params.n_context;
     config->is_encoder = arch->row->is_encoder;
     config->pooling = arch->params.pooling;
+    config->n_scores = arch->params.n_scores;
     count_weights(arch->source, config);
 }
 

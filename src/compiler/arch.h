@@ -21,6 +21,7 @@ struct arch_params {
     uint32_t window;      /* tokens that a local layer sees; 0: every layer is global */
     const bool *is_local; /* [n_layers] */
     uint32_t pooling;     /* serverd_pooling, of encoders */
+    uint32_t n_scores;    /* of encoders that judge pairs of texts; 0: the output is an embedding */
 
     uint32_t n_rot;
     double rope_base, rope_base_local;

@@ -382,11 +382,24 @@ uint32_t decoder_head(struct arch *arch, uint32_t x)
     return node(arch, SERVERD_OP_SOFTCAP, x, NO_VALUE, NO_VALUE, &attributes);
 }
 
-uint32_t pooled(struct arch *arch, uint32_t x)
+static uint32_t pool(struct arch *arch, uint32_t x)
 {
     serverd_attributes attributes = {.pooling = arch->params.pooling};
-    x = node(arch, SERVERD_OP_POOL, x, NO_VALUE, NO_VALUE, &attributes);
-    return node(arch, SERVERD_OP_L2, x, NO_VALUE, NO_VALUE, NULL);
+    return node(arch, SERVERD_OP_POOL, x, NO_VALUE, NO_VALUE, &attributes);
+}
+
+uint32_t pooled(struct arch *arch, uint32_t x)
+{
+    return node(arch, SERVERD_OP_L2, pool(arch, x), NO_VALUE, NO_VALUE, NULL);
+}
+
+uint32_t scored(struct arch *arch, uint32_t x)
+{
+    uint32_t n_embd = arch->params.n_embd;
+    x = pool(arch, x);
+    if (has_weight(arch, "cls"))
+        x = activate(arch, linear(arch, x, "cls", n_embd, n_embd), SERVERD_ACT_TANH);
+    return linear(arch, x, "cls.output", n_embd, arch->params.n_scores);
 }
 
 uint32_t pre_norm_decoder(struct arch *arch, enum head_norms norms)

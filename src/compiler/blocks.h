@@ -41,6 +41,9 @@ uint32_t decoder_head(struct arch *arch, uint32_t x);
 /* One row per sequence, of length 1. */
 uint32_t pooled(struct arch *arch, uint32_t x);
 
+/* n_scores per sequence: pool -> cls and tanh, where the model has it -> cls.output. */
+uint32_t scored(struct arch *arch, uint32_t x);
+
 /* Whole decoders of the two common shapes.
  *   pre-norm:  x += attention(norm x);             x += mlp(norm x)
  *   sandwich:  x += norm(attention(norm x));       x += norm(mlp(norm x)) */

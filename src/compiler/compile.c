@@ -25,6 +25,21 @@ static serverd_status take_mappings(struct source *source, struct program *progr
     return SERVERD_OK;
 }
 
+/* "apache-2.0" */
+static serverd_status take_license(const struct source *source, struct program *program,
+                                   serverd_error *err)
+{
+    const struct source_key *key = source_find_key(&source->keys, "general.license");
+    if (!key || key->is_array || key->type != SOURCE_STRING) /* some write lists: it is only told */
+        return SERVERD_OK;
+    const struct source_string *text = key->items;
+    if (text->len > LIMIT_LICENSE_BYTES)
+        return SERVERD_OK;
+    program->license = arena_copy(program->arena, text->bytes, text->len);
+    return program->license ? SERVERD_OK
+                            : fail(err, SERVERD_NOMEM, "%s: no memory", source->keys.path);
+}
+
 static serverd_status build(const struct compile_options *options, struct source *source,
                             struct program *program, serverd_error *err)
 {
@@ -33,6 +48,8 @@ static serverd_status build(const struct compile_options *options, struct source
         ((status = arch_build(options, source, program, err)) != SERVERD_OK ||
          (status = take_mappings(source, program, err)) != SERVERD_OK ||
          (status = passes_run(program, &options->passes, err)) != SERVERD_OK))
+        return status;
+    if ((status = take_license(source, program, err)) != SERVERD_OK)
         return status;
     if ((status = program_check(program, err)) != SERVERD_OK)
         return error_context(err, "%s", options->path);

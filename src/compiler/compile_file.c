@@ -5,7 +5,9 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "compiler/facts.h"
 #include "compiler/sdp_write.h"
+#include "compiler/self_test.h"
 #include "compiler/source_hash.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
@@ -20,6 +22,9 @@
 #define VERIFY_FROM    0.8
 #define QUANTISE_SHARE 0.9
 
+/* A name for each node of the largest models is far below it. */
+#define DEBUG_BYTES (256 * MIB)
+
 /* What a file says, not where it lies; a word that names none is what it says. */
 static void hash_input(struct sha256 *hash, const char *word_or_path)
 {
@@ -32,6 +37,36 @@ static void hash_input(struct sha256 *hash, const char *word_or_path)
     } else {
         sha256_update(hash, word_or_path, strlen(word_or_path) + 1);
     }
+}
+
+static uint32_t or_default(uint32_t limit, uint32_t otherwise)
+{
+    return limit > 0 ? limit : otherwise;
+}
+
+/* max_context 0: the model's. */
+static serverd_limits limits_of(const struct compile_file_options *options)
+{
+    const serverd_limits *limits = &options->limits;
+    return (serverd_limits){.struct_bytes = sizeof *limits,
+                            .max_rows = or_default(limits->max_rows, COMPILE_MAX_ROWS),
+                            .max_logit_rows =
+                                or_default(limits->max_logit_rows, COMPILE_MAX_LOGIT_ROWS),
+                            .max_seqs = or_default(limits->max_seqs, COMPILE_MAX_SEQS),
+                            .max_context = limits->max_context};
+}
+
+/* What is as always is not in the hash. */
+static void hash_limits(struct sha256 *hash, const struct compile_file_options *options)
+{
+    const serverd_limits limits = limits_of(options);
+    const uint32_t numbers[] = {limits.max_rows, limits.max_logit_rows, limits.max_seqs,
+                                limits.max_context};
+    if (numbers[0] == COMPILE_MAX_ROWS && numbers[1] == COMPILE_MAX_LOGIT_ROWS &&
+        numbers[2] == COMPILE_MAX_SEQS && numbers[3] == 0)
+        return;
+    sha256_update(hash, " limits ", 8);
+    sha256_update(hash, numbers, sizeof numbers);
 }
 
 void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
@@ -54,27 +89,8 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
         hash_input(&hash, options->quantise);
         hash_input(&hash, options->calibration ? options->calibration : "");
     }
+    hash_limits(&hash, options);
     sha256_final(&hash, out);
-}
-
-static void put_text(struct buffer *out, const char *key, const char *text)
-{
-    buffer_printf(out, "\"%s\":\"", key);
-    buffer_append_json(out, text, strlen(text));
-    buffer_append_str(out, "\",");
-}
-
-/* Facts that nothing depends on. */
-static void put_meta(const struct program *program, struct buffer *out)
-{
-    const struct program_config *config = &program->config;
-    buffer_append_char(out, '{');
-    put_text(out, "architecture", config->architecture);
-    put_text(out, "name", config->name);
-    put_text(out, "quantisation", config->quantisation);
-    buffer_printf(out, "\"parameters\":%llu,\"weight_bytes\":%llu,\"compiler\":%u}",
-                  (unsigned long long)config->n_parameters,
-                  (unsigned long long)config->weight_bytes, COMPILER_VERSION);
 }
 
 static void report(const struct compile_file_options *options, double share)
@@ -103,27 +119,66 @@ static void report_verifying(void *context, double share)
     report(context, VERIFY_FROM + (1 - VERIFY_FROM) * share);
 }
 
+/* Tests are made in one step and run in many, so that they also show that this is the same. */
+enum { ROWS_OF_MAKING = 512, ROWS_OF_TESTING = 96 };
+
+struct tests_context {
+    const struct compile_file_options *options;
+    const struct program *source;
+};
+
+static serverd_status make_tests(void *context, const char *path, struct buffer *out,
+                                 serverd_error *err)
+{
+    const struct tests_context *tests = context;
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = ROWS_OF_MAKING, .pool = tests->options->pool};
+    return self_test_make(tests->source, &options, out, err);
+}
+
+static serverd_status run_tests(const struct compile_file_options *options, serverd_error *err)
+{
+    const struct self_test_options testing = {
+        .path = options->out, .device = "cpu", .rows = ROWS_OF_TESTING, .pool = options->pool};
+    struct self_test_result result;
+    return self_test_run(&testing, &result, err);
+}
+
 static serverd_status write_program(const struct compile_file_options *options,
                                     const struct program *program, const uint8_t source[32],
-                                    const char *or_null_report, serverd_error *err)
+                                    const struct pass_history *history, const char *or_null_report,
+                                    serverd_error *err)
 {
     uint8_t options_hash[32];
-    struct buffer meta;
-    buffer_init(&meta, 64 * KIB);
-    put_meta(program, &meta);
+    struct buffer meta, debug;
+    buffer_init(&meta, 256 * KIB);
+    buffer_init(&debug, DEBUG_BYTES);
+    facts_put_meta(program, options, &meta);
+    facts_put_debug(program, history, &debug);
     compile_options_hash(options, options_hash);
+    struct tests_context tests = {options, program};
+    serverd_limits limits = limits_of(options);
+    if (limits.max_context == 0)
+        limits.max_context = program->config.context_length;
     const struct sdp_write_options writing = {.path = options->out,
                                               .delegate = options->delegate,
                                               .pool = options->pool,
+                                              .limits = limits,
                                               .source_hash = source,
                                               .options_hash = options_hash,
                                               .meta = buffer_str(&meta),
                                               .report = or_null_report,
+                                              .debug = buffer_str(&debug),
+                                              .make_tests =
+                                                  options->wants_tests ? make_tests : NULL,
+                                              .tests_context = &tests,
                                               .progress = report_packing,
                                               .progress_context = (void *)options};
-    serverd_status status = meta.is_failed ? fail(err, SERVERD_NOMEM, "no memory to compile")
-                                           : sdp_write(program, &writing, err);
+    serverd_status status = meta.is_failed || debug.is_failed
+                                ? fail(err, SERVERD_NOMEM, "no memory to compile")
+                                : sdp_write(program, &writing, err);
     buffer_deinit(&meta);
+    buffer_deinit(&debug);
     return status;
 }
 
@@ -180,35 +235,45 @@ static serverd_status verify(const struct compile_file_options *options, serverd
         sdp_file_close(&file);
     }
     if (status == SERVERD_OK)
-        return status;
+        return run_tests(options, err);
     err->code = SERVERD_INTERNAL;
     return error_context(err, "what was written is not what was meant");
 }
 
-serverd_status compile_file(const struct compile_file_options *options, serverd_error *err)
+/* From the source to the file. */
+static serverd_status make_file(const struct compile_file_options *options,
+                                const struct pass_history *history, struct program *program,
+                                serverd_error *err)
 {
     uint8_t source[32];
-    struct program *program = NULL;
     char *json = NULL;
-    serverd_status status = compile_model(&options->source, &program, err);
-    if (status != SERVERD_OK)
-        return status;
-    if (options->quantise)
-        status = quantise(options, program, &json, err);
-    if (status != SERVERD_OK) {
-        program_unref(program);
-        free(json);
-        return status;
-    }
-    if (options->source_hash)
+    serverd_status status = options->quantise ? quantise(options, program, &json, err) : SERVERD_OK;
+    if (status == SERVERD_OK && options->source_hash)
         memcpy(source, options->source_hash, sizeof source);
-    else
+    else if (status == SERVERD_OK)
         status = source_hash(options->source.path, options->pool, source, err);
-    report(options, PACK_FROM);
-    if (status == SERVERD_OK)
-        status = write_program(options, program, source, json, err);
-    program_unref(program);
+    if (status == SERVERD_OK) {
+        report(options, PACK_FROM);
+        status = write_program(options, program, source, history, json, err);
+    }
     free(json);
+    return status;
+}
+
+serverd_status compile_file(const struct compile_file_options *options, serverd_error *err)
+{
+    struct program *program = NULL;
+    struct pass_history history = {.after = options->source.passes.after,
+                                   .context = options->source.passes.context};
+    struct compile_options compiling = options->source;
+    buffer_init(&history.passes, 64 * KIB);
+    compiling.passes.after = pass_history_add;
+    compiling.passes.context = &history;
+    serverd_status status = compile_model(&compiling, &program, err);
+    if (status == SERVERD_OK)
+        status = make_file(options, &history, program, err);
+    program_unref(program);
+    buffer_deinit(&history.passes);
     if (status == SERVERD_OK && options->wants_verify)
         status = verify(options, err);
     if (status == SERVERD_OK)

@@ -10,6 +10,12 @@
 /* Raised when the same source and options give other bytes than before. */
 #define COMPILER_VERSION 1u
 
+/* What memory is planned for, unless the options say something else. A process with limits up to
+ * these uses the plan, with higher ones it makes its own (runtime/stored_plan.h). */
+#define COMPILE_MAX_ROWS       2048u
+#define COMPILE_MAX_LOGIT_ROWS 256u
+#define COMPILE_MAX_SEQS       256u
+
 struct compile_file_options {
     struct compile_options source;
     const char *out;                  /* the program file */
@@ -21,14 +27,17 @@ struct compile_file_options {
     uint64_t target_bytes;
     const char *report;         /* an HTML page about the quantising is written there; NULL: none */
     const uint8_t *source_hash; /* [32] if it is known; NULL: it is made */
-    bool wants_verify;          /* the written file is read again and checked */
+    serverd_limits limits;      /* 0: COMPILE_MAX_*; max_context 0: the model's */
+    bool wants_tests;           /* the file gets a section TEST (self_test.h) */
+    bool wants_verify;          /* the written file is read again and checked, and its tests run */
     void (*progress)(void *context, double share); /* may be NULL */
     void *progress_context;
 };
 
 /* Imports, packs, writes and checks. Errors: SERVERD_INVALID: a file cannot be read or written;
  * SERVERD_CORRUPT, SERVERD_UNSUPPORTED, SERVERD_VERSION: of the source; SERVERD_INTERNAL: what was
- * written is not what was meant. */
+ * written is not what was meant;
+ * SERVERD_NUMERIC: it does not answer as it should. */
 serverd_status compile_file(const struct compile_file_options *options, serverd_error *err);
 
 /* What the output depends on beside the source's bytes. */

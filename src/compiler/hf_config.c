@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_KEYS = 64 };
+enum { MAX_KEYS = 64, POOLING_RANK = 4 };
 
 /* ---- the table of classes ------------------------------------------------------------------ */
 
@@ -79,8 +79,14 @@ static const struct hf_class classes[] = {
      .rope_base = 1e4,
      .activation = "silu"},
     {.name = "BertModel", BERT},
-    {.name = "RobertaModel", .first_position = 2, BERT},
-    {.name = "XLMRobertaModel", .first_position = 2, BERT},
+    {.name = "BertForSequenceClassification", .has_scores = true, BERT},
+    {.name = "RobertaModel", .pads_positions = true, BERT},
+    {.name = "RobertaForSequenceClassification", .pads_positions = true, .has_scores = true, BERT},
+    {.name = "XLMRobertaModel", .pads_positions = true, BERT},
+    {.name = "XLMRobertaForSequenceClassification",
+     .pads_positions = true,
+     .has_scores = true,
+     BERT},
 };
 
 static serverd_status find_class(const struct json_place *config, const struct hf_class **out,
@@ -90,7 +96,7 @@ static serverd_status find_class(const struct json_place *config, const struct h
     const char *name = json_string_value(json_array_get(names, 0));
     if (!name || json_array_size(names) != 1)
         return json_place_fail(config, "architectures", "an array of one class name", err);
-    char known[400] = "";
+    char known[1024] = "";
     size_t n = 0;
     for (size_t i = 0; i < sizeof classes / sizeof classes[0]; i++) {
         if (strcmp(classes[i].name, name) == 0) {
@@ -220,24 +226,11 @@ static void put_sizes(struct key_list *list, const struct sizes *s)
 }
 
 /* Features that would silently change the result if they were passed over. */
-static serverd_status refuse_features(const struct json_place *root,
-                                      const struct json_place *config, const struct hf_class *class,
+static serverd_status refuse_features(const struct json_place *config, const struct hf_class *class,
                                       serverd_error *err)
 {
     serverd_status status;
-    const char *method = NULL, *activation = class->activation, *positions = "absolute";
-    struct json_place quantisation = *root;
-    if ((status = json_place_object(root, "quantization_config", &quantisation, err)) != SERVERD_OK)
-        return status;
-    if (quantisation.object != root->object) {
-        method = "";
-        if ((status = json_place_string(&quantisation, "quant_method", &method, err)) != SERVERD_OK)
-            return status;
-        return fail(err, SERVERD_UNSUPPORTED,
-                    "%s: quantization_config.quant_method: \"%.32s\" is not supported; weights in "
-                    "F32, F16 and BF16 are",
-                    root->file, method);
-    }
+    const char *activation = class->activation, *positions = "absolute";
     if ((status = json_place_string(config, "hidden_act", &activation, err)) != SERVERD_OK ||
         (status = json_place_string(config, "hidden_activation", &activation, err)) != SERVERD_OK ||
         (status = json_place_string(config, "position_embedding_type", &positions, err)) !=
@@ -387,15 +380,25 @@ static serverd_status find_text_config(const struct json_place *root, const stru
 
 static serverd_status import_encoder(const struct json_place *config, const struct hf_class *class,
                                      const struct hf_pooling *pooling, struct sizes *sizes,
-                                     struct key_list *list, serverd_error *err)
+                                     uint32_t *first_position, struct key_list *list,
+                                     serverd_error *err)
 {
-    if (sizes->n_context <= class->first_position)
+    uint32_t padding = 1, first = 0;
+    if (class->pads_positions) {
+        serverd_status status =
+            json_place_u32(config, "pad_token_id", 0, LIMIT_CONTEXT - 1, &padding, err);
+        if (status != SERVERD_OK)
+            return status;
+        first = padding + 1;
+    }
+    if (sizes->n_context <= first)
         return fail(err, SERVERD_CORRUPT, "%s: max_position_embeddings: %u, more than %u is needed",
-                    config->file, sizes->n_context, class->first_position);
-    sizes->n_context -= class->first_position;
+                    config->file, sizes->n_context, first);
+    sizes->n_context -= first;
     if (pooling->max_tokens != 0 && pooling->max_tokens < sizes->n_context)
         sizes->n_context = pooling->max_tokens;
-    put_u32(list, "pooling_type", pooling->pooling);
+    put_u32(list, "pooling_type", class->has_scores ? POOLING_RANK : pooling->pooling);
+    *first_position = first;
     return SERVERD_OK;
 }
 
@@ -406,12 +409,13 @@ static serverd_status import_keys(const struct json_place *root, const struct js
     serverd_status status;
     const struct hf_class *class = made->class;
     struct sizes sizes;
-    if ((status = refuse_features(root, config, class, err)) != SERVERD_OK ||
+    if ((status = hf_quantised_read(root, &made->quantised, err)) != SERVERD_OK ||
+        (status = refuse_features(config, class, err)) != SERVERD_OK ||
         (status = read_sizes(config, class, &sizes, err)) != SERVERD_OK)
         return status;
     put_string(list, "general.architecture", class->arch);
     if (class->is_encoder)
-        status = import_encoder(config, class, pooling, &sizes, list, err);
+        status = import_encoder(config, class, pooling, &sizes, &made->first_position, list, err);
     else if ((status = import_windows(config, class, &sizes, list, err)) == SERVERD_OK)
         status =
             hf_rope_import(config, class, sizes.head_dim, sizes.n_context, list, &made->rope, err);

@@ -4,6 +4,7 @@
 #ifndef COMPILER_HF_CONFIG_H
 #define COMPILER_HF_CONFIG_H
 
+#include "compiler/hf_quantised.h"
 #include "compiler/json_file.h"
 #include "compiler/source.h"
 
@@ -12,10 +13,11 @@ struct hf_class {
     const char *name; /* "LlamaForCausalLM" */
     const char *arch; /* canonical */
     bool is_encoder;
-    bool has_text_config;    /* sizes are in text_config; other parts of the model are left out */
-    bool has_unit_norms;     /* norm weights are stored without their 1 */
-    bool has_local_rope;     /* local layers have a base of their own */
-    uint32_t first_position; /* row of the position table that position 0 has */
+    bool has_text_config; /* sizes are in text_config; other parts of the model are left out */
+    bool has_unit_norms;  /* norm weights are stored without their 1 */
+    bool has_local_rope;  /* local layers have a base of their own */
+    bool has_scores;      /* a head that judges a pair of texts */
+    bool pads_positions;  /* the row of position 0 is the one behind that of the padding token */
     /* What a configuration that does not say has. */
     uint32_t n_heads, n_kv_heads, head_dim, context, window; /* 0: none, or by the other sizes */
     uint32_t local_period; /* all layers but one of so many are local; 1: all, 0: none */
@@ -31,9 +33,11 @@ struct hf_rope {
 
 struct hf_config {
     const struct hf_class *class;
-    bool is_tied;       /* the head is the token table, whatever the files have */
-    uint32_t n_context; /* also of position tables */
+    bool is_tied;            /* the head is the token table, whatever the files have */
+    uint32_t n_context;      /* also of position tables */
+    uint32_t first_position; /* row of the position table that position 0 has */
     struct hf_rope rope;
+    struct hf_quantised quantised;
 };
 
 /* Encoders: how rows become an embedding, and the longest input; see hf_pooling.c. */

@@ -38,11 +38,19 @@ static const struct name_row sandwich_layer[] = {
     {"post_feedforward_layernorm", "post_ffw_norm"},
     {0}};
 
-static const struct name_row bert_model[] = {{"embeddings.word_embeddings", "token_embd"},
-                                             {"embeddings.position_embeddings", "position_embd"},
-                                             {"embeddings.token_type_embeddings", "token_types"},
-                                             {"embeddings.LayerNorm", "token_embd_norm"},
-                                             {0}};
+#define BERT_MODEL                                                                                 \
+    {"embeddings.word_embeddings", "token_embd"},                                                  \
+        {"embeddings.position_embeddings", "position_embd"},                                       \
+        {"embeddings.token_type_embeddings", "token_types"},                                       \
+    {                                                                                              \
+        "embeddings.LayerNorm", "token_embd_norm"                                                  \
+    }
+
+static const struct name_row bert_model[] = {BERT_MODEL, {0}};
+static const struct name_row bert_scores[] = {
+    BERT_MODEL, {"pooler.dense", "cls"}, {"classifier", "cls.output"}, {0}};
+static const struct name_row roberta_scores[] = {
+    BERT_MODEL, {"classifier.dense", "cls"}, {"classifier.out_proj", "cls.output"}, {0}};
 
 static const struct name_row bert_layer[] = {{"attention.self.query", "attn_q"},
                                              {"attention.self.key", "attn_k"},
@@ -67,9 +75,15 @@ static const struct name_table sandwich_of_many = {
      "model.multi_modal_projector."}};
 static const struct name_table bert = {
     {"bert.", "roberta."}, "encoder.layer.", bert_model, bert_layer, {"pooler."}};
+static const struct name_table bert_pairs = {
+    {"bert."}, "encoder.layer.", bert_scores, bert_layer, {0}};
+static const struct name_table roberta_pairs = {
+    {"roberta."}, "encoder.layer.", roberta_scores, bert_layer, {"pooler."}};
 
 static const struct name_table *table_of(const struct hf_class *class)
 {
+    if (class->has_scores)
+        return class->pads_positions ? &roberta_pairs : &bert_pairs;
     if (class->is_encoder)
         return &bert;
     if (class->has_text_config)

@@ -27,6 +27,14 @@ serverd_status hf_tokenizer_put(struct hf_tokenizer *t, uint32_t id, const char 
     return SERVERD_OK;
 }
 
+serverd_status hf_tokenizer_type(const struct json_place *place, const char **type,
+                                 serverd_error *err)
+{
+    *type = "";
+    serverd_status status = json_place_need(place, "type", err);
+    return status == SERVERD_OK ? json_place_string(place, "type", type, err) : status;
+}
+
 int32_t hf_tokenizer_find(const struct hf_tokenizer *t, const char *text)
 {
     size_t len = strlen(text);
@@ -48,6 +56,14 @@ static serverd_status read_added_id(const struct hf_tokenizer *t, const json_t *
     return status;
 }
 
+/* Does the model itself know the token, by this text? Words of WordPiece are known by another one.
+ */
+static bool is_known(const struct hf_tokenizer *t, uint32_t id, const char *text, size_t len)
+{
+    const struct token_text *token = &t->token[id];
+    return token->type != 0 && token->len == len && memcmp(token->bytes, text, len) == 0;
+}
+
 static serverd_status put_added(struct hf_tokenizer *t, const json_t *item, serverd_error *err)
 {
     uint32_t id = 0;
@@ -60,6 +76,8 @@ static serverd_status put_added(struct hf_tokenizer *t, const json_t *item, serv
     const json_t *content = json_place_get(&place, "content");
     if (!json_is_string(content))
         return json_place_fail(&place, "content", "a string", err);
+    if (!is_known(t, id, json_string_value(content), json_string_length(content)))
+        t->is_apart[id] = true;
     return hf_tokenizer_put(t, id, json_string_value(content), json_string_length(content),
                             is_special ? TOKEN_CONTROL : TOKEN_USER_DEFINED, t->token[id].score,
                             err);
@@ -83,7 +101,8 @@ static serverd_status read_tokens(struct hf_tokenizer *t, const struct json_plac
     if (n == 0)
         return fail(err, SERVERD_CORRUPT, "%s: there are no tokens", t->root.file);
     t->token = arena_array(t->arena, n, sizeof *t->token);
-    if (!t->token)
+    t->is_apart = arena_array(t->arena, n, sizeof *t->is_apart);
+    if (!t->token || !t->is_apart)
         return hf_tokenizer_no_memory(t, err);
     t->n_tokens = n;
     if ((status = hf_tokenizer_model(t, model, err)) != SERVERD_OK)
@@ -215,7 +234,9 @@ static serverd_status import_vocabulary(struct hf_tokenizer *t, const struct jso
     if ((status = json_place_need(&t->root, "model", err)) != SERVERD_OK ||
         (status = json_place_object(&t->root, "model", &model, err)) != SERVERD_OK ||
         (status = read_tokens(t, &model, err)) != SERVERD_OK ||
-        (status = hf_tokenizer_steps(t, err)) != SERVERD_OK)
+        (status = hf_tokenizer_steps(t, err)) != SERVERD_OK ||
+        (status = hf_tokenizer_decoder(t, err)) != SERVERD_OK ||
+        (status = hf_tokenizer_frame(t, err)) != SERVERD_OK)
         return status;
     find_specials(t);
     return import_ends(t, generation, err);

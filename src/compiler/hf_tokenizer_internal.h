@@ -11,6 +11,7 @@ struct hf_tokenizer {
     struct arena *arena;             /* of the program */
     struct vocabulary *vocabulary;
     struct token_text *token; /* [n_tokens]; type 0: the id has no token yet */
+    bool *is_apart;           /* [n_tokens] added to what the model knows */
     uint32_t n_tokens;
     struct vocabulary_step *step; /* [VOCABULARY_MAX_STEPS]; how many, the vocabulary says */
 };
@@ -28,8 +29,17 @@ serverd_status hf_tokenizer_count(struct hf_tokenizer *t, const struct json_plac
 serverd_status hf_tokenizer_model(struct hf_tokenizer *t, const struct json_place *model,
                                   serverd_error *err);
 
-/* hf_tokenizer_steps.c: normaliser, pre-tokeniser, decoder, post-processor. The model's kind is
- * known. */
+/* hf_tokenizer_steps.c: normaliser, pre-tokeniser. The model's kind is known. */
 serverd_status hf_tokenizer_steps(struct hf_tokenizer *t, serverd_error *err);
+
+/* hf_tokenizer_frame.c: post-processor. */
+serverd_status hf_tokenizer_frame(struct hf_tokenizer *t, serverd_error *err);
+
+/* hf_tokenizer_decoder.c: decoder, as the pieces that tokens stand for. Behind the steps. */
+serverd_status hf_tokenizer_decoder(struct hf_tokenizer *t, serverd_error *err);
+
+/* The member `type` of a part. */
+serverd_status hf_tokenizer_type(const struct json_place *place, const char **type,
+                                 serverd_error *err);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/numeric.h"
 #include "compiler/hf_names.h"
 #include "compiler/safetensors.h"
 #include "program/dtype.h"
@@ -21,6 +22,11 @@ struct shard {
     struct safetensors table;
 };
 
+struct place {
+    const struct safetensor *tensor;
+    uint32_t shard;
+};
+
 /* What is being imported. */
 struct weights {
     const char *folder;
@@ -30,6 +36,8 @@ struct weights {
     uint32_t n_shards;
     struct shard *shards; /* by name; in the source's arena */
     const json_t *map;    /* tensor -> file of the index; NULL: one file */
+    uint32_t n_places;    /* of quantised checkpoints: every tensor, by name */
+    struct place *places; /* in the source's arena */
 };
 
 static serverd_status fail_memory(const struct weights *w, serverd_error *err)
@@ -266,7 +274,7 @@ static serverd_status align(const struct weights *w, struct source_tensor *tenso
 static serverd_status cut_positions(const struct weights *w, struct source_tensor *tensor,
                                     serverd_error *err)
 {
-    uint64_t first = w->config->class->first_position, n = w->config->n_context;
+    uint64_t first = w->config->first_position, n = w->config->n_context;
     if (tensor->rank != 2 || tensor->dims[0] < first + n)
         return fail(err, SERVERD_CORRUPT,
                     "%s: tensor %s: %" PRIu64 " rows in %u dims, %" PRIu64 " are needed", w->folder,
@@ -291,29 +299,139 @@ static serverd_status adapt(const struct weights *w, struct source_tensor *tenso
     return SERVERD_OK;
 }
 
+static const void *data_of(const struct weights *w, uint32_t shard, const struct safetensor *tensor)
+{
+    return (const char *)w->source->mappings[shard].data + tensor->offset;
+}
+
+/* ---- quantised checkpoints: a matrix is several tensors ---------------------------------------
+ */
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct place *p = a, *q = b;
+    return strcmp(p->tensor->name, q->tensor->name);
+}
+
+static int compare_name(const void *name, const void *place)
+{
+    return strcmp(name, ((const struct place *)place)->tensor->name);
+}
+
+/* Also makes room for what the conversion makes: a code may become a byte, and each 32 of them have
+ * a scale and a zero point. */
+static serverd_status sort_places(struct weights *w, uint64_t n_tensors, serverd_error *err)
+{
+    uint64_t bytes = 0;
+    if (w->config->quantised.method == HF_PLAIN || n_tensors == 0)
+        return SERVERD_OK;
+    w->places = arena_array(w->source->arena, n_tensors, sizeof *w->places);
+    if (!w->places)
+        return fail_memory(w, err);
+    for (uint32_t i = 0; i < w->n_shards; i++)
+        for (uint32_t k = 0; k < w->shards[i].table.n_tensors; k++) {
+            const struct safetensor *tensor = &w->shards[i].table.tensors[k];
+            w->places[w->n_places++] = (struct place){tensor, i};
+            bytes += tensor->bytes;
+        }
+    qsort(w->places, w->n_places, sizeof *w->places, compare_places);
+    arena_extend(w->made, bytes + bytes / 2);
+    return SERVERD_OK;
+}
+
+/* MODULE.SUFFIX; its tensor is NULL if there is none. */
+static struct hf_array find_array(const struct weights *w, const char *name, size_t module,
+                                  const char *suffix)
+{
+    char full[512];
+    int n =
+        snprintf(full, sizeof full, "%.*s.%s", (int)min_size(module, sizeof full), name, suffix);
+    const struct place *place = NULL;
+    if (n > 0 && (size_t)n < sizeof full)
+        place = bsearch(full, w->places, w->n_places, sizeof *w->places, compare_name);
+    if (!place)
+        return (struct hf_array){0};
+    return (struct hf_array){place->tensor, data_of(w, place->shard, place->tensor)};
+}
+
+static serverd_status convert_module(const struct weights *w, uint32_t shard,
+                                     const struct safetensor *codes, size_t module,
+                                     struct source_tensor *out, serverd_error *err)
+{
+    const bool is_fp8 = w->config->quantised.method == HF_FP8;
+    struct hf_module m = {
+        .path = w->shards[shard].table.path,
+        .codes = {codes, data_of(w, shard, codes)},
+        .scales = find_array(w, codes->name, module, is_fp8 ? "weight_scale" : "scales"),
+        .zeros = find_array(w, codes->name, module, "qzeros"),
+        .order = find_array(w, codes->name, module, "g_idx")};
+    if (is_fp8 && !m.scales.tensor)
+        m.scales = find_array(w, codes->name, module, "weight_scale_inv");
+    return hf_quantised_convert(&w->config->quantised, &m, w->made, out, err);
+}
+
+/* Scales and the like are read with their codes; without codes they are part of nothing. */
+static bool has_codes(const struct weights *w, const char *name, size_t module)
+{
+    const bool is_fp8 = w->config->quantised.method == HF_FP8;
+    return find_array(w, name, module, is_fp8 ? "weight" : "qweight").tensor;
+}
+
+/* The name that the matrix would have if it were plain. */
+static enum hf_name name_of(const struct weights *w, const struct safetensor *from,
+                            enum hf_role role, size_t module, char out[HF_NAME_BYTES])
+{
+    char plain[512];
+    const char *name = from->name;
+    if (role == HF_ROLE_CODES) {
+        int n =
+            snprintf(plain, sizeof plain, "%.*s.weight", (int)min_size(module, sizeof plain), name);
+        if (n < 0 || (size_t)n >= sizeof plain)
+            return HF_NAME_UNKNOWN;
+        name = plain;
+    }
+    return hf_canonical_name(w->config->class, w->config->is_tied, name, out);
+}
+
+/* ---- one tensor after the other ---------------------------------------------------------------
+ */
+
+static serverd_status read_plain(const struct weights *w, uint32_t shard,
+                                 const struct safetensor *from, struct source_tensor *out,
+                                 serverd_error *err)
+{
+    const char *path = w->shards[shard].table.path;
+    serverd_status status;
+    out->data = data_of(w, shard, from);
+    out->bytes = from->bytes;
+    if ((status = convert_type(path, from, out, err)) != SERVERD_OK ||
+        (status = convert_shape(path, from, out, err)) != SERVERD_OK)
+        return status;
+    return adapt(w, out, err);
+}
+
 static serverd_status add_tensor(const struct weights *w, uint32_t shard,
                                  const struct safetensor *from, serverd_error *err)
 {
     char name[HF_NAME_BYTES];
-    const char *path = w->shards[shard].table.path;
-    const struct hf_class *class = w->config->class;
-    enum hf_name known = hf_canonical_name(class, w->config->is_tied, from->name, name);
+    size_t module = 0;
+    enum hf_role role = hf_quantised_role(w->config->quantised.method, from, &module);
+    if (role == HF_ROLE_UNUSED || (role == HF_ROLE_BESIDE && has_codes(w, from->name, module)))
+        return SERVERD_OK;
+    enum hf_name known = name_of(w, from, role, module, name);
     if (known == HF_NAME_UNUSED)
         return SERVERD_OK;
     if (known == HF_NAME_UNKNOWN)
         return fail(err, SERVERD_UNSUPPORTED,
-                    "%s: tensor %.200s is not part of %s as it is known here", path, from->name,
-                    class->name);
-    struct source_tensor tensor = {.name = arena_copy(w->source->arena, name, strlen(name)),
-                                   .data =
-                                       (const char *)w->source->mappings[shard].data + from->offset,
-                                   .bytes = from->bytes};
-    serverd_status status;
+                    "%s: tensor %.200s is not part of %s as it is known here",
+                    w->shards[shard].table.path, from->name, w->config->class->name);
+    struct source_tensor tensor = {.name = arena_copy(w->source->arena, name, strlen(name))};
     if (!tensor.name)
         return fail_memory(w, err);
-    if ((status = convert_type(path, from, &tensor, err)) != SERVERD_OK ||
-        (status = convert_shape(path, from, &tensor, err)) != SERVERD_OK ||
-        (status = adapt(w, &tensor, err)) != SERVERD_OK)
+    serverd_status status = role == HF_ROLE_CODES
+                                ? convert_module(w, shard, from, module, &tensor, err)
+                                : read_plain(w, shard, from, &tensor, err);
+    if (status != SERVERD_OK)
         return status;
     w->source->tensors[w->source->n_tensors++] = tensor;
     return SERVERD_OK;
@@ -365,6 +483,8 @@ serverd_status hf_weights_import(const char *folder, const struct hf_config *con
     serverd_status status = find_files(&w, &index, err);
     if (status == SERVERD_OK)
         status = open_shards(&w, &n_tensors, err);
+    if (status == SERVERD_OK)
+        status = sort_places(&w, n_tensors, err);
     if (status == SERVERD_OK)
         status = add_tensors(&w, n_tensors, err);
     json_decref(index);

@@ -83,6 +83,13 @@ static serverd_status add_row_to_table(struct program *program, const serverd_te
     return SERVERD_OK;
 }
 
+/* Does every token have the same row of this table? Pairs of texts have two segments. */
+static bool has_one_row(const struct program *program, const serverd_node *segment)
+{
+    uint32_t table = node_input(&program->graph, segment, 0)->tensor;
+    return program->config.n_scores == 0 || program->graph.tensors[table].dims[0] == 1;
+}
+
 /* An encoder adds the same row to every token: it goes into the table of positions.
  *   add(add(x, embed(segment)), embed(position))  ->  add(x, embed(position + segment)) */
 static serverd_status fold(struct program *program, serverd_error *err)
@@ -99,7 +106,7 @@ static serverd_status fold(struct program *program, serverd_error *err)
             continue;
         const uint32_t *added = &graph->operands[inner->first_operand];
         const serverd_node *segment = embedding(graph, added[1], SERVERD_INDEX_SEGMENT);
-        if (!segment)
+        if (!segment || !has_one_row(program, segment))
             continue;
         uint32_t table = node_input(graph, position, 0)->tensor;
         serverd_tensor *tensors =

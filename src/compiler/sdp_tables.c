@@ -39,6 +39,7 @@ void sdp_put_config(const struct program *program, struct buffer *out)
                                 .context_length = config->context_length,
                                 .is_encoder = config->is_encoder,
                                 .pooling = config->pooling,
+                                .n_scores = config->n_scores,
                                 .page_tokens = SERVERD_PAGE_TOKENS,
                                 .n_kv_layers = program->kv.n_layers,
                                 .n_parameters = config->n_parameters,

@@ -4,6 +4,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "compiler/sdp_plan_write.h"
 #include "compiler/sdp_segment.h"
 #include "compiler/sdp_tables.h"
 #include "program/sdp_file.h"
@@ -18,11 +19,12 @@
 #define SMALL_PAGE         (4 * KIB)
 #define HUGE_PAGES_FROM    (16 * MIB)
 #define SMALL_SECTION_BITS 6
+#define SECTION_GAP        (1u << SMALL_SECTION_BITS)
 
 /* Bytes of a small section: far above what the largest vocabulary needs. */
 #define SECTION_BYTES (1 * GIB)
 
-enum { MAX_SECTIONS = 16 };
+enum { MAX_SECTIONS = 16, N_TARGETS = 3 };
 
 struct writer {
     const struct program *program;
@@ -136,14 +138,38 @@ static void set_items(struct writer *writer, uint32_t type, uint64_t n)
 /* All three run the same packed weights; they differ in what their processors have. */
 static void put_targets(const struct writer *writer, struct buffer *out)
 {
-    static const char *const names[] = {"cpu-avx512vnni", "cpu-avx2", "cpu-portable"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct sdp_target target = {.least_abi = writer->options->delegate->abi, .contract = 2};
-        memcpy(target.name, names[i], strlen(names[i]));
+    static const uint64_t avx2 = SDP_ISA_AVX2 | SDP_ISA_FMA | SDP_ISA_F16C;
+    static const struct {
+        const char *name;
+        uint64_t isa;
+    } targets[N_TARGETS] = {{"cpu-avx512vnni", avx2 | SDP_ISA_AVX512 | SDP_ISA_AVX512_VNNI},
+                            {"cpu-avx2", avx2},
+                            {"cpu-portable", 0}};
+    for (size_t i = 0; i < N_TARGETS; i++) {
+        struct sdp_target target = {
+            .least_abi = writer->options->delegate->abi, .contract = 2, .isa = targets[i].isa};
+        memcpy(target.name, targets[i].name, strlen(targets[i].name));
         (void)snprintf(target.delegate, sizeof target.delegate, "%s",
                        writer->options->delegate->name);
         buffer_append(out, &target, sizeof target);
     }
+}
+
+static serverd_status put_plan(struct writer *writer, serverd_error *err)
+{
+    struct buffer plan;
+    uint32_t n_partitions = 0;
+    buffer_init(&plan, SECTION_BYTES);
+    serverd_status status = sdp_put_plan(writer->program, writer->options->delegate,
+                                         &writer->options->limits, &plan, &n_partitions, err);
+    if (status == SERVERD_OK && n_partitions > 0) {
+        struct buffer *out = add_section(writer, SDP_PLAN, 0);
+        buffer_append(out, plan.data, plan.len);
+        out->is_failed |= plan.is_failed;
+        set_items(writer, SDP_PLAN, n_partitions);
+    }
+    buffer_deinit(&plan);
+    return status;
 }
 
 /* Everything that is small, the weights' hashes among it. */
@@ -159,11 +185,13 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
     set_items(writer, SDP_TENS, writer->graph->n_tensors);
     sdp_put_graph(program, add_section(writer, SDP_GRPH, SDP_REQUIRED | SDP_IDENTITY));
     put_targets(writer, add_section(writer, SDP_TARG, SDP_REQUIRED));
-    set_items(writer, SDP_TARG, 3);
+    set_items(writer, SDP_TARG, N_TARGETS);
     sdp_put_forms(program, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
     set_items(writer, SDP_FORM, writer->segment.n_forms);
+    serverd_status status = options->limits.max_rows > 0 ? put_plan(writer, err) : SERVERD_OK;
+    if (status != SERVERD_OK)
+        return status;
     sdp_put_chat(program, add_section(writer, SDP_CHAT, 0));
-    serverd_status status = SERVERD_OK;
     if (program->vocabulary.kind != VOCABULARY_NONE)
         status = tokenizer_image_build(&program->vocabulary,
                                        add_section(writer, SDP_TOKN, SDP_REQUIRED), err);
@@ -171,6 +199,8 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
         buffer_append_str(add_section(writer, SDP_META, 0), options->meta);
     if (options->report)
         buffer_append_str(add_section(writer, SDP_REPT, 0), options->report);
+    if (options->debug)
+        buffer_append_str(add_section(writer, SDP_DEBG, 0), options->debug);
     buffer_append(strings, writer->strings.bytes.data, writer->strings.bytes.len);
     return status;
 }
@@ -192,24 +222,29 @@ static serverd_status write_weights(struct writer *writer, serverd_error *err)
                          err);
 }
 
-static serverd_status write_sections(struct writer *writer, uint64_t *end, serverd_error *err)
+/* Sections first, first + 1, .. at `at`; *end is where the section table goes. Gaps may have been
+ * written before. */
+static serverd_status write_sections(struct writer *writer, uint32_t first, uint64_t at,
+                                     uint64_t *end, serverd_error *err)
 {
-    uint64_t at = writer->sections[0].offset + writer->sections[0].stored_bytes;
+    static const char zeros[SECTION_GAP];
     serverd_status status = SERVERD_OK;
-    for (uint32_t i = 1; i < writer->n_sections && status == SERVERD_OK; i++) {
+    for (uint32_t i = first; i < writer->n_sections && status == SERVERD_OK; i++) {
         struct sdp_section *section = &writer->sections[i];
         const struct buffer *bytes = &writer->bytes[i];
         if (bytes->is_failed)
             return no_memory(err);
-        at = (at + 63) / 64 * 64;
         section->offset = at;
         section->stored_bytes = section->raw_bytes = bytes->len;
         section->checksum = checksum64(buffer_str(bytes), bytes->len);
         sha256_tree(buffer_str(bytes), bytes->len, section->hash);
         status = new_file_write_at(&writer->file, at, buffer_str(bytes), bytes->len, err);
-        at += bytes->len;
+        const uint64_t gap = (SECTION_GAP - bytes->len % SECTION_GAP) % SECTION_GAP;
+        at += bytes->len + gap;
+        if (status == SERVERD_OK)
+            status = new_file_write_at(&writer->file, at - gap, zeros, gap, err);
     }
-    *end = (at + 63) / 64 * 64;
+    *end = at;
     return status;
 }
 
@@ -247,19 +282,36 @@ static serverd_status write_header(struct writer *writer, uint64_t table_offset,
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+/* The tests are made of the file itself: they come behind everything else. */
+static serverd_status add_tests(struct writer *writer, uint64_t at, serverd_error *err)
+{
+    const struct sdp_write_options *options = writer->options;
+    if (!options->make_tests || writer->graph->n_nodes == 0)
+        return SERVERD_OK;
+    const uint32_t index = writer->n_sections;
+    serverd_status status = options->make_tests(options->tests_context, writer->file.temporary,
+                                                add_section(writer, SDP_TEST, 0), err);
+    if (status == SERVERD_OK)
+        status = write_sections(writer, index, at, &at, err);
+    return status == SERVERD_OK ? write_header(writer, at, err) : status;
+}
+
 static serverd_status write_all(struct writer *writer, serverd_error *err)
 {
-    uint64_t end = 0;
     serverd_status status = check_tensors(writer, err);
     if (status != SERVERD_OK)
         return status;
     if ((status = choose_forms(writer, err)) != SERVERD_OK ||
         (status = write_weights(writer, err)) != SERVERD_OK)
         return status;
+    const struct sdp_section *weights = &writer->sections[0];
+    uint64_t end = weights->offset + weights->stored_bytes;
+    end = (end + SECTION_GAP - 1) / SECTION_GAP * SECTION_GAP;
     if ((status = make_sections(writer, err)) != SERVERD_OK ||
-        (status = write_sections(writer, &end, err)) != SERVERD_OK)
+        (status = write_sections(writer, 1, end, &end, err)) != SERVERD_OK ||
+        (status = write_header(writer, end, err)) != SERVERD_OK)
         return status;
-    return write_header(writer, end, err);
+    return add_tests(writer, end, err);
 }
 
 serverd_status sdp_write(const struct program *program, const struct sdp_write_options *options,

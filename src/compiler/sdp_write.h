@@ -2,6 +2,7 @@
 #ifndef COMPILER_SDP_WRITE_H
 #define COMPILER_SDP_WRITE_H
 
+#include "base/buffer.h"
 #include "program/program.h"
 #include "runtime/worker_pool.h"
 
@@ -10,8 +11,14 @@ struct sdp_write_options {
     /* Whose forms of the weights go in; it need not have a device here. */
     const serverd_delegate *delegate;
     struct worker_pool *pool;
-    const uint8_t *source_hash, *options_hash;     /* [32], NULL: zeros */
-    const char *meta, *report;                     /* JSON; NULL: the section is left out */
+    const uint8_t *source_hash, *options_hash; /* [32], NULL: zeros */
+    serverd_limits limits; /* that the section PLAN is made for; max_rows 0: it is left out */
+    const char *meta, *report, *debug; /* JSON; NULL: the section is left out */
+    /* Appends the section TEST; called once the file is whole but for it, at `path`. NULL: the
+     * section is left out. */
+    serverd_status (*make_tests)(void *context, const char *path, struct buffer *out,
+                                 serverd_error *err);
+    void *tests_context;
     void (*progress)(void *context, double share); /* may be NULL */
     void *progress_context;
 };

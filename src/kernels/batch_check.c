@@ -11,6 +11,7 @@ void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
 {
     bounds->n_tokens = INT32_MAX;
     bounds->n_positions = bounds->limits.max_context;
+    bounds->n_segments = UINT8_MAX + 1;
     for (uint32_t i = partition->first_node; i < partition->first_node + partition->n_nodes; i++) {
         const serverd_node *node = &graph->nodes[i];
         if (node->op != SERVERD_OP_EMBED)
@@ -20,6 +21,8 @@ void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
             bounds->n_tokens = min_size(bounds->n_tokens, rows);
         else if (node->attributes.embed.index == SERVERD_INDEX_POSITION)
             bounds->n_positions = min_size(bounds->n_positions, rows);
+        else
+            bounds->n_segments = min_size(bounds->n_segments, rows);
     }
 }
 
@@ -43,6 +46,9 @@ static serverd_status check_rows(const struct batch_bounds *bounds, const server
             return fail(err, SERVERD_INTERNAL,
                         "%s: row %u is token %d at position %d of sequence %u", bounds->name, row,
                         token, position, batch->row_seq[row]);
+        if (batch->segment && batch->segment[row] >= bounds->n_segments)
+            return fail(err, SERVERD_INTERNAL, "%s: row %u is of segment %u, there are %u",
+                        bounds->name, row, batch->segment[row], (unsigned)bounds->n_segments);
     }
     for (uint32_t i = 0; i < batch->n_logit_rows; i++)
         if (batch->logit_row[i] >= batch->n_rows ||

@@ -7,13 +7,13 @@
 struct batch_bounds {
     const char *name; /* of the delegate, for errors */
     serverd_limits limits;
-    uint64_t n_tokens, n_positions; /* rows of the smallest table that these index */
+    uint64_t n_tokens, n_positions, n_segments; /* rows of the smallest table that these index */
     /* Of the store, if the partition needs one. */
     uint32_t n_pages, n_window_pages; /* n_pages 0: needs none; n_window_pages 0: has none */
     uint32_t window;                  /* the widest of the layers in window pages */
 };
 
-/* Token and position tables of the partition's nodes: n_tokens, n_positions. */
+/* Tables of the partition's nodes: n_tokens, n_positions, n_segments. */
 void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
                        const serverd_partition *partition);
 

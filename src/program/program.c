@@ -44,6 +44,13 @@ void program_unref(struct program *program)
     arena_destroy(program->arena);
 }
 
+uint32_t program_output_width(const struct program_config *config)
+{
+    if (!config->is_encoder)
+        return config->n_vocab;
+    return config->n_scores ? config->n_scores : config->n_embd;
+}
+
 /* ---- checks -------------------------------------------------------------------------------- */
 
 static serverd_status check_config(const struct program *program, serverd_error *err)
@@ -62,6 +69,10 @@ static serverd_status check_config(const struct program *program, serverd_error 
         if (bounds[i].value == 0 || bounds[i].value > bounds[i].max)
             return fail(err, SERVERD_CORRUPT, "%s is %u, 1..%u are allowed", bounds[i].name,
                         bounds[i].value, bounds[i].max);
+    if (config->n_scores > LIMIT_SCORES || (config->n_scores > 0 && !config->is_encoder))
+        return fail(err, SERVERD_CORRUPT, "%u scores of %s, at most %u of an encoder are allowed",
+                    config->n_scores, config->is_encoder ? "an encoder" : "a decoder",
+                    LIMIT_SCORES);
     return SERVERD_OK;
 }
 
@@ -132,11 +143,13 @@ static serverd_status check_result(const struct program *program, serverd_error 
     const serverd_value *output = &program->graph.values[program->graph.output];
     bool is_encoder = program->config.is_encoder;
     int64_t rows = is_encoder ? SERVERD_DIM_SEQS : SERVERD_DIM_SELECTED;
-    uint64_t width = is_encoder ? program->config.n_embd : program->config.n_vocab;
+    uint64_t width = program_output_width(&program->config);
     if (output->dims[0] != rows || value_width(output) != width)
         return fail(err, SERVERD_CORRUPT, "the result has %llu columns, %s of %llu are needed",
                     (unsigned long long)value_width(output),
-                    is_encoder ? "one embedding per sequence" : "logits of selected rows",
+                    program->config.n_scores ? "scores per sequence"
+                    : is_encoder             ? "one embedding per sequence"
+                                             : "logits of selected rows",
                     (unsigned long long)width);
     return SERVERD_OK;
 }

@@ -21,8 +21,9 @@ struct program_config {
     char quantisation[16]; /* the type most weights have, "Q4_1" */
     uint32_t n_layers, n_embd, n_vocab;
     uint32_t context_length; /* tokens: trained limit */
-    bool is_encoder;         /* output is an embedding; no KV state */
+    bool is_encoder;         /* output is an embedding or scores; no KV state */
     uint32_t pooling;        /* serverd_pooling, of encoders */
+    uint32_t n_scores; /* of encoders that judge pairs of texts; 0: the output is an embedding */
     uint64_t n_parameters, weight_bytes;
 };
 
@@ -46,8 +47,18 @@ struct program_form {
     uint64_t bytes;
 };
 
+/* How a delegate of that name shares memory between the values of these nodes, for limits up to
+ * these (serverd_plan). */
+struct program_plan {
+    const char *delegate;
+    uint32_t first_node, n_nodes;
+    serverd_limits limits;
+    serverd_plan plan;
+};
+
 struct program {
     struct program_config config;
+    const char *license; /* as the source names it; NULL: it does not, or the program is a file's */
     serverd_graph graph; /* n_nodes 0: a vocabulary-only file */
     serverd_kv_spec kv;  /* n_layers 0 for encoders; dtype is filled in by runtime */
     struct vocabulary vocabulary;
@@ -59,6 +70,8 @@ struct program {
      * SERVERD_TENSOR_PACKED has these and no data. */
     const struct program_form *forms;
     uint32_t n_forms;
+    const struct program_plan *plans; /* checked: nothing overlaps */
+    uint32_t n_plans;
     bool has_id;
     uint8_t id[32]; /* SHA-256 of what decides the logits */
 
@@ -76,6 +89,9 @@ void program_unref(struct program *program); /* NULL is fine */
 /* Check everything that execution relies on: operands in range and produced before use, shapes
  * of every node (op.h), head counts, finite constants, tensors inside their bytes. */
 serverd_status program_check(const struct program *program, serverd_error *err);
+
+/* Elements of a row of the output: logits, embedding or scores. */
+uint32_t program_output_width(const struct program_config *config);
 
 /* The tensor in that layout, NULL if the program has no such form. */
 const struct program_form *program_find_form(const struct program *program, uint32_t tensor,

@@ -1,4 +1,4 @@
-/* The records of a program file (.sdp), version 1.0, and nothing else: what lies on the disk.
+/* The records of a program file (.sdp), version 1.1, and nothing else: what lies on the disk.
  *
  * Little-endian, natural alignment, offsets from the start of the file, reserved bytes 0. Every
  * record is used where it lies in the mapped file. A record never changes: what needs another one
@@ -15,7 +15,7 @@
 
 /* The line ends show a file that went through a text-mode transfer. */
 #define SDP_MAGIC "SDP\r\n\x1a\n"
-enum { SDP_MAJOR = 1, SDP_MINOR = 0 };
+enum { SDP_MAJOR = 1, SDP_MINOR = 1 };
 
 enum { SDP_KIND_PROGRAM = 1, SDP_KIND_ADAPTER = 2, SDP_KIND_WEIGHTS = 3 };
 
@@ -61,7 +61,7 @@ enum {
     SDP_GRPH = SDP_TYPE('G', 'R', 'P', 'H'), /* sdp_graph, values, nodes, operands, attributes */
     SDP_TARG = SDP_TYPE('T', 'A', 'R', 'G'), /* sdp_target[], by preference */
     SDP_FORM = SDP_TYPE('F', 'O', 'R', 'M'), /* sdp_form[], by tensor, then layout */
-    SDP_PLAN = SDP_TYPE('P', 'L', 'A', 'N'), /* sdp_plan[], as TARG */
+    SDP_PLAN = SDP_TYPE('P', 'L', 'A', 'N'), /* sdp_plan, partitions */
     SDP_WGHT = SDP_TYPE('W', 'G', 'H', 'T'), /* bytes of forms, each on 64 */
     SDP_TOKN = SDP_TYPE('T', 'O', 'K', 'N'), /* the tokenizer's image, program/tokenizer_image.h */
     SDP_CHAT = SDP_TYPE('C', 'H', 'A', 'T'), /* sdp_chat, sdp_template[], their bytes */
@@ -99,7 +99,8 @@ struct sdp_config {
     uint32_t is_encoder, pooling; /* serverd_pooling */
     uint32_t page_tokens, n_kv_layers;
     uint64_t n_parameters, weight_bytes;
-    uint8_t reserved[288];
+    uint32_t n_scores;
+    uint8_t reserved[284];
 };
 
 struct sdp_kv_layer {
@@ -143,10 +144,19 @@ struct sdp_node {
     uint32_t layer, site, debug;
 };
 
+/* sdp_target.isa: what an x86-64 processor must have. */
+enum {
+    SDP_ISA_AVX2 = 1u << 0,
+    SDP_ISA_FMA = 1u << 1,
+    SDP_ISA_F16C = 1u << 2,
+    SDP_ISA_AVX512 = 1u << 3, /* F, BW, VL and DQ */
+    SDP_ISA_AVX512_VNNI = 1u << 4
+};
+
 struct sdp_target {
     char name[24], delegate[16];
     uint32_t least_abi, contract;
-    uint64_t isa; /* 0: any */
+    uint64_t isa; /* SDP_ISA_*; 0: any */
     uint64_t reserved;
 };
 
@@ -160,14 +170,29 @@ struct sdp_form {
     uint64_t auxiliary_offset;
 };
 
-/* What a target needs beside weights and KV pages, for the limits the file was made with. */
+/* How the values of a step share memory, for the limits the file was made with; for all targets,
+ * whose plans are the same. Partitions follow each other: sdp_plan_partition, then
+ *   u32 use[n_nodes]                     when each node runs (serverd_plan), to a multiple of 8
+ *   sdp_buffer[n_buffers]                ascending first_use */
 struct sdp_plan {
     uint32_t max_rows, max_logit_rows, max_seqs, max_context;
-    uint64_t activation_bytes; /* all places that activations share */
-    uint64_t naive_bytes;      /* every activation with a place of its own */
-    uint64_t scratch_bytes;    /* for each thread */
-    uint64_t table_bytes;
-    uint64_t reserved[2];
+    uint32_t n_partitions;
+    uint8_t reserved[44];
+};
+
+struct sdp_plan_partition {
+    uint32_t first_node, n_nodes, n_buffers, reserved;
+    uint64_t arena_bytes;
+    char delegate[16];
+    uint8_t reserved2[24];
+};
+
+/* serverd_buffer, which is used in place. */
+struct sdp_buffer {
+    uint32_t value;
+    uint16_t form, place;
+    uint64_t offset, fixed_bytes, row_bytes;
+    uint32_t first_use, last_use;
 };
 
 enum {
@@ -191,17 +216,26 @@ struct sdp_template {
     uint32_t source, source_bytes;
 };
 
-/* Cases follow each other: sdp_test_case, ids [n_tokens], greedy [n_greedy]. */
+/* What the model is known to answer. Cases follow each other: sdp_test_case, then
+ *   i32 token[n_tokens]
+ *   i32 greedy[n_greedy]                 what comes behind, always the likeliest token
+ *   u32 position[n_positions]            ascending
+ *   i32 top[n_positions][n_top]          in exact f32: the likeliest next tokens, and
+ *   f32 log_p[n_positions][n_top]        their log probabilities, descending
+ *   f32 value[n_values]                  of an encoder, instead: its output in exact f32 */
 struct sdp_test {
-    uint32_t n_cases, n_greedy;
-    uint8_t reserved[56];
+    uint32_t n_cases, n_top;
+    uint32_t kv_dtype; /* of the keys and values that checksums and greedy tokens come from */
+    uint32_t contract; /* whose they are: sdp_target.contract */
+    float kl_limit;    /* nats, mean of a case */
+    float cosine_limit;
+    uint8_t reserved[40];
 };
 
 struct sdp_test_case {
-    uint32_t n_tokens, n_greedy;
-    uint64_t logits_checksum; /* XXH3-64 of the f32 logits of the last token */
-    uint32_t kv_dtype, reserved;
-    uint64_t reserved2;
+    uint32_t n_tokens, n_greedy, n_positions, n_values;
+    uint64_t checksum; /* XXH3-64 of the f32 logits of all positions, or of the values */
+    uint64_t reserved;
 };
 
 /* CONF of an adapter file, whose sections are CONF, STRS, SITE and WGHT. */
@@ -233,6 +267,8 @@ SDP_SIZE(sdp_node, 32);
 SDP_SIZE(sdp_target, 64);
 SDP_SIZE(sdp_form, 64);
 SDP_SIZE(sdp_plan, 64);
+SDP_SIZE(sdp_plan_partition, 64);
+SDP_SIZE(sdp_buffer, 40);
 SDP_SIZE(sdp_chat, 64);
 SDP_SIZE(sdp_template, 16);
 SDP_SIZE(sdp_test, 64);

@@ -5,6 +5,7 @@
 #include "base/numeric.h"
 #include "program/op.h"
 #include "program/sdp_file.h"
+#include "program/sdp_plan.h"
 #include "program/tokenizer_image.h"
 
 #include <inttypes.h>
@@ -122,6 +123,7 @@ static serverd_status load_config(struct loading *loading, serverd_error *err)
                                       .context_length = from->context_length,
                                       .is_encoder = from->is_encoder,
                                       .pooling = from->pooling,
+                                      .n_scores = from->n_scores,
                                       .n_parameters = from->n_parameters,
                                       .weight_bytes = from->weight_bytes};
     memcpy(config->architecture, from->architecture, sizeof config->architecture);
@@ -467,7 +469,8 @@ static serverd_status load_program(struct loading *loading, serverd_error *err)
         return status;
     memcpy(loading->program->id, loading->file->header->program_id, 32);
     loading->program->has_id = true;
-    return program_check(loading->program, err);
+    status = program_check(loading->program, err);
+    return status == SERVERD_OK ? sdp_plan_load(loading->file, loading->program, err) : status;
 }
 
 /* A matrix without rows must be there in some other layout. */

@@ -23,8 +23,8 @@ static const char *const part_names[TOKENIZER_N_PARTS] = {
     [TOKENIZER_ORDER] = "order",
     [TOKENIZER_PREFIXES] = "prefixes",
     [TOKENIZER_STEPS] = "steps",
-    [TOKENIZER_RESERVED_15] = "reserved",
-    [TOKENIZER_RESERVED_16] = "reserved",
+    [TOKENIZER_SINGLE_FRAME] = "frame of a text",
+    [TOKENIZER_PAIR_FRAME] = "frame of a pair",
     [TOKENIZER_RESERVED_17] = "reserved",
 };
 
@@ -70,6 +70,10 @@ static void make_view(const struct tokenizer_image *image, struct vocabulary *ou
         .is_stepwise = flags & TOKENIZER_IS_STEPWISE,
         .falls_back_to_bytes = flags & TOKENIZER_FALLS_BACK_TO_BYTES,
         .fuses_unknown = flags & TOKENIZER_FUSES_UNKNOWN,
+        .single = tokenizer_image_part(image, TOKENIZER_SINGLE_FRAME),
+        .pair = tokenizer_image_part(image, TOKENIZER_PAIR_FRAME),
+        .n_single = (uint32_t)(image->part[TOKENIZER_SINGLE_FRAME].bytes / sizeof *out->single),
+        .n_pair = (uint32_t)(image->part[TOKENIZER_PAIR_FRAME].bytes / sizeof *out->pair),
     };
     memcpy(out->pre, image->pre, sizeof out->pre);
     size_t i = 0;
@@ -166,7 +170,7 @@ static serverd_status check_layout(const struct tokenizer_image *image, serverd_
         const uint64_t begin = (end + TOKENIZER_IMAGE_ALIGN - 1) & ~(TOKENIZER_IMAGE_ALIGN - 1ull);
         if (part->bytes == 0 && part->offset == 0)
             continue;
-        if (i > TOKENIZER_STEPS)
+        if (i > TOKENIZER_PAIR_FRAME)
             return fail(err, SERVERD_UNSUPPORTED,
                         "%s (part %d): this version does not know its form", name, i);
         if (part->bytes == 0 || part->offset != begin || begin > image->bytes ||
@@ -215,6 +219,8 @@ static serverd_status check_sizes(const struct tokenizer_image *image, serverd_e
         {TOKENIZER_END_TOKENS, 4, 0, n},
         {TOKENIZER_ORDER, 4, n, n},
         {TOKENIZER_PREFIXES, 2, n, n},
+        {TOKENIZER_SINGLE_FRAME, sizeof(struct frame_item), 0, VOCABULARY_MAX_FRAME},
+        {TOKENIZER_PAIR_FRAME, sizeof(struct frame_item), 0, VOCABULARY_MAX_FRAME},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const uint64_t bytes = image->part[rows[i].part].bytes, count = bytes / rows[i].record;
@@ -422,6 +428,26 @@ uint32_t tokenizer_image_steps(const struct tokenizer_image *image,
     return count;
 }
 
+/* Empty, or with its texts in order, tokens that are there, and segments that do not descend. */
+static serverd_status check_frame(const struct tokenizer_image *image,
+                                  enum tokenizer_image_part part, uint32_t n_texts,
+                                  serverd_error *err)
+{
+    const struct frame_item *frame = tokenizer_image_part(image, part);
+    const size_t n = image->part[part].bytes / sizeof *frame;
+    uint32_t n_found = 0, segment = 0;
+    for (size_t i = 0; i < n; i++) {
+        const bool is_text = frame[i].token < 0;
+        if ((is_text && frame[i].token != FRAME_FIRST - (int32_t)n_found++) ||
+            frame[i].token >= (int64_t)image->n_tokens || frame[i].segment < segment ||
+            frame[i].segment >= n_texts)
+            return fail(err, SERVERD_CORRUPT, "%s[%zu]: token %d of segment %u", part_names[part],
+                        i, frame[i].token, frame[i].segment);
+        segment = frame[i].segment;
+    }
+    return n == 0 || n_found == n_texts ? SERVERD_OK : fail_part(part, "it lacks a text", err);
+}
+
 static serverd_status check_contents(const struct tokenizer_image *image, serverd_error *err)
 {
     serverd_status status;
@@ -433,7 +459,9 @@ static serverd_status check_contents(const struct tokenizer_image *image, server
         (status = check_list(image, TOKENIZER_END_TOKENS, err)) ||
         (status = check_list(image, TOKENIZER_ORDER, err)) || (status = check_tokens(image, err)) ||
         (status = check_merges(image, err)) || (status = check_specials(image, err)) ||
-        (status = check_trie(image, err)) || (status = check_steps(image, err)))
+        (status = check_trie(image, err)) || (status = check_steps(image, err)) ||
+        (status = check_frame(image, TOKENIZER_SINGLE_FRAME, 1, err)) ||
+        (status = check_frame(image, TOKENIZER_PAIR_FRAME, 2, err)))
         return status;
     return check_order(image, err);
 }

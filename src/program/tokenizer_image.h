@@ -61,9 +61,9 @@ enum tokenizer_image_part {
                               * that order, at most 65,535; first 0 */
     TOKENIZER_STEPS,         /* struct tokenizer_step, each with its bytes behind it, of a stepwise
                               * vocabulary (vocabulary.h); at most VOCABULARY_MAX_STEPS */
-    /* Places without a meaning so far: what is in them is refused. */
-    TOKENIZER_RESERVED_15,
-    TOKENIZER_RESERVED_16,
+    TOKENIZER_SINGLE_FRAME,  /* struct frame_item: what stands around a text, or nothing */
+    TOKENIZER_PAIR_FRAME,    /* struct frame_item: around a pair of texts, or nothing */
+    /* A place without a meaning so far: what is in it is refused. */
     TOKENIZER_RESERVED_17,
     TOKENIZER_N_PARTS,
     TOKENIZER_MAX_PARTS = 32
@@ -109,6 +109,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "images are used in pl
 _Static_assert(sizeof(struct tokenizer_merge) == 12, "frozen");
 _Static_assert(sizeof(struct tokenizer_step) == 16, "frozen");
 _Static_assert(sizeof(struct tokenizer_trie_node) == 12, "frozen");
+_Static_assert(sizeof(struct frame_item) == 8, "frozen");
 _Static_assert(offsetof(struct tokenizer_trie_node, special) == 8, "frozen");
 _Static_assert(sizeof(struct tokenizer_image) == 1792, "frozen, a multiple of 64");
 _Static_assert(offsetof(struct tokenizer_image, version) == 16, "frozen");

@@ -34,6 +34,11 @@ struct token_text {
     uint8_t type; /* enum token_type */
 };
 
+struct piece {
+    const char *bytes;
+    uint32_t len;
+};
+
 struct merge_text {
     const char *bytes; /* "left right", rank = index */
     uint32_t len;
@@ -71,13 +76,17 @@ enum vocabulary_step_kind {
     STEP_SPLIT = 12,         /* at the matches of the expression; flags: a behaviour, INVERTS */
     STEP_METASPACE = 13,     /* blanks become text, one is put in front; flags: a scheme */
     STEP_PREFIX_SPACE = 14,  /* a blank in front unless there is white space */
-    STEP_AROUND_SPECIAL = 15 /* text: i32 ids of special tokens that take the white space beside
-                              * them with them; flags: STRIPS */
+    STEP_AROUND_SPECIAL = 15 /* text: i32 ids of special tokens; flags: what is particular to them,
+                              * STRIPS (they take the white space beside them), STEP_IS_WORD ..
+                              * STEP_IS_APART */
 };
 
 enum vocabulary_step_flags {
     STEP_STRIPS_LEFT = 1,
     STEP_STRIPS_RIGHT = 2,
+    STEP_IS_WORD = 4,       /* only where no letter or digit stands beside it */
+    STEP_IS_NORMALISED = 8, /* looked for in normalised text, normalised itself */
+    STEP_IS_APART = 16,     /* the model itself does not know it */
     STEP_IS_EXPRESSION = 1,
     STEP_CLEANS = 1,
     STEP_SPLITS_IDEOGRAPHS = 2,
@@ -93,7 +102,7 @@ enum vocabulary_step_flags {
     STEP_NEVER = 0,   /* schemes: when a mark is put in front */
     STEP_FIRST = 1,   /* at the begin of the text */
     STEP_ALWAYS = 2,
-    STEP_ALL_FLAGS = 15
+    STEP_ALL_FLAGS = 31
 };
 
 struct vocabulary_step {
@@ -102,7 +111,16 @@ struct vocabulary_step {
     uint32_t len, other_len;
 };
 
-enum { VOCABULARY_MAX_END_TOKENS = 8, VOCABULARY_MAX_STEPS = 64 };
+/* What a model reads of one text, or of a pair: tokens and texts, in order. In a frame of one text
+ * FRAME_FIRST stands once, in one of a pair FRAME_SECOND once behind it. Segments are 0 or 1 and
+ * never descend; in a frame of one text they are 0. Files have it as it stands here. */
+enum { FRAME_FIRST = -1, FRAME_SECOND = -2 };
+struct frame_item {
+    int32_t token; /* its id, or FRAME_ */
+    uint32_t segment;
+};
+
+enum { VOCABULARY_MAX_END_TOKENS = 8, VOCABULARY_MAX_STEPS = 64, VOCABULARY_MAX_FRAME = 32 };
 
 struct vocabulary {
     enum vocabulary_kind kind;
@@ -121,8 +139,13 @@ struct vocabulary {
     bool is_stepwise;
     const struct vocabulary_step *step; /* [n_steps]; an image has them in a part */
     uint32_t n_steps;
-    bool falls_back_to_bytes; /* stepwise: text without a token becomes byte tokens, "<0xNN>" */
-    bool fuses_unknown;       /* stepwise: unknown characters beside each other are one token */
+    /* Instead of what adds_bos, adds_eos and the kind say; none: by those. */
+    const struct frame_item *single, *pair; /* [n_single], [n_pair]; in an image parts of it */
+    uint32_t n_single, n_pair;
+    /* What tokens stand for in running text; NULL: by kind and type. */
+    const struct piece *piece; /* [n_tokens]; NULL if there is an image, which has them in a part */
+    bool falls_back_to_bytes;  /* stepwise: text without a token becomes byte tokens, "<0xNN>" */
+    bool fuses_unknown;        /* stepwise: unknown characters beside each other are one token */
     bool adds_bos, adds_eos, adds_separator, adds_space_prefix;
     bool removes_extra_whitespace, lowercases, strips_accents;
     bool ignores_merges_set, ignores_merges; /* not in the file: by the pre-tokenizer's table */

@@ -126,7 +126,7 @@ static serverd_status size_arrays(struct serverd_runtime *runtime, const serverd
 {
     const struct program_config *config = &runtime->program->config;
     struct block block = {0};
-    runtime->n_results = config->is_encoder ? config->n_embd : config->n_vocab;
+    runtime->n_results = program_output_width(config);
     runtime->n_session_pages = pages_of(limits->max_context);
     lay_out(runtime, limits, &block);
     if (!block.is_small)

@@ -38,6 +38,18 @@ static bool has_state(const serverd_node *node)
     return node->op == SERVERD_OP_ATTN && node->attributes.attn.is_causal;
 }
 
+/* Delegates for ABI 3.0 see no segments: to them every row is of the first. */
+static bool needs_segments(const serverd_graph *graph, const serverd_node *node)
+{
+    return node->op == SERVERD_OP_EMBED && node->attributes.embed.index == SERVERD_INDEX_SEGMENT &&
+           graph->tensors[node_input(graph, node, 0)->tensor].dims[0] > 1;
+}
+
+static bool knows_segments(const serverd_delegate *delegate)
+{
+    return (delegate->abi & 0xffffu) >= 1;
+}
+
 static float as_seconds(float x)
 {
     return x > 0 && x < 1e9f ? x : 0; /* whatever a delegate says */
@@ -53,7 +65,8 @@ static serverd_status ask_node(struct placement *placement, uint32_t device, uin
     if (status != SERVERD_OK)
         return error_context(err, "device %s: node %u", delegate->name, node);
     bool is_claimed = claim.n_nodes > 0 && claim.n_nodes <= graph->n_nodes - node;
-    if (has_state(&graph->nodes[node]) && !delegate->kv_create) {
+    if ((has_state(&graph->nodes[node]) && !delegate->kv_create) ||
+        (needs_segments(graph, &graph->nodes[node]) && !knows_segments(delegate))) {
         is_claimed = false;
         claim.reason = SERVERD_REASON_OP;
     }

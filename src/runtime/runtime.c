@@ -13,6 +13,7 @@
 #include "runtime/memory_internal.h"
 #include "runtime/packing.h"
 #include "runtime/steps.h"
+#include "runtime/stored_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -317,6 +318,7 @@ static serverd_status build(struct runtime *runtime, const struct runtime_option
                             struct runtime_memory *or_null, uint32_t *failed, serverd_error *err)
 {
     bool is_device;
+    stored_plans_use(runtime->placement, runtime->program, &runtime->limits);
     serverd_status status =
         instances_open(&runtime->instances, runtime->placement, failed, &is_device, err);
     if (status != SERVERD_OK && !is_device)
@@ -498,8 +500,7 @@ const serverd_limits *runtime_limits(const struct runtime *runtime)
 
 uint32_t runtime_output_width(const struct runtime *runtime)
 {
-    const struct program_config *config = &runtime->program->config;
-    return config->is_encoder ? config->n_embd : config->n_vocab;
+    return program_output_width(&runtime->program->config);
 }
 
 const char *runtime_device(const struct runtime *runtime)

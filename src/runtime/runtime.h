@@ -96,6 +96,7 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
 /* Puts an adapter that fits the program (adapter_fits) into a slot, limits.max_adapters of them;
  * NULL: empties it. What is needed of it is copied. A batch of runtime_execute may then name the
  * slot; SERVERD_NO_ADAPTER, or an empty slot, is the base alone. After a failure the slot is empty.
+ * Any thread, also beside steps whose batch does not name the slot; one slot, one thread at a time.
  * SERVERD_UNSUPPORTED: its rank is above limits.max_adapter_rank, or a device that runs one of its
  * sites takes no adapters. */
 serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,

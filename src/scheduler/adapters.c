@@ -67,47 +67,56 @@ static serverd_status take_slot(struct engine *engine, const char *name,
 
 /* ---- changes: any thread --------------------------------------------------------------------- */
 
-static serverd_status begin_change(struct engine *engine, const struct adapter_change *change,
-                                   uint64_t *id, serverd_error *err)
+static serverd_status begin_load(struct engine *engine, const char *name,
+                                 const struct adapter *adapter, float scale,
+                                 struct adapter_slot **out, serverd_error *err)
 {
-    struct adapter_slot *slot = find_ready(engine, change->name);
     if (atomic_load(&engine->shared.is_draining))
         return fail(err, SERVERD_UNSUPPORTED, "the server is shutting down");
-    if (!change->adapter && !slot)
-        return fail(err, SERVERD_INVALID, "there is no adapter %.100s", change->name);
-    if (change->adapter) {
-        serverd_status status =
-            take_slot(engine, change->name, change->adapter, change->scale, &slot, err);
-        if (status != SERVERD_OK)
-            return status;
-    }
-    slot->state = change->adapter ? ADAPTER_COMING : ADAPTER_LEAVING;
-    slot->adapter = change->adapter;
-    slot->user = change->user;
+    serverd_status status = take_slot(engine, name, adapter, scale, out, err);
+    if (status == SERVERD_OK)
+        (*out)->state = ADAPTER_COMING;
+    return status;
+}
+
+serverd_status engine_load_adapter(struct engine *engine, const char *name,
+                                   const struct adapter *adapter, float scale, serverd_error *err)
+{
+    struct adapter_slot *slot = NULL;
+    (void)pthread_mutex_lock(&engine->mutex);
+    serverd_status status = begin_load(engine, name, adapter, scale, &slot, err);
+    (void)pthread_mutex_unlock(&engine->mutex);
+    if (status != SERVERD_OK)
+        return status;
+    status = runtime_adapter_set(engine->options.runtime, index_of(engine, slot), adapter, err);
+    (void)pthread_mutex_lock(&engine->mutex);
+    slot->state = status == SERVERD_OK ? ADAPTER_READY : ADAPTER_NONE;
+    (void)pthread_mutex_unlock(&engine->mutex);
+    return status;
+}
+
+static serverd_status begin_unload(struct engine *engine, const char *name, void *user,
+                                   uint64_t *id, serverd_error *err)
+{
+    struct adapter_slot *slot = find_ready(engine, name);
+    if (atomic_load(&engine->shared.is_draining))
+        return fail(err, SERVERD_UNSUPPORTED, "the server is shutting down");
+    if (!slot)
+        return fail(err, SERVERD_INVALID, "there is no adapter %.100s", name);
+    slot->state = ADAPTER_LEAVING;
+    slot->user = user;
     slot->change_id = *id = ++engine->last_id;
     atomic_store(&engine->has_adapter_changes, true);
     engine_wake(engine);
     return SERVERD_OK;
 }
 
-serverd_status engine_change_adapter(struct engine *engine, const struct adapter_change *change,
+serverd_status engine_unload_adapter(struct engine *engine, const char *name, void *user,
                                      uint64_t *id, serverd_error *err)
 {
     (void)pthread_mutex_lock(&engine->mutex);
-    serverd_status status = begin_change(engine, change, id, err);
+    serverd_status status = begin_unload(engine, name, user, id, err);
     (void)pthread_mutex_unlock(&engine->mutex);
-    return status;
-}
-
-serverd_status engine_add_adapter(struct engine *engine, const char *name,
-                                  const struct adapter *adapter, float scale, serverd_error *err)
-{
-    struct adapter_slot *slot;
-    serverd_status status = take_slot(engine, name, adapter, scale, &slot, err);
-    if (status == SERVERD_OK)
-        status = runtime_adapter_set(engine->options.runtime, index_of(engine, slot), adapter, err);
-    if (status == SERVERD_OK)
-        slot->state = ADAPTER_READY;
     return status;
 }
 
@@ -163,8 +172,8 @@ void adapters_release(struct engine *engine, const struct job *job)
 
 /* ---- the engine thread ----------------------------------------------------------------------- */
 
-static void end_change(struct engine *engine, const struct adapter_slot *slot,
-                       const serverd_error *failure)
+static void tell(struct engine *engine, const struct adapter_slot *slot,
+                 const serverd_error *failure)
 {
     struct event event = {.kind = EVENT_END,
                           .request_id = slot->change_id,
@@ -179,59 +188,41 @@ static void end_change(struct engine *engine, const struct adapter_slot *slot,
     engine_event(engine, &event);
 }
 
+static bool may_go(struct engine *engine, const struct adapter_slot *slot)
+{
+    (void)pthread_mutex_lock(&engine->mutex);
+    bool may = slot->state == ADAPTER_LEAVING && slot->n_jobs == 0;
+    (void)pthread_mutex_unlock(&engine->mutex);
+    return may;
+}
+
 /* Only this thread changes a slot that waits for it, so it may be read without the mutex. */
 static void settle(struct engine *engine, struct adapter_slot *slot, enum adapter_state state,
                    const serverd_error *failure)
 {
-    end_change(engine, slot, failure);
-    adapter_destroy(slot->adapter);
+    tell(engine, slot, failure);
     (void)pthread_mutex_lock(&engine->mutex);
-    slot->adapter = NULL;
-    slot->user = NULL;
     slot->state = state;
     (void)pthread_mutex_unlock(&engine->mutex);
-}
-
-static void apply(struct engine *engine, uint32_t index)
-{
-    struct adapter_slot *slot = &engine->adapters[index];
-    (void)pthread_mutex_lock(&engine->mutex);
-    enum adapter_state state = slot->state;
-    bool is_used = slot->n_jobs > 0;
-    (void)pthread_mutex_unlock(&engine->mutex);
-    serverd_error err;
-    if (state == ADAPTER_COMING) {
-        serverd_status status =
-            runtime_adapter_set(engine->options.runtime, index, slot->adapter, &err);
-        bool is_in = status == SERVERD_OK;
-        settle(engine, slot, is_in ? ADAPTER_READY : ADAPTER_NONE, is_in ? NULL : &err);
-    } else if (state == ADAPTER_LEAVING && !is_used) {
-        /* emptying a slot frees */
-        (void)runtime_adapter_set(engine->options.runtime, index, NULL, &err);
-        settle(engine, slot, ADAPTER_NONE, NULL);
-    }
 }
 
 void adapters_apply(struct engine *engine)
 {
     if (!atomic_exchange(&engine->has_adapter_changes, false))
         return;
-    for (uint32_t i = 0; i < engine->n_adapters; i++)
-        apply(engine, i);
+    for (uint32_t i = 0; i < engine->n_adapters; i++) {
+        struct adapter_slot *slot = &engine->adapters[i];
+        serverd_error ignored; /* emptying a slot frees */
+        if (!may_go(engine, slot))
+            continue;
+        (void)runtime_adapter_set(engine->options.runtime, i, NULL, &ignored);
+        settle(engine, slot, ADAPTER_NONE, NULL);
+    }
 }
 
 void adapters_end(struct engine *engine, const serverd_error *failure)
 {
-    for (uint32_t i = 0; i < engine->n_adapters; i++) {
-        struct adapter_slot *slot = &engine->adapters[i];
-        if (slot->state == ADAPTER_COMING || slot->state == ADAPTER_LEAVING)
-            settle(engine, slot, ADAPTER_NONE, failure);
-    }
-}
-
-void adapters_destroy(struct engine *engine)
-{
-    for (uint32_t i = 0; engine->adapters && i < engine->n_adapters; i++)
-        adapter_destroy(engine->adapters[i].adapter);
-    free(engine->adapters);
+    for (uint32_t i = 0; i < engine->n_adapters; i++)
+        if (may_go(engine, &engine->adapters[i])) /* its jobs have all ended */
+            settle(engine, &engine->adapters[i], ADAPTER_READY, failure);
 }

@@ -9,7 +9,7 @@ struct job;
 
 enum adapter_state {
     ADAPTER_NONE,    /* the slot is free */
-    ADAPTER_COMING,  /* waits for the engine thread */
+    ADAPTER_COMING,  /* belongs to the thread that loads it */
     ADAPTER_READY,   /* requests may choose it */
     ADAPTER_LEAVING, /* waits for its requests */
 };
@@ -21,8 +21,7 @@ struct adapter_slot {
     float scale;
     uint64_t space; /* of its identity and scale */
     uint32_t n_jobs;
-    struct adapter *adapter; /* COMING */
-    void *user;              /* COMING, LEAVING: of the change */
+    void *user; /* LEAVING: who asked for it */
     uint64_t change_id;
 };
 
@@ -31,9 +30,8 @@ struct adapter_slot {
 serverd_status adapters_claim(struct engine *engine, struct job *job, serverd_error *err);
 void adapters_release(struct engine *engine, const struct job *job); /* its end */
 
-/* Engine thread, between two steps: what has come, comes in; what nobody uses any more goes. */
+/* Engine thread, between two steps: what nobody uses any more goes. */
 void adapters_apply(struct engine *engine);
-void adapters_end(struct engine *engine, const serverd_error *failure); /* open changes */
-void adapters_destroy(struct engine *engine);
+void adapters_end(struct engine *engine, const serverd_error *failure); /* those that leave */
 
 #endif

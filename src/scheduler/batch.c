@@ -180,12 +180,15 @@ static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batc
 {
     const struct slice *slice = &engine->slice[index];
     const struct sequence *s = slice->sequence;
-    uint32_t n_known = slice->n_rows - slice->n_drafts;
+    uint32_t n_known = slice->n_rows - slice->n_drafts, n_first = s->job->request->n_first_segment;
     for (uint32_t i = 0; i < slice->n_rows; i++) {
         uint32_t row = batch->n_rows++, position = s->n_computed + i;
         engine->token[row] = i < n_known ? sequence_token(s, position) : slice->draft[i - n_known];
         engine->position[row] = (int32_t)position;
         engine->row_seq[row] = index;
+        engine->segment[row] = n_first > 0 && position >= n_first;
+        if (engine->segment[row])
+            batch->segment = engine->segment;
         if (!engine->is_encoder && slice_wants_logits(slice, position))
             engine->logit_row[batch->n_logit_rows++] = row;
     }

@@ -56,6 +56,7 @@ static bool take_memory(struct engine *e)
            take_array(&e->token, e->max_rows, sizeof *e->token) &&
            take_array(&e->position, e->max_rows, sizeof *e->position) &&
            take_array(&e->row_seq, e->max_rows, sizeof *e->row_seq) &&
+           take_array(&e->segment, e->max_rows, sizeof *e->segment) &&
            take_array(&e->logit_row, e->max_logit_rows, sizeof *e->logit_row) &&
            take_array(&e->adapter_slot, e->max_running, sizeof *e->adapter_slot) &&
            take_array(&e->adapter_scale, e->max_running, sizeof *e->adapter_scale) &&
@@ -161,9 +162,10 @@ void engine_destroy(struct engine *engine)
     free(engine->position);
     free(engine->row_seq);
     free(engine->logit_row);
+    free(engine->segment);
     free(engine->adapter_slot);
     free(engine->adapter_scale);
-    adapters_destroy(engine);
+    free(engine->adapters);
     free(engine->page_index);
     free(engine->prefix);
     free(engine->page_table);
@@ -282,6 +284,8 @@ static serverd_status check_kind(const struct engine *engine, const struct reque
         return fail(err, SERVERD_UNSUPPORTED,
                     engine->is_encoder ? "the model makes embeddings and cannot generate text"
                                        : "the model generates text and cannot make embeddings");
+    if (r->n_first_segment > 0 && !engine->is_encoder)
+        return fail(err, SERVERD_UNSUPPORTED, "the model generates text and takes no pairs");
     if (engine->is_encoder && (r->max_new_tokens > 0 || r->wants_prompt_logprobs))
         return fail(err, SERVERD_UNSUPPORTED, "the model cannot generate or score text");
     return SERVERD_OK;

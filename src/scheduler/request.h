@@ -35,11 +35,14 @@ struct request {
     uint32_t n_top_logprobs;
     bool wants_prompt_logprobs; /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
     uint32_t score_from;        /* at least 1; what lies before may come from the prefix cache */
-    bool wants_embedding;       /* encoder models */
-    const char *adapter;        /* the name of one (adapters.h); NULL: the base alone */
-    int32_t priority;           /* higher: sooner */
-    uint64_t tenant;            /* who asks: tenants share the engine by their weights */
-    uint32_t weight;            /* of the tenant; 0 is 1 */
+    bool wants_embedding;       /* encoder models: their embedding, or their scores */
+    /* Encoders: prompt tokens of the first text of a pair; those behind are of the second. 0: there
+     * is one text. */
+    uint32_t n_first_segment;
+    const char *adapter; /* the name of one (adapters.h); NULL: the base alone */
+    int32_t priority;    /* higher: sooner */
+    uint64_t tenant;     /* who asks: tenants share the engine by their weights */
+    uint32_t weight;     /* of the tenant; 0 is 1 */
     /* Only requests of the same one share prefixes; engine_submit adds the adapter to it. */
     uint64_t cache_space;
     uint64_t arrival_ns;  /* the clock at arrival */
@@ -65,7 +68,7 @@ enum event_kind {
     EVENT_PROMPT_LOGPROBS, /* of prompt token `index` */
     EVENT_TOKEN,           /* token number `index` of a choice */
     EVENT_FINISH,          /* a choice is complete */
-    EVENT_EMBEDDING,       /* embedding, before EVENT_END */
+    EVENT_EMBEDDING,       /* embedding, or scores, before EVENT_END */
     EVENT_END              /* exactly one per submitted request or inspection, and the last */
 };
 

@@ -1,6 +1,5 @@
-/* Adapters that come and go while the server runs. The file is read by the HTTP thread that has the
- * request, so replies that it serves wait for some milliseconds; the engine takes the adapter in
- * between two steps. */
+/* Adapters that come and go while the server runs. The job thread reads the file and puts the
+ * adapter in; one that goes is the engine's affair. */
 #include "compiler/adapter_import.h"
 #include "server/api_request.h"
 #include "server/endpoints.h"
@@ -15,6 +14,8 @@
 struct adapter_reply {
     char name[LIMIT_ADAPTER_NAME];
     const char *done; /* "loaded" */
+    char *path;       /* of one that is loaded */
+    float scale;
 };
 
 static void on_event(void *state, struct event *event, struct buffer *out)
@@ -35,8 +36,39 @@ static void on_error(void *state, const struct api_error *e, struct buffer *out)
     (void)state, (void)e, (void)out; /* never a stream */
 }
 
+static void destroy(void *state)
+{
+    struct adapter_reply *reply = state;
+    if (!reply)
+        return;
+    free(reply->path);
+    free(reply);
+}
+
 static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = free};
+    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+
+/* ---- the job ----------------------------------------------------------------------------------
+ */
+
+static bool load(void *state, const struct served_model *model, struct api_error *e)
+{
+    const struct adapter_reply *reply = state;
+    struct adapter *adapter;
+    serverd_error err;
+    serverd_status status = adapter_import(reply->path, model->program, &adapter, &err);
+    if (status != SERVERD_OK) {
+        api_error_from(e, &err);
+        if (status != SERVERD_NOMEM)
+            api_error_set(e, "invalid_value", "lora_path", "%s", err.text);
+        return false;
+    }
+    status = engine_load_adapter(model->engine, reply->name, adapter, reply->scale, &err);
+    if (status != SERVERD_OK)
+        api_error_from(e, &err);
+    adapter_destroy(adapter);
+    return status == SERVERD_OK;
+}
 
 /* ---- the request ------------------------------------------------------------------------------
  */
@@ -81,29 +113,28 @@ static bool read_scale(const json_t *root, float *out, struct api_error *e)
     return false;
 }
 
-static bool import(struct exchange *x, const char *path, struct adapter **out, struct api_error *e)
+static bool no_memory(struct api_error *e)
 {
-    serverd_error err;
-    serverd_status status = adapter_import(path, exchange_model(x)->program, out, &err);
-    if (status == SERVERD_OK)
-        return true;
-    if (status == SERVERD_NOMEM)
-        api_error_from(e, &err);
-    else
-        api_error_set(e, "invalid_value", "lora_path", "%s", err.text);
+    const serverd_error err = {.code = SERVERD_NOMEM};
+    api_error_from(e, &err);
     return false;
 }
 
-/* Fills in the change; its texts live as long as the body. */
+/* Fills in what the reply has and the job needs. */
 static bool read_change(struct exchange *x, const json_t *root, bool is_load,
-                        struct adapter_change *out, struct api_error *e)
+                        struct adapter_reply *out, struct api_error *e)
 {
-    const char *path = NULL;
-    *out = (struct adapter_change){.scale = 1};
-    if (!read_name(x, root, &out->name, e))
+    const char *name, *path;
+    if (!read_name(x, root, &name, e))
         return false;
-    return !is_load || (read_text(root, "lora_path", &path, e) &&
-                        read_scale(root, &out->scale, e) && import(x, path, &out->adapter, e));
+    memcpy(out->name, name, strlen(name) + 1);
+    out->done = is_load ? "loaded" : "unloaded";
+    if (!is_load)
+        return true;
+    if (!read_text(root, "lora_path", &path, e) || !read_scale(root, &out->scale, e))
+        return false;
+    out->path = strdup(path);
+    return out->path || no_memory(e);
 }
 
 static void change(struct exchange *x, bool is_load)
@@ -111,25 +142,19 @@ static void change(struct exchange *x, bool is_load)
     size_t n;
     struct api_error e;
     json_t *root;
-    struct adapter_change change;
     const char *body = exchange_body(x, &n);
     if (!json_body_parse(body, n, &root, &e)) {
         exchange_fail(x, &e);
         return;
     }
     struct adapter_reply *reply = calloc(1, sizeof *reply);
-    bool is_good = read_change(x, root, is_load, &change, &e);
-    if (is_good && reply) {
-        memcpy(reply->name, change.name, strlen(change.name));
-        reply->done = is_load ? "loaded" : "unloaded";
-        exchange_change_adapter(x, &change, &encoder, reply);
-    } else {
-        if (is_good) {
-            api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
-            adapter_destroy(change.adapter);
-        }
-        free(reply);
+    if (!(reply ? read_change(x, root, is_load, reply, &e) : no_memory(&e))) {
+        destroy(reply);
         exchange_fail(x, &e);
+    } else if (is_load) {
+        exchange_run(x, load, &encoder, reply);
+    } else {
+        exchange_unload_adapter(x, reply->name, &encoder, reply);
     }
     json_decref(root);
 }

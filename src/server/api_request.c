@@ -36,7 +36,8 @@ struct field {
 #define AT(member) offsetof(struct api_fields, member)
 #define GENERATE   (API_CHAT | API_COMPLETIONS)
 #define TEMPLATED  (API_CHAT | API_APPLY_TEMPLATE | API_TOKENIZE)
-#define EVERY      63u
+#define PAIRS      (API_RERANK | API_SCORE)
+#define EVERY      255u
 #define TOKENS_MAX 1e9
 
 static const struct field fields[] = {
@@ -84,7 +85,20 @@ static const struct field fields[] = {
     {"add_generation_prompt", FIELD_BOOL, TEMPLATED, AT(add_generation_prompt), 0, 0},
     {"continue_final_message", FIELD_BOOL, TEMPLATED, AT(continue_final_message), 0, 0},
     {"chat_template_kwargs", FIELD_JSON, TEMPLATED, AT(chat_template_kwargs), 0, 0},
-    {"documents", FIELD_JSON, TEMPLATED, AT(documents), 0, 0},
+    {"documents", FIELD_JSON, TEMPLATED | PAIRS, AT(documents), 0, 0},
+    {"query", FIELD_JSON, PAIRS, AT(query), 0, 0},
+    {"texts", FIELD_JSON, API_RERANK, AT(texts), 0, 0},
+    {"top_n", FIELD_INT, API_RERANK, AT(top_n), 1, INT32_MAX},
+    {"return_documents", FIELD_BOOL, API_RERANK, AT(return_documents), 0, 0},
+    {"return_text", FIELD_BOOL, API_RERANK, AT(return_text), 0, 0},
+    {"raw_scores", FIELD_BOOL, API_RERANK, AT(raw_scores), 0, 0},
+    {"text_1", FIELD_JSON, API_SCORE, AT(text_1), 0, 0},
+    {"text_2", FIELD_JSON, API_SCORE, AT(text_2), 0, 0},
+    {"queries", FIELD_JSON, API_SCORE, AT(text_1), 0, 0},
+    {"items", FIELD_JSON, API_SCORE, AT(items), 0, 0},
+    {"label_token_ids", FIELD_JSON, API_SCORE, AT(label_token_ids), 0, 0},
+    {"apply_softmax", FIELD_BOOL, API_SCORE, AT(apply_softmax), 0, 0},
+    {"item_first", FIELD_BOOL, API_SCORE, AT(item_first), 0, 0},
     {"encoding_format", FIELD_STRING, API_EMBEDDINGS, AT(encoding_format), 0, 0},
     {"dimensions", FIELD_INT, API_EMBEDDINGS, AT(dimensions), 1, 1e6},
     {"normalize", FIELD_BOOL, API_EMBEDDINGS, AT(normalize), 0, 0},
@@ -103,7 +117,7 @@ static const struct field fields[] = {
     {"functions", FIELD_REFUSED, API_CHAT, 0, 0, 0},
     {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
     {"prompt_logprobs", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS, 0, 0, 0},
+    {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"typical_p", FIELD_REFUSED, GENERATE, 0, 1, 1},
     {"top_n_sigma", FIELD_REFUSED, GENERATE, 0, -1e9, 0},
@@ -254,6 +268,7 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .top_logprobs = API_UNSET,
                                .seed = API_UNSET,
                                .dimensions = API_UNSET,
+                               .top_n = API_UNSET,
                                .temperature = NAN,
                                .top_p = NAN,
                                .min_p = NAN,
@@ -327,6 +342,16 @@ bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
     return false;
 }
 
+bool api_check_generates(struct exchange *x, struct api_error *e)
+{
+    const struct program_config *config = &exchange_model(x)->program->config;
+    if (config->is_encoder)
+        api_error_set(e, "unsupported_value", "model",
+                      config->n_scores ? "This model judges pairs of texts; use /v1/rerank."
+                                       : "This model makes embeddings; use /v1/embeddings.");
+    return !config->is_encoder;
+}
+
 /* ---- ids and text -------------------------------------------------------------------------------
  */
 
@@ -361,6 +386,19 @@ bool api_read_ids(struct exchange *x, const json_t *list, const char *param, str
     return true;
 }
 
+/* Notes the time; false: *e is the error. */
+static bool end_tokenize(struct exchange *x, uint64_t begin, serverd_status status,
+                         const serverd_error *err, const char *param, struct api_error *e)
+{
+    metrics_observe(x->server->context.metrics, METRIC_TOKENIZE_TIME,
+                    (double)(clock_now_ns(x->server->context.clock) - begin) * 1e-9);
+    if (status == SERVERD_OK)
+        return true;
+    api_error_from(e, err);
+    (void)snprintf(e->param, sizeof e->param, "%s", param);
+    return false;
+}
+
 bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags, const char *param,
                   struct token_list *out, struct api_error *e)
 {
@@ -368,13 +406,19 @@ bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags
     uint64_t begin = clock_now_ns(x->server->context.clock);
     serverd_status status =
         tokenizer_encode(exchange_model(x)->tokenizer, text, n, flags, out, &err);
-    metrics_observe(x->server->context.metrics, METRIC_TOKENIZE_TIME,
-                    (double)(clock_now_ns(x->server->context.clock) - begin) * 1e-9);
-    if (status == SERVERD_OK)
-        return true;
-    api_error_from(e, &err);
-    (void)snprintf(e->param, sizeof e->param, "%s", param);
-    return false;
+    return end_tokenize(x, begin, status, &err, param, e);
+}
+
+bool api_tokenize_pair(struct exchange *x, struct api_text first, struct api_text second,
+                       const char *param, struct token_list *out, uint32_t *n_first,
+                       struct api_error *e)
+{
+    serverd_error err;
+    uint64_t begin = clock_now_ns(x->server->context.clock);
+    serverd_status status =
+        tokenizer_encode_pair(exchange_model(x)->tokenizer, first.bytes, first.n, second.bytes,
+                              second.n, out, n_first, &err);
+    return end_tokenize(x, begin, status, &err, param, e);
 }
 
 /* ---- one request --------------------------------------------------------------------------------

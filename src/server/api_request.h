@@ -13,7 +13,9 @@ enum api_endpoint {
     API_EMBEDDINGS = 4,
     API_TOKENIZE = 8,
     API_DETOKENIZE = 16,
-    API_APPLY_TEMPLATE = 32
+    API_APPLY_TEMPLATE = 32,
+    API_RERANK = 64,
+    API_SCORE = 128
 };
 
 #define API_UNSET INT64_MIN /* an integer that the request does not state; floats: NaN */
@@ -24,15 +26,16 @@ struct api_fields {
     /* values that are looked at by their endpoint */
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents,
-        *logprobs;
+        *logprobs, *query, *texts, *text_1, *text_2, *items, *label_token_ids;
     const char *model, *encoding_format, *cache_salt;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
-        priority, dimensions;
+        priority, dimensions, top_n;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
         add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
         return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
-        continue_final_message, normalize;
+        continue_final_message, normalize, return_documents, return_text, raw_scores, apply_softmax,
+        item_first;
 };
 
 /* Parses the exchange's body. False: *e; nothing to release. */
@@ -46,6 +49,9 @@ const char *api_adapter_name(const struct served_model *model, const char *name)
 
 /* The name must be the loaded model's, "default", empty, or that of an adapter. */
 bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
+
+/* False: the model makes no text, *e says what it does. */
+bool api_check_generates(struct exchange *x, struct api_error *e);
 
 /* A request for the engine with sampling, stops, limits of `fields`, and a copy of the prompt.
  * default_tokens: max_tokens if none is stated, -1 for all that fit; n_logprobs: -1 for none.
@@ -61,6 +67,17 @@ bool api_read_ids(struct exchange *x, const json_t *list, const char *param, str
 /* Tokenises; errors name the field. */
 bool api_tokenize(struct exchange *x, const char *text, size_t n, unsigned flags, const char *param,
                   struct token_list *out, struct api_error *e);
+
+/* Not NUL-terminated; belongs to the fields. */
+struct api_text {
+    const char *bytes;
+    size_t n;
+};
+
+/* The same of a pair, as the model reads pairs; *n_first tokens are of the first segment. */
+bool api_tokenize_pair(struct exchange *x, struct api_text first, struct api_text second,
+                       const char *param, struct token_list *out, uint32_t *n_first,
+                       struct api_error *e);
 
 /* A random id: prefix and 24 characters. */
 void api_make_id(const char *prefix, char out[64]);

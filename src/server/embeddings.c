@@ -154,6 +154,9 @@ static bool check_fields(struct exchange *x, const struct api_fields *f, struct 
     if (!config->is_encoder)
         api_error_set(e, "unsupported_value", "model",
                       "This model makes text, not embeddings; use /v1/completions.");
+    else if (config->n_scores > 0)
+        api_error_set(e, "unsupported_value", "model",
+                      "This model judges pairs of texts; use /v1/rerank.");
     else if (!f->input)
         api_error_set(e, "missing_required_parameter", "input", "input is missing.");
     else if (format && strcmp(format, "float") != 0 && strcmp(format, "base64") != 0)

@@ -14,6 +14,11 @@ void endpoint_apply_template(struct exchange *x);
 void endpoint_completions(struct exchange *x);
 /* embeddings.c */
 void endpoint_embeddings(struct exchange *x);
+/* rerank.c */
+void endpoint_rerank(struct exchange *x);
+void endpoint_rerank_v2(struct exchange *x);
+/* score.c */
+void endpoint_score(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);

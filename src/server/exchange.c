@@ -12,6 +12,9 @@
  * slowly, and its requests are cancelled. */
 #define MAX_WAITING_EVENTS 65536u
 
+/* No request of an engine has this number: nothing to cancel. */
+#define NO_REQUEST 0u
+
 /* A reply that is no stream is made in bites of this many events. */
 #define EVENTS_PER_WAKE 64u
 
@@ -368,22 +371,34 @@ void exchange_inspect(struct exchange *x, const struct inspection_options *optio
     settle_single(x, status, id, &err);
 }
 
-void exchange_change_adapter(struct exchange *x, const struct adapter_change *change,
+void exchange_unload_adapter(struct exchange *x, const char *name,
                              const struct reply_encoder *encoder, void *state)
 {
     serverd_error err;
     uint64_t id = 0;
-    struct adapter_change own = *change;
-    own.user = x;
-    if (!begin_single(x, encoder, state)) {
-        adapter_destroy(own.adapter);
+    if (!begin_single(x, encoder, state))
+        return;
+    begin_share(x);
+    serverd_status status = engine_unload_adapter(exchange_model(x)->engine, name, x, &id, &err);
+    settle_single(x, status, id, &err);
+}
+
+void exchange_run(struct exchange *x,
+                  bool (*run)(void *state, const struct served_model *model, struct api_error *e),
+                  const struct reply_encoder *encoder, void *state)
+{
+    if (!begin_single(x, encoder, state))
+        return;
+    begin_share(x); /* the job thread's, until its EVENT_END */
+    if (job_thread_put(&x->server->jobs, &(struct server_job){.x = x, .run = run})) {
+        settle_share(x, SERVERD_OK, NO_REQUEST);
         return;
     }
-    begin_share(x);
-    serverd_status status = engine_change_adapter(exchange_model(x)->engine, &own, &id, &err);
-    if (status != SERVERD_OK)
-        adapter_destroy(own.adapter);
-    settle_single(x, status, id, &err);
+    struct api_error e;
+    settle_share(x, SERVERD_BUSY, NO_REQUEST);
+    api_error_set(&e, "model_unavailable", NULL,
+                  "%u jobs of this kind are being done. Please try again.", LIMIT_SERVER_JOBS);
+    exchange_fail(x, &e);
 }
 
 /* ---- events: their way in -----------------------------------------------------------------------
@@ -466,7 +481,9 @@ static void encode(struct exchange *x, struct event *event)
         return;
     if (event->kind == EVENT_END && (event->status != SERVERD_OK || event->is_cancelled)) {
         struct api_error e;
-        if (event->status != SERVERD_OK)
+        if (x->job_error.http_status != 0)
+            e = x->job_error;
+        else if (event->status != SERVERD_OK)
             end_error(x, event, &e);
         else
             api_error_set(&e, "internal_error", NULL, "The request was cancelled.");

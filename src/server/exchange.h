@@ -1,7 +1,7 @@
 /* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
  * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
- * exchange_generate, exchange_inspect. It knows nothing of libmicrohttpd, sockets or suspended
- * connections. */
+ * exchange_generate, exchange_inspect, exchange_run, exchange_unload_adapter. It knows nothing of
+ * libmicrohttpd, sockets or suspended connections. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
 
@@ -86,10 +86,18 @@ struct reply_encoder {
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream);
 
-/* Has the model's engine take an adapter in or let one go (scheduler/adapters.h; change->user is
- * set here); the reply is what the encoder makes of the one EVENT_END. Takes over the adapter and
- * the encoder's state in every case. */
-void exchange_change_adapter(struct exchange *x, const struct adapter_change *change,
+/* For what would keep the connections of an HTTP thread waiting: `run` is called on the server's
+ * job thread, one job at a time, in order; false: *e says why. Then the reply is what the encoder
+ * makes of the one EVENT_END, or that error. `run` has `state` for itself, and nothing else of the
+ * exchange. Takes over the encoder's state in every case. With LIMIT_SERVER_JOBS jobs ahead the
+ * reply is 503. */
+void exchange_run(struct exchange *x,
+                  bool (*run)(void *state, const struct served_model *model, struct api_error *e),
+                  const struct reply_encoder *encoder, void *state);
+
+/* Has the model's engine let an adapter go (scheduler/adapters.h); the reply is what the encoder
+ * makes of the one EVENT_END. Takes over the encoder's state in every case. */
+void exchange_unload_adapter(struct exchange *x, const char *name,
                              const struct reply_encoder *encoder, void *state);
 
 /* Looks into the model's engine (scheduler/inspect.h; options->user is set here); the reply is what

@@ -646,13 +646,8 @@ serverd_status http_start(struct server *server, serverd_error *err)
 
 void http_quiesce(struct server *server)
 {
-    for (uint32_t i = 0; i < server->n_workers; i++) {
-        struct http_worker *worker = &server->workers[i];
-        worker->listen_fd = worker->daemon ? MHD_quiesce_daemon(worker->daemon) : -1;
-        /* those who connect now are refused at once instead of waiting for nobody */
-        if (worker->listen_fd >= 0)
-            (void)shutdown(worker->listen_fd, SHUT_RD);
-    }
+    for (uint32_t i = 0; i < server->n_workers; i++)
+        worker_quiesce(&server->workers[i]);
 }
 
 void http_stop(struct server *server)

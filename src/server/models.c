@@ -41,7 +41,9 @@ static void write_model(struct exchange *x, const struct served_model *model, st
         config->context_length, config->n_embd, (unsigned long long)config->weight_bytes);
     write_text(out, config->quantisation);
     buffer_printf(out, ",\"modalities\":[\"text\"],\"capabilities\":[\"%s\"]",
-                  config->is_encoder ? "embeddings" : "completion");
+                  config->n_scores     ? "rerank"
+                  : config->is_encoder ? "embeddings"
+                                       : "completion");
     write_sampling(uses_own ? &model->program->sampling : &none, out);
     buffer_append_str(out, ",\"loaded\":true}}");
 }

@@ -26,11 +26,8 @@ static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_e
 static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
 {
     bool ignored;
-    if (exchange_model(x)->program->config.is_encoder) {
-        api_error_set(e, "unsupported_value", "model",
-                      "This model makes embeddings; use /v1/embeddings.");
+    if (!api_check_generates(x, e))
         return false;
-    }
     return openai_read_stream_options(f, &ignored, &ignored, e);
 }
 

@@ -86,11 +86,8 @@ static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_e
 static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
 {
     bool ignored;
-    if (exchange_model(x)->program->config.is_encoder) {
-        api_error_set(e, "unsupported_value", "model",
-                      "This model makes embeddings; use /v1/embeddings.");
+    if (!api_check_generates(x, e))
         return false;
-    }
     if (f->best_of != API_UNSET && f->best_of < f->n) {
         api_error_set(e, "invalid_value", "best_of",
                       "best_of is %" PRId64 ", less than the %" PRId64 " choices of n.", f->best_of,

@@ -31,11 +31,14 @@ serverd_status server_create(const struct server_options *options, struct server
     server->context = options->context;
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
+    job_thread_init(&server->jobs, server);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
     if (status == SERVERD_OK && options->context.options->api_key_file)
         status = key_set_read(options->context.options->api_key_file, &server->keys, err);
+    if (status == SERVERD_OK)
+        status = job_thread_start(&server->jobs, err);
     if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
@@ -68,9 +71,11 @@ void server_destroy(struct server *server)
     if (!server)
         return;
     atomic_store(&server->is_draining, true);
-    dispatch(server); /* what the engine has said comes before the end */
+    job_thread_stop(&server->jobs);
+    dispatch(server); /* what the engine and the jobs have said comes before the end */
     abort_live(server);
     http_stop(server);
+    job_thread_deinit(&server->jobs);
     key_set_unref(server->keys);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
@@ -132,10 +137,10 @@ void server_set_failed(struct server *server)
 /* ---- events -------------------------------------------------------------------------------------
  */
 
-/* Engine thread. An exchange lives until its END is delivered, so each event's still does. */
-static void put_events(void *context, const struct event *events, uint32_t n)
+/* Engine thread, job thread. An exchange lives until its END is delivered, so each event's still
+ * does. */
+void server_put_events(struct server *server, const struct event *events, uint32_t n)
 {
-    struct server *server = context;
     for (uint32_t i = 0; i < n; i++) {
         /* a reply with a hole must not look whole; if an END is lost, the tick ends the reply */
         struct exchange *x = events[i].user;
@@ -147,6 +152,11 @@ static void put_events(void *context, const struct event *events, uint32_t n)
     }
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_wake(&server->workers[i]);
+}
+
+static void put_events(void *context, const struct event *events, uint32_t n)
+{
+    server_put_events(context, events, n);
 }
 
 struct event_sink server_event_sink(struct server *server)

@@ -102,6 +102,8 @@ struct exchange {
     uint32_t n_requests, n_ended;
     _Atomic uint64_t last_write_ns;
 
+    struct api_error job_error; /* the job thread's, before its EVENT_END; http_status 0: none */
+
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
 
     /* Between the two sides, under `lock`. */
@@ -139,14 +141,35 @@ struct http_worker {
     struct MHD_Daemon *daemon;
     pthread_t thread;
     bool has_thread;
-    int listen_fd; /* after quiesce, to be closed */
+    int listen_fd; /* after quiesce, to be closed; its thread's */
     int wake_fd;   /* eventfd: written once for all mail of an engine's step */
-    atomic_bool has_mail, is_stopping;
+    atomic_bool has_mail, is_stopping, asks_quiesce;
 
     pthread_mutex_t dispatch_lock; /* one delivery at a time keeps the order of events */
     struct event_queue dispatched;
     pthread_mutex_t mailbox_lock;
     struct event_queue mailbox;
+};
+
+/* ---- the job thread ----------------------------------------------------------------------------
+ */
+
+struct server_job {
+    struct exchange *x; /* with a reference */
+    bool (*run)(void *state, const struct served_model *model, struct api_error *e);
+};
+
+/* What takes too long for HTTP threads, one job at a time. */
+struct job_thread {
+    struct server *server;
+    pthread_t thread;
+    bool has_thread;
+
+    pthread_mutex_t mutex; /* of all below */
+    pthread_cond_t has_changed;
+    bool is_stopping;
+    struct server_job jobs[LIMIT_SERVER_JOBS]; /* a ring; the first one is being done */
+    uint32_t first, n;
 };
 
 /* ---- the server --------------------------------------------------------------------------------
@@ -182,6 +205,7 @@ struct server {
     struct exchange *live;
     uint32_t n_live;
     struct key_set *keys;
+    struct job_thread jobs;
 
     _Atomic(const struct served_model *) model;
     _Atomic bool is_draining, has_failed;
@@ -192,13 +216,14 @@ struct server {
 
 /* http.c */
 serverd_status http_start(struct server *server, serverd_error *err);
-void http_quiesce(struct server *server); /* no new connections */
+void http_quiesce(struct server *server); /* no new connections, as soon as its threads see it */
 void http_stop(struct server *server);
 
 /* worker.c */
 void worker_init(struct http_worker *worker, struct server *server);
 serverd_status worker_start(struct http_worker *worker, serverd_error *err); /* with its daemon */
-void worker_stop(struct http_worker *worker);                                /* joins the thread */
+void worker_quiesce(struct http_worker *worker);
+void worker_stop(struct http_worker *worker);   /* joins the thread */
 void worker_deinit(struct http_worker *worker); /* events that nobody took are freed */
 /* Puts an event into the mailbox; false without memory. worker_wake when all have been put. */
 bool worker_post(struct http_worker *worker, const struct event *event);
@@ -207,6 +232,14 @@ void worker_wake(struct http_worker *worker);
 void worker_ring(struct http_worker *worker);
 /* Delivers the mailbox: the worker's own thread, and whoever ends the server. */
 void worker_dispatch(struct http_worker *worker);
+
+/* job_thread.c: each job that is taken ends in one EVENT_END. */
+void job_thread_init(struct job_thread *jobs, struct server *server);
+serverd_status job_thread_start(struct job_thread *jobs, serverd_error *err);
+bool job_thread_put(struct job_thread *jobs, const struct server_job *job); /* false: full */
+/* Ends after the present job; those behind it fail. New ones are not taken. */
+void job_thread_stop(struct job_thread *jobs);
+void job_thread_deinit(struct job_thread *jobs);
 
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
@@ -224,6 +257,9 @@ bool cors_is_configured(const struct server *server);
 /* request_log.c: one line for each request that has ended. */
 void request_summary_add(struct request_summary *summary, const struct event *event);
 void request_log_write(const struct exchange *x); /* both sides are done with it */
+
+/* server.c: events into the mailboxes of their exchanges' threads. */
+void server_put_events(struct server *server, const struct event *events, uint32_t n);
 
 /* health.c */
 double server_heartbeat_age(const struct server *server);

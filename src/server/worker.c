@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define LONGEST_WAIT_MS 60000
@@ -80,6 +81,17 @@ static int wait_ms(struct MHD_Daemon *daemon)
     return (int)ms;
 }
 
+/* On the thread that runs the library: another one could remove the socket from the library's epoll
+ * set while this one does the same, which the library takes for a fault of its own and ends the
+ * process. */
+static void quiesce(struct http_worker *worker)
+{
+    worker->listen_fd = MHD_quiesce_daemon(worker->daemon);
+    /* those who connect now are refused at once instead of waiting for nobody */
+    if (worker->listen_fd >= 0)
+        (void)shutdown(worker->listen_fd, SHUT_RD);
+}
+
 static void *serve(void *context)
 {
     struct http_worker *worker = context;
@@ -93,9 +105,17 @@ static void *serve(void *context)
             (void)!read(worker->wake_fd, &count, sizeof count);
             worker_dispatch(worker); /* resumes connections, which the library then looks at */
         }
+        if (atomic_exchange(&worker->asks_quiesce, false))
+            quiesce(worker);
         (void)MHD_run(worker->daemon);
     }
     return NULL;
+}
+
+void worker_quiesce(struct http_worker *worker)
+{
+    atomic_store(&worker->asks_quiesce, true);
+    worker_ring(worker);
 }
 
 serverd_status worker_start(struct http_worker *worker, serverd_error *err)

@@ -141,7 +141,8 @@ struct part_bytes {
 
 static void list_parts(const struct image_builder *b, struct part_bytes out[TOKENIZER_N_PARTS])
 {
-    const size_t n = b->vocabulary->n_tokens, n_symbols = b->texts.n;
+    const struct vocabulary *v = b->vocabulary;
+    const size_t n = v->n_tokens, n_symbols = b->texts.n;
     const size_t n_text_slots = (size_t)b->texts.slots.table.mask + 1;
     const size_t n_merge_slots = (size_t)b->merge_slots.table.mask + 1;
     const struct part_bytes parts[TOKENIZER_N_PARTS] = {
@@ -160,6 +161,8 @@ static void list_parts(const struct image_builder *b, struct part_bytes out[TOKE
         [TOKENIZER_ORDER] = {b->order, 4 * n},
         [TOKENIZER_PREFIXES] = {b->prefixes, 2 * n},
         [TOKENIZER_STEPS] = {b->steps.data, b->steps.len},
+        [TOKENIZER_SINGLE_FRAME] = {v->single, v->n_single * sizeof *v->single},
+        [TOKENIZER_PAIR_FRAME] = {v->pair, v->n_pair * sizeof *v->pair},
     };
     memcpy(out, parts, sizeof parts);
 }

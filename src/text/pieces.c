@@ -123,18 +123,33 @@ static uint32_t make_piece(const struct vocabulary *v, const struct token_text *
     return token->len;
 }
 
+/* Of all pieces; one that is made here is no longer than its text. */
+static size_t most_bytes(const struct image_builder *builder)
+{
+    const struct vocabulary *v = builder->vocabulary;
+    size_t sum = 0;
+    if (!v->piece)
+        return builder->texts.offsets[v->n_tokens];
+    for (uint32_t i = 0; i < v->n_tokens; i++)
+        sum += v->piece[i].len;
+    return sum;
+}
+
 serverd_status image_make_pieces(struct image_builder *builder, serverd_error *err)
 {
     const struct vocabulary *v = builder->vocabulary;
-    /* no piece is longer than its text */
-    builder->piece_bytes = malloc(max_size(builder->texts.offsets[v->n_tokens], 1));
+    builder->piece_bytes = malloc(max_size(most_bytes(builder), 1));
     builder->piece_offsets = malloc(((size_t)v->n_tokens + 1) * sizeof *builder->piece_offsets);
     if (!builder->piece_bytes || !builder->piece_offsets)
         return fail(err, SERVERD_NOMEM, "tokenizer: no memory for %u tokens", v->n_tokens);
     uint32_t end = 0;
     builder->piece_offsets[0] = 0;
     for (uint32_t i = 0; i < v->n_tokens; i++) {
-        end += make_piece(v, &v->token[i], builder->types[i], builder->piece_bytes + end);
+        if (v->piece && v->piece[i].len > 0)
+            memcpy(builder->piece_bytes + end, v->piece[i].bytes, v->piece[i].len);
+        end += v->piece
+                   ? v->piece[i].len
+                   : make_piece(v, &v->token[i], builder->types[i], builder->piece_bytes + end);
         builder->piece_offsets[i + 1] = end;
     }
     return SERVERD_OK;

@@ -19,7 +19,7 @@ struct step {
 };
 
 struct pipeline {
-    uint32_t n;
+    uint32_t n, n_normalisers; /* normalisers come first */
     struct step steps[];
 };
 
@@ -61,6 +61,9 @@ serverd_status pipeline_create(const struct tokenizer_image *image, struct pipel
         step->is = steps[pipeline->n];
         status = compile(step, pipeline->n, err);
     }
+    while (pipeline->n_normalisers < pipeline->n &&
+           pipeline->steps[pipeline->n_normalisers].is.kind <= STEP_BERT)
+        pipeline->n_normalisers++;
     if (status != SERVERD_OK)
         pipeline_destroy(pipeline);
     else
@@ -75,19 +78,17 @@ void pipeline_destroy(struct pipeline *pipeline)
     free(pipeline);
 }
 
-bool pipeline_strips(const struct pipeline *pipeline, int32_t token, bool is_left)
+void pipeline_mark_flags(const struct pipeline *pipeline, uint32_t n_tokens, uint8_t *flags)
 {
-    const uint32_t flag = is_left ? STEP_STRIPS_LEFT : STEP_STRIPS_RIGHT;
     for (uint32_t i = 0; i < pipeline->n; i++) {
         const struct vocabulary_step *step = &pipeline->steps[i].is;
         for (uint32_t k = 0; step->kind == STEP_AROUND_SPECIAL && k + 4 <= step->len; k += 4) {
-            int32_t id;
+            uint32_t id;
             memcpy(&id, step->text + k, sizeof id);
-            if (id == token && step->flags & flag)
-                return true;
+            if (id < n_tokens)
+                flags[id] |= (uint8_t)step->flags;
         }
     }
-    return false;
 }
 
 /* ---- matches --------------------------------------------------------------------------------- */
@@ -357,9 +358,10 @@ static serverd_status run_step(const struct matcher *m, const struct step *step,
     return status;
 }
 
-serverd_status pipeline_run(const struct pipeline *pipeline, const char *text, size_t n,
-                            bool is_first, struct piece_text *out, struct piece_text *spare,
-                            serverd_error *err)
+/* Steps first .. end - 1 over one text. */
+static serverd_status run_steps(const struct pipeline *pipeline, uint32_t first, uint32_t end,
+                                const char *text, size_t n, bool is_first, struct piece_text *out,
+                                struct piece_text *spare, serverd_error *err)
 {
     struct matcher m = {0};
     serverd_status status = matcher_init(&m, err);
@@ -367,7 +369,7 @@ serverd_status pipeline_run(const struct pipeline *pipeline, const char *text, s
     out->fragments.n = 0;
     if (status == SERVERD_OK && !add_fragment(out, text, n))
         status = fail(err, SERVERD_NOMEM, "no memory to split text");
-    for (uint32_t i = 0; i < pipeline->n && status == SERVERD_OK; i++) {
+    for (uint32_t i = first; i < end && status == SERVERD_OK; i++) {
         struct piece_text in = *out;
         *out = *spare;
         *spare = in;
@@ -375,4 +377,26 @@ serverd_status pipeline_run(const struct pipeline *pipeline, const char *text, s
     }
     matcher_deinit(&m);
     return status;
+}
+
+serverd_status pipeline_run(const struct pipeline *pipeline, const char *text, size_t n,
+                            bool is_first, struct piece_text *out, struct piece_text *spare,
+                            serverd_error *err)
+{
+    return run_steps(pipeline, 0, pipeline->n, text, n, is_first, out, spare, err);
+}
+
+serverd_status pipeline_normalise(const struct pipeline *pipeline, const char *text, size_t n,
+                                  struct piece_text *out, struct piece_text *spare,
+                                  serverd_error *err)
+{
+    return run_steps(pipeline, 0, pipeline->n_normalisers, text, n, false, out, spare, err);
+}
+
+serverd_status pipeline_pretokenise(const struct pipeline *pipeline, const char *text, size_t n,
+                                    bool is_first, struct piece_text *out, struct piece_text *spare,
+                                    serverd_error *err)
+{
+    return run_steps(pipeline, pipeline->n_normalisers, pipeline->n, text, n, is_first, out, spare,
+                     err);
 }

@@ -26,8 +26,17 @@ serverd_status pipeline_run(const struct pipeline *pipeline, const char *text, s
                             bool is_first, struct piece_text *out, struct piece_text *spare,
                             serverd_error *err);
 
-/* White space beside the special token is part of it. */
-bool pipeline_strips(const struct pipeline *pipeline, int32_t token, bool is_left);
+/* The two halves of that: what comes first is one fragment. */
+serverd_status pipeline_normalise(const struct pipeline *pipeline, const char *text, size_t n,
+                                  struct piece_text *out, struct piece_text *spare,
+                                  serverd_error *err);
+serverd_status pipeline_pretokenise(const struct pipeline *pipeline, const char *text, size_t n,
+                                    bool is_first, struct piece_text *out, struct piece_text *spare,
+                                    serverd_error *err);
+
+/* Adds to flags[n_tokens] what is particular to special tokens: STEP_STRIPS_LEFT ..
+ * STEP_IS_APART. */
+void pipeline_mark_flags(const struct pipeline *pipeline, uint32_t n_tokens, uint8_t *flags);
 
 /* ---- steps.c: normalisers, each appends to `out` ------------------------------------------------
  */

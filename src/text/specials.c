@@ -67,7 +67,7 @@ static void mark_present(const struct specials *s, const char *text, size_t n, b
     }
 }
 
-static bool add_stretch(struct stretch_list *list, size_t begin, size_t end, int32_t token)
+bool stretch_list_add(struct stretch_list *list, size_t begin, size_t end, int32_t token)
 {
     if (begin == end)
         return true;
@@ -97,11 +97,11 @@ static bool cut(const struct special *special, const char *text, const struct st
             if (!at)
                 break;
             size_t begin = (size_t)(at - text);
-            fits = add_stretch(out, s.begin, begin, NO_TOKEN) &&
-                   add_stretch(out, begin, begin + special->len, special->token);
+            fits = stretch_list_add(out, s.begin, begin, NO_TOKEN) &&
+                   stretch_list_add(out, begin, begin + special->len, special->token);
             s.begin = begin + special->len;
         }
-        fits = fits && add_stretch(out, s.begin, s.end, s.token);
+        fits = fits && stretch_list_add(out, s.begin, s.end, s.token);
     }
     return fits;
 }
@@ -112,7 +112,7 @@ serverd_status specials_split(const struct tokenizer *tokenizer, const char *tex
     const struct specials *s = &tokenizer->specials;
     struct stretch_list spare = {0};
     bool *is_present = calloc(max_size(s->n, 1), sizeof *is_present);
-    bool fits = is_present && add_stretch(out, 0, n, NO_TOKEN);
+    bool fits = is_present && stretch_list_add(out, 0, n, NO_TOKEN);
     if (fits)
         mark_present(s, text, n, is_present);
     for (uint32_t i = 0; i < s->n && fits; i++) {

@@ -94,7 +94,7 @@ static void use_image(struct tokenizer *t)
                                     .n = items_of(t, TOKENIZER_SPECIALS)};
     specials_init(&t->specials);
     t->byte_symbol = image->byte_symbol;
-    t->types = part_of(t, TOKENIZER_TYPES);
+    t->types = t->model_types = part_of(t, TOKENIZER_TYPES);
     t->scores = part_of(t, TOKENIZER_SCORES);
     if (image->kind == VOCABULARY_UNIGRAM)
         t->unknown_score = unigram_unknown_score(t->scores, image->n_tokens);
@@ -128,11 +128,15 @@ serverd_status tokenizer_create(const struct vocabulary *vocabulary, struct toke
         status = build_and_open(tokenizer, vocabulary, err);
     if (status == SERVERD_OK)
         use_image(tokenizer);
-    if (status == SERVERD_OK && tokenizer->vocabulary.is_stepwise)
+    if (status == SERVERD_OK && tokenizer->vocabulary.is_stepwise) {
         status = pipeline_create(tokenizer->vocabulary.image, &tokenizer->pipeline, err);
-    else if (status == SERVERD_OK && (tokenizer->vocabulary.kind == VOCABULARY_BPE ||
-                                      tokenizer->vocabulary.kind == VOCABULARY_BPE_UTF8))
+        if (status == SERVERD_OK)
+            status = added_create(tokenizer, &tokenizer->added, err);
+        tokenizer->model_types = tokenizer->added.types;
+    } else if (status == SERVERD_OK && (tokenizer->vocabulary.kind == VOCABULARY_BPE ||
+                                        tokenizer->vocabulary.kind == VOCABULARY_BPE_UTF8)) {
         status = pretokenizer_create(tokenizer->vocabulary.pre, &tokenizer->pre, err);
+    }
     if (status != SERVERD_OK)
         tokenizer_destroy(tokenizer);
     else
@@ -154,6 +158,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
         return;
     pretokenizer_destroy(tokenizer->pre);
     pipeline_destroy(tokenizer->pipeline);
+    added_destroy(&tokenizer->added);
     buffer_deinit(&tokenizer->memory);
     free(tokenizer);
 }
@@ -199,17 +204,13 @@ bool tokenizer_emit_unknown(const struct tokenizer *tokenizer, const char *text,
     return token_list_add(out, v->unknown);
 }
 
-/* Valid UTF-8 through the steps, each fragment through the model. */
-static serverd_status encode_run(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
-                                 const char *text, size_t n, bool is_first, struct token_list *out,
-                                 serverd_error *err)
+/* Each fragment through the model. */
+static serverd_status encode_pieces(const struct tokenizer *tokenizer,
+                                    struct encode_scratch *scratch, struct token_list *out,
+                                    serverd_error *err)
 {
     bool (*encode)(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
                    const char *text, size_t n, struct token_list *out) = bpe_encode_fragment;
-    serverd_status status = pipeline_run(tokenizer->pipeline, text, n, is_first, &scratch->pieces,
-                                         &scratch->spare_pieces, err);
-    if (status != SERVERD_OK)
-        return status;
     if (tokenizer->vocabulary.kind == VOCABULARY_UNIGRAM)
         encode = unigram_encode_fragment;
     else if (tokenizer->vocabulary.kind == VOCABULARY_WORDPIECE)
@@ -219,6 +220,57 @@ static serverd_status encode_run(const struct tokenizer *tokenizer, struct encod
         if (!encode(tokenizer, scratch, at, scratch->pieces.fragments.len[i], out))
             return tokenizer_list_error(out, err);
     return SERVERD_OK;
+}
+
+/* Normalised text with its added tokens. */
+static serverd_status encode_normalised(const struct tokenizer *tokenizer,
+                                        struct encode_scratch *scratch, const char *text, size_t n,
+                                        bool is_first, struct token_list *out, serverd_error *err)
+{
+    struct stretch_list stretches = {0};
+    serverd_status status = SERVERD_OK;
+    if (!added_cut(&tokenizer->added, true, &scratch->search, text, n, &stretches))
+        status = fail(err, SERVERD_NOMEM, "no memory to split %zu bytes", n);
+    for (size_t i = 0; i < stretches.n && status == SERVERD_OK; i++) {
+        const struct stretch *s = &stretches.items[i];
+        if (s->token != NO_TOKEN) {
+            if (!token_list_add(out, s->token))
+                status = tokenizer_list_error(out, err);
+            continue;
+        }
+        status = pipeline_pretokenise(tokenizer->pipeline, text + s->begin, s->end - s->begin,
+                                      is_first && s->begin == 0, &scratch->pieces,
+                                      &scratch->spare_pieces, err);
+        if (status == SERVERD_OK)
+            status = encode_pieces(tokenizer, scratch, out, err);
+    }
+    free(stretches.items);
+    return status;
+}
+
+/* Valid UTF-8 through the steps. */
+static serverd_status encode_run(const struct tokenizer *tokenizer, struct encode_scratch *scratch,
+                                 const char *text, size_t n, bool is_first, struct token_list *out,
+                                 serverd_error *err)
+{
+    serverd_status status;
+    if (tokenizer->added.normalised.n == 0) {
+        status = pipeline_run(tokenizer->pipeline, text, n, is_first, &scratch->pieces,
+                              &scratch->spare_pieces, err);
+        return status == SERVERD_OK ? encode_pieces(tokenizer, scratch, out, err) : status;
+    }
+    status = pipeline_normalise(tokenizer->pipeline, text, n, &scratch->pieces,
+                                &scratch->spare_pieces, err);
+    if (status != SERVERD_OK)
+        return status;
+    struct buffer normalised; /* the pieces are used again for each stretch */
+    buffer_init(&normalised, SIZE_MAX / 2);
+    buffer_append(&normalised, buffer_str(&scratch->pieces.text), scratch->pieces.text.len);
+    status = normalised.is_failed ? fail(err, SERVERD_NOMEM, "no memory to normalise text")
+                                  : encode_normalised(tokenizer, scratch, buffer_str(&normalised),
+                                                      normalised.len, is_first, out, err);
+    buffer_deinit(&normalised);
+    return status;
 }
 
 static serverd_status encode_stepwise(const struct tokenizer *tokenizer,
@@ -237,30 +289,6 @@ static serverd_status encode_stepwise(const struct tokenizer *tokenizer,
         at += at < n;
     }
     return SERVERD_OK;
-}
-
-/* Without the white space that the special tokens beside it take with them. */
-static void trim(const struct tokenizer *tokenizer, const char *text, int32_t before,
-                 int32_t behind, size_t *begin, size_t *end)
-{
-    if (before != NO_TOKEN && pipeline_strips(tokenizer->pipeline, before, false)) {
-        uint32_t code;
-        for (size_t len; *begin < *end; *begin += len) {
-            len = utf8_decode(text + *begin, *end - *begin, &code);
-            if (!step_is_space(code))
-                break;
-        }
-    }
-    if (behind == NO_TOKEN || !pipeline_strips(tokenizer->pipeline, behind, true))
-        return;
-    size_t last = *begin;
-    for (size_t at = *begin; at < *end;) {
-        uint32_t code;
-        at += utf8_decode(text + at, *end - at, &code);
-        if (!step_is_space(code))
-            last = at;
-    }
-    *end = last;
 }
 
 static serverd_status encode_plain(const struct tokenizer *tokenizer,
@@ -297,67 +325,37 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
             follows_special = true;
             continue;
         }
-        size_t begin = s->begin, end = s->end;
-        if (tokenizer->pipeline)
-            trim(tokenizer, text, i > 0 ? stretches->items[i - 1].token : NO_TOKEN,
-                 i + 1 < stretches->n ? stretches->items[i + 1].token : NO_TOKEN, &begin, &end);
         bool has_prefix = follows_special && !tokenizer->pipeline && v->kind == VOCABULARY_SPM &&
                           v->adds_space_prefix;
-        normalise(tokenizer, text + begin, end - begin, has_prefix, &plain);
-        status = plain.is_failed ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
-                                 : encode_plain(tokenizer, scratch, &plain, begin == 0, out, err);
+        normalise(tokenizer, text + s->begin, s->end - s->begin, has_prefix, &plain);
+        status = plain.is_failed
+                     ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
+                     : encode_plain(tokenizer, scratch, &plain, s->begin == 0, out, err);
         follows_special = false;
     }
     buffer_deinit(&plain);
     return status;
 }
 
-static serverd_status add_ends(const struct tokenizer *tokenizer, struct token_list *out,
-                               serverd_error *err)
+serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const char *text, size_t n,
+                                     bool parses, struct token_list *out, serverd_error *err)
 {
-    const struct vocabulary *v = &tokenizer->vocabulary;
-    int32_t end = -1;
-    if (v->kind == VOCABULARY_WORDPIECE && (!v->is_stepwise || v->adds_separator))
-        end = v->separator >= 0 ? v->separator : v->eos;
-    else if (v->adds_eos)
-        end = v->eos;
-    return end < 0 || token_list_add(out, end) ? SERVERD_OK : tokenizer_list_error(out, err);
-}
-
-static int32_t begin_token(const struct vocabulary *v)
-{
-    if (v->kind == VOCABULARY_WORDPIECE)
-        return v->cls >= 0 ? v->cls : v->bos;
-    return v->adds_bos ? v->bos : -1;
-}
-
-static bool begins_with_token(const struct vocabulary *v, int32_t id, const char *text, size_t n)
-{
-    uint32_t len;
-    const char *token = vocabulary_text(v, (uint32_t)id, &len);
-    return len > 0 && n >= len && memcmp(text, token, len) == 0;
-}
-
-serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
-                                unsigned flags, struct token_list *out, serverd_error *err)
-{
-    bool parses = flags & TOKENIZER_PARSE_SPECIAL;
-    int32_t begin = flags & TOKENIZER_ADD_SPECIAL ? begin_token(&tokenizer->vocabulary) : -1;
     if (n > INT32_MAX / 4)
         return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
-    if (begin >= 0 && !(parses && begins_with_token(&tokenizer->vocabulary, begin, text, n)) &&
-        !token_list_add(out, begin))
-        return tokenizer_list_error(out, err);
     struct encode_scratch scratch = {0};
     struct stretch_list stretches = {0};
     buffer_init(&scratch.text, SIZE_MAX / 2);
     buffer_init(&scratch.pieces.text, SIZE_MAX / 2);
     buffer_init(&scratch.spare_pieces.text, SIZE_MAX / 2);
-    serverd_status status = specials_split(tokenizer, text, n, parses, &stretches, err);
+    serverd_status status = SERVERD_OK;
+    scratch.search =
+        (struct added_search){parses, n > 0 && memchr(text, (uint8_t)TOKENIZER_GUARD, n)};
+    if (!tokenizer->pipeline)
+        status = specials_split(tokenizer, text, n, parses, &stretches, err);
+    else if (!added_cut(&tokenizer->added, false, &scratch.search, text, n, &stretches))
+        status = fail(err, SERVERD_NOMEM, "no memory to split %zu bytes", n);
     if (status == SERVERD_OK)
         status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
-    if (status == SERVERD_OK && flags & TOKENIZER_ADD_SPECIAL)
-        status = add_ends(tokenizer, out, err);
     free(stretches.items);
     free(scratch.symbols);
     free(scratch.heap);

@@ -55,6 +55,13 @@ enum tokenizer_flags {
 serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
                                 unsigned flags, struct token_list *out, serverd_error *err);
 
+/* Appends the ids of a pair of texts, in which control tokens are text, as the model reads a pair;
+ * *n_first: so many of them are of the first segment. Errors as above. */
+serverd_status tokenizer_encode_pair(const struct tokenizer *tokenizer, const char *first,
+                                     size_t n_first_bytes, const char *second,
+                                     size_t n_second_bytes, struct token_list *out,
+                                     uint32_t *n_first, serverd_error *err);
+
 /* Copies text with a guard inside every occurrence of a control token's text, so that message
  * content can pass through a template without becoming control tokens. */
 void tokenizer_guard(const struct tokenizer *tokenizer, const char *text, size_t n,

@@ -46,12 +46,52 @@ struct stretch_list {
     size_t n, cap;
 };
 
+/* False: no memory. Nothing is added for begin = end. */
+bool stretch_list_add(struct stretch_list *list, size_t begin, size_t end, int32_t token);
+
 /* Longest tokens first, each at every place that is still free, from left to right. Without
  * `parses_control` only user-defined tokens are cut. items: free(). */
 serverd_status specials_split(const struct tokenizer *tokenizer, const char *text, size_t n,
                               bool parses_control, struct stretch_list *out, serverd_error *err);
 /* The longest control token that begins at text[0], its length; 0: none. */
 uint32_t specials_control_at(const struct tokenizer *tokenizer, const char *text, size_t n);
+
+/* ---- added.c: the same tokens where tokenizer.json says more of them --------------------------
+ */
+
+struct added_token {
+    const char *bytes;
+    uint32_t len;
+    int32_t id;
+    uint8_t flags; /* STEP_STRIPS_LEFT .. STEP_IS_APART */
+    bool is_control;
+};
+
+struct added_list {
+    struct added_token *items; /* [n] by text */
+    uint32_t n;
+    uint32_t first[257]; /* items whose text begins with byte b: first[b] .. first[b + 1] - 1 */
+};
+
+/* All of them as they are, and those that are looked for in normalised text, as they are then. */
+struct added {
+    struct added_list plain, normalised;
+    struct buffer texts; /* of the second list */
+    uint8_t *types;      /* [n_tokens] as the image's, but tokens apart are control tokens */
+};
+
+serverd_status added_create(const struct tokenizer *tokenizer, struct added *out,
+                            serverd_error *err);
+void added_destroy(struct added *added); /* a zeroed one is fine */
+
+/* The longest token at every place from left to right, with the white space that it takes. In a
+ * text with guards control tokens are never looked for in normalised text, where the guards are
+ * gone: they count where they stand as they are. */
+struct added_search {
+    bool parses_control, has_guards;
+};
+bool added_cut(const struct added *added, bool is_normalised, const struct added_search *search,
+               const char *text, size_t n, struct stretch_list *out);
 
 /* ---- merges -------------------------------------------------------------------------------------
  */
@@ -106,6 +146,7 @@ struct encode_scratch {
     struct fragment_list fragments, spare;
     struct buffer text;
     struct piece_text pieces, spare_pieces; /* of a pipeline */
+    struct added_search search;             /* likewise */
 };
 
 /* Pointers go into the image. */
@@ -117,8 +158,10 @@ struct tokenizer {
     struct specials specials;
     struct pretokenizer *pre;   /* of byte-pair encodings; NULL if there is a pipeline */
     struct pipeline *pipeline;  /* of a stepwise vocabulary */
+    struct added added;         /* likewise */
     const int32_t *byte_symbol; /* [256] the token or symbol of a byte, NO_TOKEN if there is none */
     const uint8_t *types;       /* [n_tokens] enum token_type; end tokens are control tokens */
+    const uint8_t *model_types; /* [n_tokens] the same for what the model may give */
     const float *scores;        /* [n_tokens] of SPM and UNIGRAM */
     double unknown_score;       /* of UNIGRAM: of a character without a token */
     const uint32_t *piece_offsets;
@@ -130,9 +173,9 @@ struct tokenizer {
 /* Plain text never becomes a control token: the token, or NO_TOKEN if it is one. */
 static inline int32_t plain_token(const struct tokenizer *tokenizer, int32_t id)
 {
-    bool is_control =
-        id >= 0 && id < (int32_t)tokenizer->vocabulary.n_tokens &&
-        (tokenizer->types[id] == TOKEN_CONTROL || tokenizer->types[id] == TOKEN_UNKNOWN);
+    bool is_control = id >= 0 && id < (int32_t)tokenizer->vocabulary.n_tokens &&
+                      (tokenizer->model_types[id] == TOKEN_CONTROL ||
+                       tokenizer->model_types[id] == TOKEN_UNKNOWN);
     return is_control ? NO_TOKEN : id;
 }
 
@@ -167,6 +210,10 @@ double unigram_unknown_score(const float *scores, uint32_t n);
  * last token is that of unknown text beside it already (`is_alone`: it is not). */
 bool tokenizer_emit_unknown(const struct tokenizer *tokenizer, const char *text, size_t n,
                             bool is_alone, struct token_list *out);
+
+/* Appends the ids of the text alone. */
+serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const char *text, size_t n,
+                                     bool parses, struct token_list *out, serverd_error *err);
 
 /* Fails with SERVERD_INVALID if the list is at its limit, else SERVERD_NOMEM. */
 serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err);

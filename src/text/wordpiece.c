@@ -76,8 +76,13 @@ static bool encode_word(const struct word *word)
     while (at < n && word->n_chars <= MAX_WORD_CHARS) {
         size_t end = at + min_size(n - at, tokenizer->texts.longest);
         int32_t id = NO_TOKEN;
-        while (end > at && (id = text_table_find(&tokenizer->texts, text + at, end - at)) < 0)
-            end--;
+        if (at > 0 && n - at >= WORD_START_LEN &&
+            memcmp(text + at, WORD_START, WORD_START_LEN) == 0)
+            break; /* a mark of the text's own begins no word */
+        while (end > at && id < 0) {
+            id = plain_token(tokenizer, text_table_find(&tokenizer->texts, text + at, end - at));
+            end -= id < 0;
+        }
         if (id < 0)
             break;
         if (!token_list_add(out, id))

@@ -336,7 +336,7 @@ static serverd_status add_adapter(struct model *model, const struct model_setup 
     serverd_status status = adapter_import(path, model->program, &adapter, err);
     if (status != SERVERD_OK)
         return status;
-    status = engine_add_adapter(model->engine, name, adapter, scale, err);
+    status = engine_load_adapter(model->engine, name, adapter, scale, err);
     if (status == SERVERD_OK)
         log_info(setup->log, "model", "adapter %s: %u layers, rank %u, scale %g", name,
                  adapter->n_sites, adapter->max_rank, (double)scale);

@@ -276,7 +276,7 @@ static void members_that_change_the_result_are_not_passed_over(void **state)
         const char *member, *text;
         serverd_status code;
     } cases[] = {
-        {"\"quantization_config\": {\"quant_method\": \"awq\"}", "quant_method: \"awq\"",
+        {"\"quantization_config\": {\"quant_method\": \"aqlm\"}", "quant_method: \"aqlm\"",
          SERVERD_UNSUPPORTED},
         {"\"hidden_act\": \"relu\"", "hidden_act: \"relu\"", SERVERD_UNSUPPORTED},
         {"\"rope_parameters\": {\"rope_type\": \"dynamic\"}", "rope_type: \"dynamic\"",

@@ -2,10 +2,10 @@
  * is damaged is taken. */
 #include "base/file.h"
 #include "base/hash.h"
-#include "compiler/sdp_write.h"
-#include "kernels/builtin.h"
+#include "compiler/self_test.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "support/program_file.h"
 #include "support/run_program.h"
 #include "support/synthetic_program.h"
 #include "text/tokenizer.h"
@@ -46,13 +46,8 @@ static void path_of(const char *name, char out[96])
 
 static void write_file(const struct program *program, const char *path, uint32_t n_threads)
 {
-    struct worker_pool *pool;
-    assert_int_equal(worker_pool_create(n_threads, &pool, &err), SERVERD_OK);
-    const struct sdp_write_options options = {
-        .path = path, .delegate = builtin_delegate("cpu"), .pool = pool, .meta = "{}"};
-    if (sdp_write(program, &options, &err) != SERVERD_OK)
+    if (program_file_write(program, program, path, n_threads, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
-    worker_pool_destroy(pool);
 }
 
 static struct program *open_file(const char *path)
@@ -266,7 +261,8 @@ static void verifying_finds_every_flipped_bit(void **state)
     free_damaged(&d);
 }
 
-/* ---- later versions -------------------------------------------------------------------------- */
+/* ---- changes that are signed again ------------------------------------------------------------
+ */
 
 /* Makes checksum and ids right again after a change. */
 static void sign(struct damaged *d)
@@ -293,6 +289,104 @@ static struct sdp_section *find_section(struct damaged *d, uint32_t type)
             return &sections[i];
     return NULL;
 }
+
+/* ---- the plan --------------------------------------------------------------------------------
+ */
+
+struct plan_view {
+    struct sdp_section *section;
+    struct sdp_plan *head;
+    struct sdp_plan_partition *partition;
+    uint32_t *use;
+    struct sdp_buffer *buffers;
+};
+
+static struct plan_view view_plan(struct damaged *d)
+{
+    struct plan_view v = {.section = find_section(d, SDP_PLAN)};
+    assert_non_null(v.section);
+    v.head = (void *)(d->bytes + v.section->offset);
+    v.partition = (void *)(v.head + 1);
+    v.use = (void *)(v.partition + 1);
+    v.buffers = (void *)(v.use + (v.partition->n_nodes + 1) / 2 * 2);
+    return v;
+}
+
+static void expect_bad_plan(struct damaged *d, const struct plan_view *v, const char *text)
+{
+    v->section->checksum = checksum64(v->head, v->section->stored_bytes);
+    sign(d);
+    expect_refusal(d, SERVERD_CORRUPT, text);
+}
+
+static void a_plan_whose_live_buffers_overlap_is_refused(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct plan_view v = view_plan(&d);
+    const uint32_t n = v.partition->n_buffers;
+    uint32_t n_tried = 0;
+    assert_true(n > 10);
+    for (uint64_t i = 0; i < 4000; i++) {
+        struct sdp_buffer *a = &v.buffers[hash_mix(i) % n], *b = &v.buffers[hash_mix(~i) % n];
+        if (a == b || a->first_use > b->last_use || b->first_use > a->last_use)
+            continue;
+        const uint64_t before = a->offset;
+        a->offset = b->offset; /* the same bytes, or too many */
+        expect_bad_plan(&d, &v, "PLAN.partition[0]: buffer[");
+        a->offset = before;
+        n_tried++;
+    }
+    assert_true(n_tried > 50);
+    free_damaged(&d);
+}
+
+static void a_damaged_plan_is_refused_by_field(void **state)
+{
+    (void)state;
+    struct damaged d = make_damaged();
+    struct plan_view v = view_plan(&d);
+    const uint32_t last = v.partition->n_buffers - 1;
+#define EXPECT(field, value, text)                                                                 \
+    do {                                                                                           \
+        const __typeof__(field) before = field;                                                    \
+        field = value;                                                                             \
+        expect_bad_plan(&d, &v, text);                                                             \
+        field = before;                                                                            \
+    } while (0)
+    EXPECT(v.head->n_partitions, 65, "PLAN.n_partitions");
+    EXPECT(v.head->n_partitions, 2, "PLAN.partition[1]: first_node");
+    EXPECT(v.head->n_partitions, 0, "bytes too many");
+    EXPECT(v.head->reserved[43], 1, "reserved");
+    EXPECT(v.head->max_rows, 65, "buffer[1]: offset: it overlaps");
+    EXPECT(v.head->max_rows, UINT32_MAX, "buffer[");
+    EXPECT(v.partition->first_node, 1, "n_nodes");
+    EXPECT(v.partition->n_nodes, 0, "n_nodes");
+    EXPECT(v.partition->n_buffers, UINT32_MAX, "n_buffers");
+    EXPECT(v.partition->n_buffers, last, "bytes too many");
+    EXPECT(v.partition->reserved, 1, "reserved");
+    EXPECT(v.partition->delegate[15], 'x', "the delegate does not end");
+    EXPECT(v.partition->arena_bytes, v.partition->arena_bytes - 64, "leaves the arena");
+    EXPECT(v.partition->arena_bytes, UINT64_MAX, "arena_bytes");
+    EXPECT(v.buffers[0].value, UINT32_MAX, "buffer[0]: value");
+    EXPECT(v.buffers[0].offset, 4, "buffer[0]: offset");
+    EXPECT(v.buffers[0].offset, UINT64_MAX - 63, "buffer[0]");
+    EXPECT(v.buffers[0].row_bytes, v.buffers[0].row_bytes - 4, "row_bytes");
+    EXPECT(v.buffers[0].fixed_bytes, UINT64_MAX, "row_bytes");
+    EXPECT(v.buffers[last].first_use, 0, "first_use");
+    EXPECT(v.buffers[last].last_use, 0, "last_use");
+    EXPECT(v.buffers[1].value, v.buffers[0].value, "buffer[1]");
+    EXPECT(v.use[0], 7, "node[0]: use: it writes");
+    EXPECT(v.use[v.partition->n_nodes - 1], 0, "use: it reads");
+#undef EXPECT
+    sign(&d);
+    v.section->checksum = checksum64(v.head, v.section->stored_bytes);
+    sign(&d);
+    assert_int_equal(try_open(&d, d.n), SERVERD_OK);
+    free_damaged(&d);
+}
+
+/* ---- later versions -------------------------------------------------------------------------- */
 
 static void what_a_later_version_needs_is_refused_by_name(void **state)
 {
@@ -342,8 +436,9 @@ static void what_a_later_version_adds_is_passed_over(void **state)
 
 /* ---- files of earlier versions --------------------------------------------------------------- */
 
-/* The smallest model, written by the first version: tests/data/sdp/tiny-1.0.sdp. A later writer may
- * write other bytes; every later reader must read these. Made by `test_sdp --make FILE`. */
+/* The smallest model, written by each minor version: tests/data/sdp/tiny-1.N.sdp. A later writer
+ * may write other bytes; every later reader must read these. Made by `test_sdp --make FILE`. */
+static const char *const golden_files[] = {"tiny-1.0.sdp", "tiny-1.1.sdp"};
 #define GOLDEN_CHECKSUM UINT64_C(0x86da9cd1ba60ecd5)
 
 static const char *data_folder;
@@ -372,17 +467,34 @@ static uint64_t checksum_of_results(struct program *program)
     return checksum;
 }
 
-static void the_golden_file_is_read_as_it_was_meant(void **state)
+static uint32_t n_cases_of(const char *path)
+{
+    struct worker_pool *pool;
+    struct self_test_result result;
+    assert_int_equal(worker_pool_create(1, &pool, &err), SERVERD_OK);
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = 64, .pool = pool};
+    if (self_test_run(&options, &result, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    worker_pool_destroy(pool);
+    return result.n_cases;
+}
+
+static void golden_files_are_read_as_they_were_meant(void **state)
 {
     (void)state;
-    char path[512];
-    (void)snprintf(path, sizeof path, "%s/sdp/tiny-1.0.sdp", data_folder);
-    struct program *program = open_file(path);
-    assert_int_equal(program->config.n_vocab, 4);
-    if (checksum_of_results(program) != GOLDEN_CHECKSUM)
-        fail_msg("the results have the checksum %#llx",
-                 (unsigned long long)checksum_of_results(program));
-    program_unref(program);
+    for (uint32_t i = 0; i < sizeof golden_files / sizeof *golden_files; i++) {
+        char path[512];
+        (void)snprintf(path, sizeof path, "%s/sdp/%s", data_folder, golden_files[i]);
+        struct program *program = open_file(path);
+        assert_int_equal(program->config.n_vocab, 4);
+        assert_int_equal(program->n_plans, i > 0);     /* since 1.1 */
+        assert_int_equal(n_cases_of(path) > 0, i > 0); /* likewise */
+        if (checksum_of_results(program) != GOLDEN_CHECKSUM)
+            fail_msg("%s: the results have the checksum %#llx", path,
+                     (unsigned long long)checksum_of_results(program));
+        program_unref(program);
+    }
 }
 
 static int make_golden(const char *path)
@@ -401,13 +513,15 @@ int main(int argc, char **argv)
         return make_golden(argv[2]);
     data_folder = argc > 1 ? argv[1] : ".";
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_golden_file_is_read_as_it_was_meant),
+        cmocka_unit_test(golden_files_are_read_as_they_were_meant),
         cmocka_unit_test(every_architecture_answers_as_its_source),
         cmocka_unit_test(every_type_answers_as_its_source),
         cmocka_unit_test(the_bytes_do_not_depend_on_threads_or_names),
         cmocka_unit_test(a_flipped_byte_of_the_header_is_refused_by_field),
         cmocka_unit_test(a_cut_file_is_refused),
         cmocka_unit_test(verifying_finds_every_flipped_bit),
+        cmocka_unit_test(a_plan_whose_live_buffers_overlap_is_refused),
+        cmocka_unit_test(a_damaged_plan_is_refused_by_field),
         cmocka_unit_test(what_a_later_version_needs_is_refused_by_name),
         cmocka_unit_test(what_a_later_version_adds_is_passed_over),
     };

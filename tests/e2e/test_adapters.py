@@ -211,6 +211,37 @@ def test_an_adapter_that_goes_waits_for_its_requests(start, tiny_model, tmp_path
         assert status != 200 or reply["choices"][0]["text"] == expected
 
 
+def test_streams_keep_their_bits_while_adapters_come_and_go(start, tiny_model, tmp_path):
+    path = tiny_model("llama")
+    files = [Adapter(path, rank=16, seed=60 + i).write_gguf(tmp_path / f"{i}.gguf") for i in range(4)]
+    s = start(path, "--program-cache", "off", "--max-adapters", 4, "--max-adapter-rank", 16,
+              "--no-prefix-cache", "--lora", f"mine={files[0]}")
+    change = lambda what, body: post(f"{s.url}/v1/{what}_lora_adapter", body)
+    body = {"prompt": prompt(path), "max_tokens": 150, "ignore_eos": True, "temperature": 0, "logprobs": 1}
+    ask = lambda model: post(s.url + "/v1/completions", {**body, "model": model})[1]["choices"][0]
+    expected = {model: ask(model) for model in ("", "mine")}
+    got, busy = [], threading.Event()
+
+    def keep_asking(model):
+        while not busy.is_set():
+            got.append((model, ask(model)))
+
+    threads = [threading.Thread(target=keep_asking, args=(m,)) for m in ("", "mine")]
+    for t in threads:
+        t.start()
+    for i in range(24):
+        name, file = f"n{i % 3}", files[1 + i % 3]
+        if i >= 3:
+            assert change("unload", {"lora_name": name})[0] == 200
+        assert change("load", {"lora_name": name, "lora_path": str(file)})[0] == 200
+    busy.set()
+    for t in threads:
+        t.join()
+    assert len(got) >= 2
+    for model, choice in got:
+        assert choice == expected[model], model
+
+
 def test_keys_of_administrators_change_adapters(start, tiny_model, tmp_path):
     path = tiny_model("llama")
     adapter = Adapter(path, rank=4).write_gguf(tmp_path / "a.gguf")

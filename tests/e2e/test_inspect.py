@@ -43,8 +43,9 @@ def facts(path, *options):
 
 def without_the_machine(text):
     """What is the same everywhere: not what depends on this build, this processor, its costs and its memory."""
-    text = re.sub(r"(  program 1.0  )\S+ .B(  id \S+  )root [0-9a-f]{8}", r"\1SIZE\2root ROOT", text)
+    text = re.sub(r"(  program 1.1  )\S+ .B(  id \S+  )root [0-9a-f]{8}", r"\1SIZE\2root ROOT", text)
     text = re.sub(r"(?m)^targets .*$", "targets", text)
+    text = re.sub(r"(?m)^made .*$", "made", text)
     text = re.sub(r"(?ms)^SECTION.*?\n\n", "", text)
     text = re.sub(r"(?m)( blk\.0-1 +[0-9.]+ .B) .*$", r"\1", text)
     return re.sub(r"(?m)^memory .*$", "memory", text)
@@ -56,6 +57,29 @@ def test_the_text_is_the_golden_one(program_file):
     if os.environ.get("SERVERD_UPDATE_GOLDEN"):
         golden.write_text(text)
     assert text == golden.read_text()
+
+
+def test_verify_runs_the_tests_of_a_file(program_file, tiny_model, tmp_path):
+    path = program_file("qwen2")
+    for device in ("cpu", "cpu:isa=generic", "cpu-reference"):
+        told = run(COMPILE, "verify", path, "--device", device)
+        assert re.search(r"3 cases answered as they were, KL to exact arithmetic 0\.0", told), told
+    assert "cosine to exact arithmetic" in run(COMPILE, "verify", program_file("bert"))
+    assert "cases" not in run(COMPILE, "verify", path, "--no-self-test")
+    bare = tmp_path / "bare.sdp"
+    run(COMPILE, tiny_model("qwen2", "Q8_0"), "-o", bare, "--no-self-test", "--max-rows", 99)
+    assert "it has no self-test" in run(COMPILE, "verify", bare)
+    told = facts(bare, "--plan")
+    assert told["tests"]["cases"] == [] and told["meta"]["options"] == "--max-rows 99"
+    assert told["stored_plans"][0]["max_rows"] == 99
+    assert told["stored_plans"][0]["planned"] < told["stored_plans"][0]["naive"]
+
+
+def test_a_plan_in_the_file_changes_no_prediction(program_file, tiny_model):
+    for arch in ("llama", "gemma3", "bert"):
+        planned, fresh = (facts(path)["memory"] for path in (program_file(arch), tiny_model(arch, "Q8_0")))
+        assert planned["activations"] == fresh["activations"]
+        assert planned["activations_naive"] == fresh["activations_naive"]
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma3", "bert"])

@@ -1,13 +1,14 @@
 /* Any bytes as a program file; and a sound one with some bytes changed and its checksums made right
  * again, so that what lies behind them is reached. What is taken is run. */
 #include "base/hash.h"
-#include "compiler/sdp_write.h"
+#include "compiler/self_test.h"
 #include "compiler/tiny_model.h"
 #include "kernels/builtin.h"
 #include "program/dtype.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
 #include "runtime/runtime.h"
+#include "support/program_file.h"
 #include "text/tokenizer.h"
 
 #include <stdio.h>
@@ -44,9 +45,7 @@ static void make_whole(void)
     buffer_init(&bytes, 1 << 24);
     gguf_writer_finish(&writer, &bytes);
     must(compile_bytes(bytes.data, bytes.len, &program, &err) == SERVERD_OK);
-    const struct sdp_write_options options = {
-        .path = path, .delegate = builtin_delegate("cpu"), .pool = pool, .meta = "{}"};
-    must(sdp_write(program, &options, &err) == SERVERD_OK);
+    must(program_file_write(program, program, path, 1, &err) == SERVERD_OK);
     program_unref(program);
     buffer_deinit(&bytes);
     gguf_writer_deinit(&writer);
@@ -61,7 +60,7 @@ static void sign(uint8_t *bytes)
     struct sdp_header *header = (void *)bytes;
     uint64_t table = header->table_offset;
     uint64_t n = header->n_sections;
-    if (table % 8 != 0 || table > n_whole || n > 64 ||
+    if (table % 8 != 0 || table < sizeof *header || table > n_whole || n > 64 ||
         n * sizeof(struct sdp_section) > n_whole - table)
         return;
     struct sdp_section *sections = (void *)(bytes + table);
@@ -134,6 +133,16 @@ static void use_tokenizer(const struct program *program)
     tokenizer_destroy(tokenizer);
 }
 
+/* As verify does: what the tests say, and whether it is so. */
+static void run_tests(const char *path)
+{
+    struct self_test_result result;
+    serverd_error err;
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = 16, .pool = pool};
+    (void)self_test_run(&options, &result, &err); /* may refuse */
+}
+
 static void open_bytes(const void *bytes, size_t n)
 {
     struct memory_file file = memory_file_create();
@@ -142,8 +151,10 @@ static void open_bytes(const void *bytes, size_t n)
     memory_file_write(&file, bytes, n);
     if (sdp_open(file.path, &program, &err) == SERVERD_OK) {
         use_tokenizer(program);
-        if (program->graph.n_nodes > 0 && is_small(program))
+        if (program->graph.n_nodes > 0 && is_small(program)) {
             run(program);
+            run_tests(file.path);
+        }
         program_unref(program);
     }
     memory_file_close(&file);

@@ -27,7 +27,10 @@ static const char *folder(void)
 static void encode(const struct vocabulary *vocabulary)
 {
     static const char text[] =
-        "Hello w\xc3\xb6rld, 123  <s> \xe4\xb8\xad\xe6\x96\x87 e\xcc\x81\xff x";
+        "Hello w\xc3\xb6rld, 123  <s> \xe4\xb8\xad\xe6\x96\x87 e\xcc\x81\xff x"
+        "tok tok_toktok  <m>\xe2\x80\x83<m> LOW<n>\xe2\x96\x81";
+    uint32_t n_first;
+    struct buffer decoded;
     struct tokenizer *tokenizer;
     struct token_list ids;
     serverd_error err;
@@ -38,6 +41,14 @@ static void encode(const struct vocabulary *vocabulary)
         for (uint32_t i = 0; i < ids.n; i++)
             if (ids.id[i] < 0 || ids.id[i] >= (int32_t)vocabulary->n_tokens)
                 abort();
+    ids.n = 0;
+    if (tokenizer_encode_pair(tokenizer, text, 20, text + 20, sizeof text - 21, &ids, &n_first,
+                              &err) == SERVERD_OK &&
+        n_first > ids.n)
+        abort();
+    buffer_init(&decoded, MIB);
+    tokenizer_decode(tokenizer, ids.id, ids.n, false, &decoded);
+    buffer_deinit(&decoded);
     token_list_deinit(&ids);
     tokenizer_destroy(tokenizer);
 }

@@ -2,7 +2,9 @@
  * are in use in the same stage may share memory only if their rows lie in it alike. Synthetic
  * models of every architecture. */
 #include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/delegate.h"
 #include "program/op.h"
+#include "program/sdp_plan.h"
 #include "support/synthetic_program.h"
 
 #include <setjmp.h>
@@ -57,6 +59,11 @@ static void find_uses(const serverd_handle *handle, struct use *plain, struct us
                 continue;
             }
             const serverd_node *node = &graph->nodes[action->index];
+            const bool is_sum = handle->addition[action->index] != CPU_NO_NODE;
+            if (is_sum && action->kind == ACTION_NODE) { /* a linear layer that writes it */
+                widen(&plain[cpu_written_by(handle, action->index)], phase->stage);
+                widen(&plain[cpu_added_value(handle, action->index)], phase->stage);
+            }
             for (uint32_t i = 0; i < (uint32_t)node->n_inputs + node->n_outputs; i++) {
                 uint32_t v = graph->operands[node->first_operand + i];
                 /* keys and values are read where they are appended */
@@ -65,6 +72,8 @@ static void find_uses(const serverd_handle *handle, struct use *plain, struct us
                     continue;
                 if (node->op == SERVERD_OP_ATTN && action->kind == ACTION_APPEND &&
                     (i == 0 || i >= node->n_inputs))
+                    continue;
+                if (is_sum && i >= node->n_inputs)
                     continue;
                 widen(&plain[v], phase->stage);
                 if (node->op == SERVERD_OP_LINEAR && i == 0 && quantised[v].end > 0)
@@ -84,40 +93,178 @@ static void check_pair(const struct use *a, const struct use *b)
     assert_int_equal(a->row_floats, b->row_floats);
 }
 
-static void values_of_a_stage_do_not_overlap(void **state)
+static const serverd_limits small = {.struct_bytes = sizeof small,
+                                     .max_rows = 512,
+                                     .max_logit_rows = 64,
+                                     .max_seqs = 16,
+                                     .max_context = 512};
+static const serverd_limits large = {.struct_bytes = sizeof large,
+                                     .max_rows = 2048,
+                                     .max_logit_rows = 256,
+                                     .max_seqs = 256,
+                                     .max_context = 512};
+
+static serverd_partition whole_of(const struct program *program, const serverd_plan *or_null)
 {
-    (void)state;
+    return (serverd_partition){.struct_bytes = sizeof(serverd_partition),
+                               .n_nodes = program->graph.n_nodes,
+                               .n_outputs = 1,
+                               .outputs = &program->graph.output,
+                               .plan = or_null};
+}
+
+/* The partition outlives it. */
+static serverd_handle *plan_partition(const struct program *program,
+                                      const serverd_partition *partition)
+{
+    serverd_handle *handle = calloc(1, sizeof *handle);
+    assert_non_null(handle);
+    handle->graph = &program->graph;
+    handle->partition = partition;
+    handle->has_kv = true;
+    handle->limits = small;
+    assert_int_equal(cpu_plan(handle, NULL, &err), SERVERD_OK);
+    return handle;
+}
+
+static void check_overlap(const struct program *program, const serverd_handle *handle)
+{
+    uint32_t n = program->graph.n_values;
+    struct use *uses = calloc(2 * (size_t)n, sizeof *uses);
+    assert_non_null(uses);
+    find_uses(handle, uses, uses + n);
+    for (uint32_t a = 0; a < 2 * n; a++)
+        for (uint32_t b = 0; b < a; b++)
+            check_pair(&uses[a], &uses[b]);
+    free(uses);
+}
+
+static void for_all_models(void (*check)(struct program *program))
+{
     static const char *const archs[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"};
     static const char *const dtypes[] = {"F32", "Q8_0"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
         for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
             struct program *program = synthetic_program(archs[i], dtypes[d]);
-            serverd_handle *handle = calloc(1, sizeof *handle);
-            assert_non_null(handle);
-            const serverd_partition whole = {.n_nodes = program->graph.n_nodes,
-                                             .n_outputs = 1,
-                                             .outputs = &program->graph.output};
-            handle->graph = &program->graph;
-            handle->partition = &whole;
-            handle->has_kv = true;
-            handle->limits = (serverd_limits){
-                .max_rows = 512, .max_logit_rows = 64, .max_seqs = 16, .max_context = 512};
-            assert_int_equal(cpu_plan(handle, &err), SERVERD_OK);
-            uint32_t n = program->graph.n_values;
-            struct use *uses = calloc(2 * (size_t)n, sizeof *uses);
-            assert_non_null(uses);
-            find_uses(handle, uses, uses + n);
-            for (uint32_t a = 0; a < 2 * n; a++)
-                for (uint32_t b = 0; b < a; b++)
-                    check_pair(&uses[a], &uses[b]);
-            free(uses);
-            cpu_unload(handle);
+            check(program);
             program_unref(program);
         }
 }
 
+static void check_fresh(struct program *program)
+{
+    const serverd_partition whole = whole_of(program, NULL);
+    serverd_handle *handle = plan_partition(program, &whole);
+    check_overlap(program, handle);
+    cpu_unload(handle);
+}
+
+static void values_of_a_stage_do_not_overlap(void **state)
+{
+    (void)state;
+    for_all_models(check_fresh);
+}
+
+/* ---- plans that were made earlier ------------------------------------------------------------ */
+
+struct exported {
+    serverd_buffer *buffers;
+    uint32_t *use;
+    serverd_plan plan;
+};
+
+static struct exported export_plan(const struct program *program)
+{
+    const serverd_graph *graph = &program->graph;
+    const serverd_partition whole = whole_of(program, NULL);
+    struct exported e = {
+        calloc(graph->n_nodes, 2 * sizeof *e.buffers), calloc(graph->n_nodes, sizeof *e.use), {0}};
+    assert_int_equal(cpu_delegate.plan(graph, &whole, &large, e.buffers, e.use, &e.plan, &err),
+                     SERVERD_OK);
+    return e;
+}
+
+static void free_exported(struct exported *e)
+{
+    free(e->buffers);
+    free(e->use);
+}
+
+static void expect_same_places(const struct program *program, const serverd_handle *a,
+                               const serverd_handle *b)
+{
+    const size_t bytes = program->graph.n_values * sizeof *a->value_at;
+    assert_memory_equal(a->value_at, b->value_at, bytes);
+    assert_memory_equal(a->quantised_at, b->quantised_at, bytes);
+    assert_int_equal(a->footprint.activation_bytes, b->footprint.activation_bytes);
+    assert_int_equal(a->footprint.unshared_bytes, b->footprint.unshared_bytes);
+}
+
+static void check_followed(struct program *program)
+{
+    struct exported e = export_plan(program);
+    const struct program_plan plan = {
+        .delegate = "cpu", .n_nodes = program->graph.n_nodes, .limits = large, .plan = e.plan};
+    if (plan_check(&plan, &program->graph, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    assert_true(plan_naive_bytes(&plan, &program->graph) > e.plan.arena_bytes);
+    const serverd_partition fresh = whole_of(program, NULL), planned = whole_of(program, &e.plan);
+    serverd_handle *a = plan_partition(program, &fresh), *b = plan_partition(program, &planned);
+    check_overlap(program, b);
+    expect_same_places(program, a, b); /* sizes stand in the same order for both limits */
+    cpu_unload(b);
+    /* other places for the same sharing: it is the plan that decides */
+    uint16_t n_places = 0;
+    for (uint32_t i = 0; i < e.plan.n_buffers; i++)
+        if (e.buffers[i].place >= n_places)
+            n_places = (uint16_t)(e.buffers[i].place + 1);
+    for (uint32_t i = 0; i < e.plan.n_buffers; i++)
+        e.buffers[i].place = (uint16_t)(n_places - 1 - e.buffers[i].place);
+    b = plan_partition(program, &planned);
+    check_overlap(program, b);
+    assert_int_equal(a->footprint.activation_bytes, b->footprint.activation_bytes);
+    assert_memory_not_equal(a->value_at, b->value_at,
+                            program->graph.n_values * sizeof *a->value_at);
+    cpu_unload(a);
+    cpu_unload(b);
+    free_exported(&e);
+}
+
+static void a_plan_made_earlier_is_followed(void **state)
+{
+    (void)state;
+    for_all_models(check_followed);
+}
+
+static void check_not_followed(struct program *program)
+{
+    struct exported e = export_plan(program);
+    const serverd_partition fresh = whole_of(program, NULL), planned = whole_of(program, &e.plan);
+    serverd_handle *a = plan_partition(program, &fresh), *b;
+    for (int i = 0; i < 2; i++) {
+        if (i == 0)
+            for (uint32_t k = 0; k < e.plan.n_buffers; k++)
+                e.buffers[k].place = 0; /* all in one */
+        else
+            e.plan.n_buffers = 1; /* the others have none */
+        b = plan_partition(program, &planned);
+        expect_same_places(program, a, b);
+        cpu_unload(b);
+    }
+    cpu_unload(a);
+    free_exported(&e);
+}
+
+static void a_wrong_plan_is_not_followed(void **state)
+{
+    (void)state;
+    for_all_models(check_not_followed);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(values_of_a_stage_do_not_overlap)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(values_of_a_stage_do_not_overlap),
+                                       cmocka_unit_test(a_plan_made_earlier_is_followed),
+                                       cmocka_unit_test(a_wrong_plan_is_not_followed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 #include "support/program_file.h"
 
 #include "compiler/sdp_write.h"
+#include "compiler/self_test.h"
 #include "kernels/builtin.h"
 #include "support/synthetic_program.h"
 
@@ -14,20 +15,50 @@
 
 #include <cmocka.h>
 
+struct making {
+    const struct program *source;
+    struct worker_pool *pool;
+};
+
+static serverd_status make_tests(void *context, const char *path, struct buffer *out,
+                                 serverd_error *err)
+{
+    const struct making *making = context;
+    const struct self_test_options options = {
+        .path = path, .device = "cpu", .rows = 512, .pool = making->pool};
+    return self_test_make(making->source, &options, out, err);
+}
+
+serverd_status program_file_write(const struct program *program, const struct program *source,
+                                  const char *path, uint32_t n_threads, serverd_error *err)
+{
+    struct making making = {.source = source};
+    serverd_status status = worker_pool_create(n_threads, &making.pool, err);
+    if (status != SERVERD_OK)
+        return status;
+    const struct sdp_write_options options = {
+        .path = path,
+        .delegate = builtin_delegate("cpu"),
+        .pool = making.pool,
+        .limits = {.max_rows = 64, .max_logit_rows = 64, .max_seqs = 8, .max_context = 8192},
+        .meta = "{}",
+        .debug = "{}",
+        .make_tests = make_tests,
+        .tests_context = &making};
+    status = sdp_write(program, &options, err);
+    worker_pool_destroy(making.pool);
+    return status;
+}
+
 struct program_file program_file_create(const char *arch, const char *dtype)
 {
     struct program_file file = {.folder = "/tmp/serverd-program-XXXXXX"};
     struct program *program = synthetic_program(arch, dtype);
-    struct worker_pool *pool;
     serverd_error err;
     assert_non_null(mkdtemp(file.folder));
     (void)snprintf(file.path, sizeof file.path, "%s/model.sdp", file.folder);
-    assert_int_equal(worker_pool_create(1, &pool, &err), SERVERD_OK);
-    const struct sdp_write_options options = {
-        .path = file.path, .delegate = builtin_delegate("cpu"), .pool = pool, .meta = "{}"};
-    if (sdp_write(program, &options, &err) != SERVERD_OK)
+    if (program_file_write(program, program, file.path, 1, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
-    worker_pool_destroy(pool);
     program_unref(program);
     return file;
 }

@@ -2,6 +2,14 @@
 #ifndef TESTS_SUPPORT_PROGRAM_FILE_H
 #define TESTS_SUPPORT_PROGRAM_FILE_H
 
+#include "program/program.h"
+
+/* A program file for the CPU with all sections, a plan for few rows and the self-test among them.
+ * The exact answers of the test are those of `source`, which is the program itself but where a test
+ * wants them to differ. */
+serverd_status program_file_write(const struct program *program, const struct program *source,
+                                  const char *path, uint32_t n_threads, serverd_error *err);
+
 /* Compiles a synthetic model (synthetic_model.h) for the CPU into a file of a folder of its own.
  * Fails the test that runs if it cannot. */
 struct program_file {

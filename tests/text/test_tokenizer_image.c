@@ -401,7 +401,7 @@ static void what_is_unknown_is_refused_by_name(void **state)
     h->flags |= 1u << 31;
     refuse(&image, SERVERD_UNSUPPORTED, "flags: 0x");
     *h = good;
-    h->part[TOKENIZER_RESERVED_15] = (struct tokenizer_image_range){image.bytes - 64, 64};
+    h->part[TOKENIZER_RESERVED_17] = (struct tokenizer_image_range){image.bytes - 64, 64};
     refuse(&image, SERVERD_UNSUPPORTED, "reserved");
     *h = good;
     h->part[TOKENIZER_N_PARTS] = (struct tokenizer_image_range){image.bytes - 64, 64};

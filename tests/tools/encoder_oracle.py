@@ -1,7 +1,8 @@
 """An independent forward pass of BERT encoders in numpy, float32, from a Hugging Face folder.
 
 It shares nothing with the server but the folder: safetensors is read here by hand, the mathematics
-is written from the architecture's definition, with mean pooling and vectors of length 1."""
+is written from the architecture's definition. An embedding is the mean of the rows, of length 1; scores of
+pairs come from the first row."""
 import json
 import math
 import pathlib
@@ -36,9 +37,12 @@ class Encoder:
     def __init__(self, folder):
         folder = pathlib.Path(folder)
         self.config = json.loads((folder / "config.json").read_text())
-        self.w = read_safetensors(folder / "model.safetensors")
+        tensors = read_safetensors(folder / "model.safetensors")
+        self.w = {name.removeprefix("bert.").removeprefix("roberta."): t for name, t in tensors.items()}
         self.n_head = self.config["num_attention_heads"]
         self.eps = self.config["layer_norm_eps"]
+        is_roberta = "oberta" in self.config["architectures"][0]
+        self.first_position = self.config["pad_token_id"] + 1 if is_roberta else 0
 
     def linear(self, x, name):
         return x @ self.w[name + ".weight"].T + self.w[name + ".bias"]
@@ -57,11 +61,13 @@ class Encoder:
         mixed = (s / s.sum(-1, keepdims=True)) @ v
         return self.linear(mixed.transpose(1, 0, 2).reshape(T, D), p + "attention.output.dense")
 
-    def embed(self, ids):
+    def hidden(self, ids, segments=None):
         ids = np.asarray(ids)
+        segments = np.zeros_like(ids) if segments is None else np.asarray(segments)
+        first = self.first_position
         x = (self.w["embeddings.word_embeddings.weight"][ids] +
-             self.w["embeddings.position_embeddings.weight"][:len(ids)] +
-             self.w["embeddings.token_type_embeddings.weight"][0])
+             self.w["embeddings.position_embeddings.weight"][first:first + len(ids)] +
+             self.w["embeddings.token_type_embeddings.weight"][segments])
         x = self.norm(x, "embeddings.LayerNorm")
         for layer in range(self.config["num_hidden_layers"]):
             p = f"encoder.layer.{layer}."
@@ -69,5 +75,14 @@ class Encoder:
             h = self.linear(x, p + "intermediate.dense")
             h = h * np.float32(0.5) * (1 + erf(h / np.float32(np.sqrt(2))))
             x = self.norm(x + self.linear(h, p + "output.dense"), p + "output.LayerNorm")
-        y = x.mean(0)
+        return x
+
+    def embed(self, ids):
+        y = self.hidden(ids).mean(0)
         return y / np.linalg.norm(y)
+
+    def scores(self, ids, segments):
+        x = self.hidden(ids, segments)[0]
+        if "classifier.dense.weight" in self.w:
+            return self.linear(np.tanh(self.linear(x, "classifier.dense")), "classifier.out_proj")
+        return self.linear(np.tanh(self.linear(x, "pooler.dense")), "classifier")

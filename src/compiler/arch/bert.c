@@ -1,11 +1,11 @@
 /* BERT encoders (MiniLM, BGE, E5): learned positions, norms after each part, attention in both
- * directions, and one normalised embedding per sequence. */
+ * directions, and per sequence one normalised embedding, or the scores of a pair of texts. */
 #include "compiler/blocks.h"
 
 static uint32_t embed_input(struct arch *arch)
 {
     uint32_t x = embed_tokens(arch, 1.0f);
-    if (has_weight(arch, "token_types")) /* every token is of the first segment */
+    if (has_weight(arch, "token_types"))
         x = add(arch, x, embed(arch, "token_types", SERVERD_INDEX_SEGMENT, 0));
     uint32_t n_positions = arch->params.n_context;
     x = add(arch, x, embed(arch, "position_embd", SERVERD_INDEX_POSITION, n_positions));
@@ -28,5 +28,5 @@ uint32_t build_bert(struct arch *arch)
         x = layer_norm(arch, add(arch, x, mlp(arch, x)), "layer_output_norm");
     }
     end_layers(arch);
-    return pooled(arch, x);
+    return arch->params.n_scores ? scored(arch, x) : pooled(arch, x);
 }

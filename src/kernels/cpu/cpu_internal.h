@@ -193,12 +193,25 @@ void cpu_split(const struct cpu_step *step, size_t n, size_t grain, cpu_run_fn f
 /* cost.c: what a node that is run here costs */
 void cpu_estimate(const serverd_host *host, const serverd_graph *graph, const serverd_node *node,
                   serverd_claim *out);
-/* plan.c: the places for rows of a value, what lies behind the last one included; that its
+/* plan.c: phases; or_null: what is told of the places, serverd_plan's buffers */
+struct cpu_plan_record {
+    serverd_buffer *buffers;
+    uint32_t n_buffers;
+};
+serverd_status cpu_plan(serverd_handle *handle, struct cpu_plan_record *or_null,
+                        serverd_error *err);
+serverd_status cpu_export_plan(const serverd_graph *graph, const serverd_partition *partition,
+                               const serverd_limits *limits, serverd_buffer *buffers, uint32_t *use,
+                               serverd_plan *out, serverd_error *err);
+/* The value that a node of a phase writes; what a linear layer's output is added to. */
+uint32_t cpu_written_by(const serverd_handle *handle, uint32_t n);
+uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n);
+/* places.c: the places for rows of a value, what lies behind the last one included; that its
  * quantised form is fine (cpu_kernels.h) */
 size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value);
-uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n);
 bool cpu_is_fine(const serverd_value *value);
-serverd_status cpu_plan(serverd_handle *handle, serverd_error *err);
+serverd_status cpu_place_activations(serverd_handle *handle, struct cpu_plan_record *or_null,
+                                     serverd_error *err);
 /* load.c: memory of a handle, zeroed, or aligned to 64 and not; it counts in its footprint */
 void *cpu_take(serverd_handle *handle, size_t n, size_t size);
 void *cpu_take_aligned(serverd_handle *handle, size_t bytes);

@@ -287,4 +287,5 @@ const serverd_delegate cpu_delegate = {
     .kv_import = cpu_kv_import,
     .footprint = cpu_footprint,
     .adapter = cpu_set_adapter,
+    .plan = cpu_export_plan,
 };

@@ -226,7 +226,7 @@ static serverd_status prepare(serverd_instance *instance, const serverd_graph *g
     handle->limits = *limits;
     serverd_status status = find_kv(handle, kv, err);
     if (status == SERVERD_OK)
-        status = cpu_plan(handle, err);
+        status = cpu_plan(handle, NULL, err);
     if (status == SERVERD_OK)
         status = take_values(handle, err);
     if (status == SERVERD_OK)

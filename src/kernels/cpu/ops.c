@@ -47,6 +47,8 @@ static void embed_rows(const struct cpu_op_call *call, size_t first, size_t n, u
             index = (size_t)step->batch->token[row];
         else if (embed->index == SERVERD_INDEX_POSITION)
             index = (size_t)step->batch->position[row];
+        else if (step->batch->segment)
+            index = step->batch->segment[row];
         float *out = cpu_output(call) + row * width;
         read_table_row(step, table, index, cpu_worker_scratch(step, worker), out);
         for (size_t i = 0; i < width && embed->scale != 1.0f; i++)

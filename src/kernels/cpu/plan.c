@@ -1,5 +1,4 @@
-/* Cutting a partition into phases, and giving every activation a place that it keeps from the phase
- * that writes it to the last one that reads it. */
+/* Cutting a partition into phases. */
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
@@ -7,8 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-#define ALIGN_FLOATS 16 /* 64 bytes */
 
 #define MADE_BEFORE (UINT32_MAX - 1)
 
@@ -32,15 +29,13 @@ static uint32_t output_of(const serverd_graph *graph, const serverd_node *node)
     return graph->operands[node->first_operand + node->n_inputs];
 }
 
-/* The value that a node of a phase writes. */
-static uint32_t written_by(const serverd_handle *handle, uint32_t n)
+uint32_t cpu_written_by(const serverd_handle *handle, uint32_t n)
 {
     uint32_t addition = handle->addition[n];
     const serverd_graph *graph = handle->graph;
     return output_of(graph, &graph->nodes[addition == CPU_NO_NODE ? n : addition]);
 }
 
-/* What a linear layer's output is added to. */
 uint32_t cpu_added_value(const serverd_handle *handle, uint32_t n)
 {
     const serverd_graph *graph = handle->graph;
@@ -111,7 +106,7 @@ static bool wants_quantising(const struct planner *planner, uint32_t value)
 
 static void add_node(struct planner *planner, struct cpu_phase *phase, uint32_t n)
 {
-    uint32_t value = written_by(planner->handle, n), addition = planner->handle->addition[n];
+    uint32_t value = cpu_written_by(planner->handle, n), addition = planner->handle->addition[n];
     add_action(planner, phase, ACTION_NODE, n);
     planner->is_done[n] = true;
     if (addition != CPU_NO_NODE)
@@ -133,7 +128,7 @@ static bool add_row_phase(struct planner *planner, const struct cpu_phase *last)
         for (uint32_t i = 0; i < last->n_actions; i++) {
             uint32_t n = handle->actions[last->first_action + i].index;
             const serverd_node *node = &graph->nodes[n];
-            uint32_t value = written_by(handle, n);
+            uint32_t value = cpu_written_by(handle, n);
             if (!wants_quantising(planner, value) ||
                 (phase->rows && phase->rows != rows_kind(graph, node)))
                 continue;
@@ -236,156 +231,6 @@ static bool cut_into_phases(struct planner *planner)
     return true;
 }
 
-/* ---- places of activations ------------------------------------------------------------------- */
-
-/* A stretch of the block that values use one after the other. Within a stage some rows may be
- * phases ahead of others: there it may only go on to a value whose rows lie in it alike. */
-struct place {
-    size_t offset, floats;
-    size_t used; /* floats of the value that had it last */
-    bool is_quantised;
-    uint32_t last_use; /* phase */
-};
-
-struct placing {
-    struct place *places;
-    size_t n_places, total;
-    size_t unshared; /* floats, if every value had a place of its own */
-};
-
-size_t cpu_max_rows(const serverd_limits *limits, const serverd_value *value)
-{
-    size_t n = limits->max_rows;
-    if (value->dims[0] == SERVERD_DIM_SEQS)
-        n = limits->max_seqs;
-    else if (value->dims[0] == SERVERD_DIM_SELECTED)
-        n = limits->max_logit_rows;
-    return max_size(n, 1) + CPU_ROW_PADDING;
-}
-
-/* Rows of selected logits are few in a prefill, and what is lost there nothing evens out. */
-bool cpu_is_fine(const serverd_value *value)
-{
-    return value->dims[0] == SERVERD_DIM_SELECTED;
-}
-
-static bool quantised_floats(const serverd_handle *handle, const serverd_value *value, size_t *out)
-{
-    size_t bytes = cpu_n_spans(value_width(value)) * sizeof(struct cpu_span);
-    return size_mul(bytes / sizeof(float), cpu_max_rows(&handle->limits, value), out) &&
-           size_align(*out, ALIGN_FLOATS, out);
-}
-
-static bool value_floats(const serverd_limits *limits, const serverd_value *value, size_t *out)
-{
-    return size_mul(value_width(value), cpu_max_rows(limits, value), out) &&
-           size_align(*out, ALIGN_FLOATS, out);
-}
-
-static bool is_free(const serverd_handle *handle, const struct place *place, uint32_t phase,
-                    size_t floats, bool is_quantised)
-{
-    if (place->last_use >= phase || place->floats < floats)
-        return false;
-    return handle->phases[place->last_use].stage != handle->phases[phase].stage ||
-           (place->used == floats && place->is_quantised == is_quantised);
-}
-
-/* The smallest place that is free and large enough, or a new one behind the others. */
-static bool take_place(const serverd_handle *handle, struct placing *placing, uint32_t phase,
-                       uint32_t last_use, size_t floats, bool is_quantised, size_t *offset)
-{
-    struct place *best = NULL;
-    if (!size_add(placing->unshared, floats, &placing->unshared))
-        return false;
-    for (size_t i = 0; i < placing->n_places; i++) {
-        struct place *place = &placing->places[i];
-        if (is_free(handle, place, phase, floats, is_quantised) &&
-            (!best || place->floats < best->floats))
-            best = place;
-    }
-    if (!best) {
-        best = &placing->places[placing->n_places++];
-        *best = (struct place){.offset = placing->total, .floats = floats};
-        if (!size_add(placing->total, floats, &placing->total))
-            return false;
-    }
-    best->used = floats;
-    best->is_quantised = is_quantised;
-    best->last_use = last_use;
-    *offset = best->offset;
-    return true;
-}
-
-/* The last phase that reads each value. An attention's keys and values are read where they are
- * appended, which is before it. */
-static void find_last_uses(const serverd_handle *handle, uint32_t *last_use)
-{
-    const serverd_graph *graph = handle->graph;
-    for (uint32_t p = 0; p < handle->n_phases; p++)
-        for (uint32_t a = 0; a < handle->phases[p].n_actions; a++) {
-            const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
-            if (action->kind == ACTION_QUANTISE) {
-                last_use[action->index] = p;
-                continue;
-            }
-            const serverd_node *node = &graph->nodes[action->index];
-            for (uint32_t i = 0; i < node->n_inputs; i++)
-                last_use[graph->operands[node->first_operand + i]] = p;
-            last_use[written_by(handle, action->index)] = p;
-            if (handle->addition[action->index] != CPU_NO_NODE)
-                last_use[cpu_added_value(handle, action->index)] = p;
-        }
-}
-
-static bool place_value(serverd_handle *handle, struct placing *placing, uint32_t phase,
-                        uint32_t value, uint32_t last_use)
-{
-    const serverd_value *v = &handle->graph->values[value];
-    size_t floats;
-    if (handle->value_at[value] != CPU_NOWHERE && /* or it lies at the caller's */
-        !(value_floats(&handle->limits, v, &floats) &&
-          take_place(handle, placing, phase, last_use, floats, false, &handle->value_at[value])))
-        return false;
-    if (handle->quantised_at[value] == CPU_NOWHERE)
-        return true;
-    /* the phase behind may still have to quantise it */
-    return quantised_floats(handle, v, &floats) &&
-           take_place(handle, placing, phase, last_use, floats, true, &handle->quantised_at[value]);
-}
-
-static serverd_status place_activations(serverd_handle *handle, serverd_error *err)
-{
-    const serverd_graph *graph = handle->graph;
-    struct placing placing = {
-        .places = calloc((size_t)handle->partition->n_nodes * 2 + handle->partition->n_inputs + 1,
-                         sizeof(struct place))};
-    uint32_t *last_use = calloc(max_size(graph->n_values, 1), sizeof *last_use);
-    bool fits = placing.places && last_use;
-    if (fits)
-        find_last_uses(handle, last_use);
-    for (uint32_t i = 0; i < handle->partition->n_inputs && fits; i++) {
-        uint32_t value = handle->partition->inputs[i];
-        fits = place_value(handle, &placing, 0, value, last_use[value]);
-    }
-    for (uint32_t p = 0; p < handle->n_phases && fits; p++)
-        for (uint32_t a = 0; a < handle->phases[p].n_actions && fits; a++) {
-            const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
-            if (action->kind != ACTION_NODE)
-                continue;
-            uint32_t value = written_by(handle, action->index);
-            fits = place_value(handle, &placing, p, value, last_use[value]);
-        }
-    size_t bytes;
-    fits = fits && size_mul(max_size(placing.unshared, ALIGN_FLOATS), sizeof(float), &bytes);
-    handle->activation_floats = max_size(placing.total, ALIGN_FLOATS);
-    handle->footprint.activation_bytes = placing.total * sizeof(float);
-    handle->footprint.unshared_bytes = placing.unshared * sizeof(float);
-    free(placing.places);
-    free(last_use);
-    return fits ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu: no memory for activations");
-}
-
 /* ---- all ------------------------------------------------------------------------------------- */
 
 /* What lies in the host's memory. */
@@ -441,7 +286,7 @@ static void find_additions(serverd_handle *handle, uint32_t *n_readers, uint32_t
     }
 }
 
-serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
+serverd_status cpu_plan(serverd_handle *handle, struct cpu_plan_record *or_null, serverd_error *err)
 {
     const serverd_graph *graph = handle->graph;
     const serverd_partition *partition = handle->partition;
@@ -479,5 +324,45 @@ serverd_status cpu_plan(serverd_handle *handle, serverd_error *err)
     free(planner.is_done);
     free(planner.is_appended);
     free(planner.made_in);
-    return status == SERVERD_OK ? place_activations(handle, err) : status;
+    return status == SERVERD_OK ? cpu_place_activations(handle, or_null, err) : status;
+}
+
+/* ---- for the host ---------------------------------------------------------------------------- */
+
+/* A phase for each node; of an addition that a linear layer writes, that one's. */
+static void record_uses(const serverd_handle *handle, uint32_t *use)
+{
+    for (uint32_t p = 0; p < handle->n_phases; p++)
+        for (uint32_t a = 0; a < handle->phases[p].n_actions; a++) {
+            const struct cpu_action *action = &handle->actions[handle->phases[p].first_action + a];
+            if (action->kind != ACTION_NODE)
+                continue;
+            use[action->index - cpu_first_node(handle)] = p;
+            if (handle->addition[action->index] != CPU_NO_NODE)
+                use[handle->addition[action->index] - cpu_first_node(handle)] = p;
+        }
+}
+
+serverd_status cpu_export_plan(const serverd_graph *graph, const serverd_partition *partition,
+                               const serverd_limits *limits, serverd_buffer *buffers, uint32_t *use,
+                               serverd_plan *out, serverd_error *err)
+{
+    serverd_handle *handle = calloc(1, sizeof *handle);
+    struct cpu_plan_record record = {.buffers = buffers};
+    if (!handle)
+        return fail(err, SERVERD_NOMEM, "cpu: no memory");
+    handle->graph = graph;
+    handle->partition = partition;
+    handle->limits = *limits;
+    serverd_status status = cpu_plan(handle, &record, err);
+    if (status == SERVERD_OK) {
+        record_uses(handle, use);
+        *out = (serverd_plan){.struct_bytes = sizeof *out,
+                              .n_buffers = record.n_buffers,
+                              .buffers = buffers,
+                              .use = use,
+                              .arena_bytes = handle->footprint.activation_bytes};
+    }
+    cpu_unload(handle);
+    return status;
 }

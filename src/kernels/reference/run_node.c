@@ -40,6 +40,8 @@ static void embed_row(const struct call *call, size_t row)
         index = (size_t)call->step->batch->token[row];
     else if (embed->index == SERVERD_INDEX_POSITION)
         index = (size_t)call->step->batch->position[row];
+    else if (call->step->batch->segment)
+        index = call->step->batch->segment[row];
     float *out = call->out + row * width;
     for (size_t begin = 0; begin < width; begin += REFERENCE_SPAN)
         reference_read_weights(call->step, table, index, begin,

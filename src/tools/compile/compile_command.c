@@ -19,8 +19,8 @@ struct values {
     const char *quantise, *calibration, *report, *target_size;
     double target_bits;
     const char *dump_after, *without;
-    uint32_t threads;
-    bool verify, quiet;
+    uint32_t max_rows, max_logit_rows, max_seqs, max_context, threads;
+    bool self_test, verify, quiet;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -47,10 +47,20 @@ static const struct command_option rows[] = {
     {"dump-after", 0, COMMAND_STRING, AT(dump_after), "PASS", NULL, 0, 0,
      "Print the graph as it is after this pass: fold, dedup, dce; without --output nothing else"},
     {"without", 0, COMMAND_STRING, AT(without), "PASS,...", NULL, 0, 0, "Leave these passes out"},
+    {"max-rows", 0, COMMAND_COUNT, AT(max_rows), "N", "2048", 1, 65536,
+     "Plan memory for steps of so many rows; a process with higher limits plans for itself"},
+    {"max-logit-rows", 0, COMMAND_COUNT, AT(max_logit_rows), "N", "256", 1, 65536,
+     "Of which so many have logits"},
+    {"max-seqs", 0, COMMAND_COUNT, AT(max_seqs), "N", "256", 1, 4096,
+     "And which are of so many sequences"},
+    {"max-context", 0, COMMAND_COUNT, AT(max_context), "TOKENS", "0", 0, 16777216,
+     "Of at most so many tokens; 0: what the model was trained for"},
     {"threads", 't', COMMAND_COUNT, AT(threads), "N", "0", 0, 1024,
      "Threads that work; 0: one for each processor that the process may use"},
+    {"self-test", 0, COMMAND_FLAG, AT(self_test), NULL, "true", 0, 0,
+     "Put into the file what the model answers to some texts (--no-self-test: do not)"},
     {"verify", 0, COMMAND_FLAG, AT(verify), NULL, "true", 0, 0,
-     "Read the written file again and check every byte (--no-verify: do not)"},
+     "Read the written file again, check every byte and what it answers (--no-verify: do not)"},
     {"quiet", 'q', COMMAND_FLAG, AT(quiet), NULL, NULL, 0, 0, "No progress bar"},
 };
 
@@ -127,17 +137,23 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
         return fail(err, SERVERD_INVALID,
                     "--calibrate, --report and --target-* need --quantize POLICY");
     bool has_bar = !values->quiet && isatty(STDERR_FILENO);
-    const struct compile_file_options options = {.source = source_of(values),
-                                                 .out = values->out,
-                                                 .delegate = builtin_delegate("cpu"),
-                                                 .pool = pool,
-                                                 .quantise = quantise,
-                                                 .calibration = values->calibration,
-                                                 .target_bits = values->target_bits,
-                                                 .target_bytes = target_bytes,
-                                                 .report = values->report,
-                                                 .wants_verify = values->verify,
-                                                 .progress = has_bar ? draw_bar : NULL};
+    const struct compile_file_options options = {
+        .source = source_of(values),
+        .out = values->out,
+        .delegate = builtin_delegate("cpu"),
+        .pool = pool,
+        .quantise = quantise,
+        .calibration = values->calibration,
+        .target_bits = values->target_bits,
+        .target_bytes = target_bytes,
+        .report = values->report,
+        .limits = {.max_rows = values->max_rows,
+                   .max_logit_rows = values->max_logit_rows,
+                   .max_seqs = values->max_seqs,
+                   .max_context = values->max_context},
+        .wants_tests = values->self_test,
+        .wants_verify = values->verify,
+        .progress = has_bar ? draw_bar : NULL};
     serverd_status status = compile_file(&options, err);
     if (has_bar)
         (void)fputs("\r\033[K", stderr);

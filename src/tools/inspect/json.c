@@ -80,6 +80,12 @@ void json_flag(struct buffer *out, const char *key, bool value)
     buffer_append_str(out, value ? "true" : "false");
 }
 
+void json_raw(struct buffer *out, const char *key, const char *json)
+{
+    put_key(out, key);
+    buffer_append_str(out, json);
+}
+
 void json_hex(struct buffer *out, const char *key, const uint8_t *bytes, size_t n)
 {
     put_key(out, key);

@@ -12,6 +12,7 @@ void json_bytes(struct buffer *out, const char *key, const char *value, size_t n
 void json_count(struct buffer *out, const char *key, uint64_t value);
 void json_number(struct buffer *out, const char *key, double value); /* not finite: null */
 void json_flag(struct buffer *out, const char *key, bool value);
+void json_raw(struct buffer *out, const char *key, const char *json); /* whole JSON */
 void json_hex(struct buffer *out, const char *key, const uint8_t *bytes, size_t n);
 void json_item_count(struct buffer *out, uint64_t value); /* elements of a list */
 void json_item_text(struct buffer *out, const char *value);

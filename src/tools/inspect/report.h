@@ -15,6 +15,14 @@ void report_text(const struct subject *subject, const struct report_parts *parts
 void report_json(const struct subject *subject, const struct report_parts *parts,
                  struct buffer *out);
 
+/* report_sections.c: META, TEST and PLAN of a program file, as lines and as members. */
+void report_facts_text(const struct subject *subject, struct buffer *out);
+void report_facts_json(const struct subject *subject, struct buffer *out);
+void report_tests_text(const struct subject *subject, struct buffer *out);
+void report_tests_json(const struct subject *subject, struct buffer *out);
+void report_stored_plans_text(const struct subject *subject, struct buffer *out);
+void report_stored_plans_json(const struct subject *subject, struct buffer *out);
+
 /* What both say of a partition's cost. */
 struct partition_cost {
     uint64_t weight_bytes;

@@ -149,6 +149,7 @@ static void put_plan(const struct subject *subject, struct buffer *out)
     json_text(out, "explain", buffer_str(&text));
     out->is_failed |= text.is_failed;
     buffer_deinit(&text);
+    report_stored_plans_json(subject, out);
 }
 
 static void put_tokens(const struct subject *subject, struct buffer *out)
@@ -205,6 +206,8 @@ void report_json(const struct subject *subject, const struct report_parts *parts
     put_file(subject, out);
     put_model(subject, out);
     put_targets(subject, out);
+    report_facts_json(subject, out);
+    report_tests_json(subject, out);
     put_sections(subject, out);
     if (parts->has_tensors)
         put_tensors(subject, out);

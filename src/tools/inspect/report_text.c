@@ -162,6 +162,7 @@ static void put_plan(const struct subject *subject, const struct report_parts *p
     buffer_append_str(out, "\nWHY\n");
     if (subject->placement)
         placement_explain(subject->placement, out);
+    report_stored_plans_text(subject, out);
     if (!m)
         return;
     buffer_append_str(out, "\nARENA            planned        naive\n");
@@ -230,6 +231,8 @@ void report_text(const struct subject *subject, const struct report_parts *parts
     put_file(subject, out);
     put_model(subject, out);
     put_targets(subject, out);
+    report_facts_text(subject, out);
+    report_tests_text(subject, out);
     put_sections(subject, out);
     if (parts->has_tensors)
         put_tensors(subject, out);
