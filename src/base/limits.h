@@ -141,7 +141,7 @@
 /* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
  * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */
 #define LIMIT_GRAMMAR_STATES   (1u << 20)
-#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 23)
+#define LIMIT_GRAMMAR_CELLS    ((size_t)1 << 24)
 #define LIMIT_GRAMMAR_SCRATCH  (256 * MIB) /* of one operation */
 #define LIMIT_REGEX_BYTES      (64 * KIB)
 #define LIMIT_REGEX_DEPTH      200u

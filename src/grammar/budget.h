@@ -26,7 +26,10 @@ struct grammar_budget {
     uint32_t max_states;       /* of one automaton */
     size_t max_cells;          /* transitions of one automaton: states x classes */
     uint64_t n_steps;          /* done so far; the clock is looked at every few thousand */
-    struct case_table *cases;  /* of charset_fold_case; made when first needed */
+    /* Made when first needed, for all that is compiled within the budget. */
+    struct case_table *cases;          /* of charset_fold_case */
+    struct property_entry *properties; /* of charset_property */
+    struct format_cache *formats;      /* of format_set */
 };
 
 /* The usual bounds of limits.h. `arena` and `clock` stay the caller's. */

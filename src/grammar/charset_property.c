@@ -1,6 +1,6 @@
 /* \p{...} from PCRE2's Unicode data: a pattern of that one property runs over a text of all code
- * points, and its matches are the set. Some milliseconds per property; the parser of patterns asks
- * once for each name. */
+ * points, and its matches are the set. That takes some milliseconds, so a budget keeps the sets
+ * that were asked for. */
 #include "base/error.h"
 #include "grammar/charset.h"
 
@@ -63,6 +63,7 @@ static const struct {
 /* The property as PCRE2 spells it. */
 static bool spell_property(const char *name, size_t n, char out[NAME_MAX_BYTES + 8])
 {
+    memset(out, 0, NAME_MAX_BYTES + 8);
     static const struct {
         const char *prefix, *own;
     } prefixes[] = {
@@ -138,42 +139,17 @@ static const uint8_t *last_character(const uint8_t *end)
     return end;
 }
 
-serverd_status charset_property(struct grammar_budget *budget, const char *name, size_t n,
-                                struct charset *out, serverd_error *err)
+/* Runs the property over all code points. */
+static serverd_status scan(struct grammar_budget *budget, struct arena *scratch,
+                           pcre2_code *property, pcre2_match_data *match, struct charset *out,
+                           serverd_error *err)
 {
-    char own[NAME_MAX_BYTES + 8], pattern[NAME_MAX_BYTES + 16];
-    static const struct char_range ascii = {0, 0x7f};
-    if (n == 5 && memcmp(name, "ASCII", 5) == 0)
-        return charset_make(budget, &ascii, 1, out, err);
-    if (n == 8 && memcmp(name, "Assigned", 8) == 0) {
-        struct charset unassigned;
-        serverd_status status = charset_property(budget, "Cn", 2, &unassigned, err);
-        return status ? status : charset_complement(budget, unassigned, out, err);
-    }
-    if (!spell_property(name, n, own))
-        return fail(err, SERVERD_INVALID, "no such property");
-    int n_pattern = snprintf(pattern, sizeof pattern, "\\p{%s}++", own);
-    int code;
-    size_t at;
-    serverd_status status = SERVERD_OK;
-    pcre2_match_data *match = NULL;
-    struct char_range *ranges = NULL;
-    struct arena *scratch = arena_create(LIMIT_GRAMMAR_SCRATCH);
-    uint8_t *text = scratch ? arena_alloc(scratch, 4 * ((size_t)CODE_POINT_MAX + 1)) : NULL;
-    pcre2_code *property =
-        pcre2_compile((PCRE2_SPTR)pattern, (size_t)n_pattern, PCRE2_UTF, &code, &at, NULL);
-    if (!property) {
-        status = fail(err, SERVERD_INVALID, "no such property");
-        goto out;
-    }
-    match = pcre2_match_data_create(1, NULL);
     /* A set of a property has fewer ranges than this, whichever it is. */
     size_t max_ranges = 16384, n_ranges = 0, start = 0;
-    ranges = scratch ? arena_array(scratch, max_ranges, sizeof *ranges) : NULL;
-    if (!text || !match || !ranges) {
-        status = grammar_budget_memory(err);
-        goto out;
-    }
+    struct char_range *ranges = arena_array(scratch, max_ranges, sizeof *ranges);
+    uint8_t *text = arena_alloc(scratch, 4 * ((size_t)CODE_POINT_MAX + 1));
+    if (!text || !ranges)
+        return grammar_budget_memory(err);
     (void)pcre2_jit_compile(property, PCRE2_JIT_COMPLETE); /* without it, the same but slower */
     size_t n_text = write_all(text);
     while (start < n_text && n_ranges < max_ranges &&
@@ -183,12 +159,70 @@ serverd_status charset_property(struct grammar_budget *budget, const char *name,
             (struct char_range){decode(text + span[0]), decode(last_character(text + span[1]))};
         start = span[1];
     }
-    status = grammar_budget_spend(budget, n_text / 64, err);
-    if (status == SERVERD_OK)
-        status = charset_make(budget, ranges, n_ranges, out, err);
-out:
+    serverd_status status = grammar_budget_spend(budget, n_text / 64, err);
+    return status ? status : charset_make(budget, ranges, n_ranges, out, err);
+}
+
+/* The set of a property in PCRE2's spelling. */
+static serverd_status make_property(struct grammar_budget *budget, const char *own,
+                                    struct charset *out, serverd_error *err)
+{
+    char pattern[NAME_MAX_BYTES + 16];
+    int n = snprintf(pattern, sizeof pattern, "\\p{%s}++", own), code;
+    size_t at;
+    serverd_status status;
+    pcre2_code *property =
+        pcre2_compile((PCRE2_SPTR)pattern, (size_t)n, PCRE2_UTF, &code, &at, NULL);
+    if (!property)
+        return fail(err, SERVERD_INVALID, "no such property");
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    struct arena *scratch = arena_create(LIMIT_GRAMMAR_SCRATCH);
+    if (match && scratch)
+        status = scan(budget, scratch, property, match, out, err);
+    else
+        status = grammar_budget_memory(err);
+    arena_destroy(scratch);
     pcre2_match_data_free(match);
     pcre2_code_free(property);
-    arena_destroy(scratch);
     return status;
+}
+
+/* What this budget was asked for already. */
+struct property_entry {
+    char own[NAME_MAX_BYTES + 8];
+    struct charset set;
+    struct property_entry *next;
+};
+
+serverd_status charset_property(struct grammar_budget *budget, const char *name, size_t n,
+                                struct charset *out, serverd_error *err)
+{
+    static const struct char_range ascii = {0, 0x7f};
+    char own[NAME_MAX_BYTES + 8];
+    if (n == 5 && memcmp(name, "ASCII", 5) == 0)
+        return charset_make(budget, &ascii, 1, out, err);
+    if (n == 8 && memcmp(name, "Assigned", 8) == 0) {
+        struct charset unassigned;
+        serverd_status status = charset_property(budget, "Cn", 2, &unassigned, err);
+        return status ? status : charset_complement(budget, unassigned, out, err);
+    }
+    if (!spell_property(name, n, own))
+        return fail(err, SERVERD_INVALID, "no such property");
+    for (const struct property_entry *entry = budget->properties; entry; entry = entry->next) {
+        if (strcmp(entry->own, own) == 0) {
+            *out = entry->set;
+            return SERVERD_OK;
+        }
+    }
+    struct property_entry *entry = arena_alloc(budget->arena, sizeof *entry);
+    if (!entry)
+        return grammar_budget_memory(err);
+    memcpy(entry->own, own, sizeof own);
+    serverd_status status = make_property(budget, own, &entry->set, err);
+    if (status)
+        return status;
+    entry->next = budget->properties;
+    budget->properties = entry;
+    *out = entry->set;
+    return SERVERD_OK;
 }

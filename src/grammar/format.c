@@ -99,9 +99,16 @@ static const struct format {
     {.name = "byte", .check = BYTE},
 };
 
+#define N_FORMATS (sizeof formats / sizeof *formats)
+
+/* What was made within this budget. */
+struct format_cache {
+    struct string_set sets[N_FORMATS][2]; /* by enum format_use; automaton NULL: not yet */
+};
+
 static const struct format *find(const char *name, size_t n)
 {
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+    for (size_t i = 0; i < N_FORMATS; i++)
         if (strlen(formats[i].name) == n && memcmp(formats[i].name, name, n) == 0)
             return &formats[i];
     return NULL;
@@ -145,13 +152,10 @@ static serverd_status add_leap_second(struct grammar_budget *budget, const char 
     return status;
 }
 
-serverd_status format_set(struct grammar_budget *budget, const char *name, size_t n,
-                          enum format_use use, struct string_set *out, serverd_error *err)
+static serverd_status make_set(struct grammar_budget *budget, const struct format *format,
+                               enum format_use use, struct string_set *out, serverd_error *err)
 {
-    const struct format *format = find(name, n);
     struct string_set set;
-    if (!format)
-        return fail(err, SERVERD_INTERNAL, "a format that is not known");
     const char *pattern =
         use == FORMAT_PRODUCE && format->produce ? format->produce : format->check;
     serverd_status status = regex_compile(budget, pattern, strlen(pattern), REGEX_WHOLE, &set, err);
@@ -159,6 +163,24 @@ serverd_status format_set(struct grammar_budget *budget, const char *name, size_
         status = add_leap_second(budget, format->leap_prefix, &set, err);
     if (status)
         return status;
-    return format->max > 0 ? string_set_make(budget, set.automaton, set.min, format->max, out, err)
-                           : string_set_make(budget, set.automaton, set.min, set.max, out, err);
+    uint32_t max = format->max > 0 ? format->max : set.max;
+    return string_set_make(budget, set.automaton, set.min, max, out, err);
+}
+
+serverd_status format_set(struct grammar_budget *budget, const char *name, size_t n,
+                          enum format_use use, struct string_set *out, serverd_error *err)
+{
+    const struct format *format = find(name, n);
+    if (!format)
+        return fail(err, SERVERD_INTERNAL, "a format that is not known");
+    if (!budget->formats)
+        budget->formats = arena_alloc(budget->arena, sizeof *budget->formats);
+    if (!budget->formats)
+        return grammar_budget_memory(err);
+    struct string_set *cached = &budget->formats->sets[format - formats][use];
+    serverd_status status =
+        cached->automaton ? SERVERD_OK : make_set(budget, format, use, cached, err);
+    if (!status)
+        *out = *cached;
+    return status;
 }

@@ -305,6 +305,13 @@ serverd_status minimise(struct grammar_budget *budget, struct arena *scratch,
     uint32_t *result;
     if (!live || !alloc_u32(scratch, raw->n_states, &result))
         return grammar_budget_memory(err);
+    if (raw->is_minimal) {
+        for (uint32_t s = 0; s < raw->n_states; s++)
+            result[s] = s;
+        *new_state = result;
+        *n_out = raw->n_states;
+        return SERVERD_OK;
+    }
     serverd_status status = find_live(budget, scratch, raw, live, err);
     if (!status)
         status = invert(scratch, raw, live, &inverse, err);

@@ -13,6 +13,7 @@ struct raw_automaton {
     const uint32_t *next;  /* [n_states][n_classes] */
     const uint8_t *labels; /* [n_states]; states of different labels are not merged; an odd label
                               accepts */
+    bool is_minimal;       /* it is known to be, and all states are reachable and alive */
 };
 
 /* new_state[old]: breadth-first from the start, which is 1; 0 for all from which nothing is

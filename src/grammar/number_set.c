@@ -196,6 +196,14 @@ serverd_status number_set_complement(struct grammar_budget *budget, const struct
     size_t n = 0;
     if (!parts)
         return grammar_budget_memory(err);
+    bool is_bounded = a->low_bound != BOUND_NONE && a->high_bound != BOUND_NONE;
+    int order = is_bounded ? decimal_compare(&a->low, &a->high) : -1;
+    if (order > 0 || (order == 0 && !number_set_has(a, &a->low))) { /* nothing: all the rest */
+        parts[n++] = number_set_all();
+        *out = parts;
+        *n_out = n;
+        return SERVERD_OK;
+    }
     if (a->low_bound != BOUND_NONE)
         parts[n++] = (struct number_set){.high = a->low, .high_bound = flipped(a->low_bound)};
     if (a->high_bound != BOUND_NONE)

@@ -201,6 +201,44 @@ static uint32_t emit(struct regex_compiler *c, struct nfa *nfa, struct regex_nod
     return UINT32_MAX;
 }
 
+static bool may_be_nothing(const struct regex_node *node)
+{
+    return node->kind == REGEX_EMPTY || (node->kind == REGEX_REPEAT && node->min == 0);
+}
+
+/* Where anything may come before a subtree, or behind it, its outermost repetitions need not go
+ * beyond their minimum: .*a+ matches somewhere iff a does. */
+static void trim_search(struct regex_node *node, bool at_start, bool at_end)
+{
+    struct regex_node *head = NULL, *tail = NULL;
+    if (node->kind == REGEX_REPEAT)
+        node->max = node->min;
+    if (node->kind == REGEX_REPEAT && node->min == 1)
+        trim_search(node->first, at_start, at_end);
+    if (node->kind == REGEX_CHOICE)
+        for (struct regex_node *item = node->first; item; item = item->next)
+            trim_search(item, at_start, at_end);
+    if (node->kind != REGEX_SEQUENCE)
+        return;
+    for (struct regex_node *item = node->first; item; item = item->next) {
+        if (may_be_nothing(item))
+            continue;
+        head = head ? head : item;
+        tail = item;
+    }
+    bool is_before = true, is_behind = tail == NULL;
+    for (struct regex_node *item = node->first; item; item = item->next) {
+        is_before = is_before && item != head;
+        if ((is_before && at_start) || (is_behind && at_end))
+            item->max = 0; /* it may be nothing */
+        is_behind = is_behind || item == tail;
+    }
+    if (at_start && head)
+        trim_search(head, true, at_end && head == tail);
+    if (at_end && tail && (head != tail || !at_start))
+        trim_search(tail, false, true);
+}
+
 /* A loop over any characters before `entry`: a search from anywhere. */
 static uint32_t add_search(struct regex_compiler *c, struct nfa *nfa, uint32_t entry)
 {
@@ -244,6 +282,7 @@ static serverd_status compile_look(struct regex_compiler *c, struct regex_node *
         goto out;
     }
     nfa.ends_anywhere = !node->is_behind;
+    trim_search(node->first, node->is_behind, !node->is_behind);
     nfa.start = emit(c, &nfa, node->first, 0);
     if (nfa.start != UINT32_MAX && node->is_behind)
         nfa.start = add_search(c, &nfa, nfa.start);
@@ -334,6 +373,8 @@ serverd_status regex_compile(struct grammar_budget *budget, const char *pattern,
         goto out;
     }
     nfa.ends_anywhere = use == REGEX_SEARCH;
+    if (use == REGEX_SEARCH)
+        trim_search(tree, true, true);
     nfa.start = emit(&c, &nfa, tree, 0);
     if (nfa.start != UINT32_MAX && use == REGEX_SEARCH && !is_anchored_search)
         nfa.start = add_search(&c, &nfa, nfa.start);
@@ -344,11 +385,4 @@ serverd_status regex_compile(struct grammar_budget *budget, const char *pattern,
 out:
     arena_destroy(scratch);
     return status ? status : string_set_make(budget, automaton, min, max, out, err);
-}
-
-serverd_status regex_check(struct grammar_budget *budget, const char *pattern, size_t n,
-                           enum regex_use use, serverd_error *err)
-{
-    struct regex_node *tree;
-    return regex_parse(budget, pattern, n, use, &tree, err);
 }

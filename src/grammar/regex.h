@@ -25,8 +25,4 @@ enum regex_use {
 serverd_status regex_compile(struct grammar_budget *budget, const char *pattern, size_t n,
                              enum regex_use use, struct string_set *out, serverd_error *err);
 
-/* Syntax alone: whether regex_compile would find the text wrong or unsupported. */
-serverd_status regex_check(struct grammar_budget *budget, const char *pattern, size_t n,
-                           enum regex_use use, serverd_error *err);
-
 #endif

@@ -308,13 +308,14 @@ static serverd_status parse_sequence(struct regex_parser *p, struct regex_node *
         skip_space(p);
         if (p->at >= p->n || regex_peek(p) == '|' || regex_peek(p) == ')')
             break;
+        bool is_group = regex_peek(p) == '(';
         serverd_status status = parse_atom(p, &atom);
         if (status)
             return status;
         if (!atom)
             continue;
         skip_space(p);
-        bool is_guard = atom->kind == REGEX_GUARD;
+        bool is_guard = atom->kind == REGEX_GUARD && !is_group;
         if (is_guard && starts_quantifier(p))
             return regex_wrong(p, "nothing to repeat");
         status = parse_quantifier(p, &min, &max, &found);

@@ -380,22 +380,22 @@ static void read_byte(struct run *run, const struct frame *top, uint8_t byte, st
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
-/* run->pending: `from`, and what may follow those of them that are complete. */
-static void gather(struct run *run, const struct frame_set *from)
+const struct frame_set *run_gather(struct run *run, const struct frame_set *from)
 {
+    run->at = (uint32_t)run->bytes.len;
     (void)frame_set_copy(&run->pending, from);
     for (uint32_t i = 0; i < run->pending.n; i++)
         if (is_complete(run, &run->pending.item[i]))
             run_resume(run, run->pending.item[i].parent, run->at, &run->pending);
     run->is_failed = run->is_failed || run->pending.is_failed;
+    return &run->pending;
 }
 
 void run_step(struct run *run, const struct frame_set *from, uint8_t byte, struct frame_set *out)
 {
-    run->at = (uint32_t)run->bytes.len;
     out->n = 0;
     out->is_failed = false;
-    gather(run, from);
+    (void)run_gather(run, from);
     buffer_append_char(&run->bytes, (char)byte);
     run->is_failed = run->is_failed || run->bytes.is_failed;
     for (uint32_t i = 0; i < run->pending.n && !run->is_failed; i++)
@@ -407,8 +407,7 @@ void run_step(struct run *run, const struct frame_set *from, uint8_t byte, struc
 
 bool run_may_end(struct run *run, const struct frame_set *tops)
 {
-    run->at = (uint32_t)run->bytes.len;
-    gather(run, tops);
+    (void)run_gather(run, tops);
     for (uint32_t i = 0; i < run->pending.n && !run->is_failed; i++)
         if (run->pending.item[i].kind == FRAME_END)
             return true;

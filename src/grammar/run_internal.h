@@ -27,6 +27,9 @@ void run_begin(struct run *run, struct frame_set *out);
  * first and is not `from`. */
 void run_step(struct run *run, const struct frame_set *from, uint8_t byte, struct frame_set *out);
 
+/* The tops, and those behind what may be complete here; run->pending, until the next step. */
+const struct frame_set *run_gather(struct run *run, const struct frame_set *from);
+
 /* Whether everything may be over here. */
 bool run_may_end(struct run *run, const struct frame_set *tops);
 

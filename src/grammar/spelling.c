@@ -8,13 +8,17 @@
 /* States of the byte automaton, before it is minimised, by their keys. q is a state of the
  * automaton over code points. */
 enum place {
-    PLACE_BETWEEN, /* {., q} between code points */
-    PLACE_ANY,     /* {., n_left, q} any n_left continuation bytes lead to q */
-    PLACE_INSIDE,  /* {., n_left, q, low} they give low and the following code points, from q */
-    PLACE_ESCAPE,  /* {., q} behind a backslash */
-    PLACE_U,       /* {., n, q} behind \u and n zeros: 0..2 */
-    PLACE_U00,     /* {., digit, q} behind \u000 or \u001 */
+    PLACE_BETWEEN, /* {., 0, q} between code points */
+    PLACE_SAME,    /* {., n_left, q, low} n_left continuation bytes give low and the following code
+                      points, which all lead to q; low is NO_BORDER if none of them is ill-formed */
+    PLACE_INSIDE,  /* {., n_left, q, low} they give these, to be read from q */
+    PLACE_ESCAPE,  /* {., 0, q, same} behind a backslash; same: what is escaped leads to q, else it
+                      is to be read from q */
+    PLACE_U,       /* {., n, q, same} behind \u and n zeros: 0..2 */
+    PLACE_U00,     /* {., digit, q, same} behind \u000 or \u001 */
 };
+
+#define NO_BORDER UINT32_MAX
 
 struct speller {
     struct grammar_budget *budget;
@@ -24,12 +28,27 @@ struct speller {
     bool is_counted;
     uint8_t class_of[256], first_of[256]; /* classes before merging; the first byte of each */
     uint32_t n_classes;
-    struct key_table places; /* number + 1 is the state */
+    uint32_t symbol_of[0x80]; /* of ASCII, in the automaton */
+    struct key_table places;  /* number + 1 is the state */
+    uint32_t *between;        /* [n_states of a] that state, 0 if it is not there yet */
 };
+
+/* Some text has a character that is escaped. */
+static bool has_escapes(const struct automaton *a)
+{
+    for (uint32_t i = 0; i < a->n_ranges && a->ranges[i].first <= '\\'; i++) {
+        const struct class_range *r = &a->ranges[i];
+        bool is_escaped = r->first < 0x20 || (r->first <= '"' && r->last >= '"') || r->last >= '\\';
+        for (uint32_t s = 1; is_escaped && s < a->n_states; s++)
+            if (a->next[(size_t)s * a->n_classes + r->symbol] != AUTOMATON_DEAD)
+                return true;
+    }
+    return false;
+}
 
 /* Bytes that some state may tell apart begin a class each. A border between two code points shows
  * in the bytes of the second one's spelling, and in what follows them. */
-static void cut_bytes(struct speller *s)
+static void cut_bytes(struct speller *s, bool escapes)
 {
     static const uint8_t always[] = {0x80, 0x90, 0xa0, 0xc0, 0xc2, 0xe0, 0xe1,
                                      0xed, 0xee, 0xf0, 0xf1, 0xf4, 0xf5};
@@ -37,7 +56,7 @@ static void cut_bytes(struct speller *s)
     bool cuts[257] = {true};
     for (size_t i = 0; i < sizeof always; i++)
         cuts[always[i]] = true;
-    for (size_t i = 0; i < sizeof json - 1 && s->spelling == SPELLING_JSON; i++)
+    for (size_t i = 0; i < sizeof json - 1 && escapes; i++)
         cuts[(uint8_t)json[i]] = true;
     cuts[0x20] = true;
     for (uint32_t i = 0; i < s->a->n_ranges; i++) {
@@ -55,16 +74,23 @@ static void cut_bytes(struct speller *s)
         }
     }
     for (uint32_t byte = 0; byte < 256; byte++) {
-        if (cuts[byte])
+        uint32_t like = byte > 0 && !cuts[byte] ? byte - 1 : byte;
+        if (byte < 0x80)
+            s->symbol_of[byte] = alphabet_find(s->a->ranges, s->a->n_ranges, byte)->symbol;
+        if (byte < 0x80 && !escapes) /* ASCII means what its symbol does */
+            for (like = 0; s->symbol_of[like] != s->symbol_of[byte];)
+                like++;
+        if (like == byte)
             s->first_of[s->n_classes++] = (uint8_t)byte;
-        s->class_of[byte] = (uint8_t)(s->n_classes - 1);
+        s->class_of[byte] = like == byte ? (uint8_t)(s->n_classes - 1) : s->class_of[like];
     }
 }
 
-/* The one state to which all code points low..high lead from q; UINT32_MAX if they differ. */
+/* The one state to which all scalar values among low..high lead from q; UINT32_MAX if they differ.
+ * There are some. */
 static uint32_t common_target(const struct automaton *a, uint32_t q, uint32_t low, uint32_t high)
 {
-    uint32_t target = UINT32_MAX, next = low, from = 0, to = a->n_ranges;
+    uint32_t target = UINT32_MAX, from = 0, to = a->n_ranges;
     while (from < to) {
         uint32_t middle = (from + to) / 2;
         if (a->ranges[middle].last < low)
@@ -72,17 +98,11 @@ static uint32_t common_target(const struct automaton *a, uint32_t q, uint32_t lo
         else
             to = middle;
     }
-    for (uint32_t i = from; next <= high; i++) {
-        bool is_gap = i >= a->n_ranges || a->ranges[i].first > next; /* no scalar value */
-        uint32_t here =
-            is_gap ? AUTOMATON_DEAD : a->next[(size_t)q * a->n_classes + a->ranges[i].symbol];
+    for (uint32_t i = from; i < a->n_ranges && a->ranges[i].first <= high; i++) {
+        uint32_t here = a->next[(size_t)q * a->n_classes + a->ranges[i].symbol];
         if (target != UINT32_MAX && here != target)
             return UINT32_MAX;
         target = here;
-        if (is_gap && i >= a->n_ranges)
-            break;
-        next = is_gap ? a->ranges[i].first : a->ranges[i].last + 1;
-        i -= is_gap;
     }
     return target;
 }
@@ -97,21 +117,37 @@ static uint32_t state_of(struct speller *s, enum place place, uint32_t x, uint32
 
 static uint32_t between(struct speller *s, uint32_t q)
 {
-    return q == AUTOMATON_DEAD ? DFA_DEAD : state_of(s, PLACE_BETWEEN, 0, q, 0);
+    if (q != AUTOMATON_DEAD && s->between[q] == 0) {
+        uint32_t state = state_of(s, PLACE_BETWEEN, 0, q, 0);
+        if (state == UINT32_MAX)
+            return state;
+        s->between[q] = state;
+    }
+    return s->between[q]; /* of the dead state 0 */
 }
 
-/* Where n_left continuation bytes are missing, and then a code point of low.. from q is read. */
+/* The first code point whose spelling has n_left bytes behind the lead. */
+static uint32_t shortest_form(uint32_t n_left)
+{
+    return n_left == 3 ? 0x10000 : n_left == 2 ? 0x800 : 0x80;
+}
+
+/* Where n_left continuation bytes are missing that give low and the following code points, from q.
+ */
 static uint32_t inside(struct speller *s, uint32_t n_left, uint32_t q, uint32_t low)
 {
     uint32_t high = low + (1u << (6 * n_left)) - 1;
-    /* A block that begins with overlong forms is not of one kind, whatever they lead to. */
-    bool has_overlong = low == 0 && n_left >= 2;
-    uint32_t target = common_target(s->a, q, low, high);
-    if (n_left == 0)
+    bool is_overlong = low == 0 && n_left >= 2;
+    if ((low >= 0xd800 && high <= 0xdfff) || low > CODE_POINT_MAX)
+        return DFA_DEAD;
+    uint32_t target = common_target(s->a, q, is_overlong ? shortest_form(n_left) : low, high);
+    if (n_left == 0 || target == AUTOMATON_DEAD)
         return between(s, target);
-    if (target == UINT32_MAX || (has_overlong && target != AUTOMATON_DEAD))
+    if (target == UINT32_MAX)
         return state_of(s, PLACE_INSIDE, n_left, q, low);
-    return target == AUTOMATON_DEAD ? DFA_DEAD : state_of(s, PLACE_ANY, n_left, target, 0);
+    bool has_surrogates = low < 0xd800 && high >= 0xd800 && low >= 0xd000;
+    bool has_border = is_overlong || has_surrogates || high > CODE_POINT_MAX;
+    return state_of(s, PLACE_SAME, n_left, target, has_border ? low : NO_BORDER);
 }
 
 /* From between code points by one byte. */
@@ -123,36 +159,57 @@ static uint32_t step_between(struct speller *s, uint32_t q, uint8_t byte)
         uint32_t n_left = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
         return inside(s, n_left, q, (byte & (0x3fu >> n_left)) << (6 * n_left));
     }
-    if (s->spelling == SPELLING_JSON && byte == '\\')
-        return state_of(s, PLACE_ESCAPE, 0, q, 0);
+    if (s->spelling == SPELLING_JSON && byte == '\\') {
+        uint32_t target = common_target(s->a, q, 0, 0x1f);
+        bool same = target != UINT32_MAX && automaton_step(s->a, q, '"') == target &&
+                    automaton_step(s->a, q, '\\') == target;
+        if (same && target == AUTOMATON_DEAD)
+            return DFA_DEAD;
+        return state_of(s, PLACE_ESCAPE, 0, same ? target : q, same);
+    }
     if (s->spelling == SPELLING_JSON && (byte == '"' || byte < 0x20))
         return DFA_DEAD;
-    return between(s, automaton_step(s->a, q, byte));
+    return between(s, s->a->next[(size_t)q * s->a->n_classes + s->symbol_of[byte]]);
 }
 
-static uint32_t step_inside(struct speller *s, uint32_t n_left, uint32_t q, uint32_t low,
+/* One continuation byte of a code point that is read from q, or, if `same`, leads to q anyhow. */
+static uint32_t step_inside(struct speller *s, uint32_t n_left, uint32_t q, uint32_t low, bool same,
                             uint8_t byte)
 {
     if ((byte & 0xc0) != 0x80)
         return DFA_DEAD;
-    uint32_t start = low + ((byte & 0x3fu) << (6 * (n_left - 1)));
-    if (low == 0 && n_left >= 2 && start < (n_left == 2 ? 0x800u : 0x10000u))
+    if (low == NO_BORDER)
+        return n_left == 1 ? between(s, q) : state_of(s, PLACE_SAME, n_left - 1, q, NO_BORDER);
+    uint32_t size = 1u << (6 * (n_left - 1)), start = low + (byte & 0x3fu) * size;
+    if (low == 0 && n_left >= 2 && start < shortest_form(n_left))
         return DFA_DEAD;
-    return inside(s, n_left - 1, q, start);
+    if (!same)
+        return inside(s, n_left - 1, q, start);
+    /* Blocks of 64 and more lie on one side of every border. */
+    bool is_wrong = (start >= 0xd800 && start <= 0xdfff) || start > CODE_POINT_MAX;
+    return is_wrong      ? DFA_DEAD
+           : n_left == 1 ? between(s, q)
+                         : state_of(s, PLACE_SAME, n_left - 1, q, NO_BORDER);
 }
 
 /* Characters that have a short escape, and the letters of these. */
 static const char escaped[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
 
-/* Behind \u: only 00xx of control characters without a short escape. */
-static uint32_t step_u(struct speller *s, uint32_t n_zeros, uint32_t q, uint8_t byte)
+/* A character that was escaped is complete. */
+static uint32_t unescaped(struct speller *s, uint32_t q, bool same, uint32_t c)
 {
-    if (n_zeros < 2)
-        return byte == '0' ? state_of(s, PLACE_U, n_zeros + 1, q, 0) : DFA_DEAD;
-    return byte == '0' || byte == '1' ? state_of(s, PLACE_U00, byte - '0', q, 0) : DFA_DEAD;
+    return between(s, same ? q : automaton_step(s->a, q, c));
 }
 
-static uint32_t step_u00(struct speller *s, uint32_t digit, uint32_t q, uint8_t byte)
+/* Behind \u: only 00xx of control characters without a short escape. */
+static uint32_t step_u(struct speller *s, uint32_t n_zeros, uint32_t q, bool same, uint8_t byte)
+{
+    if (n_zeros < 2)
+        return byte == '0' ? state_of(s, PLACE_U, n_zeros + 1, q, same) : DFA_DEAD;
+    return byte == '0' || byte == '1' ? state_of(s, PLACE_U00, byte - '0', q, same) : DFA_DEAD;
+}
+
+static uint32_t step_u00(struct speller *s, uint32_t digit, uint32_t q, bool same, uint8_t byte)
 {
     uint32_t low = byte >= '0' && byte <= '9'   ? byte - '0'
                    : byte >= 'a' && byte <= 'f' ? byte - 'a' + 10
@@ -160,7 +217,7 @@ static uint32_t step_u00(struct speller *s, uint32_t digit, uint32_t q, uint8_t 
     uint32_t c = digit * 16 + low;
     if (low == 16 || (c != 0 && strchr(escaped, (int)c)))
         return DFA_DEAD;
-    return between(s, automaton_step(s->a, q, c));
+    return unescaped(s, q, same, c);
 }
 
 static uint32_t step(struct speller *s, const uint32_t key[4], uint8_t byte)
@@ -169,22 +226,19 @@ static uint32_t step(struct speller *s, const uint32_t key[4], uint8_t byte)
     switch ((enum place)key[0]) {
     case PLACE_BETWEEN:
         return step_between(s, key[2], byte);
-    case PLACE_ANY:
-        if ((byte & 0xc0) != 0x80)
-            return DFA_DEAD;
-        return key[1] > 1 ? state_of(s, PLACE_ANY, key[1] - 1, key[2], 0) : between(s, key[2]);
+    case PLACE_SAME:
+        return step_inside(s, key[1], key[2], key[3], true, byte);
     case PLACE_INSIDE:
-        return step_inside(s, key[1], key[2], key[3], byte);
+        return step_inside(s, key[1], key[2], key[3], false, byte);
     case PLACE_ESCAPE:
         if (byte == 'u')
-            return state_of(s, PLACE_U, 0, key[2], 0);
+            return state_of(s, PLACE_U, 0, key[2], key[3]);
         letter = byte != 0 ? strchr(letters, byte) : NULL;
-        return letter ? between(s, automaton_step(s->a, key[2], (uint8_t)escaped[letter - letters]))
-                      : DFA_DEAD;
+        return letter ? unescaped(s, key[2], key[3], (uint8_t)escaped[letter - letters]) : DFA_DEAD;
     case PLACE_U:
-        return step_u(s, key[1], key[2], byte);
+        return step_u(s, key[1], key[2], key[3], byte);
     case PLACE_U00:
-        return step_u00(s, key[1], key[2], byte);
+        return step_u00(s, key[1], key[2], key[3], byte);
     }
     return DFA_DEAD;
 }
@@ -195,7 +249,9 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
     uint32_t k = s->n_classes;
     size_t cap = 64;
     uint32_t *rows = arena_array(s->scratch, cap * k, sizeof *rows);
-    if (!rows || !key_table_init(&s->places, s->scratch) || between(s, s->a->start) == UINT32_MAX)
+    s->between = arena_array(s->scratch, s->a->n_states, sizeof *s->between);
+    if (!rows || !s->between || !key_table_init(&s->places, s->scratch) ||
+        between(s, s->a->start) == UINT32_MAX)
         return grammar_budget_memory(err);
     for (uint32_t i = 0; i < s->places.n_keys; i++) {
         serverd_status status = grammar_budget_spend(s->budget, k, err);
@@ -222,8 +278,11 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
     uint8_t *labels = arena_alloc(s->scratch, n_states);
     if (!labels)
         return grammar_budget_memory(err);
+    /* Without states inside of code points it is the same automaton, which is minimal. */
+    bool is_same = true;
     for (uint32_t i = 1; i < n_states; i++) {
         const uint32_t *key = s->places.words + s->places.offset[i - 1];
+        is_same = is_same && key[0] == PLACE_BETWEEN;
         if (key[0] == PLACE_BETWEEN)
             labels[i] = (uint8_t)((s->is_counted ? DFA_BOUNDARY : 0) |
                                   (s->a->accepts[key[2]] ? DFA_ACCEPTS : 0));
@@ -232,7 +291,8 @@ static serverd_status explore(struct speller *s, struct raw_automaton *raw, serv
                                   .n_classes = k,
                                   .start = automaton_is_empty(s->a) ? 0 : 1,
                                   .next = rows,
-                                  .labels = labels};
+                                  .labels = labels,
+                                  .is_minimal = is_same};
     return SERVERD_OK;
 }
 
@@ -353,7 +413,7 @@ static serverd_status spell_once(struct grammar_budget *budget, const struct str
     struct raw_automaton raw;
     if (!s.scratch)
         return grammar_budget_memory(err);
-    cut_bytes(&s);
+    cut_bytes(&s, spelling == SPELLING_JSON && has_escapes(s.a));
     serverd_status status = explore(&s, &raw, err);
     if (!status)
         status = finish(&s, &raw, set, keep, out, err);

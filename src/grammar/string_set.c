@@ -167,7 +167,7 @@ serverd_status string_set_count(struct grammar_budget *budget, const struct stri
         *out = 0;
         return SERVERD_OK;
     }
-    if (longest == UINT32_MAX || (set->min > 0 && longest - shortest >= bound)) {
+    if (longest == UINT32_MAX || (longest - shortest >= bound && automaton_has_no_gaps(a))) {
         *out = bound;
         return SERVERD_OK;
     }

@@ -1,294 +1,33 @@
 /* The subset construction, with guards, obligations and look-behinds (nfa_internal.h). */
-#include "grammar/nfa_internal.h"
+#include "grammar/subset_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define NOT_KNOWN 0xffffffffu /* the kind of the character before does not matter */
 
-/* A position that the text may have reached, and what it has promised of the rest. */
-struct thread {
-    uint32_t node, promise; /* promise: number of a set of obligations; 0: none */
-};
-
-/* An automaton that runs along, by the classes of the alphabet. */
-struct runner {
-    const struct automaton *automaton;
-    uint32_t *class_of; /* [n_classes of the alphabet] */
-    uint32_t universal;
-};
-
-struct subset {
-    struct grammar_budget *budget;
-    struct arena *scratch;
-    const struct nfa *nfa;
-    struct alphabet alphabet;
-    uint8_t *kind_of;      /* [n_classes] enum char_kind */
-    uint32_t *set_of;      /* [n_sets of the nfa] the first set that is equal */
-    uint32_t **classes_of; /* [n_sets of the nfa] */
-    uint32_t *n_classes_of;
-    struct runner *runners;    /* [n_looks][N_CHAR_KINDS] */
-    struct key_table promises; /* sorted lists of (runner, state) */
-    struct key_table states;   /* kind before, states of look-behinds, threads */
-    uint32_t *behind;          /* [n_looks] where we are: states of look-behinds; else 0 */
-    uint32_t before;           /* and the kind of the last character */
-    struct thread *threads;    /* what a closure found */
-    uint32_t n_threads, cap_threads;
-    bool is_universal; /* the closure accepts whatever follows */
-    struct thread *stack;
-    uint32_t n_stack, cap_stack;
-    uint32_t *visited; /* open addressing, of (node, promise); stamped */
-    uint64_t *visited_key;
-    uint32_t n_visited, cap_visited, stamp;
-    /* A class's successors: a linked list. */
-    uint32_t *bucket; /* [n_classes] item + 1 */
-    struct bucket_item {
-        struct thread thread;
-        uint32_t next;
-    } * items;
-    uint32_t n_items, cap_items;
-    uint32_t *key, *saved, *pairs; /* buffers that are used again */
-    uint32_t cap_key, cap_saved, cap_pairs;
-};
-
-static bool reserve(struct arena *arena, void *array_pointer, uint32_t n_used, uint32_t *cap,
-                    size_t size)
+/* Every obligation of `few` is one of `many`. */
+static bool is_part(const struct subset *s, uint32_t few, uint32_t many)
 {
-    void *old;
-    if (n_used < *cap)
-        return true;
-    uint32_t more = *cap > 0 ? *cap * 2 : 64;
-    memcpy(&old, array_pointer, sizeof old);
-    void *grown = more < *cap ? NULL : arena_grow(arena, old, n_used * size, more * size);
-    if (!grown)
-        return false;
-    memcpy(array_pointer, &grown, sizeof grown);
-    *cap = more;
+    const uint32_t *words = s->promises.words;
+    size_t at = s->promises.offset[many], end = s->promises.offset[many + 1];
+    for (size_t i = s->promises.offset[few]; i < s->promises.offset[few + 1]; i += 2, at += 2) {
+        while (at < end && subset_compare_pairs(words + at, words + i) < 0)
+            at += 2;
+        if (at == end || subset_compare_pairs(words + at, words + i) != 0)
+            return false;
+    }
     return true;
 }
 
-/* Room for n words in a buffer whose contents may go. */
-static bool reserve_words(struct arena *arena, uint32_t **words, uint32_t *cap, size_t n)
+/* A thread that promises less makes one at the same node that promises more needless. Of the kept
+ * threads [0, n), sorted by node, the last few are looked at. */
+static bool is_needless(const struct subset *s, uint32_t n, struct thread t)
 {
-    if (n <= *cap)
-        return true;
-    if (n > UINT32_MAX / 2)
-        return false;
-    *words = arena_array(arena, 2 * n, sizeof **words);
-    *cap = *words ? (uint32_t)(2 * n) : 0;
-    return *words != NULL;
-}
-
-/* True if (node, promise) was not there since the last stamp; *failed if memory is out. */
-static bool visit(struct subset *s, struct thread t, bool *failed)
-{
-    uint64_t key = (uint64_t)t.promise << 32 | t.node;
-    if (s->n_visited * 2 >= s->cap_visited) {
-        uint32_t cap = s->cap_visited > 0 ? s->cap_visited * 2 : 256;
-        uint32_t *stamps = arena_array(s->scratch, cap, sizeof *stamps);
-        uint64_t *keys = arena_array(s->scratch, cap, sizeof *keys);
-        if (!stamps || !keys) {
-            *failed = true;
-            return false;
-        }
-        for (uint32_t i = 0; i < s->cap_visited; i++) {
-            if (s->visited[i] != s->stamp)
-                continue;
-            uint64_t at = s->visited_key[i] * 0x9e3779b97f4a7c15u >> 20;
-            while (stamps[at & (cap - 1)] == s->stamp)
-                at++;
-            stamps[at & (cap - 1)] = s->stamp;
-            keys[at & (cap - 1)] = s->visited_key[i];
-        }
-        s->visited = stamps;
-        s->visited_key = keys;
-        s->cap_visited = cap;
-    }
-    uint64_t at = key * 0x9e3779b97f4a7c15u >> 20;
-    for (; s->visited[at & (s->cap_visited - 1)] == s->stamp; at++)
-        if (s->visited_key[at & (s->cap_visited - 1)] == key)
-            return false;
-    s->visited[at & (s->cap_visited - 1)] = s->stamp;
-    s->visited_key[at & (s->cap_visited - 1)] = key;
-    s->n_visited++;
-    return true;
-}
-
-static int compare_pairs(const void *a, const void *b)
-{
-    const uint32_t *x = a, *y = b;
-    if (x[0] != y[0])
-        return x[0] < y[0] ? -1 : 1;
-    return (x[1] > y[1]) - (x[1] < y[1]);
-}
-
-/* The number of a set of obligations. false: memory is out. */
-static bool make_promise(struct subset *s, uint32_t *pairs, uint32_t n_pairs, uint32_t *out)
-{
-    uint32_t n = 0;
-    bool is_new;
-    qsort(pairs, n_pairs, 2 * sizeof *pairs, compare_pairs);
-    for (uint32_t i = 0; i < n_pairs; i++) {
-        if (n > 0 && pairs[2 * n - 2] == pairs[2 * i] && pairs[2 * n - 1] == pairs[2 * i + 1])
-            continue;
-        pairs[2 * n] = pairs[2 * i];
-        pairs[2 * n + 1] = pairs[2 * i + 1];
-        n++;
-    }
-    *out = key_table_add(&s->promises, pairs, 2 * n, &is_new);
-    return *out != UINT32_MAX;
-}
-
-/* The obligations of a promise plus one more. false: memory is out. */
-static bool add_promise(struct subset *s, uint32_t promise, uint32_t runner, uint32_t *out)
-{
-    size_t first = s->promises.offset[promise], n = s->promises.offset[promise + 1] - first;
-    if (!reserve_words(s->scratch, &s->pairs, &s->cap_pairs, n + 2))
-        return false;
-    uint32_t *pairs = s->pairs;
-    memcpy(pairs, s->promises.words + first, n * sizeof *pairs);
-    pairs[n] = runner;
-    pairs[n + 1] = s->runners[runner].automaton->start;
-    return make_promise(s, pairs, (uint32_t)(n / 2 + 1), out);
-}
-
-/* The promise behind a character of a class; *broken if an obligation cannot be met any more. */
-static bool step_promise(struct subset *s, uint32_t promise, uint32_t class, uint32_t *out,
-                         bool *broken)
-{
-    size_t first = s->promises.offset[promise], n = s->promises.offset[promise + 1] - first;
-    *broken = false;
-    *out = 0;
-    if (n == 0)
-        return true;
-    if (!reserve_words(s->scratch, &s->pairs, &s->cap_pairs, n))
-        return false;
-    uint32_t *pairs = s->pairs, n_pairs = 0;
-    for (size_t i = 0; i < n; i += 2) {
-        uint32_t number = s->promises.words[first + i];
-        const struct runner *r = &s->runners[number];
-        uint32_t state = s->promises.words[first + i + 1];
-        state = r->automaton->next[(size_t)state * r->automaton->n_classes + r->class_of[class]];
-        if (state == AUTOMATON_DEAD) {
-            *broken = true;
+    for (uint32_t k = 0; k < 64 && n > 0 && s->threads[n - 1].node == t.node; k++, n--)
+        if (is_part(s, s->threads[n - 1].promise, t.promise))
             return true;
-        }
-        if (state != r->universal) {
-            pairs[2 * n_pairs] = number;
-            pairs[2 * n_pairs + 1] = state;
-            n_pairs++;
-        }
-    }
-    return make_promise(s, pairs, n_pairs, out);
-}
-
-static bool holds_at_end(const struct subset *s, uint32_t promise)
-{
-    for (size_t i = s->promises.offset[promise]; i < s->promises.offset[promise + 1]; i += 2)
-        if (!s->runners[s->promises.words[i]].automaton->accepts[s->promises.words[i + 1]])
-            return false;
-    return true;
-}
-
-enum verdict {
-    VERDICT_NO,
-    VERDICT_YES,
-    VERDICT_PENDING, /* it depends on the next character */
-};
-
-/* after: the kind of the next character, N_CHAR_KINDS while it is not known */
-static enum verdict judge_guard(uint32_t guard, uint32_t before, uint32_t after)
-{
-    bool is_border = (before == CHAR_WORD) != (after == CHAR_WORD);
-    switch ((enum nfa_guard)guard) {
-    case GUARD_TEXT_START:
-        return before == CHAR_NONE ? VERDICT_YES : VERDICT_NO;
-    case GUARD_LINE_START:
-        return before == CHAR_NONE || before == CHAR_NEWLINE ? VERDICT_YES : VERDICT_NO;
-    case GUARD_TEXT_END:
-        if (after == N_CHAR_KINDS)
-            return VERDICT_PENDING;
-        return after == CHAR_NONE ? VERDICT_YES : VERDICT_NO;
-    case GUARD_LINE_END:
-        if (after == N_CHAR_KINDS)
-            return VERDICT_PENDING;
-        return after == CHAR_NONE || after == CHAR_NEWLINE ? VERDICT_YES : VERDICT_NO;
-    case GUARD_WORD_BORDER:
-    case GUARD_NO_WORD_BORDER:
-        if (after == N_CHAR_KINDS)
-            return VERDICT_PENDING;
-        return is_border == (guard == GUARD_WORD_BORDER) ? VERDICT_YES : VERDICT_NO;
-    }
-    return VERDICT_NO;
-}
-
-static bool push(struct subset *s, uint32_t node, uint32_t promise)
-{
-    if (!reserve(s->scratch, &s->stack, s->n_stack, &s->cap_stack, sizeof *s->stack))
-        return false;
-    s->stack[s->n_stack++] = (struct thread){node, promise};
-    return true;
-}
-
-/* Goes on from everything on the stack without reading; what waits for a character, or is
- * pending, is added to the threads. false: memory is out. */
-static bool close_stack(struct subset *s, uint32_t after)
-{
-    bool failed = false;
-    while (s->n_stack > 0) {
-        struct thread t = s->stack[--s->n_stack];
-        const struct nfa_node *node = &s->nfa->nodes[t.node];
-        if (!visit(s, t, &failed)) {
-            if (failed)
-                return false;
-            continue;
-        }
-        enum verdict verdict = VERDICT_YES;
-        uint32_t runner = node->index * N_CHAR_KINDS + s->before;
-        switch ((enum nfa_kind)node->kind) {
-        case NFA_SPLIT:
-            if (!push(s, node->other, t.promise))
-                return false;
-            break;
-        case NFA_SET:
-            verdict = s->nfa->sets[node->index].n_ranges > 0 ? VERDICT_PENDING : VERDICT_NO;
-            break;
-        case NFA_ACCEPT:
-            s->is_universal |= s->nfa->ends_anywhere && t.promise == 0;
-            verdict = VERDICT_PENDING;
-            break;
-        case NFA_GUARD:
-            verdict = judge_guard(node->guard, s->before, after);
-            break;
-        case NFA_BEHIND:
-            if (!s->runners[runner].automaton->accepts[s->behind[node->index]])
-                verdict = VERDICT_NO;
-            break;
-        case NFA_AHEAD:
-            if (automaton_is_empty(s->runners[runner].automaton))
-                verdict = VERDICT_NO;
-            else if (s->runners[runner].automaton->start != s->runners[runner].universal &&
-                     !add_promise(s, t.promise, runner, &t.promise))
-                return false;
-            break;
-        }
-        if (verdict == VERDICT_YES && !push(s, node->next, t.promise))
-            return false;
-        if (verdict == VERDICT_PENDING) {
-            if (!reserve(s->scratch, &s->threads, s->n_threads, &s->cap_threads,
-                         sizeof *s->threads))
-                return false;
-            s->threads[s->n_threads++] = t;
-        }
-    }
-    return true;
-}
-
-static void begin_closure(struct subset *s)
-{
-    s->n_threads = s->n_stack = s->n_visited = 0;
-    s->is_universal = false;
-    s->stamp++;
+    return false;
 }
 
 /* The present place as a state: the threads that the closure found, the kind of the last character
@@ -301,16 +40,16 @@ static uint32_t intern_state(struct subset *s)
         return 1;
     if (s->n_threads == 0)
         return 0;
-    qsort(s->threads, s->n_threads, sizeof *s->threads, compare_pairs);
+    qsort(s->threads, s->n_threads, sizeof *s->threads, subset_compare_pairs);
     for (uint32_t i = 0; i < s->n_threads; i++) {
-        /* A thread without promises makes the same one with promises needless. */
-        if (n > 0 && s->threads[n - 1].node == s->threads[i].node && s->threads[n - 1].promise == 0)
+        if (is_needless(s, n, s->threads[i]))
             continue;
         s->threads[n++] = s->threads[i];
         if (s->nfa->nodes[s->threads[i].node].kind == NFA_GUARD)
             before = s->before;
     }
-    if (!reserve_words(s->scratch, &s->key, &s->cap_key, 1 + (size_t)n_looks + 2 * (size_t)n))
+    if (!subset_reserve_words(s->scratch, &s->key, &s->cap_key,
+                              1 + (size_t)n_looks + 2 * (size_t)n))
         return UINT32_MAX;
     uint32_t *key = s->key;
     key[0] = before;
@@ -322,7 +61,7 @@ static uint32_t intern_state(struct subset *s)
 
 static bool add_to_bucket(struct subset *s, uint32_t class, uint32_t node, uint32_t promise)
 {
-    if (!reserve(s->scratch, &s->items, s->n_items, &s->cap_items, sizeof *s->items))
+    if (!subset_reserve(s->scratch, &s->items, s->n_items, &s->cap_items, sizeof *s->items))
         return false;
     s->items[s->n_items] = (struct bucket_item){{node, promise}, s->bucket[class]};
     s->bucket[class] = ++s->n_items;
@@ -343,7 +82,7 @@ static bool distribute(struct subset *s, struct thread t, uint32_t kind)
         uint32_t class = is_loop ? i : s->classes_of[set][i], promise;
         if (kind != N_CHAR_KINDS && s->kind_of[class] != kind)
             continue;
-        if (!step_promise(s, t.promise, class, &promise, &broken))
+        if (!subset_step_promise(s, t.promise, class, &promise, &broken))
             return false;
         if (!broken && !add_to_bucket(s, class, is_loop ? t.node : node->next, promise))
             return false;
@@ -372,14 +111,14 @@ static struct saved_state saved_state(struct subset *s, uint32_t number)
 /* The threads of a state when the kind of the next character is known; into s->threads. */
 static bool resolve(struct subset *s, const struct saved_state *state, uint32_t after)
 {
-    begin_closure(s);
+    subset_begin_closure(s);
     s->before = state->before;
     for (uint32_t i = 0; i < s->nfa->n_looks; i++)
         s->behind[i] = state->behind[i];
     for (uint32_t i = 0; i < state->n_threads; i++)
-        if (!push(s, state->threads[i].node, state->threads[i].promise))
+        if (!subset_push(s, state->threads[i].node, state->threads[i].promise))
             return false;
-    return close_stack(s, after);
+    return subset_close(s, after);
 }
 
 static bool has_pending(const struct subset *s, const struct saved_state *state)
@@ -394,7 +133,7 @@ static bool accepts_at_end(const struct subset *s)
 {
     for (uint32_t i = 0; i < s->n_threads; i++)
         if (s->nfa->nodes[s->threads[i].node].kind == NFA_ACCEPT &&
-            holds_at_end(s, s->threads[i].promise))
+            subset_holds_at_end(s, s->threads[i].promise))
             return true;
     return false;
 }
@@ -402,7 +141,7 @@ static bool accepts_at_end(const struct subset *s)
 /* The state behind one class. */
 static uint32_t enter(struct subset *s, const uint32_t *behind, uint32_t class)
 {
-    begin_closure(s);
+    subset_begin_closure(s);
     s->before = s->kind_of[class];
     for (uint32_t i = 0; i < s->nfa->n_looks; i++) {
         const struct runner *r = &s->runners[i * N_CHAR_KINDS];
@@ -413,9 +152,50 @@ static uint32_t enter(struct subset *s, const uint32_t *behind, uint32_t class)
                       ->next[(size_t)behind[i] * r->automaton->n_classes + r->class_of[class]];
     }
     for (uint32_t item = s->bucket[class]; item != 0; item = s->items[item - 1].next)
-        if (!push(s, s->items[item - 1].thread.node, s->items[item - 1].thread.promise))
+        if (!subset_push(s, s->items[item - 1].thread.node, s->items[item - 1].thread.promise))
             return UINT32_MAX;
-    return close_stack(s, N_CHAR_KINDS) ? intern_state(s) : UINT32_MAX;
+    return subset_close(s, N_CHAR_KINDS) ? intern_state(s) : UINT32_MAX;
+}
+
+/* Two classes of one kind with the same successors lead to the same state, but for look-behinds. */
+static bool is_alike(const struct subset *s, uint32_t a, uint32_t b)
+{
+    uint32_t x = s->bucket[a], y = s->bucket[b];
+    while (x != 0 && y != 0 && s->items[x - 1].thread.node == s->items[y - 1].thread.node &&
+           s->items[x - 1].thread.promise == s->items[y - 1].thread.promise) {
+        x = s->items[x - 1].next;
+        y = s->items[y - 1].next;
+    }
+    return x == 0 && y == 0 && s->kind_of[a] == s->kind_of[b];
+}
+
+/* The states behind all classes whose buckets are not empty. */
+static serverd_status enter_classes(struct subset *s, const uint32_t *behind, uint32_t *row,
+                                    serverd_error *err)
+{
+    uint32_t first_of[8], n_firsts = 0; /* classes that others may be like */
+    uint64_t work = s->n_items + s->alphabet.n_classes;
+    bool has_behind = false;
+    for (uint32_t i = 0; i < s->nfa->n_looks; i++)
+        has_behind |= behind[i] != AUTOMATON_DEAD;
+    for (uint32_t c = 0; c < s->alphabet.n_classes; c++) {
+        uint32_t i = 0;
+        if (row[c] == 1 || s->bucket[c] == 0)
+            continue;
+        while (i < n_firsts && !is_alike(s, first_of[i], c))
+            i++;
+        if (i < n_firsts) {
+            row[c] = row[first_of[i]];
+            continue;
+        }
+        row[c] = enter(s, behind, c);
+        work += s->n_threads + 1;
+        if (row[c] == UINT32_MAX)
+            return grammar_budget_memory(err);
+        if (!has_behind && n_firsts < sizeof first_of / sizeof *first_of)
+            first_of[n_firsts++] = c;
+    }
+    return grammar_budget_spend(s->budget, work, err);
 }
 
 /* Fills the row of a state and its label. */
@@ -425,8 +205,8 @@ static serverd_status expand(struct subset *s, uint32_t number, uint32_t *row, u
     uint32_t k = s->alphabet.n_classes, n_looks = s->nfa->n_looks;
     struct saved_state state = saved_state(s, number);
     /* A copy, for the table moves when it grows. */
-    if (!reserve_words(s->scratch, &s->saved, &s->cap_saved,
-                       n_looks + 2 * (size_t)state.n_threads + 1))
+    if (!subset_reserve_words(s->scratch, &s->saved, &s->cap_saved,
+                              n_looks + 2 * (size_t)state.n_threads + 1))
         return grammar_budget_memory(err);
     uint32_t *copy = s->saved;
     memcpy(copy, state.behind, (n_looks + 2 * (size_t)state.n_threads) * sizeof *copy);
@@ -450,16 +230,7 @@ static serverd_status expand(struct subset *s, uint32_t number, uint32_t *row, u
             for (uint32_t c = 0; c < k; c++)
                 row[c] = s->kind_of[c] == kind ? 1 : row[c];
     }
-    uint64_t work = s->n_items + k;
-    for (uint32_t c = 0; c < k; c++) {
-        if (row[c] == 1 || s->bucket[c] == 0)
-            continue;
-        row[c] = enter(s, state.behind, c);
-        work += s->n_threads + 1;
-        if (row[c] == UINT32_MAX)
-            return grammar_budget_memory(err);
-    }
-    return grammar_budget_spend(s->budget, work, err);
+    return enter_classes(s, state.behind, row, err);
 }
 
 static serverd_status begin_sets(struct subset *s, serverd_error *err)
@@ -580,14 +351,14 @@ static serverd_status explore(struct subset *s, enum char_kind known_before,
     uint32_t rows_cap = 0, labels_cap = 0, *rows = NULL;
     uint8_t *labels = NULL;
     bool is_new;
-    begin_closure(s);
+    subset_begin_closure(s);
     s->before = known_before;
     /* State 0 is dead, state 1 accepts whatever follows. Both have keys that no other state has. */
     if (!key_table_init(&s->states, s->scratch) || !key_table_init(&s->promises, s->scratch) ||
         key_table_add(&s->promises, NULL, 0, &is_new) != 0 ||
         key_table_add(&s->states, NULL, 0, &is_new) != 0 ||
         key_table_add(&s->states, (const uint32_t[1]){0}, 1, &is_new) != 1 ||
-        !push(s, s->nfa->start, 0) || !close_stack(s, N_CHAR_KINDS))
+        !subset_push(s, s->nfa->start, 0) || !subset_close(s, N_CHAR_KINDS))
         return grammar_budget_memory(err);
     uint32_t start = intern_state(s);
     if (start == UINT32_MAX)
@@ -596,8 +367,8 @@ static serverd_status explore(struct subset *s, enum char_kind known_before,
         serverd_status status = grammar_budget_table(s->budget, s->states.n_keys, k, err);
         if (status)
             return status;
-        if (!reserve(s->scratch, &rows, i, &rows_cap, k * sizeof *rows) ||
-            !reserve(s->scratch, &labels, i, &labels_cap, sizeof *labels))
+        if (!subset_reserve(s->scratch, &rows, i, &rows_cap, k * sizeof *rows) ||
+            !subset_reserve(s->scratch, &labels, i, &labels_cap, sizeof *labels))
             return grammar_budget_memory(err);
         for (uint32_t c = 0; c < k; c++)
             rows[(size_t)i * k + c] = i == 1;

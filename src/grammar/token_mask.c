@@ -217,7 +217,7 @@ static void add_kept(const struct walk *walk, const struct kept_mask *kept)
 }
 
 /* A plain text: tokens that stay inside; then, wherever it may be over within a token, what comes
- * behind it. */
+ * behind it. What comes behind it if it is over already is a top of its own. */
 static bool add_text(struct walk *walk, const struct frame *top)
 {
     struct run *run = &walk->matcher->run;
@@ -228,14 +228,6 @@ static bool add_text(struct walk *walk, const struct frame *top)
     if (!kept)
         return false;
     add_kept(walk, kept);
-    const struct dfa *dfa = run->machine->texts[top->text.text].dfa;
-    struct frame_set *first = &walk->cache->sets[0];
-    if (leaves && dfa_is_accepting(dfa, top->text.run)) {
-        first->n = 0;
-        run->at = (uint32_t)walk->n_bytes;
-        run_resume(run, top->parent, run->at, first);
-        walk_pieces(walk, 0);
-    }
     for (uint32_t i = 0; leaves && i < kept->n_exits; i++) {
         const struct token_trie *trie = walk->cache->trie;
         const struct trie_node *node = &trie->pieces.nodes[kept->exits[i]];
@@ -366,13 +358,17 @@ static bool add_name(struct walk *walk, const struct frame *top)
 void matcher_mask(struct matcher *matcher, struct mask_cache *cache, uint64_t *mask)
 {
     const struct token_trie *trie = cache->trie;
-    struct walk walk = {matcher, cache, mask, matcher->run.pool.n, matcher->run.bytes.len};
+    uint32_t n_frames = matcher->run.pool.n;
+    struct walk walk = {matcher, cache, mask, n_frames, matcher->run.bytes.len};
     memset(mask, 0, token_mask_words(trie) * sizeof *mask);
     if (matcher->run.is_failed)
         return;
-    struct frame_set rest = {0};
-    for (uint32_t i = 0; i < matcher->tops.n; i++) {
-        const struct frame *top = &matcher->tops.item[i];
+    struct frame_set rest = {0}, all = {0};
+    if (!frame_set_copy(&all, run_gather(&matcher->run, &matcher->tops)))
+        matcher->run.is_failed = true;
+    walk.n_frames = matcher->run.pool.n;
+    for (uint32_t i = 0; i < all.n; i++) {
+        const struct frame *top = &all.item[i];
         bool is_done = matcher->grammar->machine.produces &&
                        ((top->kind == FRAME_STRING && add_string(&walk, top)) ||
                         (top->kind == FRAME_TEXT && add_text(&walk, top)) ||
@@ -384,9 +380,11 @@ void matcher_mask(struct matcher *matcher, struct mask_cache *cache, uint64_t *m
         walk_pieces(&walk, 0);
     matcher->run.is_failed = matcher->run.is_failed || rest.is_failed;
     frame_set_deinit(&rest);
+    frame_set_deinit(&all);
     if (matcher_may_end(matcher))
         for (uint32_t i = 0; i < trie->n_end_tokens; i++)
             set_bit(mask, trie->end_tokens[i]);
+    frame_pool_release(&matcher->run.pool, n_frames);
     if (matcher->run.is_failed)
         memset(mask, 0, token_mask_words(trie) * sizeof *mask);
 }
