@@ -14,6 +14,7 @@ struct chat_call {
     struct output_form form;
     struct request *request;
     const struct stream_format *format; /* NULL: all of the output is content */
+    bool trusts_calls;                  /* a grammar makes sure that calls are whole */
     bool is_reasoning_open;             /* the prompt ends inside a block of reasoning */
 };
 

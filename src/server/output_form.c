@@ -203,6 +203,14 @@ bool output_form_read(const struct api_fields *fields, struct output_form *out, 
     return !f.is_failed;
 }
 
+bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
+                          struct api_error *e)
+{
+    struct finder f = {.out = form, .e = e};
+    found(&f, GRAMMAR_TAGS, param, tags);
+    return !f.is_failed;
+}
+
 void output_form_release(struct output_form *form)
 {
     free(form->text);

@@ -24,6 +24,10 @@ bool output_form_read(const struct api_fields *fields, struct output_form *out,
                       struct api_error *e);
 void output_form_release(struct output_form *form);
 
+/* The form of structural tags that something else than a field asks for; param: what. False: *e. */
+bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
+                          struct api_error *e);
+
 /* Compiled grammars, bounded, the longest unused goes; and the model's token trie, which is made
  * with the first one. Any thread. */
 struct kept_grammar;

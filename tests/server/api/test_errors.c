@@ -184,9 +184,13 @@ static const struct row rows[] = {
     {CHAT, "{" USER ",\"functions\":[{}]}", 400, "invalid_value", "functions[0]"},
     {CHAT, "{" USER ",\"tool_choice\":\"required\"}", 400, "invalid_value", "tool_choice"},
     {CHAT,
-     "{" USER ",\"tool_choice\":\"required\",\"tools\":[{\"type\":\"function\",\"function\":{"
+     "{" USER ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}},\"tools\":[{"
+     "\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}",
+     400, "invalid_value", "tool_choice"},
+    {CHAT,
+     "{" USER ",\"tool_choice\":\"always\",\"tools\":[{\"type\":\"function\",\"function\":{"
      "\"name\":\"f\"}}]}",
-     400, "unsupported_value", "tool_choice"},
+     400, "invalid_value", "tool_choice"},
     {CHAT,
      "{" USER ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\","
      "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}},\"tools\":[{\"function\":"
