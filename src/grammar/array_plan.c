@@ -52,11 +52,6 @@ static bool count_steps(struct normal *n, const struct part *part, struct machin
     return normal_ok(n);
 }
 
-static bool is_unique_in_vain(const struct machine_array *array)
-{
-    return array->is_unique && array->max > 1;
-}
-
 struct array_plan *array_plan_make(struct normal *n, const struct part *part)
 {
     struct array_plan *plan = normal_array(n, 1, sizeof *plan);
@@ -72,7 +67,7 @@ struct array_plan *array_plan_make(struct normal *n, const struct part *part)
                   .max = part->max,
                   .n_prefix = part->n_prefix,
                   .n_needs = part->n_contains,
-                  .is_unique = part->is_unique},
+                  .is_unique = part->unique != NULL},
     };
     for (uint32_t i = 0; i < part->n_contains; i++) {
         const struct items_need *need = &part->contains[i];
@@ -80,8 +75,6 @@ struct array_plan *array_plan_make(struct normal *n, const struct part *part)
         if (need->from > plan->array.n_prefix)
             plan->array.n_prefix = need->from;
     }
-    if (n->produces && is_unique_in_vain(&plan->array))
-        normal_refuse(n, SERVERD_UNSUPPORTED, NULL, "uniqueItems: more than one item");
     uint32_t n_masks = 1u << plan->array.n_needs, rows = plan->array.n_prefix + 1;
     plan->goals = normal_array(n, (size_t)rows * n_masks, sizeof *plan->goals);
     plan->alive = normal_array(n, (size_t)rows * n_masks, sizeof *plan->alive);
@@ -159,6 +152,49 @@ static bool fill_can_finish(struct normal *n, struct machine_array *array)
     return bits && array_can_finish(array, 0, none);
 }
 
+/* How many values a goal has, at most UNBOUNDED. */
+static uint32_t count_values(struct normal *n, const struct goal *goal)
+{
+    uint64_t sum = (uint64_t)__builtin_popcount(goal->scalars.words);
+    for (uint32_t i = 0; i < goal->scalars.n_strings && normal_ok(n); i++) {
+        uint64_t count = 0;
+        serverd_status status = string_set_count(n->budget, &goal->scalars.strings[i],
+                                                 LIMIT_GRAMMAR_UNIQUE, &count, n->err);
+        if (status != SERVERD_OK)
+            normal_failed(n, status, NULL);
+        sum += count;
+    }
+    for (uint32_t i = 0; i < goal->scalars.n_numbers && normal_ok(n); i++) {
+        const struct number_set *set = &goal->scalars.numbers[i].set;
+        const struct automaton *texts;
+        bool is_whole = set->multiple.coefficient > 0 && set->multiple.exponent >= 0;
+        /* others have fractions of many digits: more than any array has items */
+        serverd_status status =
+            is_whole ? number_set_automaton(n->budget, set, &texts, n->err) : SERVERD_OK;
+        if (status != SERVERD_OK)
+            normal_failed(n, status, NULL);
+        else
+            sum += is_whole ? automaton_count(texts, LIMIT_GRAMMAR_UNIQUE) : LIMIT_GRAMMAR_UNIQUE;
+    }
+    return sum < LIMIT_GRAMMAR_UNIQUE ? (uint32_t)sum : UNBOUNDED;
+}
+
+/* Production of items that differ: of scalars, whose values can be counted, so that it is known
+ * when they are used up. */
+static void limit_unique(struct normal *n, struct array_plan *plan)
+{
+    const struct goal *goal = n->goals[plan->goals[plan->array.n_prefix]];
+    bool is_plain = plan->array.n_prefix == 0 && plan->array.n_needs == 0 &&
+                    goal->parts[PART_ARRAY].n == 0 && goal->parts[PART_OBJECT].n == 0;
+    if (!is_plain) {
+        normal_refuse(n, SERVERD_UNSUPPORTED, plan->part->unique,
+                      "uniqueItems: of other items than numbers, strings and words");
+        return;
+    }
+    uint32_t count = count_values(n, goal);
+    plan->array.max = plan->array.max < count ? plan->array.max : count;
+}
+
 bool array_plan_is_possible(struct normal *n, struct array_plan *plan)
 {
     struct machine_array *array = &plan->array;
@@ -171,6 +207,8 @@ bool array_plan_is_possible(struct normal *n, struct array_plan *plan)
     for (uint32_t i = 0; i < count; i++)
         if (plan->alive[i] == MACHINE_NOTHING && i < array->max)
             array->max = i;
+    if (n->produces && array->is_unique && array->max > 1)
+        limit_unique(n, plan);
     return array->min <= array->max;
 }
 

@@ -200,6 +200,12 @@ static void masks_say_what_single_tokens_say(void **state)
         {GRAMMAR_JSON_OBJECT, ""},
         {GRAMMAR_JSON_SCHEMA, "{\"type\": \"array\", \"items\": {\"type\": \"string\", "
                               "\"pattern\": \"^[a-z]*1?$\"}, \"maxItems\": 3}"},
+        {GRAMMAR_JSON_SCHEMA,
+         "{\"type\": \"array\", \"uniqueItems\": true, \"items\": {\"type\": \"string\"}}"},
+        {GRAMMAR_JSON_SCHEMA, "{\"type\": \"array\", \"uniqueItems\": true, \"minItems\": 3, "
+                              "\"items\": {\"anyOf\": [{\"enum\": "
+                              "[\"long\", \"longer\", true]}, {\"type\": \"integer\", \"minimum\": "
+                              "9, \"maximum\": 12}]}}"},
         {GRAMMAR_REGEX, "[a-z{\"]+(, [0-9]+)*"},
         {GRAMMAR_CHOICE, "[\"long\", \"longer\", \"long hello\"]"},
         {GRAMMAR_GBNF, "root ::= \"{\" inner* \"}\"\ninner ::= [a-z\"]+ | root | \"[1], \""},

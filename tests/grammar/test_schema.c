@@ -108,6 +108,12 @@ static const struct row checked[] = {
     {"{\"prefixItems\": [true], \"contains\": {\"type\": \"string\"}, \"unevaluatedItems\": false}",
      {"[1, \"a\"]", "[\"a\"]"},
      {"[1, \"a\", 2]"}},
+    {"{\"not\": {\"properties\": {\"a\": {}}, \"unevaluatedProperties\": {\"type\": \"null\"}}}",
+     {"{\"b\": 1}", "{\"a\": 1, \"b\": 1}"},
+     {"{}", "{\"a\": 1}", "{\"b\": null}", "1"}},
+    {"{\"not\": {\"prefixItems\": [{\"const\": 1}], \"unevaluatedItems\": false}}",
+     {"[2]", "[1, 1]"},
+     {"[]", "[1]", "1"}},
     {"{\"$ref\": \"#/$defs/list\", \"$defs\": {\"list\": {\"anyOf\": [{\"type\": \"null\"}, "
      "{\"type\": "
      "\"object\", \"properties\": {\"next\": {\"$ref\": \"#/$defs/list\"}}, \"required\": "
@@ -164,6 +170,10 @@ static const struct row produced[] = {
     {"{\"$schema\": \"https://json-schema.org/draft/2020-12/schema\", \"format\": \"ipv4\"}",
      {"\"1.2.3.4\""},
      {"\"1.2.3\""}},
+    {"{\"type\": \"array\", \"uniqueItems\": true, \"items\": {\"enum\": [1, 12, \"a\", \"ab\", "
+     "true]}}",
+     {"[12, 1, \"ab\", \"a\", true]", "[]"},
+     {"[1, 1]", "[true, true]", "[\"a\", \"a\"]", "[1, 12, \"a\", \"ab\", true, 1]"}},
     {"{\"type\": \"array\", \"items\": {\"type\": \"number\"}, \"minItems\": 1}",
      {"[1, -2.5, 0]"},
      {"[]", "[1,2]", "[-0]", "[1 ,2]"}},
@@ -279,8 +289,7 @@ static void refusals_name_keyword_and_place(void **state)
         {"{\"anyOf\": [{\"$ref\": \"#\"}, {\"type\": \"null\"}]}", "invalid_schema",
          "leads to itself"},
         {"{\"not\": {\"uniqueItems\": true}}", "unsupported_schema", "uniqueItems"},
-        {"{\"items\": {\"not\": {\"unevaluatedItems\": false}}}", "unsupported_schema",
-         "#/items/not"},
+        {"{\"items\": {\"not\": {\"uniqueItems\": true}}}", "unsupported_schema", "#/items/not"},
         {"{\"minLength\": -1}", "invalid_schema", "#/minLength"},
         {"{\"multipleOf\": 0}", "invalid_schema", "#/multipleOf"},
         {"{\"required\": [1]}", "invalid_schema", "required"},
@@ -289,8 +298,8 @@ static void refusals_name_keyword_and_place(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_refused(GRAMMAR_JSON_SCHEMA, rows[i].schema, true, rows[i].code, rows[i].part);
     assert_refused(GRAMMAR_JSON_SCHEMA, "false", false, "invalid_schema", "no value satisfies");
-    assert_refused(GRAMMAR_JSON_SCHEMA, "{\"type\": \"array\", \"uniqueItems\": true}", false,
-                   "unsupported_schema", "uniqueItems");
+    assert_refused(GRAMMAR_JSON_SCHEMA, "{\"properties\": {\"a\": {\"uniqueItems\": true}}}", false,
+                   "unsupported_schema", "#/properties/a: uniqueItems");
 }
 
 int main(void)
