@@ -167,12 +167,16 @@ static uint32_t count_values(struct normal *n, const struct goal *goal)
     for (uint32_t i = 0; i < goal->scalars.n_numbers && normal_ok(n); i++) {
         const struct number_set *set = &goal->scalars.numbers[i].set;
         const struct automaton *texts;
+        bool is_one = set->low_bound == BOUND_INCLUSIVE && set->high_bound == BOUND_INCLUSIVE &&
+                      decimal_compare(&set->low, &set->high) == 0;
         bool is_whole = set->multiple.coefficient > 0 && set->multiple.exponent >= 0;
         /* others have fractions of many digits: more than any array has items */
         serverd_status status =
-            is_whole ? number_set_automaton(n->budget, set, &texts, n->err) : SERVERD_OK;
+            is_whole && !is_one ? number_set_automaton(n->budget, set, &texts, n->err) : SERVERD_OK;
         if (status != SERVERD_OK)
             normal_failed(n, status, NULL);
+        else if (is_one)
+            sum += 1;
         else
             sum += is_whole ? automaton_count(texts, LIMIT_GRAMMAR_UNIQUE) : LIMIT_GRAMMAR_UNIQUE;
     }
