@@ -152,33 +152,62 @@ static bool fill_can_finish(struct normal *n, struct machine_array *array)
     return bits && array_can_finish(array, 0, none);
 }
 
-/* How many values a goal has, at most UNBOUNDED. */
+static bool is_of_few_texts(const struct number_set *set)
+{
+    bool is_one = set->low_bound == BOUND_INCLUSIVE && set->high_bound == BOUND_INCLUSIVE &&
+                  decimal_compare(&set->low, &set->high) == 0;
+    /* others have fractions of many digits: more than any array has items */
+    return is_one || (set->multiple.coefficient > 0 && set->multiple.exponent >= 0);
+}
+
+/* The texts of part i of a goal's numbers, or behind them, of its strings. NULL: they are too many
+ * to be counted, or failed. */
+static const struct automaton *texts_of(struct normal *n, const struct scalar_set *scalars,
+                                        uint32_t i)
+{
+    const struct automaton *texts = NULL;
+    serverd_status status;
+    if (i < scalars->n_numbers) {
+        if (!is_of_few_texts(&scalars->numbers[i].set))
+            return NULL;
+        status = number_set_automaton(n->budget, &scalars->numbers[i].set, &texts, n->err);
+    } else {
+        const struct string_set *set = &scalars->strings[i - scalars->n_numbers];
+        uint64_t count = 0;
+        status = string_set_count(n->budget, set, LIMIT_GRAMMAR_UNIQUE, &count, n->err);
+        if (status == SERVERD_OK && count == LIMIT_GRAMMAR_UNIQUE)
+            return NULL;
+        if (status == SERVERD_OK)
+            status = string_set_fold(n->budget, set, &texts, n->err);
+    }
+    if (status != SERVERD_OK)
+        normal_failed(n, status, NULL);
+    return status == SERVERD_OK ? texts : NULL;
+}
+
+/* How many values a goal has; parts may overlap. UNBOUNDED: more than are counted. */
 static uint32_t count_values(struct normal *n, const struct goal *goal)
 {
-    uint64_t sum = (uint64_t)__builtin_popcount(goal->scalars.words);
-    for (uint32_t i = 0; i < goal->scalars.n_strings && normal_ok(n); i++) {
-        uint64_t count = 0;
-        serverd_status status = string_set_count(n->budget, &goal->scalars.strings[i],
-                                                 LIMIT_GRAMMAR_UNIQUE, &count, n->err);
-        if (status != SERVERD_OK)
-            normal_failed(n, status, NULL);
-        sum += count;
-    }
-    for (uint32_t i = 0; i < goal->scalars.n_numbers && normal_ok(n); i++) {
-        const struct number_set *set = &goal->scalars.numbers[i].set;
-        const struct automaton *texts;
-        bool is_one = set->low_bound == BOUND_INCLUSIVE && set->high_bound == BOUND_INCLUSIVE &&
-                      decimal_compare(&set->low, &set->high) == 0;
-        bool is_whole = set->multiple.coefficient > 0 && set->multiple.exponent >= 0;
-        /* others have fractions of many digits: more than any array has items */
-        serverd_status status =
-            is_whole && !is_one ? number_set_automaton(n->budget, set, &texts, n->err) : SERVERD_OK;
-        if (status != SERVERD_OK)
-            normal_failed(n, status, NULL);
-        else if (is_one)
-            sum += 1;
-        else
-            sum += is_whole ? automaton_count(texts, LIMIT_GRAMMAR_UNIQUE) : LIMIT_GRAMMAR_UNIQUE;
+    const struct scalar_set *scalars = &goal->scalars;
+    uint64_t sum = (uint64_t)__builtin_popcount(scalars->words);
+    for (int strings = 0; strings < 2; strings++) {
+        const struct automaton *all = NULL, *both;
+        uint32_t from = strings ? scalars->n_numbers : 0;
+        uint32_t to = scalars->n_numbers + (strings ? scalars->n_strings : 0);
+        for (uint32_t i = from; i < to; i++) {
+            const struct automaton *texts = texts_of(n, scalars, i);
+            if (!texts)
+                return UNBOUNDED;
+            both = texts;
+            serverd_status status =
+                all ? automaton_union(n->budget, all, texts, &both, n->err) : SERVERD_OK;
+            if (status != SERVERD_OK) {
+                normal_failed(n, status, NULL);
+                return UNBOUNDED;
+            }
+            all = both;
+        }
+        sum += all ? automaton_count(all, LIMIT_GRAMMAR_UNIQUE) : 0;
     }
     return sum < LIMIT_GRAMMAR_UNIQUE ? (uint32_t)sum : UNBOUNDED;
 }

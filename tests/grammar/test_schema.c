@@ -243,6 +243,10 @@ static void production_has_no_dead_ends(void **state)
          "\"maxItems\": 2, "
          "\"minItems\": 2, \"minContains\": 2}",
          "[2", 1},
+        {"{\"type\": \"array\", \"uniqueItems\": true, \"items\": {\"anyOf\": [{\"enum\": [1, 2]}, "
+         "{\"type\": "
+         "\"integer\", \"minimum\": 1, \"maximum\": 3}]}}",
+         "[2, 1, 3,", 8},
         {"{\"type\": \"object\", \"properties\": {\"a\": {\"$ref\": \"#\"}}, \"required\": "
          "[\"a\"], \"anyOf\": "
          "[{\"required\": [\"a\"]}, {\"maxProperties\": 0}]}",
