@@ -52,11 +52,6 @@ static bool count_steps(struct normal *n, const struct part *part, struct machin
     return normal_ok(n);
 }
 
-static bool is_unique_in_vain(const struct machine_array *array)
-{
-    return array->is_unique && array->max > 1;
-}
-
 struct array_plan *array_plan_make(struct normal *n, const struct part *part)
 {
     struct array_plan *plan = normal_array(n, 1, sizeof *plan);
@@ -72,7 +67,7 @@ struct array_plan *array_plan_make(struct normal *n, const struct part *part)
                   .max = part->max,
                   .n_prefix = part->n_prefix,
                   .n_needs = part->n_contains,
-                  .is_unique = part->is_unique},
+                  .is_unique = part->unique != NULL},
     };
     for (uint32_t i = 0; i < part->n_contains; i++) {
         const struct items_need *need = &part->contains[i];
@@ -80,8 +75,6 @@ struct array_plan *array_plan_make(struct normal *n, const struct part *part)
         if (need->from > plan->array.n_prefix)
             plan->array.n_prefix = need->from;
     }
-    if (n->produces && is_unique_in_vain(&plan->array))
-        normal_refuse(n, SERVERD_UNSUPPORTED, NULL, "uniqueItems: more than one item");
     uint32_t n_masks = 1u << plan->array.n_needs, rows = plan->array.n_prefix + 1;
     plan->goals = normal_array(n, (size_t)rows * n_masks, sizeof *plan->goals);
     plan->alive = normal_array(n, (size_t)rows * n_masks, sizeof *plan->alive);
@@ -159,6 +152,82 @@ static bool fill_can_finish(struct normal *n, struct machine_array *array)
     return bits && array_can_finish(array, 0, none);
 }
 
+static bool is_of_few_texts(const struct number_set *set)
+{
+    bool is_one = set->low_bound == BOUND_INCLUSIVE && set->high_bound == BOUND_INCLUSIVE &&
+                  decimal_compare(&set->low, &set->high) == 0;
+    /* others have fractions of many digits: more than any array has items */
+    return is_one || (set->multiple.coefficient > 0 && set->multiple.exponent >= 0);
+}
+
+/* The texts of part i of a goal's numbers, or behind them, of its strings. NULL: they are too many
+ * to be counted, or failed. */
+static const struct automaton *texts_of(struct normal *n, const struct scalar_set *scalars,
+                                        uint32_t i)
+{
+    const struct automaton *texts = NULL;
+    serverd_status status;
+    if (i < scalars->n_numbers) {
+        if (!is_of_few_texts(&scalars->numbers[i].set))
+            return NULL;
+        status = number_set_automaton(n->budget, &scalars->numbers[i].set, &texts, n->err);
+    } else {
+        const struct string_set *set = &scalars->strings[i - scalars->n_numbers];
+        uint64_t count = 0;
+        status = string_set_count(n->budget, set, LIMIT_GRAMMAR_UNIQUE, &count, n->err);
+        if (status == SERVERD_OK && count == LIMIT_GRAMMAR_UNIQUE)
+            return NULL;
+        if (status == SERVERD_OK)
+            status = string_set_fold(n->budget, set, &texts, n->err);
+    }
+    if (status != SERVERD_OK)
+        normal_failed(n, status, NULL);
+    return status == SERVERD_OK ? texts : NULL;
+}
+
+/* How many values a goal has; parts may overlap. UNBOUNDED: more than are counted. */
+static uint32_t count_values(struct normal *n, const struct goal *goal)
+{
+    const struct scalar_set *scalars = &goal->scalars;
+    uint64_t sum = (uint64_t)__builtin_popcount(scalars->words);
+    for (int strings = 0; strings < 2; strings++) {
+        const struct automaton *all = NULL, *both;
+        uint32_t from = strings ? scalars->n_numbers : 0;
+        uint32_t to = scalars->n_numbers + (strings ? scalars->n_strings : 0);
+        for (uint32_t i = from; i < to; i++) {
+            const struct automaton *texts = texts_of(n, scalars, i);
+            if (!texts)
+                return UNBOUNDED;
+            both = texts;
+            serverd_status status =
+                all ? automaton_union(n->budget, all, texts, &both, n->err) : SERVERD_OK;
+            if (status != SERVERD_OK) {
+                normal_failed(n, status, NULL);
+                return UNBOUNDED;
+            }
+            all = both;
+        }
+        sum += all ? automaton_count(all, LIMIT_GRAMMAR_UNIQUE) : 0;
+    }
+    return sum < LIMIT_GRAMMAR_UNIQUE ? (uint32_t)sum : UNBOUNDED;
+}
+
+/* Production of items that differ: of scalars, whose values can be counted, so that it is known
+ * when they are used up. */
+static void limit_unique(struct normal *n, struct array_plan *plan)
+{
+    const struct goal *goal = n->goals[plan->goals[plan->array.n_prefix]];
+    bool is_plain = plan->array.n_prefix == 0 && plan->array.n_needs == 0 &&
+                    goal->parts[PART_ARRAY].n == 0 && goal->parts[PART_OBJECT].n == 0;
+    if (!is_plain) {
+        normal_refuse(n, SERVERD_UNSUPPORTED, plan->part->unique,
+                      "uniqueItems: of other items than numbers, strings and words");
+        return;
+    }
+    uint32_t count = count_values(n, goal);
+    plan->array.max = plan->array.max < count ? plan->array.max : count;
+}
+
 bool array_plan_is_possible(struct normal *n, struct array_plan *plan)
 {
     struct machine_array *array = &plan->array;
@@ -171,6 +240,8 @@ bool array_plan_is_possible(struct normal *n, struct array_plan *plan)
     for (uint32_t i = 0; i < count; i++)
         if (plan->alive[i] == MACHINE_NOTHING && i < array->max)
             array->max = i;
+    if (n->produces && array->is_unique && array->max > 1)
+        limit_unique(n, plan);
     return array->min <= array->max;
 }
 

@@ -84,7 +84,7 @@ struct part {
     uint32_t n_prefix, rest;
     const struct items_need *contains;
     uint32_t n_contains;
-    bool is_unique;
+    const struct json_value *unique; /* the schema that wants items to differ; NULL: none */
 
     /* What unevaluated* leaves alone; kept only where one of them looks. */
     struct name_span evaluated;

@@ -396,7 +396,7 @@ const struct part *array_words(struct normal *n, const struct json_value *json)
     enum schema_draft draft = schema_draft_of(n->document, json);
     if (schema.has_contains && draft >= DRAFT_2020)
         part->evaluated_items = schema.contains;
-    part->is_unique = schema.is_unique;
+    part->unique = schema.is_unique ? json : NULL;
     const struct part *out = part_and(n, PART_ARRAY, part, part_anything(n)); /* trims */
     return out;
 }

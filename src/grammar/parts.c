@@ -197,7 +197,7 @@ static bool join_arrays(struct normal *n, const struct part *a, const struct par
     out->n_prefix = n_prefix;
     out->rest = goal_and(n, a->rest, b->rest);
     out->contains = contains;
-    out->is_unique = a->is_unique || b->is_unique;
+    out->unique = a->unique ? a->unique : b->unique;
     out->n_evaluated = a->n_evaluated > b->n_evaluated ? a->n_evaluated : b->n_evaluated;
     out->evaluated_items = literal_either(n, a->evaluated_items, b->evaluated_items);
     for (uint32_t i = 0; i < n_prefix && i < out->max && normal_ok(n); i++)

@@ -207,7 +207,7 @@ static void begin_number(struct run *run, uint32_t index, uint8_t byte, uint32_t
         top.number.start = 0; /* nobody looks there: equal numbers are equal tops */
         top.number.text = value->number;
         top.number.run = dfa_begin(dfa);
-        if (!dfa_step(dfa, &top.number.run, byte))
+        if (!dfa_step(dfa, &top.number.run, byte) || !run_item_can_be_new(run, &top))
             return;
     } else {
         top.number.value = index;
@@ -232,7 +232,7 @@ void run_begin_value(struct run *run, uint32_t index, uint8_t byte, uint32_t par
         top = frame_make(FRAME_WORD, parent);
         top.word.word = byte == 'n' ? 0 : byte == 'f' ? 1 : 2;
         top.word.at = 1;
-        if (value->words >> top.word.word & 1)
+        if ((value->words >> top.word.word & 1) && run_item_can_be_new(run, &top))
             frame_set_add(out, &top);
         return;
     case '"':
@@ -241,7 +241,8 @@ void run_begin_value(struct run *run, uint32_t index, uint8_t byte, uint32_t par
             top = frame_make(FRAME_STRING, parent);
             top.text.text = value->texts[i];
             top.text.run.state = machine->produces ? text->dfa->start : text->set->automaton->start;
-            frame_set_add(out, &top);
+            if (run_item_can_be_new(run, &top))
+                frame_set_add(out, &top);
         }
         return;
     case '[':
@@ -302,9 +303,10 @@ static void read_string(struct run *run, const struct frame *top, uint8_t byte,
     const struct machine_text *text = &run->machine->texts[top->text.text];
     struct frame next = *top;
     if (run->machine->produces) {
-        if (dfa_step(text->dfa, &next.text.run, byte))
-            frame_set_add(out, &next);
-        else if (byte == '"' && dfa_is_accepting(text->dfa, top->text.run))
+        if (dfa_step(text->dfa, &next.text.run, byte)) {
+            if (run_item_can_be_new(run, &next))
+                frame_set_add(out, &next);
+        } else if (byte == '"' && dfa_is_accepting(text->dfa, top->text.run))
             run_resume(run, top->parent, run->at + 1, out);
         return;
     }
@@ -338,7 +340,8 @@ static void read_byte(struct run *run, const struct frame *top, uint8_t byte, st
         return;
     case FRAME_NUMBER:
         if (machine->produces) {
-            if (!dfa_step(machine->texts[top->number.text].dfa, &next.number.run, byte))
+            if (!dfa_step(machine->texts[top->number.text].dfa, &next.number.run, byte) ||
+                !run_item_can_be_new(run, &next))
                 return;
         } else {
             next.number.run.state =

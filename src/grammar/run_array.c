@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "grammar/json_tree.h"
 
 #include <string.h>
@@ -123,4 +124,48 @@ bool run_item_is_new(struct run *run, struct frame *frame, uint32_t end)
     frame->array.seen = run_push(run, &seen);
     frame->array.start = 0;
     return frame->array.seen != NO_FRAME;
+}
+
+/* The text that a top reads, and how far it is in it. */
+static bool text_of(const struct run *run, const struct frame *top, const struct dfa **dfa,
+                    struct dfa_run *state, bool *is_inexhaustible)
+{
+    const struct machine_text *text;
+    if (top->kind != FRAME_STRING && top->kind != FRAME_NUMBER)
+        return false;
+    bool is_string = top->kind == FRAME_STRING;
+    text = &run->machine->texts[is_string ? top->text.text : top->number.text];
+    *dfa = text->dfa;
+    *state = is_string ? top->text.run : top->number.run;
+    *is_inexhaustible = text->is_inexhaustible;
+    return true;
+}
+
+static const char *const words[] = {"null", "false", "true"};
+
+bool run_item_can_be_new(struct run *run, const struct frame *top)
+{
+    const struct frame *array = &run->pool.frame[top->parent];
+    const struct dfa *dfa = NULL;
+    struct dfa_run state = {0, 0};
+    bool is_inexhaustible = false, is_word = top->kind == FRAME_WORD;
+    if (array->kind != FRAME_ARRAY || !array->array.seen || !run->machine->produces ||
+        !run->machine->arrays[array->array.array].is_unique)
+        return true;
+    if (!is_word && (!text_of(run, top, &dfa, &state, &is_inexhaustible) || is_inexhaustible))
+        return true;
+    const char *so_far = run->bytes.data + array->array.start;
+    uint32_t n_so_far = run->at + 1 - array->array.start, n_used = 0;
+    for (uint32_t i = array->array.seen; i; i = run->pool.frame[i].parent) {
+        const struct frame *other = &run->pool.frame[i];
+        const char *item = run->bytes.data + other->seen.start;
+        uint32_t n = other->seen.end - other->seen.start, quotes = top->kind == FRAME_STRING;
+        if (is_word && n == strlen(words[top->word.word]) &&
+            memcmp(item, words[top->word.word], n) == 0)
+            return false;
+        n_used += !is_word && n >= n_so_far && memcmp(item, so_far, n_so_far) == 0 &&
+                  dfa_accepts(dfa, item + quotes, n - 2 * quotes);
+    }
+    return n_used == 0 ||
+           run_count_texts(dfa, state, n_used + 1, LIMIT_GRAMMAR_NAME_DEPTH) > n_used;
 }

@@ -59,6 +59,14 @@ uint32_t run_class_text(const struct run *run, const struct frame *top);
 bool run_class_is_open(struct run *run, const struct frame *top);
 void run_behind_class(struct run *run, const struct frame *top, struct frame_set *out);
 
+/* Production: whether a top that reads an item of an array whose items differ can still become one
+ * that is not there yet. True for all other tops. */
+bool run_item_can_be_new(struct run *run, const struct frame *top);
+
+/* Accepted texts from a state on, at most `bound` of them. */
+uint32_t run_count_texts(const struct dfa *dfa, struct dfa_run state, uint32_t bound,
+                         uint32_t depth);
+
 /* An array's item is complete; false: it equals another one and must not. */
 bool run_item_is_new(struct run *run, struct frame *array, uint32_t end);
 

@@ -320,15 +320,13 @@ static void finish_class(struct run *run, const struct machine_object *object,
     frame_set_add(out, &next);
 }
 
-/* Accepted texts from here on, at most `bound` of them. */
-static uint32_t count_texts(const struct dfa *dfa, struct dfa_run run, uint32_t bound,
-                            uint32_t depth)
+uint32_t run_count_texts(const struct dfa *dfa, struct dfa_run run, uint32_t bound, uint32_t depth)
 {
     uint32_t count = dfa_is_accepting(dfa, run) ? 1 : 0;
     for (unsigned byte = 0; byte < 256 && count < bound && depth > 0; byte++) {
         struct dfa_run next = run;
         if (dfa_step(dfa, &next, (uint8_t)byte))
-            count += count_texts(dfa, next, bound - count, depth - 1);
+            count += run_count_texts(dfa, next, bound - count, depth - 1);
     }
     return count;
 }
@@ -354,7 +352,7 @@ static bool has_unused_name(struct run *run, const struct machine_object *object
         n_used += dfa_accepts(dfa, key->bytes, key->n);
     }
     return n_used == 0 ||
-           count_texts(dfa, top->class.run, n_used + 1, LIMIT_GRAMMAR_NAME_DEPTH) > n_used;
+           run_count_texts(dfa, top->class.run, n_used + 1, LIMIT_GRAMMAR_NAME_DEPTH) > n_used;
 }
 
 void run_class(struct run *run, const struct frame *top, uint8_t byte, struct frame_set *out)

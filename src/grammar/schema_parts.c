@@ -239,6 +239,41 @@ static const char *unevaluated_word(enum part_type type)
     return type == PART_ARRAY ? "unevaluatedItems" : "unevaluatedProperties";
 }
 
+/* The opposite: parts in which something unevaluated breaks the rule. */
+static const struct part *with_unevaluated_item(struct normal *n, const struct part *part,
+                                                uint32_t literal)
+{
+    struct part *rule = part_new(n);
+    struct items_need *need = normal_array(n, 1, sizeof *need);
+    if (!rule || !need || part->n_evaluated == UNBOUNDED)
+        return NULL;
+    *need = (struct items_need){.literal = literal_either(n, part->evaluated_items, literal) ^ 1,
+                                .from = part->n_evaluated,
+                                .min = 1,
+                                .max = UNBOUNDED};
+    rule->contains = need;
+    rule->n_contains = 1;
+    rule->min = need->from + 1;
+    return need->literal == LITERAL_FALSE ? NULL : part_and(n, PART_ARRAY, part, rule);
+}
+
+static const struct part *with_unevaluated_property(struct normal *n, const struct part *part,
+                                                    uint32_t literal)
+{
+    struct part *rules = part_new(n);
+    struct property_rule *need = normal_array(n, 1, sizeof *need);
+    const struct property_rule **table = normal_array(n, 1, sizeof *table);
+    if (!rules || !need || !table || part->evaluated.is_complement)
+        return NULL;
+    *need = (struct property_rule){part->evaluated, goal_add(n, GOAL_TRUE, literal ^ 1)};
+    need->span.is_complement = true;
+    table[0] = need;
+    rules->needs = table;
+    rules->n_needs = 1;
+    rules->min = 1;
+    return need->goal == GOAL_FALSE ? NULL : part_and(n, PART_OBJECT, part, rules);
+}
+
 static struct part_list without_unevaluated(const struct scope *scope, struct part_list list,
                                             const struct json_value *rule)
 {
@@ -254,13 +289,11 @@ static struct part_list without_unevaluated(const struct scope *scope, struct pa
 
 /* ---- a schema -------------------------------------------------------------------------------- */
 
-static struct part_list of_schema(const struct scope *outer)
+/* All keywords but unevaluated*. */
+static struct part_list of_other_words(const struct scope *scope)
 {
-    struct scope inner = *outer, *scope = &inner;
     struct normal *n = scope->n;
     struct part_list list = anything(n), none = {0};
-    const struct json_value *unevaluated = word(scope, unevaluated_word(scope->type));
-    scope->is_annotated = scope->is_annotated || unevaluated;
     uint32_t target;
     bool is_all;
     const struct json_value *type = word(scope, "type");
@@ -307,7 +340,36 @@ static struct part_list of_schema(const struct scope *outer)
         list = with_condition(scope, list);
     if (scope->type == PART_OBJECT && list.n > 0)
         list = with_dependencies(scope, list);
-    return unevaluated ? without_unevaluated(scope, list, unevaluated) : list;
+    return list;
+}
+
+static struct part_list of_schema(const struct scope *outer)
+{
+    struct scope scope = *outer;
+    const struct json_value *unevaluated = word(&scope, unevaluated_word(scope.type));
+    scope.is_annotated = scope.is_annotated || unevaluated;
+    struct part_list list = of_other_words(&scope);
+    return unevaluated && normal_ok(scope.n) ? without_unevaluated(&scope, list, unevaluated)
+                                             : list;
+}
+
+/* Values that satisfy all else, but have something unevaluated that breaks the rule. */
+static void add_unevaluated(const struct scope *outer, struct part_list *out)
+{
+    struct scope scope = *outer;
+    const struct json_value *unevaluated = word(&scope, unevaluated_word(scope.type));
+    if (!unevaluated)
+        return;
+    uint32_t literal = literal_of_schema(scope.n, unevaluated);
+    if (literal == LITERAL_TRUE)
+        return;
+    scope.is_annotated = true;
+    struct part_list list = of_other_words(&scope);
+    for (uint32_t i = 0; i < list.n && normal_ok(scope.n); i++)
+        part_list_add(scope.n, out,
+                      scope.type == PART_ARRAY
+                          ? with_unevaluated_item(scope.n, list.item[i], literal)
+                          : with_unevaluated_property(scope.n, list.item[i], literal));
 }
 
 /* Two or more of the schemas, or none. */
@@ -383,10 +445,7 @@ static struct part_list of_negation(const struct scope *scope)
     add_combined_negations(scope, &out);
     if (scope->type == PART_OBJECT)
         add_broken_dependencies(scope, &out);
-    const struct json_value *unevaluated = word(scope, unevaluated_word(scope->type));
-    if (unevaluated && literal_of_schema(n, unevaluated) != LITERAL_TRUE)
-        normal_refuse(n, SERVERD_UNSUPPORTED, scope->schema, "%s: inside of a negation",
-                      unevaluated_word(scope->type));
+    add_unevaluated(scope, &out);
     return out;
 }
 

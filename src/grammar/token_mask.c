@@ -283,27 +283,7 @@ static void add_rests(struct walk *walk, const struct dfa *dfa, struct dfa_run r
     }
 }
 
-static bool add_string(struct walk *walk, const struct frame *top)
-{
-    struct run *run = &walk->matcher->run;
-    const struct dfa *dfa = run->machine->texts[top->text.text].dfa;
-    const struct kept_mask *kept =
-        find_kept(walk->cache, walk->matcher->grammar, top->text.text, top->text.run, false);
-    if (!kept)
-        return false;
-    add_kept(walk, kept);
-    struct frame_set *first = &walk->cache->sets[0];
-    first->n = 0;
-    run->at = (uint32_t)walk->n_bytes;
-    run_resume(run, top->parent, run->at + 1, first);
-    buffer_append_char(&run->bytes, '"');
-    if (first->n > 0)
-        add_rests(walk, dfa, top->text.run, NULL, NULL);
-    put_back(walk);
-    return true;
-}
-
-/* A name: whether it was used already depends on the whole of it. */
+/* A name, or an item that has to differ: whether it was used already depends on the whole of it. */
 struct name_context {
     const struct frame_set *tops; /* the one of the name */
 };
@@ -326,6 +306,38 @@ static bool is_new_name(struct walk *walk, const struct quoted_token *token, con
     matcher->run.bytes.len = n_bytes;
     frame_pool_release(&matcher->run.pool, n_frames);
     return is_legal;
+}
+
+static bool add_string(struct walk *walk, const struct frame *top)
+{
+    struct run *run = &walk->matcher->run;
+    const struct machine_text *text = &run->machine->texts[top->text.text];
+    const struct frame *below = &run->pool.frame[top->parent];
+    bool is_unique =
+        below->kind == FRAME_ARRAY && run->machine->arrays[below->array.array].is_unique;
+    bool differs = is_unique && below->array.seen;
+    if (differs && !text->is_inexhaustible)
+        return false; /* how much of it is left depends on items that were used */
+    const struct kept_mask *kept =
+        find_kept(walk->cache, walk->matcher->grammar, top->text.text, top->text.run, false);
+    if (!kept)
+        return false;
+    add_kept(walk, kept);
+    struct frame top_item = *top;
+    const struct frame_set tops = {.item = &top_item, .n = 1, .cap = 1};
+    const struct name_context context = {&tops};
+    struct frame_set *first = &walk->cache->sets[0];
+    first->n = 0;
+    run->at = (uint32_t)walk->n_bytes;
+    if (is_unique)
+        frame_set_add(first, below); /* not by the item's text, which is not whole here */
+    else
+        run_resume(run, top->parent, run->at + 1, first);
+    buffer_append_char(&run->bytes, '"');
+    if (first->n > 0)
+        add_rests(walk, text->dfa, top->text.run, differs ? is_new_name : NULL, &context);
+    put_back(walk);
+    return true;
 }
 
 static bool add_name(struct walk *walk, const struct frame *top)
