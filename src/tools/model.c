@@ -96,7 +96,7 @@ static void choose_name(struct model *model, const struct options *options)
         (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
     else
         (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
-    static const char *const endings[] = {".gguf", ".sdp"};
+    static const char *const endings[] = {".gguf", ".sdp", ".zip"};
     size_t n = strlen(model->name);
     for (size_t i = 0; i < sizeof endings / sizeof *endings && !options->served_model_name; i++) {
         size_t len = strlen(endings[i]);
@@ -452,6 +452,10 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     if (status == SERVERD_OK)
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
+        status = output_formats_init(
+            &model->served.output, model->tokenizer, model->served.chat_template_source,
+            setup->options->tool_call_parser, setup->options->reasoning_parser, err);
+    if (status == SERVERD_OK)
         status = compile_draft(model, setup, err); /* refused before anything is packed */
     if (status == SERVERD_OK)
         status = open_runtime(model, setup, err);
@@ -517,6 +521,7 @@ void model_close(struct model *model)
     delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
+    output_formats_deinit(&model->served.output);
     if (model->tokenizer)
         tokenizer_destroy(model->tokenizer);
     program_unref(model->draft_program);
