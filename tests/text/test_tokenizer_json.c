@@ -46,6 +46,58 @@ static void print_difference(const char *name, const char *text, const struct to
     free(expected);
 }
 
+static unsigned check_pairs(const char *name, const struct tokenizer *tokenizer,
+                            const json_t *pairs)
+{
+    unsigned n_wrong = 0;
+    assert_true(json_array_size(pairs) > 10);
+    for (size_t i = 0; i < json_array_size(pairs); i++) {
+        const json_t *pair = json_array_get(pairs, i), *ids = json_object_get(pair, "ids");
+        const json_t *first = json_object_get(pair, "first"),
+                     *second = json_object_get(pair, "second");
+        uint32_t n_first = 0;
+        struct token_list got;
+        token_list_init(&got, 10000);
+        if (tokenizer_encode_pair(tokenizer, json_string_value(first), json_string_length(first),
+                                  json_string_value(second), json_string_length(second), &got,
+                                  &n_first, &err) != SERVERD_OK)
+            fail_msg("%s: %s", name, err.text);
+        if (!is_equal(&got, ids) ||
+            n_first != json_integer_value(json_object_get(pair, "n_first"))) {
+            print_difference(name, json_string_value(second), &got, ids);
+            n_wrong++;
+        }
+        token_list_deinit(&got);
+    }
+    return n_wrong;
+}
+
+static unsigned check_decoded(const char *name, const struct tokenizer *tokenizer,
+                              const json_t *decoded)
+{
+    unsigned n_wrong = 0;
+    for (size_t i = 0; i < json_array_size(decoded); i++) {
+        const json_t *item = json_array_get(decoded, i), *ids = json_object_get(item, "ids"),
+                     *text = json_object_get(item, "text");
+        int32_t list[1000];
+        const size_t n = json_array_size(ids);
+        struct buffer got;
+        assert_true(n <= 1000);
+        for (size_t k = 0; k < n; k++)
+            list[k] = (int32_t)json_integer_value(json_array_get(ids, k));
+        buffer_init(&got, MIB);
+        tokenizer_decode(tokenizer, list, n, true, &got);
+        if (got.len != json_string_length(text) ||
+            memcmp(buffer_str(&got), json_string_value(text), got.len) != 0) {
+            print_message("%s: expected \"%s\", got \"%s\"\n", name, json_string_value(text),
+                          buffer_str(&got));
+            n_wrong++;
+        }
+        buffer_deinit(&got);
+    }
+    return n_wrong;
+}
+
 static void check_kind(const char *name)
 {
     char folder[512], path[600];
@@ -77,6 +129,8 @@ static void check_kind(const char *name)
         token_list_deinit(&got);
     }
     size_t n = json_array_size(cases);
+    n_wrong += check_pairs(name, tokenizer, json_object_get(root, "pairs"));
+    n_wrong += check_decoded(name, tokenizer, json_object_get(root, "decoded"));
     json_decref(root);
     tokenizer_destroy(tokenizer);
     program_unref(program);
