@@ -28,11 +28,6 @@ static serverd_status no_memory(serverd_error *err)
     return fail(err, SERVERD_NOMEM, "no memory for a self-test");
 }
 
-static uint32_t n_rows_of(const struct sdp_case *c)
-{
-    return c->n_positions > 0 ? c->n_positions : 1;
-}
-
 static serverd_status take_answers(const struct program *program, const struct sdp_tests *tests,
                                    struct answers *out, serverd_error *err)
 {
@@ -42,7 +37,7 @@ static serverd_status take_answers(const struct program *program, const struct s
     for (uint32_t i = 0; i < tests->n_cases; i++) {
         const struct sdp_case *c = &tests->cases[i];
         size_t floats;
-        if (!size_mul(n_rows_of(c), out->width, &floats) ||
+        if (!size_mul(sdp_case_rows(c), out->width, &floats) ||
             !(out->rows[i] = calloc(floats, sizeof(float))) ||
             !(out->greedy[i] = calloc((size_t)c->n_greedy + 1, sizeof(int32_t))))
             return no_memory(err);
@@ -54,7 +49,7 @@ static serverd_status check_finite(const struct sdp_tests *tests, const struct a
                                    serverd_error *err)
 {
     for (uint32_t i = 0; i < tests->n_cases; i++)
-        for (size_t r = 0; r < n_rows_of(&tests->cases[i]); r++)
+        for (size_t r = 0; r < sdp_case_rows(&tests->cases[i]); r++)
             for (size_t k = 0; k < answers->width; k++)
                 if (!isfinite(answers->rows[i][r * answers->width + k]))
                     return fail(err, SERVERD_NUMERIC,
@@ -358,7 +353,7 @@ static serverd_status run_exactly(const struct program *program, const struct sd
     status = run_nodes(forward, program, err);
     const float *row = status == SERVERD_OK ? forward->values[program->graph.output] : NULL;
     for (uint32_t i = 0; i < tests->n_cases && row; i++) {
-        const size_t floats = (size_t)n_rows_of(&tests->cases[i]) * out->width;
+        const size_t floats = (size_t)sdp_case_rows(&tests->cases[i]) * out->width;
         memcpy(out->rows[i], row, floats * sizeof *row);
         row += floats;
     }
