@@ -121,6 +121,11 @@ static uint64_t checksum_of(const struct answers *answers, uint32_t index, uint3
     return checksum64(answers->rows[index], (size_t)n_rows * answers->width * sizeof(float));
 }
 
+static double probability_of(float score)
+{
+    return 1 / (1 + exp(-(double)score));
+}
+
 static double cosine_of(const float *a, const float *b, size_t n)
 {
     double aa = 0, bb = 0, ab = 0;
@@ -129,17 +134,28 @@ static double cosine_of(const float *a, const float *b, size_t n)
         bb += (double)b[i] * (double)b[i];
         ab += (double)a[i] * (double)b[i];
     }
-    if (n == 1) /* a score: as near as vectors of that cosine are */
-        return 1 - (aa > 0 ? (aa + bb - 2 * ab) / aa / 2 : bb);
     return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : aa == bb;
 }
 
+/* Scores may be near 0 and few, so that their direction says little: they are as near in
+ * probability as vectors of that cosine are. */
+static double likeness_of_scores(const float *a, const float *b, size_t n)
+{
+    double apart = 0;
+    for (size_t i = 0; i < n; i++)
+        apart = fmax(apart, fabs(probability_of(a[i]) - probability_of(b[i])));
+    return 1 - apart * apart / 2;
+}
+
 static serverd_status judge_encoder(const struct sdp_tests *tests, const struct answers *answers,
-                                    struct self_test_result *out, serverd_error *err)
+                                    bool has_scores, struct self_test_result *out,
+                                    serverd_error *err)
 {
     for (uint32_t i = 0; i < tests->n_cases; i++) {
         const struct sdp_case *c = &tests->cases[i];
-        const double cosine = cosine_of(c->value, answers->rows[i], c->n_values);
+        const double cosine = has_scores
+                                  ? likeness_of_scores(c->value, answers->rows[i], c->n_values)
+                                  : cosine_of(c->value, answers->rows[i], c->n_values);
         out->cosine = fmin(out->cosine, cosine);
         if (!(cosine >= tests->cosine_limit))
             return fail(err, SERVERD_NUMERIC,
@@ -181,12 +197,13 @@ static serverd_status judge_decoder(const struct sdp_tests *tests, const struct 
 }
 
 static serverd_status judge(const struct sdp_tests *tests, const struct answers *answers,
-                            bool is_encoder, struct worker_pool *pool, struct self_test_result *out,
-                            serverd_error *err)
+                            const struct program_config *config, struct worker_pool *pool,
+                            struct self_test_result *out, serverd_error *err)
 {
+    const bool is_encoder = config->is_encoder;
     *out =
         (struct self_test_result){.n_cases = tests->n_cases, .is_encoder = is_encoder, .cosine = 1};
-    return is_encoder ? judge_encoder(tests, answers, out, err)
+    return is_encoder ? judge_encoder(tests, answers, config->n_scores > 0, out, err)
                       : judge_decoder(tests, answers, pool, out, err);
 }
 
@@ -293,7 +310,7 @@ static serverd_status make(const struct program *source, struct program *program
     if (status == SERVERD_OK)
         status = answer_cases(program, tests, options, &packed, err);
     if (status == SERVERD_OK)
-        status = judge(tests, &packed, program->config.is_encoder, options->pool, &result, err);
+        status = judge(tests, &packed, &program->config, options->pool, &result, err);
     for (uint32_t i = 0; i < tests->n_cases && status == SERVERD_OK; i++) {
         struct sdp_case *c = &tests->cases[i];
         c->checksum = checksum_of(&packed, i, c->n_values ? 1 : c->n_positions);
@@ -333,7 +350,7 @@ static serverd_status run(struct program *program, const struct sdp_tests *tests
     struct answers answers = {0};
     serverd_status status = answer_cases(program, tests, options, &answers, err);
     if (status == SERVERD_OK)
-        status = judge(tests, &answers, program->config.is_encoder, options->pool, out, err);
+        status = judge(tests, &answers, &program->config, options->pool, out, err);
     if (status == SERVERD_OK && answers.is_packed && tests->contract == SELF_TEST_CONTRACT)
         status = compare_bits(tests, &answers, err);
     answers_free(&answers);

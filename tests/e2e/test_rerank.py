@@ -3,13 +3,14 @@ pass, through every dialect; and the same endpoints with other kinds of models."
 import json
 import math
 import random
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
-from conftest import ROOT, Server
+from conftest import BUILD, ROOT, Server, clean_environment
 
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 from encoder_oracle import Encoder  # noqa: E402
@@ -180,6 +181,20 @@ def test_of_embeddings_the_score_is_the_cosine(name, tmp_path):
     for i in range(3):
         assert abs(score[i]["score"] - float(vectors[i] @ vectors[i + 3])) <= 5e-3
     assert server.stop() == 0, server.log
+
+
+def test_a_quantised_reranker_is_a_program_file(tmp_path):
+    make("BertForSequenceClassification", tmp_path / "m")
+    path = tmp_path / "m.sdp"
+    subprocess.run([BUILD / "src" / "tools" / "compile" / "serverd-compile", tmp_path / "m", "-o", path, "-q", "--quantize", "int8"],
+                   check=True, env=clean_environment())
+    body, found = {"query": "red house", "documents": [t for t in texts(30, 6) if is_plain(t)]}, []
+    for model in (path, tmp_path / "m"):
+        server = Server(model)
+        found.append({r["index"]: r["relevance_score"] for r in post(server.url + "/v1/rerank", body)["results"]})
+        assert json.load(urllib.request.urlopen(server.url + "/v1/models"))["data"][0]["meta"]["capabilities"] == ["rerank"]
+        assert server.stop() == 0, server.log
+    assert 0 < max(abs(found[0][i] - found[1][i]) for i in found[0]) < 0.05
 
 
 def test_a_model_with_several_outputs_ranks_nothing(tmp_path):
