@@ -183,6 +183,51 @@ def test_of_embeddings_the_score_is_the_cosine(name, tmp_path):
     assert server.stop() == 0, server.log
 
 
+GGUF_NAMES = {"embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+              "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm", "pooler.dense": "cls",
+              "classifier": "cls.output", "attention.self.query": "attn_q", "attention.self.key": "attn_k",
+              "attention.self.value": "attn_v", "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
+              "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm"}
+
+
+def write_gguf(folder, path):
+    """The same model with its vocabulary, pooling type 4 (rank)."""
+    gguf = pytest.importorskip("gguf")
+    oracle, w = Encoder(folder), gguf.GGUFWriter(path, "bert")
+    c, vocab = oracle.config, json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    for name, value in (("block_count", c["num_hidden_layers"]), ("embedding_length", c["hidden_size"]), ("pooling_type", 4),
+                        ("context_length", c["max_position_embeddings"]), ("feed_forward_length", c["intermediate_size"]),
+                        ("attention.head_count", c["num_attention_heads"])):
+        w.add_uint32("bert." + name, value)
+    w.add_float32("bert.attention.layer_norm_epsilon", c["layer_norm_eps"])
+    w.add_bool("bert.attention.causal", False)
+    w.add_tokenizer_model("bert")
+    w.add_token_list([t if t.startswith("[") else t[2:] if t.startswith("##") else "\u2581" + t for t in vocab])
+    w.add_token_types([3 if t.startswith("[") else 1 for t in vocab])
+    for name, i in (("cls", 2), ("bos", 2), ("seperator", 3), ("eos", 3), ("unknown", 1), ("padding", 0), ("mask", 4)):
+        w.add_uint32(f"tokenizer.ggml.{name}_token_id", i)
+    for name, t in oracle.w.items():
+        module, suffix = name.rsplit(".", 1)
+        layer = module.split(".")[2] if module.startswith("encoder.") else None
+        to = GGUF_NAMES[module.split(".", 3)[3] if layer else module]
+        w.add_tensor(f"blk.{layer}.{to}.{suffix}" if layer else f"{to}.{suffix}", np.ascontiguousarray(t, np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
+def test_a_gguf_file_of_pooling_type_rank_is_a_reranker(tmp_path):
+    make("BertForSequenceClassification", tmp_path / "m")
+    body, found = {"query": "red house", "documents": [t for t in texts(30, 9) if is_plain(t)]}, []
+    for model in (write_gguf(tmp_path / "m", tmp_path / "m.gguf"), tmp_path / "m"):
+        server = Server(model)
+        found.append(post(server.url + "/v1/rerank", body)["results"])
+        assert server.stop() == 0, server.log
+    assert found[0] == found[1]
+
+
 def test_a_quantised_reranker_is_a_program_file(tmp_path):
     make("BertForSequenceClassification", tmp_path / "m")
     path = tmp_path / "m.sdp"
