@@ -122,7 +122,13 @@
 #define LIMIT_PROMPTS          2048u
 #define LIMIT_MESSAGES         4096u
 #define LIMIT_CHOICES          128u
+#define LIMIT_TOOLS            128u
+#define LIMIT_TOOL_CALLS       128u       /* in one reply; the rest is content */
+#define LIMIT_TOOL_NAME        256u
+#define LIMIT_TOOL_ARGUMENTS   (4 * MIB)  /* of one call; beyond: content */
 #define LIMIT_LABELS           64u /* tokens whose probability a score is */
+#define LIMIT_STORED_RESPONSES 4096u      /* the oldest go, and those that expire */
+#define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u
 #define LIMIT_STOP_TOKEN_IDS   64u

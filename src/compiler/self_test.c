@@ -121,11 +121,6 @@ static uint64_t checksum_of(const struct answers *answers, uint32_t index, uint3
     return checksum64(answers->rows[index], (size_t)n_rows * answers->width * sizeof(float));
 }
 
-static double probability_of(float score)
-{
-    return 1 / (1 + exp(-(double)score));
-}
-
 static double cosine_of(const float *a, const float *b, size_t n)
 {
     double aa = 0, bb = 0, ab = 0;
@@ -137,14 +132,17 @@ static double cosine_of(const float *a, const float *b, size_t n)
     return aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : aa == bb;
 }
 
-/* Scores may be near 0 and few, so that their direction says little: they are as near in
- * probability as vectors of that cosine are. */
-static double likeness_of_scores(const float *a, const float *b, size_t n)
+/* The same measure for a few numbers that are no direction: of two vectors that are as far from
+ * each other as these, against their length or 1. */
+static double nearness_of(const float *a, const float *b, size_t n)
 {
-    double apart = 0;
-    for (size_t i = 0; i < n; i++)
-        apart = fmax(apart, fabs(probability_of(a[i]) - probability_of(b[i])));
-    return 1 - apart * apart / 2;
+    double aa = 0, dd = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double d = (double)a[i] - (double)b[i];
+        aa += (double)a[i] * (double)a[i];
+        dd += d * d;
+    }
+    return 1 - dd / (2 * fmax(aa, 1));
 }
 
 static serverd_status judge_encoder(const struct sdp_tests *tests, const struct answers *answers,
@@ -153,9 +151,8 @@ static serverd_status judge_encoder(const struct sdp_tests *tests, const struct 
 {
     for (uint32_t i = 0; i < tests->n_cases; i++) {
         const struct sdp_case *c = &tests->cases[i];
-        const double cosine = has_scores
-                                  ? likeness_of_scores(c->value, answers->rows[i], c->n_values)
-                                  : cosine_of(c->value, answers->rows[i], c->n_values);
+        const double cosine =
+            (has_scores ? nearness_of : cosine_of)(c->value, answers->rows[i], c->n_values);
         out->cosine = fmin(out->cosine, cosine);
         if (!(cosine >= tests->cosine_limit))
             return fail(err, SERVERD_NUMERIC,
