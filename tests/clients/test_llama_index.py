@@ -1,13 +1,6 @@
 import pytest
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
-
-
-class Person(BaseModel):
-    name: str
-    age: int
-
 
 @pytest.fixture
 def llm(base_url):
@@ -22,6 +15,7 @@ def test_chat_and_stream(llm):
     assert "".join(c.delta or "" for c in llm.stream_chat(messages)) == whole.message.content
 
 
-def test_structured(llm):
-    person = llm.as_structured_llm(Person).chat([ChatMessage(role="user", content="Tom is 42 years old.")])
-    assert isinstance(person.raw, Person)
+def test_complete(llm):
+    plain = OpenAILike(model="default", api_base=llm.api_base, api_key="none", is_chat_model=False, temperature=0,
+                       max_tokens=8, max_retries=0, context_window=4096)
+    assert "Paris" in plain.complete("The capital of France is").text
