@@ -187,7 +187,8 @@
  * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
  * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
  * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
- * spelled out; values of items that differ, which are infinitely many from there on; instructions; rules of a grammar, repetitions, and bytes of the regular expression
+ * spelled out; values of items that differ, which are infinitely many from there on; states of a text
+ * that masks look ahead in; instructions; rules of a grammar, repetitions, and bytes of the regular expression
  * that a part of it becomes. */
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
@@ -203,6 +204,7 @@
 #define LIMIT_GRAMMAR_CLASSES    256u
 #define LIMIT_GRAMMAR_NAMES      64u
 #define LIMIT_GRAMMAR_UNIQUE     (1u << 24)
+#define LIMIT_GRAMMAR_REACH      4096u
 #define LIMIT_GRAMMAR_CODE       (1u << 18)
 #define LIMIT_GRAMMAR_RULES      4096u
 #define LIMIT_GRAMMAR_REPEAT     100000u

@@ -34,6 +34,7 @@
 struct machine_text {
     const struct dfa *dfa;
     const struct string_set *set;
+    const uint8_t *reach; /* producing: see text_reach.h; NULL: not known */
     bool is_anything;
     bool is_inexhaustible; /* whatever was read of it, infinitely many texts begin so */
 };

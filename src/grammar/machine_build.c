@@ -1,6 +1,7 @@
 #include "grammar/machine_build.h"
 
 #include "base/error.h"
+#include "grammar/text_reach.h"
 
 #include <string.h>
 
@@ -85,8 +86,19 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
     text->set = builder->produces ? NULL : copy;
     if (!builder->produces && !is_plain)
         return SERVERD_OK;
-    return spell(builder->budget, set, is_plain ? SPELLING_PLAIN : SPELLING_JSON, builder->keep,
-                 &text->dfa, err);
+    uint32_t index = *out;
+    const struct dfa *dfa;
+    const uint8_t *reach = NULL;
+    serverd_status status = spell(builder->budget, set, is_plain ? SPELLING_PLAIN : SPELLING_JSON,
+                                  builder->keep, &dfa, err);
+    if (status == SERVERD_OK && builder->produces)
+        status = text_reach(builder->budget, dfa, builder->keep, &reach, err);
+    if (status == SERVERD_OK) {
+        text = &((struct machine_text *)builder->texts.items)[index];
+        text->dfa = dfa;
+        text->reach = reach;
+    }
+    return status;
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */

@@ -101,16 +101,25 @@ static bool make_room(struct mask_cache *cache, struct kept_mask *kept, bool wan
 }
 
 /* Walks all pieces over the automaton alone. */
-static void fill_kept(struct mask_cache *cache, const struct dfa *dfa, struct dfa_run run,
+static void fill_kept(struct mask_cache *cache, const struct machine_text *text, struct dfa_run run,
                       bool wants_exits, struct kept_mask *kept)
 {
     const struct trie *pieces = &cache->trie->pieces;
-    memset(kept->bits, 0, token_mask_words(cache->trie) * sizeof *kept->bits);
+    const struct dfa *dfa = text->dfa;
+    size_t n_words = token_mask_words(cache->trie);
+    uint8_t reach = text->reach && !wants_exits ? text_reach_of(dfa, text->reach, run) : 0;
+    /* tokens of ordinary characters that need no look, and below which nothing needs one */
+    uint8_t n_free = reach & REACH_COUNT, n_skipped = reach & REACH_EXACT ? REACH_MAX : n_free;
+    memcpy(kept->bits, cache->trie->short_tokens + n_free * n_words, n_words * sizeof *kept->bits);
     kept->n_exits = 0;
     kept->has_exits = wants_exits;
     cache->runs[0] = run;
     for (uint32_t i = 1; i < pieces->n_nodes;) {
         const struct trie_node *node = &pieces->nodes[i];
+        if (node->ordinary <= n_skipped) {
+            i = node->end;
+            continue;
+        }
         struct dfa_run next = cache->runs[node->depth - 1];
         if (!dfa_step(dfa, &next, node->byte)) {
             i = node->end;
@@ -152,7 +161,7 @@ static const struct kept_mask *find_kept(struct mask_cache *cache, const struct 
     }
     if (!make_room(cache, oldest, wants_exits))
         return NULL;
-    fill_kept(cache, row->dfa, run, wants_exits, oldest);
+    fill_kept(cache, row, run, wants_exits, oldest);
     oldest->grammar = key.grammar;
     oldest->text = key.text;
     oldest->run = key.run;
