@@ -184,6 +184,8 @@ static void plan_all(struct planner *p, uint32_t root)
     enqueue(p, root);
     for (uint32_t i = 0; i < p->n_queued && normal_ok(p->n); i++) {
         uint32_t goal = p->queue[i];
+        if (p->n->goals[goal]->n > 0)
+            p->n->place = literal_at(p->n, p->n->goals[goal]->literals[0])->json;
         goal_expand(p->n, goal);
         if (normal_ok(p->n))
             plan_arrays(p, goal);
@@ -292,6 +294,14 @@ static serverd_status emit_value(struct planner *p, uint32_t index, const uint32
     return status;
 }
 
+static serverd_status emit_goal(struct planner *p, uint32_t index, const uint32_t *values,
+                                serverd_error *err)
+{
+    const struct goal *goal = p->n->goals[index];
+    p->n->place = goal->n > 0 ? literal_at(p->n, goal->literals[0])->json : NULL;
+    return emit_value(p, index, values, err);
+}
+
 static serverd_status emit_all(struct planner *p, uint32_t root, uint32_t *out, serverd_error *err)
 {
     struct normal *n = p->n;
@@ -309,7 +319,7 @@ static serverd_status emit_all(struct planner *p, uint32_t root, uint32_t *out, 
     }
     for (uint32_t i = 0; i < p->n_queued && status == SERVERD_OK; i++)
         if (n->goals[p->queue[i]]->is_productive)
-            status = emit_value(p, p->queue[i], values, err);
+            status = emit_goal(p, p->queue[i], values, err);
     *out = values[root];
     return status;
 }

@@ -29,6 +29,7 @@ void normal_failed(struct normal *n, serverd_status status, const struct json_va
     n->status = status;
     if (!n->code)
         n->code = code_of(status);
+    where = where ? where : n->place;
     if (where) {
         struct buffer pointer;
         buffer_init(&pointer, 4096);
@@ -298,7 +299,11 @@ void goal_expand(struct normal *n, uint32_t index)
     if (goal->progress == PROGRESS_DONE || !normal_ok(n))
         return;
     goal->progress = PROGRESS_RUNNING;
+    const struct json_value *outer = n->place;
     struct scalar_set scalars = scalars_all(n);
+    for (uint32_t i = 0; i < goal->n && !n->place;
+         i++) /* what is done to all of them is done here */
+        n->place = literal_at(n, goal->literals[i])->json;
     for (uint32_t i = 0; i < goal->n && normal_ok(n); i++)
         scalars = scalars_and(n, scalars, scalars_of(n, goal->literals[i], false));
     goal->scalars = scalars;
@@ -310,6 +315,7 @@ void goal_expand(struct normal *n, uint32_t index)
         goal->parts[type] = list;
     }
     goal->progress = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
+    n->place = outer;
 }
 
 bool goal_is_known_empty(struct normal *n, uint32_t index)

@@ -485,8 +485,6 @@ static struct scalar_set of_schema(struct normal *n, const struct json_value *sc
         string_words(n, schema, is_inside_not, &set);
     if (normal_ok(n))
         combining_words(n, schema, is_inside_not, &set);
-    if (n->status != SERVERD_OK)
-        normal_failed(n, n->status, schema);
     return set;
 }
 
@@ -514,6 +512,8 @@ struct scalar_set scalars_of(struct normal *n, uint32_t index, bool is_inside_no
         if (status != SERVERD_OK)
             normal_failed(n, status, NULL);
     }
+    const struct json_value *outer = n->place;
+    n->place = literal->json ? literal->json : outer;
     literal->scalars_progress[is_inside_not] = PROGRESS_RUNNING;
     literal->scalars_level[is_inside_not] = n->level;
     if (!normal_ok(n))
@@ -526,6 +526,7 @@ struct scalar_set scalars_of(struct normal *n, uint32_t index, bool is_inside_no
     else
         out = of_schema(n, literal->json, is_inside_not);
     n->depth--;
+    n->place = outer;
     literal->scalars[is_inside_not] = out;
     literal->scalars_progress[is_inside_not] = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
     return out;
