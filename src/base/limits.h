@@ -49,6 +49,9 @@
 #define LIMIT_TOKENIZER_JSON     (256 * MIB)
 #define LIMIT_TOKENIZER_VALUES   (1u << 24)
 #define LIMIT_HF_TEMPLATES       64u
+#define LIMIT_ZIP_ENTRIES        4096u
+#define LIMIT_ZIP_RATIO          64u /* bytes of all files to those of their archive, beyond */
+#define LIMIT_ZIP_BYTES          (64 * MIB)
 
 /* Threads of the worker pool: more are not started. */
 #define LIMIT_WORKERS 1024u
@@ -116,17 +119,23 @@
 #define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
-#define LIMIT_PROMPTS          2048u
-#define LIMIT_MESSAGES         4096u
-#define LIMIT_CHOICES          128u
-#define LIMIT_LABELS           64u /* tokens whose probability a score is */
-#define LIMIT_STOPS            16u
-#define LIMIT_STOP_BYTES       1024u
-#define LIMIT_STOP_TOKEN_IDS   64u
-#define LIMIT_LOGIT_BIAS       1024u
-#define LIMIT_TOP_LOGPROBS     20u
-#define LIMIT_REQUEST_ID_BYTES 128u
-#define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
+#define LIMIT_PROMPTS               2048u
+#define LIMIT_MESSAGES              4096u
+#define LIMIT_CHOICES               128u
+#define LIMIT_TOOLS                 128u
+#define LIMIT_TOOL_CALLS            128u /* in one reply; the rest is content */
+#define LIMIT_TOOL_NAME             256u
+#define LIMIT_TOOL_ARGUMENTS        (4 * MIB) /* of one call; beyond: content */
+#define LIMIT_LABELS                64u       /* tokens whose probability a score is */
+#define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
+#define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
+#define LIMIT_STOPS                 16u
+#define LIMIT_STOP_BYTES            1024u
+#define LIMIT_STOP_TOKEN_IDS        64u
+#define LIMIT_LOGIT_BIAS            1024u
+#define LIMIT_TOP_LOGPROBS          20u
+#define LIMIT_REQUEST_ID_BYTES      128u
+#define LIMIT_REQUEST_BYTES         (128 * MIB) /* its arena: prompt ids, stops, biases */
 
 /* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
  * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */

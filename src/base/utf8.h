@@ -15,4 +15,7 @@ size_t utf8_decode(const char *bytes, size_t n, uint32_t *code_point);
 /* Bytes at the start of bytes[0..n-1] that are well-formed; n if all are. */
 size_t utf8_valid_run(const char *bytes, size_t n);
 
+/* Writes a Unicode scalar value; returns how many bytes it takes. */
+size_t utf8_encode(uint32_t code_point, char out[4]);
+
 #endif

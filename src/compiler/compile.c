@@ -5,6 +5,7 @@
 #include "compiler/arch.h"
 #include "compiler/import_gguf.h"
 #include "compiler/import_hf.h"
+#include "compiler/model_file.h"
 
 #include <string.h>
 
@@ -63,9 +64,9 @@ serverd_status compile_model(const struct compile_options *options, struct progr
     struct program *program = program_create(PROGRAM_BYTES);
     if (!program)
         return fail(err, SERVERD_NOMEM, "%s: no memory", options->path);
-    serverd_status status = file_is_folder(options->path)
-                                ? import_hf(options, &source, program, err)
-                                : import_gguf(options, &source, program, err);
+    const bool is_folder = file_is_folder(options->path) || model_file_is_archive(options->path);
+    serverd_status status = is_folder ? import_hf(options, &source, program, err)
+                                      : import_gguf(options, &source, program, err);
     if (status == SERVERD_OK)
         status = build(options, &source, program, err);
     if (status == SERVERD_OK)

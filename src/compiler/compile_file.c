@@ -7,10 +7,9 @@
 #include "base/limits.h"
 #include "compiler/facts.h"
 #include "compiler/sdp_write.h"
-#include "compiler/self_test.h"
 #include "compiler/source_hash.h"
-#include "program/sdp_file.h"
-#include "program/sdp_program.h"
+#include "compiler/verify_file.h"
+#include "program/sdp_format.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,8 +118,9 @@ static void report_verifying(void *context, double share)
     report(context, VERIFY_FROM + (1 - VERIFY_FROM) * share);
 }
 
-/* Tests are made in one step and run in many, so that they also show that this is the same. */
-enum { ROWS_OF_MAKING = 512, ROWS_OF_TESTING = 96 };
+/* Rows of a step while tests are made: other ones than serverd-compile verify runs, so that this
+ * also shows that it is the same. */
+enum { ROWS_OF_MAKING = 64 };
 
 struct tests_context {
     const struct compile_file_options *options;
@@ -134,14 +134,6 @@ static serverd_status make_tests(void *context, const char *path, struct buffer 
     const struct self_test_options options = {
         .path = path, .device = "cpu", .rows = ROWS_OF_MAKING, .pool = tests->options->pool};
     return self_test_make(tests->source, &options, out, err);
-}
-
-static serverd_status run_tests(const struct compile_file_options *options, serverd_error *err)
-{
-    const struct self_test_options testing = {
-        .path = options->out, .device = "cpu", .rows = ROWS_OF_TESTING, .pool = options->pool};
-    struct self_test_result result;
-    return self_test_run(&testing, &result, err);
 }
 
 static serverd_status write_program(const struct compile_file_options *options,
@@ -221,21 +213,17 @@ static serverd_status quantise(const struct compile_file_options *options, struc
     return status;
 }
 
-/* As whoever opens it, and then every byte. */
 static serverd_status verify(const struct compile_file_options *options, serverd_error *err)
 {
-    struct program *program = NULL;
-    struct sdp_file file;
-    serverd_status status = sdp_open(options->out, &program, err);
-    program_unref(program);
-    if (status == SERVERD_OK)
-        status = sdp_file_open(options->out, &file, err);
-    if (status == SERVERD_OK) {
-        status = sdp_file_verify(&file, report_verifying, (void *)options, err);
-        sdp_file_close(&file);
-    }
-    if (status == SERVERD_OK)
-        return run_tests(options, err);
+    const struct verify_options verifying = {.test = {.path = options->out, .pool = options->pool},
+                                             /* making the tests ran the written file */
+                                             .wants_test = false,
+                                             .progress = report_verifying,
+                                             .progress_context = (void *)options};
+    struct self_test_result result;
+    serverd_status status = verify_file(&verifying, &result, err);
+    if (status == SERVERD_OK || status == SERVERD_NUMERIC)
+        return status;
     err->code = SERVERD_INTERNAL;
     return error_context(err, "what was written is not what was meant");
 }

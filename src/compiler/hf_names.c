@@ -66,13 +66,21 @@ static const struct name_table pre_norm = {
     {"model."}, "layers.", decoder_model, pre_norm_layer, {0}};
 static const struct name_table sandwich = {
     {"model."}, "layers.", decoder_model, sandwich_layer, {0}};
-static const struct name_table sandwich_of_many = {
-    {"model.language_model.", "language_model.model.", "language_model.", "model."},
-    "layers.",
-    decoder_model,
-    sandwich_layer,
-    {"vision_tower.", "model.vision_tower.", "multi_modal_projector.",
-     "model.multi_modal_projector."}};
+
+/* The text part of a model that sees, too. */
+#define TEXT_PREFIXES                                                                              \
+    {                                                                                              \
+        "model.language_model.", "language_model.model.", "language_model.", "model."              \
+    }
+#define VISION_PARTS                                                                               \
+    {                                                                                              \
+        "vision_tower.", "model.vision_tower.", "multi_modal_projector.",                          \
+            "model.multi_modal_projector."                                                         \
+    }
+static const struct name_table pre_norm_of_many = {TEXT_PREFIXES, "layers.", decoder_model,
+                                                   pre_norm_layer, VISION_PARTS};
+static const struct name_table sandwich_of_many = {TEXT_PREFIXES, "layers.", decoder_model,
+                                                   sandwich_layer, VISION_PARTS};
 static const struct name_table bert = {
     {"bert.", "roberta."}, "encoder.layer.", bert_model, bert_layer, {"pooler."}};
 static const struct name_table bert_pairs = {
@@ -87,7 +95,7 @@ static const struct name_table *table_of(const struct hf_class *class)
     if (class->is_encoder)
         return &bert;
     if (class->has_text_config)
-        return &sandwich_of_many;
+        return class->has_unit_norms ? &sandwich_of_many : &pre_norm_of_many;
     return class->has_unit_norms ? &sandwich : &pre_norm;
 }
 

@@ -1,8 +1,8 @@
 #include "compiler/hf_pooling.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/limits.h"
+#include "compiler/model_file.h"
 
 #include <string.h>
 
@@ -102,7 +102,7 @@ static serverd_status read_limit(const char *folder, uint32_t *out, serverd_erro
     char path[PATH_BYTES];
     json_t *root;
     serverd_status status = join_path(folder, "sentence_bert_config.json", sizeof path, path, err);
-    if (status != SERVERD_OK || !file_exists(path))
+    if (status != SERVERD_OK || !model_file_exists(path))
         return status;
     if ((status = json_file_read(path, bounds, JSON_OBJECT, &root, err)) != SERVERD_OK)
         return status;
@@ -120,7 +120,7 @@ serverd_status hf_pooling_read(const char *folder, struct hf_pooling *out, serve
     serverd_status status = join_path(folder, "modules.json", sizeof path, path, err);
     if (status != SERVERD_OK)
         return status;
-    if (file_exists(path)) {
+    if (model_file_exists(path)) {
         if ((status = json_file_read(path, bounds, JSON_ARRAY, &modules, err)) != SERVERD_OK)
             return status;
         status = read_modules(folder, path, modules, &made, err);

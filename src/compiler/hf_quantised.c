@@ -179,6 +179,7 @@ enum hf_role hf_quantised_role(enum hf_method method, const struct safetensor *t
                 {"weight_scale", false, true, HF_ROLE_BESIDE},
                 {"weight_scale_inv", false, true, HF_ROLE_BESIDE},
                 {"input_scale", false, true, HF_ROLE_UNUSED},
+                {"activation_scale", false, true, HF_ROLE_UNUSED},
                 {"output_scale", false, true, HF_ROLE_UNUSED},
                 {"q_scale", false, true, HF_ROLE_UNUSED},
                 {"k_scale", false, true, HF_ROLE_UNUSED},

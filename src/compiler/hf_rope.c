@@ -98,7 +98,7 @@ static double yarn_mscale(double factor, double slope)
 static serverd_status import_yarn(struct rope_input *in, serverd_error *err)
 {
     serverd_status status;
-    double factor, fast = 32, slow = 1, slope = 0, slope_all = 0, attention = 0;
+    double factor, fast = 32, slow = 1, slope = 0, slope_all = 0, attention = 0, temperature = 0;
     uint32_t original;
     bool truncates = true;
     const struct {
@@ -108,7 +108,8 @@ static serverd_status import_yarn(struct rope_input *in, serverd_error *err)
                    {"beta_slow", 1e-3, &slow},
                    {"mscale", 0, &slope},
                    {"mscale_all_dim", 0, &slope_all},
-                   {"attention_factor", 1e-3, &attention}};
+                   {"attention_factor", 1e-3, &attention},
+                   {"llama_4_scaling_beta", 0, &temperature}};
     if ((status = read_factor(in, &factor, err)) != SERVERD_OK ||
         (status = read_original(in, &original, err)) != SERVERD_OK ||
         (status = json_place_bool(&in->scaling, "truncate", &truncates, err)) != SERVERD_OK)
@@ -127,6 +128,7 @@ static serverd_status import_yarn(struct rope_input *in, serverd_error *err)
     put_u32(in->list, "rope.scaling.original_context_length", original);
     put_f64(in->list, "rope.scaling.yarn_beta_fast", fast);
     put_f64(in->list, "rope.scaling.yarn_beta_slow", slow);
+    put_f64(in->list, "attention.temperature_scale", temperature); /* of queries, by position */
     if (attention != 0) /* the key multiplies the usual scale, which is divided out here */
         put_f64(in->list, "rope.scaling.attn_factor", attention / yarn_mscale(factor, 1));
     return SERVERD_OK;

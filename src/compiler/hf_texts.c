@@ -1,11 +1,10 @@
 #include "compiler/hf_texts.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/limits.h"
 #include "compiler/json_file.h"
+#include "compiler/model_file.h"
 
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +18,7 @@ static serverd_status read_optional(const char *folder, const char *name, char p
 {
     *root = NULL;
     serverd_status status = join_path(folder, name, PATH_BYTES, path, err);
-    if (status != SERVERD_OK || !file_exists(path))
+    if (status != SERVERD_OK || !model_file_exists(path))
         return status;
     return json_file_read(path, bounds, JSON_OBJECT, root, err);
 }
@@ -60,7 +59,7 @@ static serverd_status add_file(struct template_list *list, const char *path, con
 {
     char *source;
     size_t len;
-    serverd_status status = file_read(path, LIMIT_TEMPLATE_SOURCE, &source, &len, err);
+    serverd_status status = model_file_read(path, LIMIT_TEMPLATE_SOURCE, &source, &len, err);
     if (status != SERVERD_OK)
         return status;
     status = add_template(list, path, name, source, len, err);
@@ -124,24 +123,29 @@ static int compare_templates(const void *a, const void *b)
                   ((const struct program_template *)b)->name);
 }
 
+static serverd_status add_if_template(void *arg, const char *file, serverd_error *err)
+{
+    struct template_list *list = arg;
+    char folder[PATH_BYTES], path[PATH_BYTES], name[NAME_BYTES];
+    serverd_status status;
+    if (!template_name(file, name))
+        return SERVERD_OK;
+    if ((status = join_path(list->folder, "additional_chat_templates", sizeof folder, folder,
+                            err)) != SERVERD_OK ||
+        (status = join_path(folder, file, sizeof path, path, err)) != SERVERD_OK)
+        return status;
+    return add_file(list, path, name, err);
+}
+
 /* The folder's order is the file system's, so what was found is sorted. */
 static serverd_status add_of_folder(struct template_list *list, serverd_error *err)
 {
-    char folder[PATH_BYTES], path[PATH_BYTES], name[NAME_BYTES];
+    char folder[PATH_BYTES];
     serverd_status status =
         join_path(list->folder, "additional_chat_templates", sizeof folder, folder, err);
-    DIR *dir = status == SERVERD_OK ? opendir(folder) : NULL;
     uint32_t first = list->n;
-    struct dirent *entry;
-    while (dir && status == SERVERD_OK && (entry = readdir(dir)) != NULL) {
-        if (!template_name(entry->d_name, name))
-            continue;
-        status = join_path(folder, entry->d_name, sizeof path, path, err);
-        if (status == SERVERD_OK)
-            status = add_file(list, path, name, err);
-    }
-    if (dir)
-        (void)closedir(dir);
+    if (status == SERVERD_OK)
+        status = model_file_list(folder, add_if_template, list, err);
     qsort(list->items + first, list->n - first, sizeof list->items[0], compare_templates);
     return status;
 }
@@ -152,7 +156,8 @@ static serverd_status collect(struct template_list *list, serverd_error *err)
     serverd_status status = join_path(list->folder, "chat_template.jinja", sizeof path, path, err);
     if (status != SERVERD_OK)
         return status;
-    status = file_exists(path) ? add_file(list, path, "default", err) : add_of_config(list, err);
+    status =
+        model_file_exists(path) ? add_file(list, path, "default", err) : add_of_config(list, err);
     return status == SERVERD_OK ? add_of_folder(list, err) : status;
 }
 

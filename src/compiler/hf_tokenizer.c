@@ -1,8 +1,8 @@
 #include "compiler/hf_tokenizer_internal.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/limits.h"
+#include "compiler/model_file.h"
 
 #include <string.h>
 
@@ -248,7 +248,7 @@ static serverd_status read_optional(const char *folder, const char *name, char p
 {
     const struct json_bounds bounds = {LIMIT_HF_CONFIG_BYTES, LIMIT_HF_CONFIG_VALUES};
     serverd_status status = join_path(folder, name, PATH_BYTES, path, err);
-    if (status != SERVERD_OK || !file_exists(path))
+    if (status != SERVERD_OK || !model_file_exists(path))
         return status;
     return json_file_read(path, bounds, JSON_OBJECT, root, err);
 }
@@ -263,7 +263,7 @@ serverd_status hf_tokenizer_import(const char *folder, const struct json_place *
     VOCABULARY_IDS(ID)
 #undef ID
     serverd_status status = join_path(folder, "tokenizer.json", PATH_BYTES, paths[0], err);
-    if (status == SERVERD_OK && !file_exists(paths[0]))
+    if (status == SERVERD_OK && !model_file_exists(paths[0]))
         return SERVERD_OK; /* as a GGUF file without a vocabulary */
     if (status == SERVERD_OK)
         status = json_file_read(paths[0], bounds, JSON_OBJECT, &root, err);

@@ -4,6 +4,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "compiler/hf_names.h"
+#include "compiler/model_file.h"
 #include "compiler/safetensors.h"
 #include "program/dtype.h"
 
@@ -117,7 +118,7 @@ static serverd_status find_files(struct weights *w, json_t **index, serverd_erro
     serverd_status status = join_path(w->folder, single_name, sizeof path, path, err);
     if (status != SERVERD_OK)
         return status;
-    if (file_exists(path)) {
+    if (model_file_exists(path)) {
         w->shards = arena_array(w->source->arena, 1, sizeof *w->shards);
         if (!w->shards)
             return fail_memory(w, err);
@@ -127,10 +128,10 @@ static serverd_status find_files(struct weights *w, json_t **index, serverd_erro
     }
     if ((status = join_path(w->folder, index_name, sizeof path, path, err)) != SERVERD_OK)
         return status;
-    if (file_exists(path))
+    if (model_file_exists(path))
         return read_index(w, path, index, err);
     if (join_path(w->folder, "pytorch_model.bin", sizeof pickle, pickle, err) == SERVERD_OK &&
-        file_exists(pickle))
+        model_file_exists(pickle))
         return fail(err, SERVERD_UNSUPPORTED,
                     "%s: pickle files can hold code; convert the model to safetensors", pickle);
     return fail(err, SERVERD_INVALID, "%s: neither %s nor %s is there", w->folder, single_name,
@@ -150,7 +151,7 @@ static serverd_status open_shard(struct weights *w, uint32_t i, serverd_error *e
     const char *path = arena_copy(w->source->arena, joined, strlen(joined));
     if (!path)
         return fail_memory(w, err);
-    if ((status = file_open(path, &file, err)) != SERVERD_OK)
+    if ((status = model_file_open(path, &file, err)) != SERVERD_OK)
         return status;
     status = safetensors_read(path, &file, w->source->arena, &w->shards[i].table, err);
     if (status == SERVERD_OK) {

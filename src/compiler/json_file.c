@@ -1,8 +1,8 @@
 #include "compiler/json_file.h"
 
 #include "base/error.h"
-#include "base/file.h"
 #include "base/json_scan.h"
+#include "compiler/model_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +35,7 @@ serverd_status json_file_read(const char *path, struct json_bounds bounds, json_
 {
     char *text;
     size_t n;
-    serverd_status status = file_read(path, bounds.bytes, &text, &n, err);
+    serverd_status status = model_file_read(path, bounds.bytes, &text, &n, err);
     if (status != SERVERD_OK)
         return status;
     status = json_file_parse(path, text, n, bounds.values, needed, out, err);

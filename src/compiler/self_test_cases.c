@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/numeric.h"
 #include "compiler/self_test_internal.h"
+#include "kernels/cpu/packed.h"
 #include "program/dtype.h"
 #include "text/tokenizer.h"
 
@@ -39,10 +40,26 @@ enum { N_LENGTHS = sizeof lengths / sizeof *lengths, N_TOP = 20, N_GREEDY = 16 }
 #define ALL_UP_TO 64u
 #define STRIDE    16u
 
-/* Nats, of an average position, to exact f32: what activations in eight bits cost
- * is far below, a wrong scale far above. */
-#define KL_LIMIT     0.02f
-#define COSINE_LIMIT 0.9999f
+/* Nats, of an average position, to exact f32: what activations in eight bits cost is far below, a
+ * wrong scale far above. Likewise the cosines of embeddings, where activations stay what they are
+ * and where they are in eight bits; a score is one number, in which errors do not even out. */
+#define KL_LIMIT           0.02
+#define COSINE_LIMIT       0.9999
+#define COSINE_LIMIT_CODES 0.999
+#define COSINE_LIMIT_SCORE 0.99
+
+static double cosine_limit(const struct program *program)
+{
+    if (program->config.n_scores > 0)
+        return COSINE_LIMIT_SCORE;
+    for (uint32_t i = 0; i < program->graph.n_tensors; i++) {
+        const serverd_tensor *tensor = &program->graph.tensors[i];
+        if (tensor->flags & SERVERD_TENSOR_OF_LINEAR &&
+            !packed_is_float(packed_form(tensor->dtype)))
+            return COSINE_LIMIT_CODES;
+    }
+    return COSINE_LIMIT;
+}
 
 /* The text's ids, again and again; of a model without a tokenizer any ids. */
 static serverd_status fill_tokens(const struct program *program, int32_t *out, uint32_t n,
@@ -120,9 +137,9 @@ serverd_status cases_create(const struct program *program, struct sdp_tests *out
                                            ? 0
                                            : (uint32_t)min_size(N_TOP, program->config.n_vocab),
                               .contract = SELF_TEST_CONTRACT,
-                              .kv_dtype = DTYPE_F32, /* with bf16 some processors multiply in it */
-                              .kl_limit = (double)KL_LIMIT,
-                              .cosine_limit = (double)COSINE_LIMIT};
+                              .kv_dtype = DTYPE_F16, /* with bf16 some processors multiply in it */
+                              .kl_limit = KL_LIMIT,
+                              .cosine_limit = cosine_limit(program)};
     set_cases(program, out, memory);
     return fill_tokens(program, memory->token, longest, err);
 }

@@ -78,6 +78,7 @@ struct program {
     struct arena *arena;
     struct mapping *mappings; /* files the tensors point into */
     uint32_t n_mappings;
+    uint64_t read_bytes; /* of its own file, all but the weights: read when it is opened */
     uint32_t references; /* atomic */
 };
 

@@ -486,6 +486,16 @@ static serverd_status check_forms(const struct program *program, serverd_error *
     return SERVERD_OK;
 }
 
+/* Without the gaps between sections, which nobody reads. */
+static uint64_t read_bytes(const struct sdp_file *file)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < file->header->n_sections; i++)
+        if (file->sections[i].type != SDP_WGHT)
+            bytes += file->sections[i].stored_bytes;
+    return bytes;
+}
+
 serverd_status sdp_open(const char *path, struct program **out, serverd_error *err)
 {
     struct sdp_file file;
@@ -499,6 +509,7 @@ serverd_status sdp_open(const char *path, struct program **out, serverd_error *e
     if (status == SERVERD_OK) {
         program->mappings[0] = file.mapping; /* ends with the program */
         program->n_mappings = 1;
+        program->read_bytes = read_bytes(&file);
         status = load_program(&loading, err);
     }
     if (status == SERVERD_OK)

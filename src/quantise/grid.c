@@ -1,6 +1,7 @@
 #include "quantise/grid_internal.h"
 
 #include "base/numeric.h"
+#include "base/simd_level.h"
 
 #include <math.h>
 #include <string.h>
@@ -172,41 +173,18 @@ void grid_write_block(const struct grid *grid, struct grid_numbers numbers, cons
 
 /* ---- levels ---------------------------------------------------------------------------------- */
 
-static bool always(void)
-{
-    return true;
-}
-
+static const struct grid_kernels *const levels[SIMD_LEVELS] = {
+    [SIMD_GENERIC] = &grid_kernels_generic,
 #if defined(__x86_64__)
-static bool has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2");
-}
-
-static bool has_avx512(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-}
+    [SIMD_AVX2] = &grid_kernels_avx2,
+    [SIMD_AVX512] = &grid_kernels_avx512,
 #endif
-
-static const struct {
-    const struct grid_kernels *kernels;
-    bool (*is_here)(void);
-} levels[] = {
-#if defined(__x86_64__)
-    {&grid_kernels_avx512, has_avx512},
-    {&grid_kernels_avx2, has_avx2},
-#endif
-    {&grid_kernels_generic, always},
 };
 
 const struct grid_kernels *grid_kernels_level(uint32_t i)
 {
-    for (size_t l = 0; l < sizeof levels / sizeof *levels; l++)
-        if (levels[l].is_here() && i-- == 0)
-            return levels[l].kernels;
-    return NULL;
+    const uint32_t best = simd_level_best();
+    return i <= best ? levels[best - i] : NULL;
 }
 
 const struct grid_kernels *grid_kernels_best(void)

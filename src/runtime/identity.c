@@ -93,7 +93,7 @@ void identity_add_graph(struct sha256 *identity, const serverd_graph *graph, uin
     sha256_update(identity, graph->operands, graph->n_operands * sizeof *graph->operands);
 }
 
-void identity_add_kv_spec(struct sha256 *identity, const serverd_kv_spec *spec)
+static void add_kv_spec(struct sha256 *identity, const serverd_kv_spec *spec)
 {
     add_u32(identity, spec->n_layers);
     add_u32(identity, spec->dtype);
@@ -103,4 +103,30 @@ void identity_add_kv_spec(struct sha256 *identity, const serverd_kv_spec *spec)
         const uint32_t shape[] = {layer->n_kv_heads, layer->k_dim, layer->v_dim, layer->window};
         sha256_update(identity, shape, sizeof shape);
     }
+}
+
+/* Names with their ends: "ab", "c" is not "a", "bc". */
+serverd_status identity_add_instances(struct sha256 *identity, const struct instances *instances,
+                                      const struct placement *placement, serverd_error *err)
+{
+    for (uint32_t i = 0; i < instances->n; i++) {
+        const struct instance *item = &instances->items[i];
+        const serverd_delegate *delegate = item->delegate;
+        uint64_t number = 0;
+        serverd_status status = SERVERD_OK;
+        if (item->spec.n_layers > 0)
+            status = delegate->kv_identity(item->instance, &item->spec, &number, err);
+        if (status != SERVERD_OK)
+            return status;
+        add_kv_spec(identity, &item->spec);
+        add_u64(identity, number);
+        sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
+        sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
+    }
+    for (uint32_t p = 0; p < placement->n_partitions; p++) {
+        const uint32_t where[] = {placement->partitions[p].view.first_node,
+                                  placement->partitions[p].device};
+        sha256_update(identity, where, sizeof where);
+    }
+    return SERVERD_OK;
 }

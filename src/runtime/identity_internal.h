@@ -4,6 +4,7 @@
 #define RUNTIME_IDENTITY_INTERNAL_H
 
 #include "base/hash.h"
+#include "runtime/instances.h"
 #include "runtime/worker_pool.h"
 #include "serverd/delegate.h"
 
@@ -14,6 +15,8 @@ serverd_status identity_add_tensor(struct sha256 *identity, const serverd_tensor
 /* Operations, attributes and how they hang together. `max_context` chooses between tables. */
 void identity_add_graph(struct sha256 *identity, const serverd_graph *graph, uint32_t max_context);
 
-void identity_add_kv_spec(struct sha256 *identity, const serverd_kv_spec *spec);
+/* Who keeps which layers, and with what arithmetic: all instances have a kv_identity. */
+serverd_status identity_add_instances(struct sha256 *identity, const struct instances *instances,
+                                      const struct placement *placement, serverd_error *err);
 
 #endif

@@ -9,18 +9,10 @@ uint64_t runtime_memory_peak(const struct runtime_memory *memory)
            memory->table;
 }
 
-/* All of a mapped file but the weights is read when it is opened. */
 void memory_add_program(struct runtime_memory *memory, const struct program *program)
 {
     memory->table += arena_used(program->arena);
-    if (program->n_forms == 0) /* a source: its weights are read, packed and let go of */
-        return;
-    uint64_t rest = 0;
-    for (uint32_t i = 0; i < program->n_mappings; i++)
-        rest += program->mappings[i].bytes;
-    for (uint32_t i = 0; i < program->n_forms; i++)
-        rest -= program->forms[i].bytes < rest ? program->forms[i].bytes : rest;
-    memory->mapped += rest;
+    memory->mapped += program->read_bytes;
 }
 
 /* Matrices that no linear layer has: embedding tables. */

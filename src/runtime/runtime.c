@@ -5,15 +5,14 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/numeric.h"
-#include "program/op.h"
 #include "runtime/adapters.h"
 #include "runtime/identity_internal.h"
 #include "runtime/instances.h"
 #include "runtime/kv_size_internal.h"
 #include "runtime/memory_internal.h"
-#include "runtime/packing.h"
 #include "runtime/steps.h"
 #include "runtime/stored_plan.h"
+#include "runtime/weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,8 +35,7 @@ struct runtime {
 
     struct placement *placement;
     struct instances instances;
-    struct packed_weights
-        packed[LIMIT_DEVICES]; /* of each instance; of one delegate, the first's */
+    struct weights weights;
     struct steps steps;
     struct kv_size kv_size;
     uint32_t window; /* tokens of the widest in window pages; 0: there are none */
@@ -72,85 +70,6 @@ static serverd_status run(struct runtime *runtime, const serverd_batch *batch, f
                           serverd_error *err)
 {
     return steps_run(&runtime->steps, batch, out, err);
-}
-
-/* ---- packing ------------------------------------------------------------------------------- */
-
-/* The first instance of the same delegate, whose forms serve for all of them. */
-static uint32_t first_alike(const struct instances *instances, uint32_t index)
-{
-    uint32_t i = 0;
-    while (instances->items[i].delegate != instances->items[index].delegate)
-        i++;
-    return i;
-}
-
-/* Tensors that nodes on instances of this delegate read. */
-static void mark_tensors(const struct runtime *runtime, const serverd_delegate *delegate,
-                         bool *is_wanted)
-{
-    const serverd_graph *graph = &runtime->program->graph;
-    const struct placement *placement = runtime->placement;
-    for (uint32_t p = 0; p < placement->n_partitions; p++) {
-        const serverd_partition *view = &placement->partitions[p].view;
-        if (placement->devices[placement->partitions[p].device].delegate != delegate)
-            continue;
-        for (uint32_t n = view->first_node; n < view->first_node + view->n_nodes; n++)
-            for (uint32_t i = 0; i < graph->nodes[n].n_inputs; i++) {
-                const serverd_value *value = node_input(graph, &graph->nodes[n], i);
-                if (value->kind == SERVERD_VALUE_CONSTANT)
-                    is_wanted[value->tensor] = true;
-            }
-    }
-}
-
-/* Several packings are one progress, of equal shares: there are seldom more than one. */
-struct progress_share {
-    const struct runtime_options *options;
-    double begin, share;
-};
-
-static void share_progress(void *context, double done)
-{
-    const struct progress_share *part = context;
-    part->options->progress(part->options->progress_context, part->begin + part->share * done);
-}
-
-/* Of the delegate of an instance: packs its weights, or adds up what they take. */
-static serverd_status pack_for(struct runtime *runtime, uint32_t index,
-                               const struct runtime_options *options,
-                               struct runtime_memory *or_null, serverd_error *err)
-{
-    bool *is_wanted = calloc(max_size(runtime->program->graph.n_tensors, 1), sizeof *is_wanted);
-    if (!is_wanted)
-        return fail(err, SERVERD_NOMEM, "no memory to pack");
-    const serverd_delegate *delegate = runtime->instances.items[index].delegate;
-    mark_tensors(runtime, delegate, is_wanted);
-    struct progress_share part = {options, (double)index / runtime->instances.n,
-                                  1.0 / runtime->instances.n};
-    const struct packing packing = {
-        .program = runtime->program,
-        .delegate = delegate,
-        .is_wanted = is_wanted,
-        .pool = runtime->pool,
-        .identity = options->wants_kv_identity && index == 0 ? &runtime->identity : NULL,
-        .progress = options->progress ? share_progress : NULL,
-        .progress_context = &part};
-    serverd_status status = or_null ? memory_add_weights(or_null, &packing, err)
-                                    : pack_weights(&packing, &runtime->packed[index], err);
-    free(is_wanted);
-    return status;
-}
-
-static serverd_status pack(struct runtime *runtime, const struct runtime_options *options,
-                           struct runtime_memory *or_null, serverd_error *err)
-{
-    serverd_status status = SERVERD_OK;
-    sha256_init(&runtime->identity);
-    for (uint32_t i = 0; i < runtime->instances.n && status == SERVERD_OK; i++)
-        if (first_alike(&runtime->instances, i) == i)
-            status = pack_for(runtime, i, options, or_null, err);
-    return status;
 }
 
 /* ---- KV pages ------------------------------------------------------------------------------ */
@@ -199,33 +118,6 @@ static serverd_status size_kv(struct runtime *runtime, const struct runtime_opti
     return status;
 }
 
-/* Who keeps which layers, and with what arithmetic. With their ends: "ab", "c" is not "a", "bc". */
-static serverd_status add_instances(struct runtime *runtime, serverd_error *err)
-{
-    struct sha256 *identity = &runtime->identity;
-    for (uint32_t i = 0; i < runtime->instances.n; i++) {
-        const struct instance *item = &runtime->instances.items[i];
-        const serverd_delegate *delegate = item->delegate;
-        uint64_t number = 0;
-        serverd_status status = SERVERD_OK;
-        if (item->spec.n_layers > 0)
-            status = delegate->kv_identity(item->instance, &item->spec, &number, err);
-        if (status != SERVERD_OK)
-            return status;
-        identity_add_kv_spec(identity, &item->spec);
-        sha256_update(identity, &number, sizeof number);
-        sha256_update(identity, delegate->name, strlen(delegate->name) + 1);
-        sha256_update(identity, delegate->version, strlen(delegate->version) + 1);
-    }
-    const struct placement *placement = runtime->placement;
-    for (uint32_t p = 0; p < placement->n_partitions; p++) {
-        const uint32_t where[] = {placement->partitions[p].view.first_node,
-                                  placement->partitions[p].device};
-        sha256_update(identity, where, sizeof where);
-    }
-    return SERVERD_OK;
-}
-
 /* What the identity has beside the tensors. */
 static serverd_status finish_identity(struct runtime *runtime, serverd_error *err)
 {
@@ -233,7 +125,8 @@ static serverd_status finish_identity(struct runtime *runtime, serverd_error *er
         return SERVERD_OK;
     struct sha256 *identity = &runtime->identity;
     identity_add_graph(identity, &runtime->program->graph, runtime->limits.max_context);
-    serverd_status status = add_instances(runtime, err);
+    serverd_status status =
+        identity_add_instances(identity, &runtime->instances, runtime->placement, err);
     if (status != SERVERD_OK)
         return status;
     const uint64_t bytes[] = {runtime->kv_size.page_bytes, runtime->kv_size.window_page_bytes};
@@ -285,15 +178,26 @@ static serverd_status load(struct runtime *runtime, uint32_t *failed, serverd_er
     for (uint32_t p = 0; p < runtime->placement->n_partitions && status == SERVERD_OK; p++) {
         struct step_part *part = &runtime->steps.parts[p];
         const struct instance *item = part->instance;
-        uint32_t packed =
-            first_alike(&runtime->instances, (uint32_t)(item - runtime->instances.items));
         *failed = item->device;
         status = item->delegate->load(item->instance, &runtime->program->graph, part->view,
-                                      (const void *const *)runtime->packed[packed].tensor,
+                                      weights_of(&runtime->weights, &runtime->instances, item),
                                       &runtime->limits, item->kv ? &item->spec : NULL,
                                       &part->handle, err);
     }
     return status;
+}
+
+static struct weights_source source_of(struct runtime *runtime,
+                                       const struct runtime_options *options)
+{
+    return (struct weights_source){.program = runtime->program,
+                                   .placement = runtime->placement,
+                                   .instances = &runtime->instances,
+                                   .pool = runtime->pool,
+                                   .identity =
+                                       options->wants_kv_identity ? &runtime->identity : NULL,
+                                   .progress = options->progress,
+                                   .progress_context = options->progress_context};
 }
 
 /* Adds up what the model takes instead of taking it. */
@@ -301,7 +205,8 @@ static serverd_status measure(struct runtime *runtime, const struct runtime_opti
                               struct runtime_memory *memory, uint32_t *failed, serverd_error *err)
 {
     *memory = (struct runtime_memory){0};
-    serverd_status status = pack(runtime, options, memory, err);
+    const struct weights_source source = source_of(runtime, options);
+    serverd_status status = weights_measure(&source, memory, err);
     if (status == SERVERD_OK)
         status = plan_kv(runtime, options, failed, err);
     if (status != SERVERD_OK)
@@ -328,7 +233,9 @@ static serverd_status build(struct runtime *runtime, const struct runtime_option
     *failed = PLACEMENT_NO_DEVICE;
     if (or_null)
         return measure(runtime, options, or_null, failed, err);
-    status = pack(runtime, options, NULL, err);
+    sha256_init(&runtime->identity);
+    const struct weights_source source = source_of(runtime, options);
+    status = weights_pack(&source, &runtime->weights, err);
     if (status == SERVERD_OK)
         status = create_kv(runtime, options, failed, err);
     if (status == SERVERD_OK)
@@ -340,8 +247,7 @@ static void tear_down(struct runtime *runtime)
 {
     steps_destroy(&runtime->steps);
     instances_close(&runtime->instances);
-    for (uint32_t i = 0; i < LIMIT_DEVICES; i++)
-        packed_weights_free(&runtime->packed[i]);
+    weights_free(&runtime->weights);
 }
 
 /* The nodes of a device that will not work go to the next ones. */

@@ -19,6 +19,7 @@ static const struct {
     {"unsupported_modality", 400, "invalid_request_error"},
     {"unknown_parameter", 400, "invalid_request_error"},
     {"context_length_exceeded", 400, "invalid_request_error"},
+    {"previous_response_not_found", 400, "invalid_request_error"},
     {"template_error", 400, "invalid_request_error"},
     {"no_chat_template", 400, "invalid_request_error"},
     {"bad_request", 400, "invalid_request_error"},
@@ -126,4 +127,31 @@ void api_error_write(const struct api_error *e, struct buffer *out)
     if (e->n_ctx > 0)
         buffer_printf(out, ",\"n_prompt_tokens\":%u,\"n_ctx\":%u", e->n_prompt_tokens, e->n_ctx);
     buffer_append_str(out, "}}");
+}
+
+/* Anthropic's types go by the status. */
+static const char *anthropic_type(int status)
+{
+    static const struct {
+        int status;
+        const char *type;
+    } types[] = {{401, "authentication_error"}, {403, "permission_error"},
+                 {404, "not_found_error"},      {413, "request_too_large"},
+                 {429, "rate_limit_error"},     {503, "overloaded_error"},
+                 {504, "timeout_error"}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (types[i].status == status)
+            return types[i].type;
+    return status >= 500 ? "api_error" : "invalid_request_error";
+}
+
+void api_error_write_anthropic(const struct api_error *e, const char *request_id,
+                               struct buffer *out)
+{
+    buffer_printf(out, "{\"type\":\"error\",\"error\":{\"type\":\"%s\",\"message\":\"",
+                  anthropic_type(e->http_status));
+    buffer_append_json(out, e->message, strlen(e->message));
+    buffer_append_str(out, "\"},\"request_id\":");
+    write_string(out, request_id);
+    buffer_append_char(out, '}');
 }

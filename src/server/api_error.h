@@ -26,4 +26,8 @@ void api_error_from(struct api_error *e, const serverd_error *err);
 /* {"error":{"message","type","param","code"}} */
 void api_error_write(const struct api_error *e, struct buffer *out);
 
+/* {"type":"error","error":{"type","message"},"request_id"}; request_id NULL: none */
+void api_error_write_anthropic(const struct api_error *e, const char *request_id,
+                               struct buffer *out);
+
 #endif

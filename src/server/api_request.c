@@ -111,10 +111,20 @@ static const struct field fields[] = {
     {"metadata", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"service_tier", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"prediction", FIELD_NOTHING, API_CHAT, 0, 0, 0},
-    {"parallel_tool_calls", FIELD_NOTHING, API_CHAT, 0, 0, 0},
+    {"stream_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
+    {"include_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
+    /* tools and reasoning */
+    {"tools", FIELD_JSON, TEMPLATED, AT(tools), 0, 0},
+    {"tool_choice", FIELD_JSON, TEMPLATED, AT(tool_choice), 0, 0},
+    {"functions", FIELD_JSON, API_CHAT, AT(functions), 0, 0},
+    {"function_call", FIELD_JSON, API_CHAT, AT(function_call), 0, 0},
+    {"parallel_tool_calls", FIELD_BOOL, API_CHAT, AT(parallel_tool_calls), 0, 0},
+    {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
+    {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
+    {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
     /* what would change the output */
-    {"tools", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
-    {"functions", FIELD_REFUSED, API_CHAT, 0, 0, 0},
+    {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
+    {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
     {"prompt_logprobs", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS | PAIRS, 0, 0, 0},
@@ -223,7 +233,7 @@ static bool read_field(const struct field *field, json_t *value, struct api_fiel
     }
 }
 
-/* Fields with a shape of their own: a format other than text, tools that must be called. */
+/* Fields with a shape of their own: a format other than text, other modalities. */
 static bool check_shapes(const json_t *root, struct api_error *e)
 {
     const json_t *format = json_body_get(root, "response_format");
@@ -231,13 +241,6 @@ static bool check_shapes(const json_t *root, struct api_error *e)
     if (format && (!type || strcmp(type, "text") != 0)) {
         api_error_set(e, type ? "unsupported_value" : "invalid_type", "response_format",
                       "response_format: only {\"type\":\"text\"} is supported by this server.");
-        return false;
-    }
-    const json_t *choice = json_body_get(root, "tool_choice");
-    const char *text = json_string_value(choice);
-    if (choice && !(text && (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0))) {
-        api_error_set(e, "unsupported_value", "tool_choice",
-                      "tool_choice is not supported by this server.");
         return false;
     }
     const json_t *modalities = json_body_get(root, "modalities");
@@ -253,8 +256,7 @@ static bool check_shapes(const json_t *root, struct api_error *e)
 
 static bool has_own_shape(const char *name)
 {
-    return strcmp(name, "response_format") == 0 || strcmp(name, "tool_choice") == 0 ||
-           strcmp(name, "modalities") == 0;
+    return strcmp(name, "response_format") == 0 || strcmp(name, "modalities") == 0;
 }
 
 static void set_initial(struct api_fields *out, json_t *root)
@@ -279,7 +281,9 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .add_special_tokens = true,
                                .parse_special = true,
                                .add_generation_prompt = true,
-                               .normalize = true};
+                               .normalize = true,
+                               .parallel_tool_calls = true,
+                               .separate_reasoning = true};
 }
 
 static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
@@ -303,19 +307,23 @@ static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_
     return check_shapes(out->root, e);
 }
 
+bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t *root,
+                          struct api_fields *out, struct api_error *e)
+{
+    set_initial(out, root);
+    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
+        return true;
+    api_fields_release(out);
+    return false;
+}
+
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e)
 {
     size_t n;
     const char *body = exchange_body(x, &n);
     json_t *root;
-    if (!json_body_parse(body, n, &root, e))
-        return false;
-    set_initial(out, root);
-    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
-        return true;
-    api_fields_release(out);
-    return false;
+    return json_body_parse(body, n, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
 }
 
 void api_fields_release(struct api_fields *f)

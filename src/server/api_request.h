@@ -25,22 +25,26 @@ struct api_fields {
     json_t *root;
     /* values that are looked at by their endpoint */
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
-        *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents,
-        *logprobs, *query, *texts, *text_1, *text_2, *items, *label_token_ids;
-    const char *model, *encoding_format, *cache_salt;
+        *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
+        *tool_choice, *functions, *function_call, *logprobs, *query, *texts, *text_1, *text_2,
+        *items, *label_token_ids;
+    const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
         add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
         return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
-        continue_final_message, normalize, return_documents, return_text, raw_scores, apply_softmax,
-        item_first;
+        continue_final_message, normalize, parallel_tool_calls, separate_reasoning,
+        return_documents, return_text, raw_scores, apply_softmax, item_first;
 };
 
 /* Parses the exchange's body. False: *e; nothing to release. */
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e);
+/* The same of a body that another dialect was turned into; takes `root` over. */
+bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t *root,
+                          struct api_fields *out, struct api_error *e);
 void api_fields_release(struct api_fields *fields);
 
 /* The adapter that a model's name means: NULL for the loaded model itself, which is also "default"

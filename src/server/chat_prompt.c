@@ -2,6 +2,7 @@
 
 #include "base/numeric.h"
 #include "server/server_internal.h"
+#include "server/tool_use.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 struct maker {
     struct arena *arena;
     const struct tokenizer *tokenizer;
+    const json_t *messages, *tools;
+    size_t n_inserted;          /* messages in front that the request does not have */
     const json_t *open_message; /* NULL: none */
     bool is_failed;
 };
@@ -241,7 +244,7 @@ static bool add_message(struct maker *m, const json_t *message, size_t i, bool k
 /* The last message is left open if the request says so. */
 static bool choose_open(struct maker *m, const struct api_fields *f, struct api_error *e)
 {
-    const json_t *last = json_array_get(f->messages, json_array_size(f->messages) - 1);
+    const json_t *last = json_array_get(m->messages, json_array_size(m->messages) - 1);
     const char *role = json_string_value(json_object_get(last, "role"));
     const json_t *content = json_object_get(last, "content");
     if (!f->continue_final_message)
@@ -261,8 +264,7 @@ static bool choose_open(struct maker *m, const struct api_fields *f, struct api_
     return true;
 }
 
-static bool make_messages(struct maker *m, struct exchange *x, const struct api_fields *f,
-                          struct template_value **out, struct api_error *e)
+static bool check_messages(const struct api_fields *f, struct api_error *e)
 {
     size_t n = json_array_size(f->messages);
     if (!f->messages) {
@@ -278,12 +280,20 @@ static bool make_messages(struct maker *m, struct exchange *x, const struct api_
                       "messages has %zu elements, allowed are 1 to %u.", n, LIMIT_MESSAGES);
         return false;
     }
+    return true;
+}
+
+static bool make_messages(struct maker *m, struct exchange *x, const struct api_fields *f,
+                          struct template_value **out, struct api_error *e)
+{
+    size_t n = json_array_size(m->messages);
     if (!choose_open(m, f, e))
         return false;
     bool knows_developer = strstr(exchange_model(x)->chat_template_source, "developer") != NULL;
     *out = keep(m, template_list(m->arena));
     for (size_t i = 0; i < n && !m->is_failed; i++)
-        if (!add_message(m, json_array_get(f->messages, i), i, knows_developer, *out, e))
+        if (!add_message(m, json_array_get(m->messages, i), i - m->n_inserted, knows_developer,
+                         *out, e))
             return false;
     return true;
 }
@@ -312,13 +322,22 @@ static bool make_globals(struct maker *m, struct exchange *x, const struct api_f
         return false;
     struct template_value *globals = keep(m, template_map(m->arena));
     bool is_open = f->continue_final_message;
-    set(m, globals, "tools", keep(m, template_none(m->arena)));
+    bool shows_tools = m->tools && exchange_model(x)->output.template_has_tools;
+    set(m, globals, "tools", shows_tools ? convert(m, m->tools) : keep(m, template_none(m->arena)));
     set(m, globals, "documents",
         f->documents ? convert(m, f->documents) : keep(m, template_none(m->arena)));
     set_token(m, globals, "bos_token", v->bos);
     set_token(m, globals, "eos_token", v->eos);
     set_token(m, globals, "pad_token", v->padding);
     set_token(m, globals, "unk_token", v->unknown);
+    if (f->reasoning_effort) {
+        bool is_off = strcmp(f->reasoning_effort, "none") == 0;
+        size_t n = strlen(f->reasoning_effort);
+        if (!is_off)
+            set(m, globals, "reasoning_effort",
+                keep(m, template_string(m->arena, f->reasoning_effort, n)));
+        set(m, globals, "enable_thinking", keep(m, template_bool(m->arena, !is_off)));
+    }
     const char *key;
     json_t *value;
     json_object_foreach(f->chat_template_kwargs, key, value)
@@ -374,8 +393,8 @@ static bool render(struct exchange *x, struct maker *m, const struct api_fields 
     return false;
 }
 
-bool chat_prompt_render(struct exchange *x, const struct api_fields *f, struct buffer *out,
-                        struct api_error *e)
+bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const json_t *tools,
+                        struct buffer *out, struct api_error *e)
 {
     const struct served_model *model = exchange_model(x);
     if (!model->chat_template) {
@@ -384,13 +403,24 @@ bool chat_prompt_render(struct exchange *x, const struct api_fields *f, struct b
                       "--chat-template FILE.");
         return false;
     }
-    struct maker m = {.arena = arena_create(LIMIT_TEMPLATE_MEMORY), .tokenizer = model->tokenizer};
-    if (!m.arena) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+    if (!check_messages(f, e))
         return false;
-    }
-    bool is_good = render(x, &m, f, out, e);
-    arena_destroy(m.arena);
+    json_t *messages = model->output.template_has_tools
+                           ? json_incref(f->messages)
+                           : tool_fallback_messages(f->messages, tools);
+    struct maker m = {.arena = arena_create(LIMIT_TEMPLATE_MEMORY),
+                      .tokenizer = model->tokenizer,
+                      .messages = messages,
+                      .n_inserted = json_array_size(messages) - json_array_size(f->messages),
+                      .tools = tools};
+    bool is_good = m.arena && messages;
+    if (is_good)
+        is_good = render(x, &m, f, out, e);
+    else
+        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+    if (m.arena)
+        arena_destroy(m.arena);
+    json_decref(messages);
     if (is_good && out->is_failed) {
         api_error_set(e, "request_too_large", "messages", "The rendered prompt is too large.");
         return false;

@@ -4,8 +4,9 @@
 
 #include "server/api_request.h"
 
-/* The rendered prompt, guards included (tokenizer_encode drops them). False: *e. */
-bool chat_prompt_render(struct exchange *x, const struct api_fields *fields, struct buffer *out,
-                        struct api_error *e);
+/* The rendered prompt, guards included (tokenizer_encode drops them); tools: a tool_use's list,
+ * NULL for none. False: *e. */
+bool chat_prompt_render(struct exchange *x, const struct api_fields *fields, const json_t *tools,
+                        struct buffer *out, struct api_error *e);
 
 #endif

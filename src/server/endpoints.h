@@ -12,6 +12,15 @@ void endpoint_chat_completions(struct exchange *x);
 void endpoint_apply_template(struct exchange *x);
 /* openai_completions.c */
 void endpoint_completions(struct exchange *x);
+/* responses.c */
+void endpoint_responses(struct exchange *x);
+void endpoint_responses_input_tokens(struct exchange *x);
+void endpoint_chat_input_tokens(struct exchange *x);
+void endpoint_responses_get(struct exchange *x);
+void endpoint_responses_delete(struct exchange *x);
+/* anthropic.c */
+void endpoint_messages(struct exchange *x);
+void endpoint_count_tokens(struct exchange *x);
 /* embeddings.c */
 void endpoint_embeddings(struct exchange *x);
 /* rerank.c */

@@ -203,7 +203,10 @@ void exchange_fail(struct exchange *x, const struct api_error *e)
 {
     struct buffer body;
     buffer_init(&body, 16 * KIB);
-    api_error_write(e, &body);
+    if (x->route && strncmp(x->route->path, "/v1/messages", 12) == 0)
+        api_error_write_anthropic(e, x->request_id, &body);
+    else
+        api_error_write(e, &body);
     x->retry_after_ms = e->retry_after_ms;
     exchange_reply(x, e->http_status, "application/json", &body);
 }

@@ -14,6 +14,7 @@
 #include "scheduler/request.h"
 #include "server/api_error.h"
 #include "text/chat_template.h"
+#include "text/output_formats.h"
 #include "text/tokenizer.h"
 
 struct exchange;
@@ -26,6 +27,7 @@ struct served_model {
     struct tokenizer *tokenizer;
     struct chat_template *chat_template; /* NULL: a base model */
     const char *chat_template_source;
+    struct output_formats output; /* how it writes calls and reasoning */
     struct engine *engine;
     uint32_t context_size;
     const char *device;

@@ -119,6 +119,7 @@ void endpoint_root(struct exchange *x)
 {
     reply_text(x, 200, "text/plain; charset=utf-8",
                "serverd " PROJECT_VERSION "\n\nPOST /v1/chat/completions\nPOST /v1/completions\n"
-               "POST /v1/embeddings\nPOST /v1/rerank\nPOST /v1/score\nGET /v1/models\nPOST /tokenize\nPOST /detokenize\n"
+               "POST /v1/embeddings\nPOST /v1/rerank\nPOST /v1/score\nGET /v1/models\nPOST "
+               "/tokenize\nPOST /detokenize\n"
                "POST /apply-template\nGET /health\nGET /ready\nGET /metrics\n");
 }

@@ -2,6 +2,7 @@
 #include "server/endpoints.h"
 
 #include <string.h>
+#include <time.h>
 
 static void write_text(struct buffer *out, const char *s)
 {
@@ -71,17 +72,63 @@ static void write_adapters(const struct served_model *model, struct buffer *out)
     }
 }
 
+/* Anthropic's form, for its clients: {"type":"model","id","display_name","created_at"}. */
+static void write_anthropic_model(const struct served_model *model, const char *name,
+                                  struct buffer *out)
+{
+    char created[32];
+    struct tm utc;
+    time_t seconds = (time_t)model->created;
+    (void)strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&seconds, &utc));
+    buffer_append_str(out, "{\"type\":\"model\",\"id\":");
+    write_text(out, name);
+    buffer_append_str(out, ",\"display_name\":");
+    write_text(out, name);
+    buffer_printf(out, ",\"created_at\":\"%s\"}", created);
+}
+
+static void write_anthropic_list(const struct served_model *model, struct buffer *out)
+{
+    char names[LIMIT_ADAPTERS][LIMIT_ADAPTER_NAME];
+    uint32_t n = model ? engine_list_adapters(model->engine, names, LIMIT_ADAPTERS) : 0;
+    const char *last = n > 0 ? names[n - 1] : model ? model->name : NULL;
+    buffer_append_str(out, "{\"data\":[");
+    if (model)
+        write_anthropic_model(model, model->name, out);
+    for (uint32_t i = 0; i < n; i++) {
+        buffer_append_char(out, ',');
+        write_anthropic_model(model, names[i], out);
+    }
+    buffer_append_str(out, "],\"has_more\":false,\"first_id\":");
+    if (model)
+        write_text(out, model->name);
+    buffer_append_str(out, model ? ",\"last_id\":" : "null,\"last_id\":null}");
+    if (model) {
+        write_text(out, last);
+        buffer_append_char(out, '}');
+    }
+}
+
+static bool wants_anthropic(const struct exchange *x)
+{
+    return exchange_header(x, "anthropic-version") != NULL;
+}
+
 void endpoint_models_list(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
     struct buffer body;
     buffer_init(&body, 64 * KIB);
-    buffer_append_str(&body, "{\"object\":\"list\",\"data\":[");
-    if (model) { /* none while it is being loaded */
-        write_model(x, model, &body);
-        write_adapters(model, &body);
+    if (wants_anthropic(x)) {
+        write_anthropic_list(model, &body);
+    } else {
+        buffer_append_str(&body, "{\"object\":\"list\",\"data\":[");
+        if (model) { /* none while it is being loaded */
+            write_model(x, model, &body);
+            write_adapters(model, &body);
+        }
+        buffer_append_str(&body, "]}");
     }
-    buffer_append_str(&body, "]}");
     exchange_reply(x, 200, "application/json", &body);
     buffer_deinit(&body);
 }
@@ -102,7 +149,9 @@ void endpoint_models_get(struct exchange *x)
     }
     struct buffer body;
     buffer_init(&body, 64 * KIB);
-    if (api_adapter_name(model, name))
+    if (wants_anthropic(x))
+        write_anthropic_model(model, api_adapter_name(model, name) ? name : model->name, &body);
+    else if (api_adapter_name(model, name))
         write_adapter(model, name, &body);
     else
         write_model(x, model, &body);

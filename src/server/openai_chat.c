@@ -2,9 +2,6 @@
 #include "server/endpoints.h"
 #include "server/openai_reply.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 /* logprobs: true, with top_logprobs 0..20; -1: none. */
 static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_error *e)
 {
@@ -23,59 +20,22 @@ static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_e
     return true;
 }
 
-static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
+static void generate(struct exchange *x, struct chat_call *call, int32_t n_logprobs)
 {
-    bool ignored;
-    if (!api_check_generates(x, e))
-        return false;
-    return openai_read_stream_options(f, &ignored, &ignored, e);
-}
-
-static struct request *make_request(struct exchange *x, const struct api_fields *f,
-                                    int32_t n_logprobs, struct api_error *e)
-{
-    struct buffer prompt;
-    struct token_list ids;
-    struct request *request = NULL;
-    buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
-    token_list_init(&ids, LIMIT_CONTEXT);
-    if (chat_prompt_render(x, f, &prompt, e) &&
-        api_tokenize(x, buffer_str(&prompt), prompt.len,
-                     TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, "messages", &ids, e)) {
-        if (ids.n == 0)
-            api_error_set(e, "invalid_value", "messages", "The prompt has no tokens.");
-        else
-            request = api_make_request(x, f, ids.id, ids.n, -1, n_logprobs, "messages", e);
-    }
-    token_list_deinit(&ids);
-    buffer_deinit(&prompt);
-    return request;
-}
-
-static void generate(struct exchange *x, struct api_fields *f, struct request *request,
-                     int32_t n_logprobs)
-{
-    bool is_stream = f->stream;
     const struct openai_reply_setup setup = {.exchange = x,
-                                             .fields = f,
-                                             .is_chat = true,
+                                             .call = call,
                                              .n_logprobs = n_logprobs,
-                                             .n_shown = (uint32_t)f->n,
+                                             .n_shown = (uint32_t)call->fields.n,
                                              .n_prompts = 1,
-                                             .n_prompt_tokens = request->n_prompt};
-    struct request **requests = calloc(1, sizeof *requests);
-    struct openai_reply *reply = requests ? openai_reply_create(&setup) : NULL;
+                                             .n_prompt_tokens = call->request->n_prompt};
+    struct openai_reply *reply = openai_reply_create(&setup);
     if (reply) {
-        requests[0] = request;
-        exchange_generate(x, requests, 1, &openai_reply_encoder, reply, is_stream);
+        chat_call_generate(x, call, &openai_reply_encoder, reply);
         return;
     }
     struct api_error e;
     api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
-    if (!requests)
-        api_fields_release(f);
-    free(requests);
-    request_destroy(request);
+    chat_call_release(call);
     exchange_fail(x, &e);
 }
 
@@ -83,20 +43,22 @@ void endpoint_chat_completions(struct exchange *x)
 {
     struct api_fields fields;
     struct api_error e;
+    struct chat_call call;
     int32_t n_logprobs = -1;
+    bool ignored;
     if (!api_fields_read(x, API_CHAT, &fields, &e)) {
         exchange_fail(x, &e);
         return;
     }
-    struct request *request = NULL;
-    if (check_fields(x, &fields, &e) && read_logprobs(&fields, &n_logprobs, &e))
-        request = make_request(x, &fields, n_logprobs, &e);
-    if (request) {
-        generate(x, &fields, request, n_logprobs);
-        return;
+    if (!openai_read_stream_options(&fields, &ignored, &ignored, &e) ||
+        !read_logprobs(&fields, &n_logprobs, &e)) {
+        api_fields_release(&fields);
+        exchange_fail(x, &e);
+    } else if (chat_call_make(x, &fields, n_logprobs, &call, &e)) {
+        generate(x, &call, n_logprobs);
+    } else {
+        exchange_fail(x, &e);
     }
-    api_fields_release(&fields);
-    exchange_fail(x, &e);
 }
 
 void endpoint_apply_template(struct exchange *x)
@@ -108,9 +70,11 @@ void endpoint_apply_template(struct exchange *x)
         exchange_fail(x, &e);
         return;
     }
+    struct tool_use tools;
     buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
     buffer_init(&body, 8 * LIMIT_TEMPLATE_OUTPUT);
-    if (chat_prompt_render(x, &fields, &prompt, &e)) {
+    if (tool_use_read(&fields, &tools, &e) &&
+        chat_prompt_render(x, &fields, tools.list, &prompt, &e)) {
         size_t n = prompt.data ? tokenizer_unguard(prompt.data, prompt.len) : 0;
         buffer_append_str(&body, "{\"prompt\":\"");
         buffer_append_json(&body, buffer_str(&prompt), n);
@@ -121,5 +85,6 @@ void endpoint_apply_template(struct exchange *x)
     }
     buffer_deinit(&body);
     buffer_deinit(&prompt);
+    tool_use_release(&tools);
     api_fields_release(&fields);
 }

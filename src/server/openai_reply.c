@@ -2,7 +2,9 @@
 
 #include "base/numeric.h"
 #include "base/utf8.h"
+#include "server/output_parts.h"
 #include "server/server_internal.h"
+#include "server/token_logprobs.h"
 #include "text/detokenizer.h"
 
 #include <stdlib.h>
@@ -10,28 +12,10 @@
 
 #define LIMIT_REPLY_TEXT (256 * MIB)
 
-/* Log probabilities of tokens that have not been sent, in the endpoint's JSON. */
-struct logprob_text {
-    struct buffer content;                       /* chat: objects, comma separated */
-    struct buffer tokens, values, tops, offsets; /* completions: the four arrays' insides */
-    uint32_t n;
-};
-
-/* Chat shows the tokens of the content alone. Whether a token is one of them is known once text
- * from its first byte on is released, or never will be: until then its entry is held. */
-struct held_entry {
-    uint64_t first_byte; /* in the choice's text */
-    size_t json_end;     /* in logprobs.content */
-};
-
 struct choice {
-    struct detokenizer detokenizer;
-    struct buffer text; /* not yet sent; of a whole reply: all */
+    struct output_parts parts; /* not yet sent; of a whole reply: all */
     struct logprob_text logprobs;
-    struct buffer held;    /* struct held_entry[] of the last entries of logprobs.content */
-    size_t n_ready;        /* bytes of logprobs.content that are not held */
-    uint64_t n_text_bytes; /* of all tokens so far */
-    bool is_dirty;         /* stands in the list of choices that have something to send */
+    bool is_dirty; /* stands in the list of choices that have something to send */
     struct buffer token_ids;
     uint64_t n_code_points; /* of the text of all tokens so far, for text_offset */
     double logprob;         /* of all tokens together, if the best are to be found; else 0 */
@@ -51,6 +35,9 @@ struct prompt {
 struct openai_reply {
     const struct served_model *model;
     struct api_fields fields;
+    struct tool_use tools;
+    struct output_setup output; /* of every choice */
+    struct token_style style;
     bool is_chat, is_echo, is_stream, include_usage, continuous_usage;
     int32_t n_logprobs;
     uint32_t n_prompts, n_choices, n_shown; /* choices per prompt, of which n_shown are shown */
@@ -60,50 +47,27 @@ struct openai_reply {
     struct choice *choices; /* [n_prompts * n_choices] */
     uint32_t *dirty;        /* [n_prompts * n_choices] choices that have something to send */
     uint32_t n_dirty;
-    struct buffer head;  /* of each chunk or the whole reply, up to the choices */
-    struct buffer piece; /* working memory */
-    uint64_t n_prompt_tokens, n_cached, n_output;
+    struct buffer head; /* of each chunk or the whole reply, up to the choices */
+    uint64_t n_prompt_tokens, n_cached, n_output, n_reasoning;
 };
 
 /* ---- life --------------------------------------------------------------------------------------
  */
 
-static void logprob_text_init(struct logprob_text *l)
+static void on_decided(void *user, enum stream_part part, uint64_t begin, uint64_t n)
 {
-    buffer_init(&l->content, LIMIT_REPLY_TEXT);
-    buffer_init(&l->tokens, LIMIT_REPLY_TEXT);
-    buffer_init(&l->values, LIMIT_REPLY_TEXT);
-    buffer_init(&l->tops, LIMIT_REPLY_TEXT);
-    buffer_init(&l->offsets, LIMIT_REPLY_TEXT);
+    struct choice *choice = user;
+    logprob_text_decide(&choice->logprobs, part, begin + n);
 }
 
-static void logprob_text_deinit(struct logprob_text *l)
+static bool choice_init(struct choice *choice, const struct openai_reply *reply)
 {
-    buffer_deinit(&l->content);
-    buffer_deinit(&l->tokens);
-    buffer_deinit(&l->values);
-    buffer_deinit(&l->tops);
-    buffer_deinit(&l->offsets);
-}
-
-static void logprob_text_reset(struct logprob_text *l)
-{
-    buffer_reset(&l->content);
-    buffer_reset(&l->tokens);
-    buffer_reset(&l->values);
-    buffer_reset(&l->tops);
-    buffer_reset(&l->offsets);
-    l->n = 0;
-}
-
-static void choice_init(struct choice *choice, const struct openai_reply *reply)
-{
-    detokenizer_init(&choice->detokenizer, reply->model->tokenizer,
-                     reply->fields.skip_special_tokens);
-    buffer_init(&choice->text, LIMIT_REPLY_TEXT);
+    struct output_setup output = reply->output;
+    output.decided = reply->is_chat ? on_decided : NULL;
+    output.user = choice;
     buffer_init(&choice->token_ids, LIMIT_REPLY_TEXT);
-    buffer_init(&choice->held, LIMIT_REPLY_TEXT);
     logprob_text_init(&choice->logprobs);
+    return output_parts_init(&choice->parts, &output);
 }
 
 bool openai_read_stream_options(const struct api_fields *fields, bool *include_usage,
@@ -150,30 +114,51 @@ static void make_head(struct openai_reply *reply)
                   reply->model->fingerprint);
 }
 
+/* Fields, tools and how to read the output, from what was set up. */
+static void take_over(struct openai_reply *reply, const struct openai_reply_setup *setup)
+{
+    if (setup->call) {
+        reply->output = chat_call_output(setup->exchange, setup->call);
+        reply->fields = setup->call->fields;
+        reply->tools = setup->call->tools;
+        setup->call->fields.root = NULL;
+        setup->call->tools.list = NULL;
+        return;
+    }
+    reply->fields = *setup->fields;
+    setup->fields->root = NULL;
+    reply->output = (struct output_setup){.tokenizer = reply->model->tokenizer,
+                                          .skips_special = reply->fields.skip_special_tokens};
+}
+
 struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
 {
     struct openai_reply *reply = calloc(1, sizeof *reply);
     struct api_error ignored; /* the endpoint has checked them */
-    size_t n = (size_t)setup->n_prompts * (size_t)setup->fields->n;
     if (!reply) {
-        api_fields_release(setup->fields);
+        if (setup->call)
+            chat_call_release(setup->call);
+        else
+            api_fields_release(setup->fields);
         return NULL;
     }
-    reply->fields = *setup->fields;
-    setup->fields->root = NULL;
     reply->model = exchange_model(setup->exchange);
-    reply->is_chat = setup->is_chat;
+    take_over(reply, setup);
+    size_t n = (size_t)setup->n_prompts * (size_t)reply->fields.n;
+    reply->is_chat = setup->call != NULL;
     reply->is_echo = setup->is_echo;
     reply->is_stream = reply->fields.stream;
+    reply->style = (struct token_style){.tokenizer = reply->model->tokenizer,
+                                        .as_ids = reply->fields.return_tokens_as_token_ids,
+                                        .skips_special = reply->fields.skip_special_tokens};
     reply->n_logprobs = setup->n_logprobs;
     reply->n_choices = (uint32_t)reply->fields.n;
     reply->n_shown = setup->n_shown;
     reply->n_prompt_tokens = setup->n_prompt_tokens;
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
-    api_make_id(setup->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
+    api_make_id(reply->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
     reply->created = clock_wall_seconds(exchange_context(setup->exchange)->clock);
-    buffer_init(&reply->piece, MIB);
     buffer_init(&reply->head, MIB);
     make_head(reply);
     reply->prompts = calloc(setup->n_prompts, sizeof *reply->prompts);
@@ -188,9 +173,13 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
         buffer_init(&prompt->text, LIMIT_REPLY_TEXT);
         logprob_text_init(&prompt->logprobs);
     }
+    bool is_good = true;
     for (size_t i = 0; i < n; i++)
-        choice_init(&reply->choices[i], reply);
-    return reply;
+        is_good = choice_init(&reply->choices[i], reply) && is_good;
+    if (is_good)
+        return reply;
+    openai_reply_destroy(reply);
+    return NULL;
 }
 
 void openai_reply_destroy(struct openai_reply *reply)
@@ -201,278 +190,34 @@ void openai_reply_destroy(struct openai_reply *reply)
         logprob_text_deinit(&reply->prompts[i].logprobs);
     }
     for (size_t i = 0; reply->choices && i < (size_t)reply->n_prompts * reply->n_choices; i++) {
-        detokenizer_deinit(&reply->choices[i].detokenizer);
-        buffer_deinit(&reply->choices[i].text);
+        output_parts_deinit(&reply->choices[i].parts);
         buffer_deinit(&reply->choices[i].token_ids);
-        buffer_deinit(&reply->choices[i].held);
         logprob_text_deinit(&reply->choices[i].logprobs);
     }
     free(reply->prompts);
     free(reply->choices);
     free(reply->dirty);
-    buffer_deinit(&reply->piece);
     buffer_deinit(&reply->head);
+    tool_use_release(&reply->tools);
     api_fields_release(&reply->fields);
     free(reply);
 }
 
-/* ---- pieces of JSON
- * ------------------------------------------------------------------------------ */
-
-static void write_logprob(struct buffer *out, float logprob)
-{
-    buffer_append_f32(out, logprob > -9999.0f ? logprob : -9999.0f);
-}
-
-/* How a completion's logprobs name a token: its text, token_id:N if asked for, and bytes:\xe2
- * where the text is a part of a character. */
-static void name_token(struct openai_reply *reply, int32_t token, struct buffer *out)
-{
-    uint32_t n;
-    const char *bytes = tokenizer_piece(reply->model->tokenizer, token, &n);
-    buffer_reset(out);
-    if (reply->fields.return_tokens_as_token_ids) {
-        buffer_printf(out, "token_id:%d", token);
-    } else if (utf8_valid_run(bytes, n) == n) {
-        buffer_append(out, bytes, n);
-    } else {
-        buffer_append_str(out, "bytes:");
-        for (uint32_t i = 0; i < n; i++)
-            buffer_printf(out, "\\x%02x", (uint8_t)bytes[i]);
-    }
-}
-
-static bool has_text(const struct openai_reply *reply, int32_t token)
-{
-    return !(reply->fields.skip_special_tokens &&
-             tokenizer_is_control(reply->model->tokenizer, token));
-}
-
-static uint64_t token_bytes(const struct openai_reply *reply, int32_t token)
-{
-    uint32_t n;
-    (void)tokenizer_piece(reply->model->tokenizer, token, &n);
-    return has_text(reply, token) ? n : 0;
-}
-
-static uint64_t count_code_points(const char *bytes, size_t n)
-{
-    uint64_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += ((uint8_t)bytes[i] & 0xc0) != 0x80;
-    return count;
-}
-
-/* Code points that a token adds to the text. */
-static uint64_t token_code_points(const struct openai_reply *reply, int32_t token)
-{
-    uint32_t n;
-    const char *bytes = tokenizer_piece(reply->model->tokenizer, token, &n);
-    return has_text(reply, token) ? count_code_points(bytes, n) : 0;
-}
-
-/* ---- log probabilities
- * --------------------------------------------------------------------------- */
-
-/* Whether an earlier entry of the map has the same name; with equal texts the larger counts. */
-static bool is_named_before(struct openai_reply *reply, const struct logprobs *l, uint32_t index,
-                            int32_t token)
-{
-    uint32_t n, m;
-    const char *bytes = tokenizer_piece(reply->model->tokenizer, token, &n);
-    if (reply->fields.return_tokens_as_token_ids)
-        return false;
-    for (uint32_t i = 0; i < index; i++) {
-        const char *other = tokenizer_piece(reply->model->tokenizer, l->top[i].token, &m);
-        if (m == n && memcmp(bytes, other, n) == 0)
-            return true;
-    }
-    return false;
-}
-
-static void write_entry(struct openai_reply *reply, struct buffer *out, int32_t token,
-                        float logprob, bool is_first)
-{
-    name_token(reply, token, &reply->piece);
-    if (!is_first)
-        buffer_append_char(out, ',');
-    write_text(out, buffer_str(&reply->piece), reply->piece.len);
-    buffer_append_char(out, ':');
-    write_logprob(out, logprob);
-}
-
-/* {piece: logprob} of the best, and of the chosen token. */
-static void write_top_map(struct openai_reply *reply, const struct logprobs *l, struct buffer *out)
-{
-    bool is_first = true, has_chosen = false;
-    buffer_append_char(out, '{');
-    for (uint32_t i = 0; i < l->n_top; i++) {
-        has_chosen = has_chosen || l->top[i].token == l->chosen.token;
-        if (is_named_before(reply, l, i, l->top[i].token))
-            continue;
-        write_entry(reply, out, l->top[i].token, l->top[i].logprob, is_first);
-        is_first = false;
-    }
-    if (!has_chosen && !is_named_before(reply, l, l->n_top, l->chosen.token))
-        write_entry(reply, out, l->chosen.token, l->chosen.logprob, is_first);
-    buffer_append_char(out, '}');
-}
-
-/* One token of the completions' four arrays; `l` NULL: nothing is known about the first. */
-static void add_completion_logprob(struct openai_reply *reply, struct logprob_text *out,
-                                   int32_t token, const struct logprobs *l, uint64_t offset)
-{
-    const char *comma = out->n++ ? "," : "";
-    name_token(reply, token, &reply->piece);
-    buffer_append_str(&out->tokens, comma);
-    write_text(&out->tokens, buffer_str(&reply->piece), reply->piece.len);
-    buffer_printf(&out->offsets, "%s%llu", comma, (unsigned long long)offset);
-    buffer_append_str(&out->values, comma);
-    buffer_append_str(&out->tops, comma);
-    if (!l) {
-        buffer_append_str(&out->values, "null");
-        buffer_append_str(&out->tops, "null");
-        return;
-    }
-    write_logprob(&out->values, l->chosen.logprob);
-    write_top_map(reply, l, &out->tops);
-}
-
-/* By hand: with 20 alternatives this is a good part of what a token costs. */
-static void write_byte_list(const char *bytes, uint32_t n, struct buffer *out)
-{
-    buffer_append_str(out, ",\"bytes\":[");
-    for (uint32_t i = 0; i < n; i++) {
-        uint8_t byte = (uint8_t)bytes[i];
-        const char digits[] = {(char)('0' + byte / 100), (char)('0' + byte / 10 % 10),
-                               (char)('0' + byte % 10)};
-        size_t n_zeros = byte >= 100 ? 0 : byte >= 10 ? 1 : 2;
-        if (i > 0)
-            buffer_append_char(out, ',');
-        buffer_append(out, digits + n_zeros, 3 - n_zeros);
-    }
-    buffer_append_char(out, ']');
-}
-
-/* {"token","logprob","bytes"...} of the chat's list. */
-static void write_chat_token(struct openai_reply *reply, int32_t token, float logprob,
-                             struct buffer *out)
-{
-    uint32_t n;
-    const char *bytes = tokenizer_piece(reply->model->tokenizer, token, &n);
-    buffer_append_str(out, "{\"token\":");
-    if (reply->fields.return_tokens_as_token_ids)
-        buffer_printf(out, "\"token_id:%d\"", token);
-    else
-        write_text(out, bytes, n);
-    buffer_append_str(out, ",\"logprob\":");
-    write_logprob(out, logprob);
-    write_byte_list(bytes, n, out);
-}
-
-static void add_chat_logprob(struct openai_reply *reply, struct choice *choice,
-                             const struct logprobs *l)
-{
-    struct logprob_text *out = &choice->logprobs;
-    if (out->content.len > 0)
-        buffer_append_char(&out->content, ',');
-    write_chat_token(reply, l->chosen.token, l->chosen.logprob, &out->content);
-    buffer_append_str(&out->content, ",\"top_logprobs\":[");
-    for (uint32_t i = 0; i < l->n_top; i++) {
-        if (i)
-            buffer_append_char(&out->content, ',');
-        write_chat_token(reply, l->top[i].token, l->top[i].logprob, &out->content);
-        buffer_append_char(&out->content, '}');
-    }
-    buffer_append_str(&out->content, "]}");
-    const struct held_entry entry = {choice->n_text_bytes, out->content.len};
-    buffer_append(&choice->held, &entry, sizeof entry);
-}
-
-/* Entries of tokens whose text has begun to be released are ready. */
-static void release_entries(struct choice *choice, uint64_t release)
-{
-    size_t done = 0;
-    struct held_entry entry;
-    for (; done < choice->held.len; done += sizeof entry) {
-        memcpy(&entry, choice->held.data + done, sizeof entry);
-        if (entry.first_byte >= release)
-            break;
-        choice->n_ready = entry.json_end;
-    }
-    buffer_consume(&choice->held, done);
-}
-
-/* What is still held at the end is no part of the content. */
-static void drop_entries(struct choice *choice)
-{
-    struct buffer *content = &choice->logprobs.content;
-    if (content->len > choice->n_ready) {
-        content->len = choice->n_ready;
-        content->data[content->len] = '\0';
-    }
-    buffer_reset(&choice->held);
-}
-
-/* The ready entries have been sent; those that are held stay. */
-static void consume_entries(struct choice *choice)
-{
-    struct buffer *content = &choice->logprobs.content;
-    size_t done = choice->n_ready;
-    if (done < content->len && done > 0)
-        done++; /* the comma */
-    buffer_consume(content, done);
-    for (size_t at = 0; at < choice->held.len; at += sizeof(struct held_entry)) {
-        struct held_entry entry;
-        memcpy(&entry, choice->held.data + at, sizeof entry);
-        entry.json_end -= done;
-        memcpy(choice->held.data + at, &entry, sizeof entry);
-    }
-    choice->n_ready = 0;
-}
-
-static void write_joined(struct buffer *out, const char *name, const struct buffer *first,
-                         const struct buffer *second)
-{
-    buffer_printf(out, "\"%s\":[", name);
-    if (first)
-        buffer_append(out, buffer_str(first), first->len);
-    if (first && first->len > 0 && second->len > 0)
-        buffer_append_char(out, ',');
-    buffer_append(out, buffer_str(second), second->len);
-    buffer_append_char(out, ']');
-}
+/* ---- parts that whole replies and chunks share ---- */
 
 /* The value of "logprobs"; `before` is the prompt's part, or NULL. */
 static void write_logprobs(const struct openai_reply *reply, const struct logprob_text *before,
                            const struct choice *choice, struct buffer *out)
 {
     const struct logprob_text *l = &choice->logprobs;
-    bool is_empty =
-        reply->is_chat ? choice->n_ready == 0 : l->n == 0 && (!before || before->n == 0);
-    if (reply->n_logprobs < 0 || (reply->is_stream && is_empty)) {
+    bool is_empty = reply->is_chat ? l->content.len == 0 : l->n == 0 && (!before || before->n == 0);
+    if (reply->n_logprobs < 0 || (reply->is_stream && is_empty))
         buffer_append_str(out, "null");
-        return;
-    }
-    buffer_append_char(out, '{');
-    if (reply->is_chat) {
-        buffer_append_str(out, "\"content\":[");
-        buffer_append(out, buffer_str(&l->content), choice->n_ready);
-        buffer_append_str(out, "],\"refusal\":null}");
-        return;
-    }
-    write_joined(out, "tokens", before ? &before->tokens : NULL, &l->tokens);
-    buffer_append_char(out, ',');
-    write_joined(out, "token_logprobs", before ? &before->values : NULL, &l->values);
-    buffer_append_char(out, ',');
-    write_joined(out, "top_logprobs", before ? &before->tops : NULL, &l->tops);
-    buffer_append_char(out, ',');
-    write_joined(out, "text_offset", before ? &before->offsets : NULL, &l->offsets);
-    buffer_append_char(out, '}');
+    else if (reply->is_chat)
+        logprob_text_write_chat(l, out);
+    else
+        logprob_text_write_completion(l, before, out);
 }
-
-/* ---- parts that whole replies and chunks share
- * ----------------------------------------------------- */
 
 static void write_head(const struct openai_reply *reply, struct buffer *out)
 {
@@ -484,11 +229,11 @@ static void write_usage(const struct openai_reply *reply, struct buffer *out)
     buffer_printf(out,
                   "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu},"
-                  "\"completion_tokens_details\":{\"reasoning_tokens\":0,"
+                  "\"completion_tokens_details\":{\"reasoning_tokens\":%llu,"
                   "\"accepted_prediction_tokens\":0,\"rejected_prediction_tokens\":0}}",
                   (unsigned long long)reply->n_prompt_tokens, (unsigned long long)reply->n_output,
                   (unsigned long long)(reply->n_prompt_tokens + reply->n_output),
-                  (unsigned long long)reply->n_cached);
+                  (unsigned long long)reply->n_cached, (unsigned long long)reply->n_reasoning);
 }
 
 /* A stop string, the id of a stop token, or null; `names_end` shows the model's own end too. */
@@ -513,6 +258,15 @@ static void write_stop(const struct openai_reply *reply, const struct event *fin
     }
 }
 
+static const char *finish_reason(const struct openai_reply *reply, const struct choice *choice)
+{
+    if (choice->finish.finish == FINISH_LENGTH)
+        return "length";
+    if (choice->parts.n_calls == 0)
+        return "stop";
+    return reply->tools.is_legacy ? "function_call" : "tool_calls";
+}
+
 static void write_finish(const struct openai_reply *reply, const struct choice *choice,
                          bool is_last, struct buffer *out)
 {
@@ -520,8 +274,7 @@ static void write_finish(const struct openai_reply *reply, const struct choice *
         buffer_append_str(out, ",\"finish_reason\":null");
         return;
     }
-    buffer_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":",
-                  choice->finish.finish == FINISH_STOP ? "stop" : "length");
+    buffer_printf(out, ",\"finish_reason\":\"%s\",\"stop_reason\":", finish_reason(reply, choice));
     write_stop(reply, &choice->finish, false, out);
     buffer_append_str(out, ",\"matched_stop\":");
     write_stop(reply, &choice->finish, true, out);
@@ -555,41 +308,132 @@ static void end_chunk(const struct openai_reply *reply, struct buffer *out)
     buffer_append_str(out, "}\n\n");
 }
 
-/* The finish has a delta of its own, which is empty. */
-static void write_chat_delta(const struct choice *choice, bool is_first, bool is_last,
-                             struct buffer *out)
+static void write_call_delta(const struct openai_reply *reply, const struct choice *choice,
+                             const struct output_part *part, struct buffer *out)
 {
-    buffer_append_str(out, ",\"delta\":{");
-    if (is_first)
-        buffer_append_str(out, "\"role\":\"assistant\",");
-    if (!is_last) {
-        buffer_append_str(out, "\"content\":");
-        write_text(out, buffer_str(&choice->text), choice->text.len);
+    const struct output_parts *parts = &choice->parts;
+    bool is_legacy = reply->tools.is_legacy;
+    if (is_legacy)
+        buffer_append_str(out, "\"function_call\":{");
+    else
+        buffer_printf(out, "\"tool_calls\":[{\"index\":%u,", part->call);
+    if (part->kind == OUTPUT_CALL) {
+        const char *id = output_call_id(parts, part), *name = output_call_name(parts, part);
+        if (!is_legacy) {
+            buffer_append_str(out, "\"id\":");
+            write_text(out, id, strlen(id));
+            buffer_append_str(out, ",\"type\":\"function\",\"function\":{");
+        }
+        buffer_append_str(out, "\"name\":");
+        write_text(out, name, strlen(name));
+        buffer_append_str(out, ",\"arguments\":\"\"");
+    } else {
+        buffer_append_str(out, is_legacy ? "\"arguments\":" : "\"function\":{\"arguments\":");
+        write_text(out, parts->text.data + part->begin, part->n);
     }
-    buffer_append_char(out, '}');
+    buffer_append_str(out, is_legacy ? "}" : "}}]");
 }
 
-/* What has gathered of a choice, as one frame; is_last: with its finish. */
-static void write_chunk(struct openai_reply *reply, uint32_t index, bool is_last,
-                        struct buffer *out)
+static void write_part_delta(const struct openai_reply *reply, const struct choice *choice,
+                             const struct output_part *part, struct buffer *out)
 {
-    struct choice *choice = &reply->choices[index];
-    bool is_first = !choice->has_begun;
-    const struct prompt *prompt = is_first ? echoed_prompt(reply, index) : NULL;
+    const char *text = part ? choice->parts.text.data + part->begin : "";
+    size_t n = part ? part->n : 0;
+    switch (part ? part->kind : OUTPUT_CONTENT) {
+    case OUTPUT_CONTENT:
+        buffer_append_str(out, "\"content\":");
+        write_text(out, text, n);
+        break;
+    case OUTPUT_REASONING:
+        buffer_append_str(out, "\"reasoning_content\":");
+        write_text(out, text, n);
+        buffer_append_str(out, ",\"reasoning\":");
+        write_text(out, text, n);
+        break;
+    default:
+        write_call_delta(reply, choice, part, out);
+        break;
+    }
+}
+
+static void begin_chunk(struct openai_reply *reply, uint32_t index, struct buffer *out)
+{
     buffer_append_str(out, "data: ");
     write_head(reply, out);
     buffer_append_str(out, "{\"index\":");
     buffer_append_u64(out, index);
-    if (reply->is_chat) {
-        write_chat_delta(choice, is_first, is_last, out);
-    } else {
-        buffer_append_str(out, ",\"text\":\"");
-        if (prompt)
-            buffer_append_json(out, buffer_str(&prompt->text), prompt->text.len);
-        buffer_append_json(out, buffer_str(&choice->text), choice->text.len);
-        buffer_append_char(out, '"');
-    }
-    buffer_append_str(out, ",\"logprobs\":");
+}
+
+/* A frame with one part; NULL: with no text at all. Log probabilities go with the content. */
+static void write_chat_part(struct openai_reply *reply, uint32_t index,
+                            const struct output_part *part, struct buffer *out)
+{
+    struct choice *choice = &reply->choices[index];
+    begin_chunk(reply, index, out);
+    buffer_append_str(out, ",\"delta\":{");
+    if (!choice->has_begun)
+        buffer_append_str(out, "\"role\":\"assistant\",");
+    write_part_delta(reply, choice, part, out);
+    buffer_append_str(out, "},\"logprobs\":");
+    bool is_content = part && part->kind == OUTPUT_CONTENT;
+    if (is_content)
+        write_logprobs(reply, NULL, choice, out);
+    else
+        buffer_append_str(out, "null");
+    write_finish(reply, choice, false, out);
+    write_token_ids(reply, choice, out);
+    buffer_append_char(out, '}');
+    end_chunk(reply, out);
+    choice->has_begun = true;
+    buffer_reset(&choice->token_ids);
+    if (is_content)
+        logprob_text_reset(&choice->logprobs);
+}
+
+static void write_chat_finish(struct openai_reply *reply, uint32_t index, struct buffer *out)
+{
+    struct choice *choice = &reply->choices[index];
+    begin_chunk(reply, index, out);
+    buffer_append_str(out, ",\"delta\":{},\"logprobs\":");
+    write_logprobs(reply, NULL, choice, out);
+    write_finish(reply, choice, true, out);
+    write_token_ids(reply, choice, out);
+    buffer_append_char(out, '}');
+    end_chunk(reply, out);
+    choice->has_ended = true;
+}
+
+/* What has gathered of a chat's choice: a frame for each part, and the finish alone. */
+static void write_chat_chunks(struct openai_reply *reply, uint32_t index, struct buffer *out)
+{
+    struct choice *choice = &reply->choices[index];
+    size_t n;
+    const struct output_part *list = output_parts_list(&choice->parts, &n);
+    for (size_t i = 0; i < n; i++)
+        write_chat_part(reply, index, &list[i], out);
+    output_parts_taken(&choice->parts);
+    if (!choice->is_finished || choice->has_ended)
+        return;
+    if (!choice->has_begun)
+        write_chat_part(reply, index, NULL, out);
+    write_chat_finish(reply, index, out);
+}
+
+/* The same of a completion's, in one frame. */
+static void write_completion_chunk(struct openai_reply *reply, uint32_t index, struct buffer *out)
+{
+    struct choice *choice = &reply->choices[index];
+    const struct prompt *prompt = choice->has_begun ? NULL : echoed_prompt(reply, index);
+    const struct buffer *text = &choice->parts.text;
+    bool is_last = choice->is_finished;
+    if ((text->len == 0 && !is_last) || choice->has_ended)
+        return;
+    begin_chunk(reply, index, out);
+    buffer_append_str(out, ",\"text\":\"");
+    if (prompt)
+        buffer_append_json(out, buffer_str(&prompt->text), prompt->text.len);
+    buffer_append_json(out, buffer_str(text), text->len);
+    buffer_append_str(out, "\",\"logprobs\":");
     write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
     write_finish(reply, choice, is_last, out);
     write_token_ids(reply, choice, out);
@@ -597,29 +441,20 @@ static void write_chunk(struct openai_reply *reply, uint32_t index, bool is_last
     end_chunk(reply, out);
     choice->has_begun = true;
     choice->has_ended = is_last;
-    buffer_reset(&choice->text);
+    output_parts_taken(&choice->parts);
     buffer_reset(&choice->token_ids);
-    if (reply->is_chat)
-        consume_entries(choice);
-    else
-        logprob_text_reset(&choice->logprobs);
+    logprob_text_reset(&choice->logprobs);
 }
 
-/* One frame for each choice that has something to say. Of chat two if it has ended: the finish
- * comes alone. */
 static void write_dirty(struct openai_reply *reply, struct buffer *out)
 {
     for (uint32_t i = 0; i < reply->n_dirty; i++) {
         uint32_t index = reply->dirty[i];
-        struct choice *choice = &reply->choices[index];
-        bool is_speaking = choice->text.len > 0;
-        choice->is_dirty = false;
-        if (reply->is_chat && (is_speaking || (choice->is_finished && !choice->has_begun)))
-            write_chunk(reply, index, false, out);
-        if (choice->is_finished && !choice->has_ended)
-            write_chunk(reply, index, true, out);
-        else if (!reply->is_chat && is_speaking)
-            write_chunk(reply, index, false, out);
+        reply->choices[index].is_dirty = false;
+        if (reply->is_chat)
+            write_chat_chunks(reply, index, out);
+        else
+            write_completion_chunk(reply, index, out);
     }
     reply->n_dirty = 0;
 }
@@ -642,24 +477,24 @@ static void on_prompt_logprobs(struct openai_reply *reply, const struct event *e
     if (event->index >= prompt->n || !event->logprobs)
         return;
     int32_t token = prompt->ids[event->index];
-    add_completion_logprob(reply, &prompt->logprobs, token, event->logprobs, prompt->n_code_points);
-    prompt->n_code_points += token_code_points(reply, token);
+    logprob_text_add(&prompt->logprobs, &reply->style, token, event->logprobs,
+                     prompt->n_code_points);
+    prompt->n_code_points += token_code_points(&reply->style, token);
 }
 
 /* A token without text of its own is no part of a chat's content. */
 static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
                               const struct event *event)
 {
-    if (!event->logprobs)
-        return;
-    choice->logprob += event->logprobs->chosen.logprob;
-    if (reply->n_logprobs < 0)
-        return;
-    if (!reply->is_chat)
-        add_completion_logprob(reply, &choice->logprobs, event->token, event->logprobs,
-                               choice->n_code_points);
-    else if (!event->is_hidden && has_text(reply, event->token))
-        add_chat_logprob(reply, choice, event->logprobs);
+    if (event->logprobs)
+        choice->logprob += event->logprobs->chosen.logprob;
+    bool is_shown = event->logprobs && reply->n_logprobs >= 0;
+    if (!reply->is_chat && is_shown)
+        logprob_text_add(&choice->logprobs, &reply->style, event->token, event->logprobs,
+                         choice->n_code_points);
+    if (reply->is_chat && is_shown && !event->is_hidden &&
+        token_has_text(&reply->style, event->token))
+        logprob_text_hold(&choice->logprobs, &reply->style, event->logprobs, choice->parts.n_bytes);
 }
 
 /* The first token of a choice with echo continues the prompt's offsets. */
@@ -683,12 +518,10 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
         buffer_append_u64(&choice->token_ids, (uint64_t)event->token);
     }
     if (!event->is_hidden) {
-        detokenizer_push(&choice->detokenizer, event->token);
-        choice->n_code_points += token_code_points(reply, event->token);
-        choice->n_text_bytes += token_bytes(reply, event->token);
+        output_parts_push(&choice->parts, event->token);
+        choice->n_code_points += token_code_points(&reply->style, event->token);
     }
-    detokenizer_take(&choice->detokenizer, event->release, &choice->text);
-    release_entries(choice, event->release);
+    output_parts_release(&choice->parts, event->release);
     mark_dirty(reply, index);
 }
 
@@ -697,9 +530,8 @@ static void on_finish(struct openai_reply *reply, uint32_t index, const struct e
     struct choice *choice = &reply->choices[index];
     choice->finish = *event;
     choice->is_finished = true;
-    detokenizer_finish(&choice->detokenizer, event->release, &choice->text);
-    release_entries(choice, event->release);
-    drop_entries(choice);
+    output_parts_finish(&choice->parts, event->release, event->finish == FINISH_LENGTH);
+    reply->n_reasoning += choice->parts.n_reasoning;
     mark_dirty(reply, index);
 }
 
@@ -735,6 +567,71 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
 /* ---- the end
  * ------------------------------------------------------------------------------------- */
 
+/* All parts of one kind, as one JSON string; false: there are none. */
+static bool write_joined_parts(const struct output_parts *parts, enum output_kind kind,
+                               const char *name, struct buffer *out)
+{
+    size_t n;
+    const struct output_part *list = output_parts_list(parts, &n);
+    bool has_begun = false;
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].kind != kind)
+            continue;
+        if (!has_begun)
+            buffer_printf(out, ",\"%s\":\"", name);
+        has_begun = true;
+        buffer_append_json(out, parts->text.data + list[i].begin, list[i].n);
+    }
+    if (has_begun)
+        buffer_append_char(out, '"');
+    return has_begun;
+}
+
+static void write_calls(const struct openai_reply *reply, const struct choice *choice,
+                        struct buffer *out)
+{
+    const struct output_parts *parts = &choice->parts;
+    size_t n;
+    const struct output_part *list = output_parts_list(parts, &n);
+    bool is_legacy = reply->tools.is_legacy;
+    for (size_t i = 0; i < n; i++) {
+        if (list[i].kind != OUTPUT_CALL)
+            continue;
+        const char *id = output_call_id(parts, &list[i]), *name = output_call_name(parts, &list[i]);
+        if (is_legacy) {
+            buffer_append_str(out, ",\"function_call\":{\"name\":");
+        } else {
+            buffer_append_str(out, list[i].call == 0 ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
+            write_text(out, id, strlen(id));
+            buffer_append_str(out, ",\"type\":\"function\",\"function\":{\"name\":");
+        }
+        write_text(out, name, strlen(name));
+        buffer_append_str(out, ",\"arguments\":");
+        bool has_arguments = i + 1 < n && list[i + 1].kind == OUTPUT_ARGUMENTS;
+        write_text(out, has_arguments ? parts->text.data + list[i + 1].begin : "",
+                   has_arguments ? list[i + 1].n : 0);
+        buffer_append_str(out, is_legacy ? "}" : "}}");
+    }
+    if (parts->n_calls > 0 && !is_legacy)
+        buffer_append_char(out, ']');
+}
+
+static void write_message(const struct openai_reply *reply, const struct choice *choice,
+                          struct buffer *out)
+{
+    const struct output_parts *parts = &choice->parts;
+    buffer_append_str(out, ",\"message\":{\"role\":\"assistant\"");
+    if (!write_joined_parts(parts, OUTPUT_CONTENT, "content", out)) {
+        bool has_other = output_parts_has(parts, OUTPUT_REASONING) || parts->n_calls > 0;
+        buffer_append_str(out, has_other ? ",\"content\":null" : ",\"content\":\"\"");
+    }
+    buffer_append_str(out, ",\"refusal\":null");
+    if (write_joined_parts(parts, OUTPUT_REASONING, "reasoning_content", out))
+        (void)write_joined_parts(parts, OUTPUT_REASONING, "reasoning", out);
+    write_calls(reply, choice, out);
+    buffer_append_char(out, '}');
+}
+
 /* Choice `index`, as the one of that number in the reply. */
 static void write_choice(const struct openai_reply *reply, uint32_t index, uint32_t number,
                          struct buffer *out)
@@ -743,14 +640,12 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, uint3
     const struct prompt *prompt = echoed_prompt(reply, index);
     buffer_printf(out, "%s{\"index\":%u", number ? "," : "", number);
     if (reply->is_chat) {
-        buffer_append_str(out, ",\"message\":{\"role\":\"assistant\",\"content\":");
-        write_text(out, buffer_str(&choice->text), choice->text.len);
-        buffer_append_str(out, ",\"refusal\":null}");
+        write_message(reply, choice, out);
     } else {
         buffer_append_str(out, ",\"text\":\"");
         if (prompt)
             buffer_append_json(out, buffer_str(&prompt->text), prompt->text.len);
-        buffer_append_json(out, buffer_str(&choice->text), choice->text.len);
+        buffer_append_json(out, buffer_str(&choice->parts.text), choice->parts.text.len);
         buffer_append_char(out, '"');
     }
     buffer_append_str(out, ",\"logprobs\":");
@@ -859,8 +754,8 @@ bool openai_reply_set_prompt(struct openai_reply *reply, uint32_t i, const int32
     detokenizer_finish(&detokenizer, UINT64_MAX, &prompt->text);
     detokenizer_deinit(&detokenizer);
     if (n > 0 && reply->n_logprobs >= 0) { /* of the first nothing is known */
-        add_completion_logprob(reply, &prompt->logprobs, ids[0], NULL, 0);
-        prompt->n_code_points = token_code_points(reply, ids[0]);
+        logprob_text_add(&prompt->logprobs, &reply->style, ids[0], NULL, 0);
+        prompt->n_code_points = token_code_points(&reply->style, ids[0]);
     } else {
         prompt->n_code_points = count_code_points(buffer_str(&prompt->text), prompt->text.len);
     }

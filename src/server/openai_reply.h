@@ -5,21 +5,22 @@
 #define SERVER_OPENAI_REPLY_H
 
 #include "server/api_request.h"
+#include "server/chat_call.h"
 
 struct openai_reply;
 
 struct openai_reply_setup {
     struct exchange *exchange;
-    struct api_fields *fields; /* taken over: its strings are needed until the end */
-    bool is_chat;
-    bool is_echo;       /* completions: the prompt stands before the text */
-    int32_t n_logprobs; /* -1: none */
-    uint32_t n_shown;   /* the best so many of each prompt's choices; all of a stream */
+    struct chat_call *call; /* a chat's: its fields and tools are taken over; NULL: completions */
+    struct api_fields *fields; /* of completions: taken over; strings are needed until the end */
+    bool is_echo;              /* completions: the prompt stands before the text */
+    int32_t n_logprobs;        /* -1: none */
+    uint32_t n_shown;          /* the best so many of each prompt's choices; all of a stream */
     uint32_t n_prompts;
     uint64_t n_prompt_tokens; /* of all prompts, for usage */
 };
 
-/* NULL: no memory; then the fields are released, too. */
+/* NULL: no memory; then the fields and tools are released, too. */
 struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup);
 void openai_reply_destroy(struct openai_reply *reply);
 

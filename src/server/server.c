@@ -32,6 +32,7 @@ serverd_status server_create(const struct server_options *options, struct server
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
+    response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
@@ -76,6 +77,7 @@ void server_destroy(struct server *server)
     abort_live(server);
     http_stop(server);
     job_thread_deinit(&server->jobs);
+    response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);

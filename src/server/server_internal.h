@@ -4,6 +4,7 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
+#include "server/response_store.h"
 #include "server/server.h"
 
 #include <microhttpd.h>
@@ -196,7 +197,8 @@ struct server {
     uint16_t port;
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
-    int hangup_fd;     /* epoll set of the sockets of waiting exchanges */
+    struct response_store responses;
+    int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
     struct connection *connections;

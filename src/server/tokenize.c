@@ -1,6 +1,7 @@
 #include "base/utf8.h"
 #include "server/chat_prompt.h"
 #include "server/endpoints.h"
+#include "server/tool_use.h"
 
 #include <string.h>
 
@@ -68,12 +69,14 @@ static bool encode_messages(struct exchange *x, const struct api_fields *f, stru
                             struct api_error *e)
 {
     struct buffer prompt;
+    struct tool_use tools;
     buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
     bool is_good =
-        chat_prompt_render(x, f, &prompt, e) &&
+        tool_use_read(f, &tools, e) && chat_prompt_render(x, f, tools.list, &prompt, e) &&
         api_tokenize(x, buffer_str(&prompt), prompt.len,
                      TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, "messages", ids, e);
     buffer_deinit(&prompt);
+    tool_use_release(&tools);
     return is_good;
 }
 

@@ -6,14 +6,12 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "compiler/adapter_import.h"
-#include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
-#include "program/sdp_file.h"
-#include "program/sdp_program.h"
 #include "runtime/delegate_file.h"
 #include "scheduler/draft_model.h"
+#include "tools/program_open.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,43 +68,19 @@ static void forward_progress(void *context, double share)
         part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
 }
 
-/* Where compiled models are kept; false: nowhere. */
-static bool cache_folder(const struct options *options, char *out, size_t size)
-{
-    const char *own = options->program_cache, *systemd = getenv("CACHE_DIRECTORY"),
-               *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n = -1;
-    if (own)
-        n = strcmp(own, "off") == 0 ? -1 : snprintf(out, size, "%s", own);
-    else if (systemd && *systemd)
-        n = snprintf(out, size, "%.*s/programs", (int)strcspn(systemd, ":"), systemd);
-    else if (xdg && *xdg == '/')
-        n = snprintf(out, size, "%s/serverd/programs", xdg);
-    else if (home && *home == '/')
-        n = snprintf(out, size, "%s/.cache/serverd/programs", home);
-    return n > 0 && (size_t)n < size;
-}
-
-/* A program file as it is; of other files the compiled form, which is made if need be. */
 static serverd_status open_program(const struct model *model, const struct model_setup *setup,
                                    const char *path, struct program **out, serverd_error *err)
 {
-    char folder[4096];
     struct progress_part part = {setup, 0, COMPILE_SHARE};
-    const struct compile_file_options compile = {.source = {.path = path},
-                                                 .delegate = builtin_delegate("cpu"),
+    const struct program_open_options options = {.path = path,
+                                                 .cache = setup->options->program_cache,
+                                                 .cache_bytes = setup->options->program_cache_size,
                                                  .pool = model->pool,
                                                  .progress = forward_progress,
-                                                 .progress_context = &part};
-    const struct program_cache cache = {.folder = folder,
-                                        .max_bytes = setup->options->program_cache_size,
-                                        .log = forward_log,
-                                        .log_context = setup->log};
-    if (sdp_is_program_file(path))
-        return sdp_open(path, out, err);
-    if (!cache_folder(setup->options, folder, sizeof folder))
-        return compile_model(&compile.source, out, err);
-    return program_cache_open(&cache, &compile, out, err);
+                                                 .progress_context = &part,
+                                                 .log = forward_log,
+                                                 .log_context = setup->log};
+    return program_open(&options, out, err);
 }
 
 /* The file's name without its ending, or the folder's, unless another is given. */
@@ -122,7 +96,7 @@ static void choose_name(struct model *model, const struct options *options)
         (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
     else
         (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
-    static const char *const endings[] = {".gguf", ".sdp"};
+    static const char *const endings[] = {".gguf", ".sdp", ".zip"};
     size_t n = strlen(model->name);
     for (size_t i = 0; i < sizeof endings / sizeof *endings && !options->served_model_name; i++) {
         size_t len = strlen(endings[i]);
@@ -478,6 +452,10 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     if (status == SERVERD_OK)
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
+        status = output_formats_init(
+            &model->served.output, model->tokenizer, model->served.chat_template_source,
+            setup->options->tool_call_parser, setup->options->reasoning_parser, err);
+    if (status == SERVERD_OK)
         status = compile_draft(model, setup, err); /* refused before anything is packed */
     if (status == SERVERD_OK)
         status = open_runtime(model, setup, err);
@@ -543,6 +521,7 @@ void model_close(struct model *model)
     delegate_list_destroy(&model->delegates);
     if (model->chat_template)
         chat_template_destroy(model->chat_template);
+    output_formats_deinit(&model->served.output);
     if (model->tokenizer)
         tokenizer_destroy(model->tokenizer);
     program_unref(model->draft_program);

@@ -2,7 +2,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "compiler/sdp_write.h"
-#include "compiler/self_test.h"
+#include "compiler/verify_file.h"
 #include "kernels/builtin.h"
 #include "program/sdp_program.h"
 #include "program/sdp_test.h"
@@ -249,18 +249,68 @@ static void another_greedy_token_is_named_with_its_position(void **state)
     struct image image = read_image();
     struct sdp_test_case *c =
         (void *)(image.bytes + section_of(&image, SDP_TEST)->offset + sizeof(struct sdp_test));
-    int32_t *greedy = (int32_t *)(void *)(c + 1) + c->n_tokens;
+    uint64_t *checksums = (void *)(c + 1);
+    int32_t *greedy = (int32_t *)(void *)(checksums + c->n_positions) + c->n_tokens;
     struct self_test_result result;
     greedy[3] ^= 1;
     assert_int_equal(run_image(&image, &result), SERVERD_NUMERIC);
     assert_non_null(strstr(err.text, "case 0 of 8 tokens, position 11: the likeliest token is"));
     greedy[3] ^= 1;
-    c->checksum ^= 1;
+    checksums[5] ^= 1;
     assert_int_equal(run_image(&image, &result), SERVERD_NUMERIC);
-    assert_non_null(strstr(err.text, "case 0 of 8 tokens: the logits have the checksum"));
+    assert_non_null(
+        strstr(err.text, "case 0 of 8 tokens, position 5: the row of logits has the checksum"));
     free(image.bytes);
     program_unref(program);
     (void)unlink(path);
+}
+
+/* An Inf or NaN in a row that no text of the test has is no less wrong. */
+static void a_weight_that_is_no_number_is_found(void **state)
+{
+    (void)state;
+    static const char *const dtypes[] = {"F32", "F16", "Q8_0", "Q4_0"};
+    for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
+        struct program *program = synthetic_program("llama", dtypes[d]);
+        struct worker_pool *pool;
+        write_file(program, path, 2);
+        program_unref(program);
+        struct image image = read_image();
+        assert_int_equal(worker_pool_create(2, &pool, &err), SERVERD_OK);
+        const struct sdp_section *section = section_of(&image, SDP_FORM);
+        const struct sdp_form *forms = (const void *)(image.bytes + section->offset);
+        uint32_t n_tried = 0, n_found = 0;
+        for (uint64_t i = 0; i < 40; i++) {
+            const struct sdp_form *form = &forms[hash_mix(i) % section->n_items];
+            if (!is_of_layer(&image, form))
+                continue;
+            /* exponents all ones, whether numbers or scales lie there */
+            char *bytes = image.bytes + form->offset, saved[64];
+            memcpy(saved, bytes, sizeof saved);
+            memset(bytes, 0x7f, sizeof saved);
+            memset(bytes + 2, 0xff, 2);
+            struct memory_file file = memory_file_create();
+            memory_file_write(&file, image.bytes, image.n);
+            assert_int_equal(sdp_open(file.path, &program, &err), SERVERD_OK);
+            n_found += verify_weights(program, pool, &err) == SERVERD_CORRUPT &&
+                       strstr(err.text, "tensor blk.") && strstr(err.text, "not finite");
+            program_unref(program);
+            memory_file_close(&file);
+            memcpy(bytes, saved, sizeof saved);
+            n_tried++;
+        }
+        struct memory_file file = memory_file_create();
+        memory_file_write(&file, image.bytes, image.n);
+        assert_int_equal(sdp_open(file.path, &program, &err), SERVERD_OK);
+        assert_int_equal(verify_weights(program, pool, &err), SERVERD_OK);
+        program_unref(program);
+        memory_file_close(&file);
+        if (n_found != n_tried || n_tried == 0)
+            fail_msg("%s: %u of %u are found", dtypes[d], n_found, n_tried);
+        worker_pool_destroy(pool);
+        free(image.bytes);
+        (void)unlink(path);
+    }
 }
 
 /* ---- hostile sections ------------------------------------------------------------------------ */
@@ -268,7 +318,11 @@ static void another_greedy_token_is_named_with_its_position(void **state)
 static void a_damaged_section_is_refused_by_field(void **state)
 {
     (void)state;
-    enum { HEAD = 0, CASE = sizeof(struct sdp_test), IDS = CASE + sizeof(struct sdp_test_case) };
+    enum {
+        HEAD = 0,
+        CASE = sizeof(struct sdp_test),
+        IDS = CASE + sizeof(struct sdp_test_case) + 8 * sizeof(uint64_t)
+    };
     static const struct {
         size_t at;
         uint32_t value;
@@ -324,6 +378,7 @@ int main(void)
         cmocka_unit_test(a_file_without_tests_has_no_cases),
         cmocka_unit_test(the_bytes_do_not_depend_on_threads_or_names),
         cmocka_unit_test(a_changed_weight_is_found),
+        cmocka_unit_test(a_weight_that_is_no_number_is_found),
         cmocka_unit_test(weights_of_another_model_are_not_written),
         cmocka_unit_test(another_greedy_token_is_named_with_its_position),
         cmocka_unit_test(a_damaged_section_is_refused_by_field),

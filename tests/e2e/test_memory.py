@@ -14,6 +14,7 @@ from conftest import BUILD, clean_environment, find_model
 
 INSPECT = BUILD / "src" / "tools" / "inspect" / "serverd-inspect"
 COMPILE = BUILD / "src" / "tools" / "compile" / "serverd-compile"
+MEASURE_PLAN = BUILD / "tests" / "runtime" / "measure_plan"
 
 
 def peak_of(process):
@@ -60,6 +61,18 @@ def test_a_small_model_takes_what_was_predicted(start, tiny_model, tmp_path):
     path = tmp_path / "tiny.sdp"
     subprocess.run([str(COMPILE), str(tiny_model("llama", "Q8_0")), "-o", str(path)], check=True)
     check(start, path, 2048, 64, "f32")
+
+
+@pytest.mark.parametrize("name", ["SmolLM2-135M-Instruct.Q4_1", "gemma-3-270m-q4_k_m"])
+@pytest.mark.parametrize("context, sessions", [(512, 1), (512, 4)])
+def test_the_library_takes_what_it_plans(tmp_path, name, context, sessions):
+    source = find_model(f"{name}.gguf")
+    if not source:
+        pytest.skip("the model is not there")
+    path = tmp_path / f"{name}.sdp"
+    subprocess.run([str(COMPILE), str(source), "-o", str(path)], check=True)
+    planned, taken = map(int, subprocess.check_output([str(MEASURE_PLAN), str(path), str(context), str(sessions)]).split())
+    assert abs(planned / taken - 1) <= 0.03, (planned, taken)
 
 
 @pytest.mark.slow

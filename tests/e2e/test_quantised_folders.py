@@ -108,3 +108,20 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path):
     assert NAME + "qzeros is not part" in edited(tmp_path, "awq", lambda t: t.pop(NAME + "qweight"))
     for form, suffix in (("gptq", "qweight"), ("gptq", "qzeros"), ("awq", "scales"), ("fp8-block", "weight_scale_inv")):
         assert NAME + suffix in edited(tmp_path, form, shape(suffix)) or NAME in edited(tmp_path, form, shape(suffix))
+
+
+@pytest.mark.parametrize("prefix,head", (("model.language_model.", "lm_head"), ("language_model.model.", "language_model.lm_head")))
+def test_the_text_part_of_a_model_that_sees(prefix, head, tmp_path):
+    config, plain = make("gptq", tmp_path / "packed", tmp_path / "plain")
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 1.0, "original_max_position_embeddings": 8, "beta_fast": 32.0,
+            "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.3}
+    text = {k: v for k, v in config.items() if k != "architectures"} | {"model_type": "ministral3", "sliding_window": None, "rope_parameters": rope}
+    names = {n: head + ".weight" if n == "lm_head.weight" else n.replace("model.", prefix, 1) for n in plain}
+    tensors = {names[n]: t for n, t in plain.items()}
+    tensors |= {"model.vision_tower.patch_conv.weight": np.ones((4, 4)), "multi_modal_projector.linear_1.weight": np.ones((4, 4))}
+    write_folder(tmp_path / "many", {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text, "vision_config": {}}, tensors)
+    found = distributions(tmp_path / "many", *EXACT)
+    expected = log_probabilities(config | {"temperature": (0.3, 8)}, plain, IDS)[:-1]
+    assert (np.exp(expected) * (expected - found)).sum(-1).max() <= 1e-6
+    without = log_probabilities(config, plain, IDS)[:-1]
+    assert (np.exp(without) * (without - found)).sum(-1).max() > 1e-4

@@ -1,15 +1,22 @@
 /* After a program is open, nobody takes memory or gives it back: not the library, the threads, nor
  * the kernels. */
 #include "base/hash.h"
+#include "kernels/builtin.h"
+#include "program/dtype.h"
+#include "program/op.h"
+#include "runtime/runtime.h"
 #include "serverd/runtime.h"
 #include "support/count_memory.h"
 #include "support/program_file.h"
+#include "support/synthetic_program.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -95,6 +102,132 @@ static void nothing_is_allocated_after_open(void **state)
     expect_none("phi3", "F32", SERVERD_KV_F32);
 }
 
+/* ---- adapters -------------------------------------------------------------------------------- */
+
+enum { N_ADAPTERS = 3, N_SEQS = 8, RANK = 6, N_STEPS = 200, ROWS_OF_SEQ = 4 };
+
+static int compare_sites(const void *a, const void *b)
+{
+    const struct adapter_site *x = a, *y = b;
+    return strcmp(x->tensor, y->tensor);
+}
+
+static const float *random_floats(struct arena *arena, size_t n, uint64_t seed)
+{
+    float *x = arena_array(arena, n, sizeof *x);
+    assert_non_null(x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(hash_mix(seed ^ i) >> 40) / 0x1p28f;
+    return x;
+}
+
+/* Of all linear layers. */
+static void put_adapter(struct runtime *runtime, const struct program *program, uint32_t slot)
+{
+    const serverd_graph *graph = &program->graph;
+    struct adapter *adapter = adapter_create();
+    assert_non_null(adapter);
+    struct adapter_site *sites = arena_array(adapter->arena, graph->n_nodes, sizeof *sites);
+    assert_non_null(sites);
+    for (uint32_t i = 0; i < graph->n_nodes; i++) {
+        const serverd_node *node = &graph->nodes[i];
+        if (node->op != SERVERD_OP_LINEAR || node->layer == UINT32_MAX)
+            continue;
+        const serverd_tensor *w = &graph->tensors[node_input(graph, node, 1)->tensor];
+        const uint32_t n_in = (uint32_t)w->dims[1], n_out = (uint32_t)w->dims[0];
+        sites[adapter->n_sites++] = (struct adapter_site){
+            .tensor = w->name,
+            .rank = RANK,
+            .n_in = n_in,
+            .n_out = n_out,
+            .scale = 1,
+            .a = random_floats(adapter->arena, (size_t)RANK * n_in, slot * 1000 + i),
+            .b = random_floats(adapter->arena, (size_t)RANK * n_out, slot * 2000 + i)};
+    }
+    qsort(sites, adapter->n_sites, sizeof *sites, compare_sites);
+    adapter->sites = sites;
+    adapter->max_rank = RANK;
+    must(adapter_check(adapter, &err));
+    must(runtime_adapter_set(runtime, slot, adapter, &err));
+    adapter_destroy(adapter);
+}
+
+/* Steps of all mixtures: each sequence has one of the adapters or none, another one each time, and
+ * 1 to ROWS_OF_SEQ rows. */
+static void steps_with_adapters(struct runtime *runtime, uint32_t n_vocab, float *out)
+{
+    int32_t token[MAX_ROWS], position[MAX_ROWS];
+    uint32_t row_seq[MAX_ROWS], logit_row[N_SEQS], pages[N_SEQS], slot[N_SEQS];
+    float scale[N_SEQS];
+    for (uint32_t step = 0; step < N_STEPS; step++) {
+        serverd_batch batch = {.struct_bytes = sizeof batch,
+                               .n_seqs = N_SEQS,
+                               .n_logit_rows = N_SEQS,
+                               .token = token,
+                               .position = position,
+                               .row_seq = row_seq,
+                               .page_table = pages,
+                               .max_pages = 1,
+                               .logit_row = logit_row,
+                               .adapter_slot = slot,
+                               .adapter_scale = scale};
+        for (uint32_t s = 0; s < N_SEQS; s++) {
+            uint64_t random = hash_mix(step * N_SEQS + s);
+            slot[s] = random % (N_ADAPTERS + 1) < N_ADAPTERS ? (uint32_t)(random % (N_ADAPTERS + 1))
+                                                             : SERVERD_NO_ADAPTER;
+            scale[s] = 0.5f;
+            pages[s] = s;
+            for (uint32_t n = 1 + (uint32_t)(random >> 32) % ROWS_OF_SEQ, i = 0; i < n; i++) {
+                token[batch.n_rows] = (int32_t)(hash_mix(random + i) % n_vocab);
+                position[batch.n_rows] = (int32_t)i;
+                row_seq[batch.n_rows++] = s;
+            }
+            logit_row[s] = batch.n_rows - 1;
+        }
+        must(runtime_execute(runtime, &batch, out, &err));
+    }
+}
+
+static void expect_none_with_adapters(const char *dtype)
+{
+    struct program *program = synthetic_program("llama", dtype);
+    struct worker_pool *pool;
+    struct runtime *runtime;
+    must(worker_pool_create(2, &pool, &err));
+    const struct runtime_options options = {.delegates = builtin_delegates,
+                                            .n_delegates = n_builtin_delegates,
+                                            .device = "cpu",
+                                            .pool = pool,
+                                            .limits = {.max_rows = MAX_ROWS,
+                                                       .max_logit_rows = N_SEQS,
+                                                       .max_seqs = N_SEQS,
+                                                       .max_context = 16,
+                                                       .max_adapters = N_ADAPTERS,
+                                                       .max_adapter_rank = RANK},
+                                            .kv_dtype = DTYPE_BF16};
+    must(runtime_open(program, &options, &runtime, &err));
+    for (uint32_t slot = 0; slot < N_ADAPTERS; slot++)
+        put_adapter(runtime, program, slot);
+    float *out = calloc((size_t)N_SEQS * program->config.n_vocab, sizeof *out);
+    assert_non_null(out);
+    n_before = count_memory_calls();
+    steps_with_adapters(runtime, program->config.n_vocab, out);
+    uint64_t n_calls = count_memory_calls() - n_before;
+    if (n_calls > 0)
+        fail_msg("adapters beside %s: %llu calls", dtype, (unsigned long long)n_calls);
+    free(out);
+    runtime_close(runtime);
+    worker_pool_destroy(pool);
+    program_unref(program);
+}
+
+static void nothing_is_allocated_in_steps_with_adapters(void **state)
+{
+    (void)state;
+    expect_none_with_adapters("Q8_0"); /* F16 in the slots */
+    expect_none_with_adapters("F32");
+}
+
 static void the_counter_counts(void **state)
 {
     (void)state;
@@ -108,6 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_counter_counts),
         cmocka_unit_test(nothing_is_allocated_after_open),
+        cmocka_unit_test(nothing_is_allocated_in_steps_with_adapters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

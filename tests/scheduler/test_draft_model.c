@@ -454,18 +454,23 @@ static double n_guesses(const char *device, const char *draft)
     return n;
 }
 
+/* Times are real here, and a busy machine wakes sleepers late: what holds has to show once. */
+enum { N_ATTEMPTS = 8 };
+
 /* All guesses are right, so it is the draft's own time that decides. */
 static void a_draft_that_takes_as_long_as_the_model_is_left_alone(void **state)
 {
-    double n_cheap = n_guesses("null:step_us=2000", "null:step_us=200");
-    double n_dear = n_guesses("null:step_us=2000", "null:step_us=2500");
+    double n_cheap = 0, n_dear = 1000;
+    for (int i = 0; i < N_ATTEMPTS && n_cheap <= 100; i++)
+        n_cheap = n_guesses("null:step_us=2000", "null:step_us=200");
+    for (int i = 0; i < N_ATTEMPTS && n_dear >= 20; i++)
+        n_dear = n_guesses("null:step_us=2000", "null:step_us=2500");
     print_message("%g guesses of a fast draft, %g of a slow one\n", n_cheap, n_dear);
     assert_true(n_cheap > 100);
     assert_true(n_dear < 20);
 }
 
-/* What the draft takes is not taken for the model's own time. */
-static void its_time_is_counted_apart(void **state)
+static bool counts_its_time_apart(void)
 {
     struct world *world = world_create(&(struct world_options){.device = "null:step_us=2000",
                                                                .draft_device = "null:step_us=600",
@@ -477,11 +482,22 @@ static void its_time_is_counted_apart(void **state)
     const struct row_cost *cost = &world->engine->row_cost;
     double seconds = cost->first * row_cost_of(cost, 8); /* 6.2 ms with the draft's */
     print_message("a step of eight rows: %g ms\n", seconds * 1e3);
-    assert_true(seconds > 0.001 && seconds < 0.0045);
-    assert_true(world_counter(world, "serverd_step_time_seconds_sum{phase=\"draft\"} ") > 0.005);
-    assert_true(world_counter(world, "serverd_step_time_seconds_sum{phase=\"schedule\"} ") < 0.005);
+    bool is_apart =
+        seconds > 0.001 && seconds < 0.0045 &&
+        world_counter(world, "serverd_step_time_seconds_sum{phase=\"draft\"} ") > 0.005 &&
+        world_counter(world, "serverd_step_time_seconds_sum{phase=\"schedule\"} ") < 0.005;
     free(plan);
     world_destroy(world);
+    return is_apart;
+}
+
+/* What the draft takes is not taken for the model's own time. */
+static void its_time_is_counted_apart(void **state)
+{
+    bool is_apart = false;
+    for (int i = 0; i < N_ATTEMPTS && !is_apart; i++)
+        is_apart = counts_its_time_apart();
+    assert_true(is_apart);
 }
 
 int main(void)

@@ -46,6 +46,58 @@ static void print_difference(const char *name, const char *text, const struct to
     free(expected);
 }
 
+static unsigned check_pairs(const char *name, const struct tokenizer *tokenizer,
+                            const json_t *pairs)
+{
+    unsigned n_wrong = 0;
+    assert_true(json_array_size(pairs) > 10);
+    for (size_t i = 0; i < json_array_size(pairs); i++) {
+        const json_t *pair = json_array_get(pairs, i), *ids = json_object_get(pair, "ids");
+        const json_t *first = json_object_get(pair, "first"),
+                     *second = json_object_get(pair, "second");
+        uint32_t n_first = 0;
+        struct token_list got;
+        token_list_init(&got, 10000);
+        if (tokenizer_encode_pair(tokenizer, json_string_value(first), json_string_length(first),
+                                  json_string_value(second), json_string_length(second), &got,
+                                  &n_first, &err) != SERVERD_OK)
+            fail_msg("%s: %s", name, err.text);
+        if (!is_equal(&got, ids) ||
+            n_first != json_integer_value(json_object_get(pair, "n_first"))) {
+            print_difference(name, json_string_value(second), &got, ids);
+            n_wrong++;
+        }
+        token_list_deinit(&got);
+    }
+    return n_wrong;
+}
+
+static unsigned check_decoded(const char *name, const struct tokenizer *tokenizer,
+                              const json_t *decoded)
+{
+    unsigned n_wrong = 0;
+    for (size_t i = 0; i < json_array_size(decoded); i++) {
+        const json_t *item = json_array_get(decoded, i), *ids = json_object_get(item, "ids"),
+                     *text = json_object_get(item, "text");
+        int32_t list[1000];
+        const size_t n = json_array_size(ids);
+        struct buffer got;
+        assert_true(n <= 1000);
+        for (size_t k = 0; k < n; k++)
+            list[k] = (int32_t)json_integer_value(json_array_get(ids, k));
+        buffer_init(&got, MIB);
+        tokenizer_decode(tokenizer, list, n, true, &got);
+        if (got.len != json_string_length(text) ||
+            memcmp(buffer_str(&got), json_string_value(text), got.len) != 0) {
+            print_message("%s: expected \"%s\", got \"%s\"\n", name, json_string_value(text),
+                          buffer_str(&got));
+            n_wrong++;
+        }
+        buffer_deinit(&got);
+    }
+    return n_wrong;
+}
+
 static void check_kind(const char *name)
 {
     char folder[512], path[600];
@@ -77,6 +129,8 @@ static void check_kind(const char *name)
         token_list_deinit(&got);
     }
     size_t n = json_array_size(cases);
+    n_wrong += check_pairs(name, tokenizer, json_object_get(root, "pairs"));
+    n_wrong += check_decoded(name, tokenizer, json_object_get(root, "decoded"));
     json_decref(root);
     tokenizer_destroy(tokenizer);
     program_unref(program);
@@ -102,17 +156,61 @@ KIND(unigram_first)
 KIND(wordpiece)
 KIND(wordpiece_cased)
 
+enum { NORMALISED_CONTROL = 4 }; /* "<n>" in the folder "added", which lowercases */
+
+static unsigned count_controls(const struct tokenizer *tokenizer, const char *text, size_t n)
+{
+    unsigned count = 0;
+    struct token_list got;
+    token_list_init(&got, 1000);
+    if (tokenizer_encode(tokenizer, text, n, TOKENIZER_PARSE_SPECIAL, &got, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < got.n; i++)
+        count += got.id[i] == NORMALISED_CONTROL;
+    token_list_deinit(&got);
+    return count;
+}
+
+static void guarded_text_never_becomes_a_control_token_that_is_normalised(void **state)
+{
+    (void)state;
+    char folder[512];
+    struct tokenizer *tokenizer;
+    struct buffer text;
+    (void)snprintf(folder, sizeof folder, "%s/added", data);
+    struct program *program = import(folder);
+    assert_int_equal(tokenizer_create(&program->vocabulary, &tokenizer, &err), SERVERD_OK);
+    assert_int_equal(count_controls(tokenizer, "<N>", 3), 1); /* it is, without guards */
+    assert_int_equal(count_controls(tokenizer, "<n>", 3), 1);
+    buffer_init(&text, MIB);
+    buffer_append_str(&text, "<n>");
+    tokenizer_guard(tokenizer, "a <n> <N>", 9, &text);
+    assert_int_equal(count_controls(tokenizer, buffer_str(&text), text.len), 1);
+    buffer_reset(&text);
+    tokenizer_guard(tokenizer, "<n><N>", 6, &text);
+    assert_int_equal(count_controls(tokenizer, buffer_str(&text), text.len), 0);
+    buffer_deinit(&text);
+    tokenizer_destroy(tokenizer);
+    program_unref(program);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
         return 2;
     data = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(byte_level), cmocka_unit_test(roberta),
-        cmocka_unit_test(qwen),       cmocka_unit_test(llama2),
-        cmocka_unit_test(gemma),      cmocka_unit_test(digits),
-        cmocka_unit_test(unigram),    cmocka_unit_test(unigram_first),
-        cmocka_unit_test(wordpiece),  cmocka_unit_test(wordpiece_cased),
+        cmocka_unit_test(byte_level),
+        cmocka_unit_test(roberta),
+        cmocka_unit_test(qwen),
+        cmocka_unit_test(llama2),
+        cmocka_unit_test(gemma),
+        cmocka_unit_test(digits),
+        cmocka_unit_test(unigram),
+        cmocka_unit_test(unigram_first),
+        cmocka_unit_test(wordpiece),
+        cmocka_unit_test(wordpiece_cased),
+        cmocka_unit_test(guarded_text_never_becomes_a_control_token_that_is_normalised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

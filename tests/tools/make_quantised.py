@@ -160,10 +160,13 @@ def log_probabilities(config, w, ids):
         a, b = x[..., :HEAD_DIM // 2], x[..., HEAD_DIM // 2:]
         c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
         return np.concatenate([a * c - b * s, a * s + b * c], -1)
+    beta, period = config.get("temperature", (0, 1))  # Ministral's queries by position
+    warmth = 1 + beta * np.log(1 + np.arange(T) // period)
     for layer in range(LAYERS):
         p = f"model.layers.{layer}."
         h = norm(x, p + "input_layernorm")
         q, k, v = rope(heads(h, p + "self_attn.q_proj")), rope(heads(h, p + "self_attn.k_proj")), heads(h, p + "self_attn.v_proj")
+        q = q * warmth[:, None, None]
         k, v = np.repeat(k, HEADS // KV_HEADS, 1), np.repeat(v, HEADS // KV_HEADS, 1)
         s = np.einsum("thd,shd->hts", q, k) / np.sqrt(HEAD_DIM) + np.where(np.tri(T) > 0, 0, -np.inf)
         s = np.exp(s - s.max(-1, keepdims=True))

@@ -120,4 +120,11 @@ for name, make in KINDS.items():
     t = make()
     t.save(str(folder / "tokenizer.json"), pretty=False)
     cases = [{"text": text, "ids": t.encode(text).ids} for text in CASES]
-    (folder / "cases.json").write_text(json.dumps({"cases": cases}, ensure_ascii=False) + "\n")
+    # special tokens inside pairs are text to the server
+    plain = [text for text in CASES if text and "<" not in text]
+    pairs = []
+    for first, second in zip(plain[::2], plain[1::2]):
+        pair = t.encode(first, second)
+        pairs.append({"first": first, "second": second, "ids": pair.ids, "n_first": pair.type_ids.count(0)})
+    decoded = [{"ids": c["ids"], "text": t.decode(c["ids"])} for c in cases] if t.decoder else []
+    (folder / "cases.json").write_text(json.dumps({"cases": cases, "pairs": pairs, "decoded": decoded}, ensure_ascii=False) + "\n")

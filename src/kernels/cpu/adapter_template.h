@@ -29,43 +29,81 @@ INLINE void ask_ahead(const void *weights, size_t i, uint32_t dtype)
     __builtin_prefetch((const char *)weights + i * bytes + ADAPTER_AHEAD);
 }
 
-static inline float add_fvec(fvec v)
+typedef float four_floats __attribute__((vector_size(16)));
+typedef int32_t four_indices __attribute__((vector_size(16)));
+
+INLINE four_floats load_four(const float *x)
 {
-    float all[LANES];
-    f_store(all, v);
-    return add_lanes(load(all));
+    four_floats v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+/* add_lanes of four vectors at once. */
+INLINE void add_lanes_of_four(const fvec v[4], float *out)
+{
+    four_floats q[4], c[4];
+    for (int i = 0; i < 4; i++) {
+        float a[LANES];
+        f_store(a, v[i]);
+        q[i] = (load_four(a) + load_four(a + 8)) + (load_four(a + 4) + load_four(a + 12));
+    }
+    for (int i = 0; i < 2; i++) { /* columns i and i + 2 of the four: two of each pair at once */
+        c[i] = __builtin_shuffle(q[2 * i], q[2 * i + 1], (four_indices){0, 4, 1, 5});
+        c[i + 2] = __builtin_shuffle(q[2 * i], q[2 * i + 1], (four_indices){2, 6, 3, 7});
+    }
+    four_floats low = c[0] + c[2], high = c[1] + c[3];
+    four_floats even = __builtin_shuffle(low, high, (four_indices){0, 1, 4, 5});
+    four_floats odd = __builtin_shuffle(low, high, (four_indices){2, 3, 6, 7});
+    four_floats sums = even + odd;
+    memcpy(out, &sums, sizeof sums);
+}
+
+/* One step of the first: n_rows times CPU_ADAPTER_RANKS sums, x at from[r]. */
+INLINE void adapter_down_step(const struct cpu_low_rank *site, size_t at, const float *const *from,
+                              size_t n_rows, uint32_t dtype,
+                              fvec acc[ADAPTER_TILE][CPU_ADAPTER_RANKS])
+{
+    fvec a[CPU_ADAPTER_RANKS];
+    for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+        a[i] = load_adapter(site->a, at + i * LANES, dtype);
+    for (size_t i = 0; i < CPU_ADAPTER_RANKS; i += dtype == DTYPE_F32 ? 1 : 2)
+        ask_ahead(site->a, at + i * LANES, dtype);
+    for (size_t r = 0; r < n_rows; r++) {
+        fvec v = f_load(from[r]);
+        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
+            acc[r][i] = f_fma(a[i], v, acc[r][i]);
+    }
 }
 
 INLINE void adapter_down_tile(const struct cpu_low_rank *site, uint32_t group,
                               const float *const *x, float *const *t, size_t n_rows, uint32_t dtype)
 {
-    const size_t n_steps = (site->n_in + LANES - 1) / LANES;
+    const size_t n_full = site->n_in / LANES, rest = site->n_in % LANES;
     const size_t stride = CPU_ADAPTER_RANKS * LANES;
-    size_t at = group * n_steps * stride;
+    size_t at = group * (n_full + (rest > 0)) * stride;
     fvec acc[ADAPTER_TILE][CPU_ADAPTER_RANKS];
-    for (size_t r = 0; r < n_rows; r++)
+    const float *from[ADAPTER_TILE];
+    float part[ADAPTER_TILE][LANES];
+    for (size_t r = 0; r < n_rows; r++) {
+        from[r] = x[r];
         for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
             acc[r][i] = f_splat(0);
-    for (size_t step = 0; step < n_steps; step++, at += stride) {
-        const size_t n = min_size(LANES, site->n_in - step * LANES);
-        fvec a[CPU_ADAPTER_RANKS];
-        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
-            a[i] = load_adapter(site->a, at + i * LANES, dtype);
-        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i += dtype == DTYPE_F32 ? 1 : 2)
-            ask_ahead(site->a, at + i * LANES, dtype);
+    }
+    for (size_t step = 0; step < n_full; step++, at += stride) {
+        adapter_down_step(site, at, from, n_rows, dtype, acc);
+        for (size_t r = 0; r < n_rows; r++)
+            from[r] += LANES;
+    }
+    if (rest > 0) {
         for (size_t r = 0; r < n_rows; r++) {
-            float part[LANES] = {0};
-            const float *from = x[r] + step * LANES;
-            if (n < LANES)
-                from = memcpy(part, from, n * sizeof *part);
-            fvec v = f_load(from);
-            for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
-                acc[r][i] = f_fma(a[i], v, acc[r][i]);
+            memset(part[r], 0, sizeof part[r]);
+            from[r] = memcpy(part[r], from[r], rest * sizeof *part[r]);
         }
+        adapter_down_step(site, at, from, n_rows, dtype, acc);
     }
     for (size_t r = 0; r < n_rows; r++)
-        for (size_t i = 0; i < CPU_ADAPTER_RANKS; i++)
-            t[r][group * CPU_ADAPTER_RANKS + i] = add_fvec(acc[r][i]);
+        add_lanes_of_four(acc[r], t[r] + group * CPU_ADAPTER_RANKS);
 }
 
 INLINE void adapter_up_tile(const struct cpu_low_rank *site, size_t first_block, size_t n_blocks,

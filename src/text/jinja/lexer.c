@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "base/utf8.h"
 #include "text/jinja/ast.h"
 
 #include <inttypes.h>
@@ -158,25 +159,6 @@ static serverd_status lex_raw(struct lexer *lx, size_t pos, bool *is_raw)
     return lex_fail(lx, pos, "raw block without endraw");
 }
 
-static void put_utf8(char *out, size_t *n, uint32_t c)
-{
-    if (c < 0x80) {
-        out[(*n)++] = (char)c;
-    } else if (c < 0x800) {
-        out[(*n)++] = (char)(0xc0 | c >> 6);
-        out[(*n)++] = (char)(0x80 | (c & 63));
-    } else if (c < 0x10000) {
-        out[(*n)++] = (char)(0xe0 | c >> 12);
-        out[(*n)++] = (char)(0x80 | (c >> 6 & 63));
-        out[(*n)++] = (char)(0x80 | (c & 63));
-    } else {
-        out[(*n)++] = (char)(0xf0 | c >> 18);
-        out[(*n)++] = (char)(0x80 | (c >> 12 & 63));
-        out[(*n)++] = (char)(0x80 | (c >> 6 & 63));
-        out[(*n)++] = (char)(0x80 | (c & 63));
-    }
-}
-
 static int digit_value(char c)
 {
     return is_digit(c)            ? c - '0'
@@ -212,14 +194,14 @@ static size_t unescape(const char *s, size_t n, char *out, size_t *len)
     }
     if (s[0] >= '0' && s[0] <= '7') {
         (void)read_digits(s, n, 1, 3, 8, &used, &c);
-        put_utf8(out, len, c);
+        *len += utf8_encode(c, out + *len);
         return used;
     }
     const size_t wanted = s[0] == 'x' ? 2 : s[0] == 'u' ? 4 : s[0] == 'U' ? 8 : 0;
     if (wanted) {
         if (!read_digits(s + 1, n - 1, wanted, wanted, 16, &used, &c) || c > 0x10ffff)
             return 0;
-        put_utf8(out, len, c);
+        *len += utf8_encode(c, out + *len);
         return used + 1;
     }
     out[(*len)++] = '\\';

@@ -3,12 +3,15 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "base/numeric.h"
-#include "compiler/compile.h"
 #include "kernels/builtin.h"
+#include "tools/program_open.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+#define CACHE_BYTES (64 * GIB) /* as the daemon's */
 
 /* The delegate whose name stands before " (" in the runtime's description. */
 static const serverd_delegate *delegate_of(const struct runtime *runtime)
@@ -83,10 +86,13 @@ serverd_status driver_open(struct driver *driver, const struct driver_options *o
                               .max_context = options->max_context,
                               .pages_per_seq = (options->max_context + SERVERD_PAGE_TOKENS - 1) /
                                                SERVERD_PAGE_TOKENS};
-    const struct compile_options compile = {.path = options->path};
-    serverd_status status = compile_model(&compile, &driver->program, err);
+    serverd_status status = worker_pool_create(options->threads, &driver->pool, err);
+    const struct program_open_options opening = {.path = options->path,
+                                                 .cache = options->program_cache,
+                                                 .cache_bytes = CACHE_BYTES,
+                                                 .pool = driver->pool};
     if (status == SERVERD_OK)
-        status = worker_pool_create(options->threads, &driver->pool, err);
+        status = program_open(&opening, &driver->program, err);
     if (status == SERVERD_OK)
         status = open_runtime(driver, options, err);
     if (status == SERVERD_OK)

@@ -33,6 +33,7 @@ struct driver {
 
 struct driver_options {
     const char *path, *device;
+    const char *program_cache; /* as program_open_options.cache has it */
     uint32_t threads, max_rows, max_seqs, max_context;
     serverd_dtype kv_dtype;
     uint32_t max_adapters, max_adapter_rank;

@@ -27,7 +27,8 @@ struct values {
 
 static const struct command_option rows[] = {
     {"model", 0, COMMAND_STRING, AT(model), "MODEL", NULL, 0, 0,
-     "What to compile: a GGUF file, or the first file of a split one; or a Hugging Face folder"},
+     "What to compile: a GGUF file, or the first file of a split one; or a Hugging Face folder, or "
+     "a zip of one"},
     {"output", 'o', COMMAND_STRING, AT(out), "FILE", NULL, 0, 0, "The program file to write"},
     {"quantize", 0, COMMAND_STRING, AT(quantise), "POLICY", "keep", 0, 0,
      "What weights become: keep; FORMAT[:gGROUP][:METHOD+METHOD], such as i4a:g64:awq+gptq+scale; "

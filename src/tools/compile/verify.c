@@ -2,9 +2,7 @@
 #include "tools/compile/commands.h"
 
 #include "base/error.h"
-#include "compiler/self_test.h"
-#include "program/sdp_file.h"
-#include "program/sdp_program.h"
+#include "compiler/verify_file.h"
 
 #include <stdio.h>
 
@@ -29,33 +27,6 @@ static const struct command_option rows[] = {
 /* Tokens of a step: not as many as when the tests were made, so that this makes no difference. */
 enum { TEST_ROWS = 96 };
 
-static serverd_status check_bytes(const char *path, serverd_error *err)
-{
-    struct program *program = NULL;
-    struct sdp_file file;
-    serverd_status status = sdp_open(path, &program, err);
-    program_unref(program);
-    if (status == SERVERD_OK)
-        status = sdp_file_open(path, &file, err);
-    if (status != SERVERD_OK)
-        return status;
-    status = sdp_file_verify(&file, NULL, NULL, err);
-    sdp_file_close(&file);
-    return status;
-}
-
-static serverd_status run_tests(const struct values *values, struct self_test_result *out,
-                                serverd_error *err)
-{
-    struct self_test_options options = {
-        .path = values->file, .device = values->device, .rows = TEST_ROWS};
-    serverd_status status = worker_pool_create(values->threads, &options.pool, err);
-    if (status == SERVERD_OK)
-        status = self_test_run(&options, out, err);
-    worker_pool_destroy(options.pool);
-    return status;
-}
-
 static int say(const struct values *values, const struct self_test_result *result)
 {
     if (!values->self_test)
@@ -72,12 +43,16 @@ static int say(const struct values *values, const struct self_test_result *resul
 static serverd_status run(const void *arg, serverd_error *err)
 {
     const struct values *values = arg;
-    struct self_test_result result = {.n_cases = 0};
+    struct verify_options options = {
+        .test = {.path = values->file, .device = values->device, .rows = TEST_ROWS},
+        .wants_test = values->self_test};
+    struct self_test_result result;
     if (!values->file)
         return fail(err, SERVERD_INVALID, "verify: names no file; see --help");
-    serverd_status status = check_bytes(values->file, err);
-    if (status == SERVERD_OK && values->self_test)
-        status = run_tests(values, &result, err);
+    serverd_status status = worker_pool_create(values->threads, &options.test.pool, err);
+    if (status == SERVERD_OK)
+        status = verify_file(&options, &result, err);
+    worker_pool_destroy(options.test.pool);
     if (status == SERVERD_OK && say(values, &result) < 0)
         status = fail(err, SERVERD_INVALID, "cannot write to standard output: %m");
     return status;

@@ -57,18 +57,6 @@ static uint64_t engine_bytes(const struct program_config *config, uint32_t conte
            tokens / SERVERD_PAGE_TOKENS * PAGE_RECORD_BYTES;
 }
 
-/* All of a program file but the weights is read when it is opened; the gaps between sections are
- * not. Of an embedding table only some
- * rows are, but the kernel maps up to two megabytes around each: soon all of it is there. */
-static uint64_t mapped_bytes(const struct subject *subject)
-{
-    uint64_t bytes = subject_weight_bytes(subject, UINT32_MAX).in_file;
-    for (uint32_t i = 0; subject->is_program_file && i < subject->file.header->n_sections; i++)
-        if (subject->file.sections[i].type != SDP_WGHT)
-            bytes += subject->file.sections[i].stored_bytes;
-    return bytes;
-}
-
 serverd_status memory_predict(const struct subject *subject, const struct memory_options *options,
                               struct memory_facts *out, serverd_error *err)
 {
@@ -88,7 +76,9 @@ serverd_status memory_predict(const struct subject *subject, const struct memory
                                  .seqs = seqs,
                                  /* window pages are rounded */
                                  .is_whole = memory.kv >= one.kv / 8 * 7 * seqs,
-                                 .mapped = mapped_bytes(subject),
+                                 /* only some rows of a table are read, but the kernel maps up to
+                                  * two megabytes around each: soon all of it is there */
+                                 .mapped = memory.mapped + memory.gathered,
                                  .packed = memory.packed,
                                  .activation = memory.activation,
                                  .unshared = memory.unshared,

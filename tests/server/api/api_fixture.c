@@ -135,6 +135,9 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     compile_synthetic(world, arch);
     compile_template(world, chat_template);
     must(tokenizer_create(&world->program->vocabulary, &world->tokenizer, &err), &err);
+    must(output_formats_init(&world->model.output, world->tokenizer,
+                             world->model.chat_template_source, NULL, NULL, &err),
+         &err);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world);
     create_engine(world, has_prefix_cache);
@@ -149,6 +152,7 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     (void)snprintf(world->model.fingerprint, sizeof world->model.fingerprint, "fp_test");
     world->server.context = (struct server_context){
         .options = &world->options, .clock = &still_clock, .metrics = world->metrics};
+    response_store_init(&world->server.responses);
     atomic_store(&world->server.model, &world->model);
     return world;
 }
@@ -166,9 +170,11 @@ struct api_world *api_world_create_with_cache(const char *arch)
 void api_world_destroy(struct api_world *world)
 {
     api_world_check_idle(world);
+    response_store_deinit(&world->server.responses);
     engine_destroy(world->engine);
     runtime_close(world->runtime);
     worker_pool_destroy(world->workers);
+    output_formats_deinit(&world->model.output);
     tokenizer_destroy(world->tokenizer);
     if (world->chat_template)
         chat_template_destroy(world->chat_template);
@@ -199,6 +205,10 @@ static const struct route routes[] = {
     {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER, JSON_BODY},
     {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, JSON_BODY},
     {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, JSON_BODY},
+    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, JSON_BODY},
     {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, JSON_BODY},
@@ -294,7 +304,7 @@ struct api_reply api_call_and_leave(struct api_world *world, const char *path, c
 
 void api_reply_hide_ids(struct api_reply *reply)
 {
-    static const char *const prefixes[] = {"\"chatcmpl-", "\"cmpl-"};
+    static const char *const prefixes[] = {"\"chatcmpl-", "\"cmpl-", "\"rerank-", "\"score-"};
     for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
         char *at = reply->body;
         while ((at = strstr(at, prefixes[p]))) {

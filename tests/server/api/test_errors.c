@@ -170,9 +170,28 @@ static const struct row rows[] = {
      "allowed_token_ids"},
 
     /* what would change the output and is not there */
-    {CHAT, "{" USER ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]}", 400,
-     "unsupported_value", "tools"},
-    {CHAT, "{" USER ",\"tool_choice\":\"required\"}", 400, "unsupported_value", "tool_choice"},
+    {CHAT, "{" USER ",\"tools\":{}}", 400, "invalid_type", "tools"},
+    {CHAT, "{" USER ",\"tools\":[5]}", 400, "invalid_type", "tools[0]"},
+    {CHAT, "{" USER ",\"tools\":[{\"type\":\"mcp\"}]}", 400, "unsupported_value", "tools[0]"},
+    {CHAT, "{" USER ",\"tools\":[{\"type\":\"function\"}]}", 400, "missing_required_parameter",
+     "tools[0].function"},
+    {CHAT, "{" USER ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a b\"}}]}", 400,
+     "invalid_value", "tools[0].function"},
+    {CHAT,
+     "{" USER ",\"tools\":[{\"function\":{\"name\":\"f\"}},{\"function\":{\"name\":\"g\","
+     "\"parameters\":[]}}]}",
+     400, "invalid_type", "tools[1].function"},
+    {CHAT, "{" USER ",\"functions\":[{}]}", 400, "invalid_value", "functions[0]"},
+    {CHAT, "{" USER ",\"tool_choice\":\"required\"}", 400, "invalid_value", "tool_choice"},
+    {CHAT,
+     "{" USER ",\"tool_choice\":\"required\",\"tools\":[{\"type\":\"function\",\"function\":{"
+     "\"name\":\"f\"}}]}",
+     400, "unsupported_value", "tool_choice"},
+    {CHAT,
+     "{" USER ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":\"auto\","
+     "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}},\"tools\":[{\"function\":"
+     "{\"name\":\"f\"}}]}",
+     400, "invalid_value", "tool_choice"},
     {CHAT, "{" USER ",\"response_format\":{\"type\":\"json_object\"}}", 400, "unsupported_value",
      "response_format"},
     {CHAT, "{" USER ",\"response_format\":5}", 400, "invalid_type", "response_format"},

@@ -95,6 +95,18 @@ static void embedding_replies_are_as_recorded(void **state)
     check_file("embeddings.txt", "bert");
 }
 
+static void rerank_replies_are_as_recorded(void **state)
+{
+    (void)state;
+    check_file("rerank.txt", "bert");
+}
+
+static void score_replies_are_as_recorded(void **state)
+{
+    (void)state;
+    check_file("score.txt", "llama");
+}
+
 static void tokenizer_and_model_replies_are_as_recorded(void **state)
 {
     (void)state;
@@ -113,6 +125,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(chat_replies_are_as_recorded),
         cmocka_unit_test(completion_replies_are_as_recorded),
         cmocka_unit_test(embedding_replies_are_as_recorded),
+        cmocka_unit_test(rerank_replies_are_as_recorded),
+        cmocka_unit_test(score_replies_are_as_recorded),
         cmocka_unit_test(tokenizer_and_model_replies_are_as_recorded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

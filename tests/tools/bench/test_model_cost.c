@@ -27,6 +27,7 @@ static void open_driver(struct driver *driver, const char *arch, const char *dev
     assert_int_equal(synthetic_model(arch, "F32", &bytes, &err), SERVERD_OK);
     assert_int_equal(file_write_atomic(path, bytes.data, bytes.len, &err), SERVERD_OK);
     const struct driver_options options = {.path = path,
+                                           .program_cache = "off",
                                            .device = device,
                                            .threads = 2,
                                            .max_rows = 32,

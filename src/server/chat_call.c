@@ -1,0 +1,97 @@
+#include "server/chat_call.h"
+
+#include "server/chat_prompt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What is looked for: calls if there are tools, reasoning if the model writes any and the request
+ * wants it apart. */
+static const struct stream_format *choose_format(const struct served_model *model,
+                                                 const struct api_fields *f, bool has_tools)
+{
+    const char *form = f->reasoning_format;
+    bool is_apart =
+        model->output.reasoning && f->separate_reasoning && !(form && strcmp(form, "none") == 0);
+    return model->output.by_need[has_tools][is_apart];
+}
+
+static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_logprobs,
+                         struct api_error *e)
+{
+    const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
+    struct buffer prompt;
+    struct token_list ids;
+    buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
+    token_list_init(&ids, LIMIT_CONTEXT);
+    if (chat_prompt_render(x, &call->fields, call->tools.list, &prompt, e) &&
+        api_tokenize(x, buffer_str(&prompt), prompt.len,
+                     TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, "messages", &ids, e)) {
+        if (ids.n == 0)
+            api_error_set(e, "invalid_value", "messages", "The prompt has no tokens.");
+        else
+            call->request =
+                api_make_request(x, &call->fields, ids.id, ids.n, -1, n_logprobs, "messages", e);
+    }
+    call->is_reasoning_open =
+        reasoning && reasoning_is_open(reasoning, buffer_str(&prompt), prompt.len);
+    token_list_deinit(&ids);
+    buffer_deinit(&prompt);
+    return call->request != NULL;
+}
+
+bool chat_call_make(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
+                    struct chat_call *out, struct api_error *e)
+{
+    *out = (struct chat_call){.fields = *fields};
+    fields->root = NULL;
+    if (!api_check_generates(x, e) || !tool_use_read(&out->fields, &out->tools, e) ||
+        !make_request(x, out, n_logprobs, e)) {
+        chat_call_release(out);
+        return false;
+    }
+    out->format = choose_format(exchange_model(x), &out->fields, out->tools.list != NULL);
+    if (out->format)
+        out->request->skips_special = true; /* the parser shows those that are no marks */
+    return true;
+}
+
+void chat_call_release(struct chat_call *call)
+{
+    if (call->request)
+        request_destroy(call->request);
+    call->request = NULL;
+    tool_use_release(&call->tools);
+    api_fields_release(&call->fields);
+}
+
+void chat_call_generate(struct exchange *x, struct chat_call *call,
+                        const struct reply_encoder *encoder, void *state)
+{
+    struct request **requests = calloc(1, sizeof *requests);
+    bool is_stream = call->fields.stream;
+    if (requests) {
+        requests[0] = call->request;
+        call->request = NULL;
+        exchange_generate(x, requests, 1, encoder, state, is_stream);
+        return;
+    }
+    struct api_error e;
+    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    encoder->destroy(state);
+    exchange_fail(x, &e);
+}
+
+struct output_setup chat_call_output(const struct exchange *x, const struct chat_call *call)
+{
+    const struct served_model *model = exchange_model(x);
+    return (struct output_setup){
+        .tokenizer = model->tokenizer,
+        .format = call->format,
+        .skips_special = call->fields.skip_special_tokens,
+        .is_reasoning_open = call->is_reasoning_open,
+        .max_calls = call->tools.max_calls,
+        .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,
+        .types = {tool_parameter_is_string, tool_is_known, call->tools.list},
+    };
+}

@@ -1,0 +1,21 @@
+/* The body of OpenAI's Responses as one of a chat completion. */
+#ifndef SERVER_RESPONSES_BODY_H
+#define SERVER_RESPONSES_BODY_H
+
+#include "server/exchange.h"
+#include "server/json_body.h"
+
+struct responses_body {
+    json_t *chat;     /* the body of a chat */
+    json_t *items;    /* what went in with this request, as a list of items */
+    json_t *messages; /* the conversation without instructions */
+    json_t *customs;  /* names of custom tools: {"name": true} */
+};
+
+/* before: messages of the response that this one continues, or NULL. False: *e, nothing to release.
+ */
+bool responses_body_convert(struct exchange *x, const json_t *body, const json_t *before,
+                            struct responses_body *out, struct api_error *e);
+void responses_body_release(struct responses_body *body);
+
+#endif

@@ -1,0 +1,17 @@
+/* Events to OpenAI's Responses: the object, or its stream of events. */
+#ifndef SERVER_RESPONSES_REPLY_H
+#define SERVER_RESPONSES_REPLY_H
+
+#include "server/chat_call.h"
+#include "server/responses_body.h"
+
+struct responses_reply;
+
+/* Takes over the call's fields and tools, the request's own body and what was made of it. NULL: no
+ * memory, nothing taken. */
+struct responses_reply *responses_reply_create(struct exchange *x, struct chat_call *call,
+                                               json_t *request, struct responses_body *body);
+
+extern const struct reply_encoder responses_reply_encoder;
+
+#endif
