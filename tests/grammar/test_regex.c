@@ -94,7 +94,8 @@ static pcre2_code *compile_pcre(const char *pattern, bool is_whole)
 {
     int code;
     size_t at;
-    uint32_t options = PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_CIRCUMFLEX;
+    uint32_t options =
+        PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_CIRCUMFLEX | PCRE2_NO_START_OPTIMIZE;
     if (is_whole)
         options |= PCRE2_ANCHORED | PCRE2_ENDANCHORED;
     return pcre2_compile((PCRE2_SPTR)pattern, strlen(pattern), options, &code, &at, NULL);
