@@ -94,6 +94,7 @@ static pcre2_code *compile_pcre(const char *pattern, bool is_whole)
 {
     int code;
     size_t at;
+    /* Its start optimisation misses matches: (?=a\b)(?:b*)*?a{1,3} in "a". */
     uint32_t options =
         PCRE2_UTF | PCRE2_DOLLAR_ENDONLY | PCRE2_ALT_CIRCUMFLEX | PCRE2_NO_START_OPTIMIZE;
     if (is_whole)
