@@ -315,6 +315,18 @@ static void long_repetitions_are_lengths(void **state)
     assert_false(has(&set, text));
     set = compile("x.{100,}", REGEX_WHOLE); /* bounded on one side alone */
     assert_int_equal(set.min, 101);
+    set = compile("^(?=.{3,254}$)(?=[a-z].*$)(?:a|b+c)*$", REGEX_SEARCH);
+    assert_int_equal(set.min, 3);
+    assert_int_equal(set.max, 254);
+    assert_true(has(&set, "abbc"));
+    assert_false(has(&set, "aa"));
+    set = compile("^(?=.{3,20}$).{0,10}$", REGEX_SEARCH);
+    assert_true(has(&set, "0123456789"));
+    assert_false(has(&set, "0123456789a"));
+    assert_false(has(&set, "01"));
+    set = compile("(?=.{2,8}$)a", REGEX_SEARCH); /* from anywhere: no length of the text */
+    assert_true(has(&set, "0123456789abc"));
+    assert_false(has(&set, "a123456789"));
     /* Not a length: the repetition is not the only thing that varies. */
     set = compile("^a*b{0,20}$", REGEX_SEARCH);
     assert_true(has(&set, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"));
