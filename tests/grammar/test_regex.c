@@ -119,7 +119,7 @@ static void compare_with_pcre(const char *pattern, enum regex_use use, bool spel
         }
         for (int i = 0; i < 40; i++) {
             char text[128], spelling[512];
-            size_t n = random_text(text, (uint32_t)i / 4);
+            size_t n = random_text(text, (uint32_t)i / 3);
             int found = pcre2_match(code, (PCRE2_SPTR)text, n, 0, 0, match, NULL);
             if (found < 0 && found != PCRE2_ERROR_NOMATCH)
                 continue; /* it backtracked for too long */
@@ -156,7 +156,47 @@ static void random_patterns_match_as_pcre2_says(void **state)
     end();
 }
 
-/* A text, and whether it matches; up to NULL. */
+static void write_long(struct writer *w, bool ends)
+{
+    static const char *const items[] = {"a", "[ab]", ".", "(?:(?!bb)[^ ])", "(?:a|b)", "\\w"};
+    static const char *const bounds[] = {"{0,8}", "{2,9}", "{8,}", "{8}", "{3,10}", "{9,9}"};
+    static const char *const fixed[] = {"a", "(?:ab|ba)", "b{2}", "[^b]", "(?=a|b)", "\\b"};
+    uint32_t n = random_below(3), at = random_below(n + 1);
+    for (uint32_t i = 0; i <= n; i++) {
+        if (i == at) {
+            put(w, items[random_below(6)]);
+            put(w, bounds[random_below(6)]);
+        } else {
+            put(w, fixed[random_below(6)]);
+        }
+    }
+    if (ends)
+        put(w, "$");
+}
+
+/* Repetitions that become lengths, alone, beside each other, and nearly. */
+static void random_lengths_match_as_pcre2_says(void **state)
+{
+    n_too_complex = 0;
+    for (uint64_t seed = 0; seed < 2000; seed++) {
+        random_seed(seed * 6151 + 1);
+        struct writer w = {.n = 0};
+        if (random_below(8) > 0)
+            put(&w, "^");
+        if (random_below(2)) {
+            put(&w, random_below(6) ? "(?=" : "(?!");
+            write_long(&w, random_below(6) > 0);
+            put(&w, ")");
+        }
+        write_long(&w, random_below(8) > 0);
+        begin();
+        compare_with_pcre(w.text, seed % 2 ? REGEX_WHOLE : REGEX_SEARCH, true);
+    }
+    assert_true(n_too_complex < 4);
+    end();
+}
+
+/* A text, and whether it matches. */
 struct match_case {
     const char *pattern, *text;
     bool matches;
@@ -398,6 +438,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_patterns_match_as_pcre2_says),
+        cmocka_unit_test(random_lengths_match_as_pcre2_says),
         cmocka_unit_test(searches_understand_the_dialect),
         cmocka_unit_test(whole_texts_have_what_python_and_rust_write),
         cmocka_unit_test(wrong_patterns_are_refused_by_name),
