@@ -272,10 +272,13 @@ static serverd_status compile_look(struct regex_compiler *c, struct regex_node *
     serverd_status status = SERVERD_OK;
     if (node->is_behind && (sees.ahead || sees.behind || sees.after))
         return fail(c->err, SERVERD_UNSUPPORTED,
-                    "pattern: a look-behind with look-around, $ or \\b in it cannot be enforced");
+                    "pattern, byte %u: a look-behind with look-around, $ or \\b in it cannot be "
+                    "enforced",
+                    node->at);
     if (sees.behind)
         return fail(c->err, SERVERD_UNSUPPORTED,
-                    "pattern: a look-behind inside a look-ahead cannot be enforced");
+                    "pattern, byte %u: a look-ahead with a look-behind in it cannot be enforced",
+                    node->at);
     struct arena *scratch = arena_create(LIMIT_GRAMMAR_SCRATCH);
     if (!scratch || !nfa_init(&nfa, scratch)) {
         status = grammar_budget_memory(c->err);
