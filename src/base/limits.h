@@ -220,13 +220,14 @@
 #define LIMIT_GRAMMAR_INLINE     (64 * KIB)
 
 /* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
- * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that
- * can be taken back. */
-#define LIMIT_GRAMMAR_FRAMES     (1u << 22)
+ * once; bytes read; white space between two tokens of JSON; a name that is looked for; bytes
+ * that stacks are led over for one mask; steps that can be taken back. */
+#define LIMIT_GRAMMAR_FRAMES     (1u << 20)
 #define LIMIT_GRAMMAR_TOPS       4096u
 #define LIMIT_GRAMMAR_OUTPUT     (64 * MIB)
 #define LIMIT_GRAMMAR_SPACES     16u
 #define LIMIT_GRAMMAR_NAME_DEPTH 256u
+#define LIMIT_GRAMMAR_MASK_STEPS (1u << 22)
 #define LIMIT_GRAMMAR_ROLLBACK   256u
 
 /* Metrics: further series of a family count under the label value "other". */

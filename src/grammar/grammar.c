@@ -1,6 +1,7 @@
 #include "grammar/grammar_internal.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "grammar/gbnf.h"
 #include "grammar/machine_build.h"
 #include "grammar/regex.h"
@@ -146,6 +147,12 @@ static uint64_t processor_ns(void *context)
 
 static const struct clock processor_clock = {.now_ns = processor_ns};
 
+/* No two grammars are at one address at one time. Never 0. */
+static uint64_t unique_id(const struct grammar *grammar)
+{
+    return hash_mix(hash_mix(clock_now_ns(&system_clock)) ^ (uintptr_t)grammar) | 1;
+}
+
 /* ---- the whole ------------------------------------------------------------------------------- */
 
 static struct machine finished(const struct machine_builder *builder)
@@ -171,7 +178,6 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
                                const struct grammar_options *options, struct grammar **out,
                                const char **code, serverd_error *err)
 {
-    static atomic_ullong next_id = 1;
     size_t max_bytes = options->max_bytes ? options->max_bytes : LIMIT_GRAMMAR_BYTES;
     const struct clock *clock = options->clock ? options->clock : &processor_clock;
     uint64_t deadline =
@@ -206,7 +212,7 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
         arena_destroy(grammar->work);
         grammar->work = NULL;
     }
-    grammar->id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed); /* only unique */
+    grammar->id = unique_id(grammar);
     *out = grammar;
     return SERVERD_OK;
 }

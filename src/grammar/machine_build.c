@@ -76,6 +76,7 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
         return grammar_budget_memory(err);
     *text = (struct machine_text){.is_anything = set->min == 0 && set->max == UNBOUNDED &&
                                                  automaton_is_anything(set->automaton),
+                                  .is_plain = is_plain,
                                   .is_inexhaustible = is_inexhaustible(set)};
     *kept = source;
     *out = builder->texts.n - 1;
