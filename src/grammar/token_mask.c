@@ -113,34 +113,69 @@ static bool make_room(const struct mask_cache *cache, struct kept_mask *kept, bo
 }
 
 /* Walks all pieces over the automaton alone. */
-static void fill_kept(struct mask_cache *cache, const struct machine_text *text, struct dfa_run run,
-                      bool wants_exits, struct kept_mask *kept)
+static void walk_counted(struct mask_cache *cache, const struct dfa *dfa, struct dfa_run run,
+                         uint8_t n_skipped, struct kept_mask *kept)
 {
     const struct trie *pieces = &cache->trie->pieces;
-    const struct dfa *dfa = text->dfa;
-    size_t n_words = token_mask_words(cache->trie);
-    uint8_t reach = text->reach && !wants_exits ? text_reach_of(dfa, text->reach, run) : 0;
-    /* tokens of ordinary characters that need no look, and below which nothing needs one */
-    uint8_t n_free = reach & REACH_COUNT, n_skipped = reach & REACH_EXACT ? REACH_MAX : n_free;
-    memcpy(kept->bits, cache->trie->short_tokens + n_free * n_words, n_words * sizeof *kept->bits);
     cache->runs[0] = run;
     for (uint32_t i = 1; i < pieces->n_nodes;) {
         const struct trie_node *node = &pieces->nodes[i];
-        if (node->ordinary <= n_skipped) {
-            i = node->end;
-            continue;
-        }
         struct dfa_run next = cache->runs[node->depth - 1];
-        if (!dfa_step(dfa, &next, node->byte)) {
+        if (node->ordinary <= n_skipped || !dfa_step(dfa, &next, node->byte)) {
             i = node->end;
             continue;
         }
         cache->runs[node->depth] = next;
         set_items(cache->trie, node, kept->bits);
-        if (wants_exits && node->end > i + 1 && dfa_is_accepting(dfa, next))
+        if (kept->exits && node->end > i + 1 && dfa_is_accepting(dfa, next))
             set_bit(kept->exits, i);
         i++;
     }
+}
+
+/* The same without lengths, where the state is all there is. This is the longest that a mask takes.
+ */
+static void walk_uncounted(struct mask_cache *cache, const struct machine_text *text,
+                           uint32_t start, uint8_t n_skipped, struct kept_mask *kept)
+{
+    const struct trie_node *nodes = cache->trie->pieces.nodes;
+    const struct dfa *dfa = text->dfa;
+    uint32_t states[TOKEN_PIECE_MAX + 1], n_nodes = cache->trie->pieces.n_nodes;
+    states[0] = start;
+    for (uint32_t i = 1; i < n_nodes;) {
+        const struct trie_node *node = &nodes[i];
+        uint32_t state = node->ordinary <= n_skipped
+                             ? DFA_DEAD
+                             : dfa_next(dfa, states[node->depth - 1], node->byte);
+        if (state == DFA_DEAD) {
+            i = node->end;
+            continue;
+        }
+        uint8_t reach = text->reach && !kept->exits ? text->reach[state] & REACH_COUNT : 0;
+        bool is_free = node->ordinary <= reach; /* and so is all that hangs below */
+        uint32_t next = is_free ? node->end : i + 1;
+        for (uint32_t item = node->first_item; item < nodes[next].first_item; item++)
+            set_bit(kept->bits, cache->trie->ids[item]);
+        if (kept->exits && node->end > i + 1 && (dfa->flags[state] & DFA_ACCEPTS))
+            set_bit(kept->exits, i);
+        states[node->depth] = state;
+        i = next;
+    }
+}
+
+static void fill_kept(struct mask_cache *cache, const struct machine_text *text, struct dfa_run run,
+                      struct kept_mask *kept)
+{
+    const struct dfa *dfa = text->dfa;
+    size_t n_words = token_mask_words(cache->trie);
+    uint8_t reach = text->reach && !kept->exits ? text_reach_of(dfa, text->reach, run) : 0;
+    /* tokens of ordinary characters that need no look, and below which nothing needs one */
+    uint8_t n_free = reach & REACH_COUNT, n_skipped = reach & REACH_EXACT ? REACH_MAX : n_free;
+    memcpy(kept->bits, cache->trie->short_tokens + n_free * n_words, n_words * sizeof *kept->bits);
+    if (dfa->least)
+        walk_counted(cache, dfa, run, n_skipped, kept);
+    else
+        walk_uncounted(cache, text, run.state, n_skipped, kept);
 }
 
 static const struct kept_mask *find_kept(struct mask_cache *cache, const struct grammar *grammar,
@@ -171,7 +206,7 @@ static const struct kept_mask *find_kept(struct mask_cache *cache, const struct 
     }
     if (!make_room(cache, oldest, wants_exits))
         return NULL;
-    fill_kept(cache, row, run, wants_exits, oldest);
+    fill_kept(cache, row, run, oldest);
     oldest->grammar = key.grammar;
     oldest->text = key.text;
     oldest->run = key.run;
