@@ -16,6 +16,7 @@ struct values {
     struct command_list list, maybe;
     bool flag;
     int choice;
+    struct command_names names;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -28,13 +29,14 @@ static const struct command_option rows[] = {
     {"maybe", 'm', COMMAND_LIST, AT(maybe), "N,...", "512", 1, 1000, "Numbers or none"},
     {"flag", 0, COMMAND_FLAG, AT(flag), NULL, NULL, 0, 0, "A flag"},
     {"choice", 0, COMMAND_CHOICE, AT(choice), "red|green|blue", "green", 0, 0, "A colour"},
+    {"names", 0, COMMAND_NAMES, AT(names), "NAME", NULL, 0, 0, "Names, one at a time"},
 };
 
 static const struct command command = {.name = "try",
                                        .summary = "Tries",
                                        .options = rows,
                                        .n_options = sizeof rows / sizeof *rows,
-                                       .bare = {"name"},
+                                       .bare = {"name", "names"},
                                        .values_bytes = sizeof(struct values)};
 
 static struct values values;
@@ -81,6 +83,10 @@ static void all_forms_are_read(void **state)
     assert_string_equal(values.name, "bare word");
     assert_int_equal(PARSE("--flag", "--no-flag"), SERVERD_OK);
     assert_false(values.flag);
+    assert_int_equal(PARSE("one", "--names", "two", "three", "--names=four"), SERVERD_OK);
+    assert_string_equal(values.name, "one");
+    assert_int_equal(values.names.n, 3); /* the last of the bare arguments takes the rest */
+    assert_string_equal(values.names.value[1], "three");
     bool wants_help = false;
     assert_int_equal(parse((const char *const[]){"--help"}, 1, &wants_help), SERVERD_OK);
     assert_true(wants_help);
