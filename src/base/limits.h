@@ -129,6 +129,7 @@
 #define LIMIT_LABELS                64u       /* tokens whose probability a score is */
 #define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
+#define LIMIT_KEPT_GRAMMARS         256u /* compiled, for requests that ask for the same */
 #define LIMIT_STOPS                 16u
 #define LIMIT_STOP_BYTES            1024u
 #define LIMIT_STOP_TOKEN_IDS        64u
@@ -192,13 +193,13 @@
 #define LIMIT_CALIBRATION_TOKENS (1u << 20)
 #define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
-/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of a schema's text; references from one to the
- * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
- * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
- * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
- * spelled out; values of items that differ, which are infinitely many from there on; states of a text
- * that masks look ahead in; instructions; rules of a grammar, repetitions, and bytes of the regular expression
- * that a part of it becomes. */
+/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of
+ * a schema's text; references from one to the next; subschemas, and combinations of them that one
+ * value must satisfy; schemas that are looked at one inside the other; alternatives of one value;
+ * sets in a union; looks ahead for a value that cannot be; counts of `contains` at once; classes of
+ * names by patterns; names of a class that are spelled out; values of items that differ, which are
+ * infinitely many from there on; states of a text that masks look ahead in; instructions; rules of
+ * a grammar, repetitions, and bytes of the regular expression that a part of it becomes. */
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
 #define LIMIT_GRAMMAR_TIME_NS    250000000u

@@ -1,6 +1,7 @@
 #include "sampling/sample.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "sampling/candidates_internal.h"
 #include "sampling/random.h"
 
@@ -220,20 +221,55 @@ static uint32_t draw(struct sampling_scratch *s, const float *const *block, uint
     return choice;
 }
 
-static int32_t filter_and_draw(const struct sampling_params *p, struct sampling_scratch *s,
-                               float max, double u)
+/* The draw of `number` (0, or 1 for another one of the same token) from the row as it is. */
+static int32_t draw_one(const struct sampler *sampler, struct sampling_scratch *s, float max,
+                        uint32_t index, uint32_t number)
 {
+    const struct sampling_params *p = sampler->setup.params;
     float scale = 1.0f / p->temperature;
+    if (p->temperature < GREEDY_TEMPERATURE)
+        return argmax(s, max);
+    /* the second number of a token belongs to a seed of its own */
+    uint64_t seed = number == 0 ? p->seed : hash_mix(p->seed + number);
+    double u = random_uniform(seed, sampler->setup.choice, index);
     if (!candidates_are_limited(s, p))
         return (int32_t)draw(s, s->block, s->n_blocks, max, scale, u);
     candidates_choose(s, p, max, scale);
     return s->id[draw(s, s->list_block, n_blocks(s->n), max, scale, u)];
 }
 
-serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *s,
-                            const float *logits, uint32_t index, int32_t *token, serverd_error *err)
+static serverd_status nothing_left(serverd_error *err)
+{
+    return fail(err, SERVERD_INVALID, "sampling: bans and allowed tokens leave no token to draw");
+}
+
+static serverd_status draw_filtered(const struct sampler *sampler, struct sampling_scratch *s,
+                                    float max, uint32_t index, const struct token_filter *filter,
+                                    int32_t *token, serverd_error *err)
 {
     const struct sampling_params *p = sampler->setup.params;
+    bool is_greedy = p->temperature < GREEDY_TEMPERATURE, is_second = false;
+    if (is_greedy || !candidates_are_limited(s, p)) {
+        *token = draw_one(sampler, s, max, index, 0);
+        if (filter->allows(filter->user, *token))
+            return SERVERD_OK;
+        is_second = true;
+    }
+    const uint64_t *mask = filter->mask(filter->user);
+    if (!mask)
+        return fail(err, SERVERD_INVALID, "grammar: the output went over a bound of the grammar");
+    row_mask(s, mask);
+    if (!row_measure(s, &max))
+        return nothing_left(err);
+    *token = draw_one(sampler, s, max, index, is_second);
+    return SERVERD_OK;
+}
+
+serverd_status sampler_draw_allowed(struct sampler *sampler, struct sampling_scratch *s,
+                                    const float *logits, uint32_t index,
+                                    const struct token_filter *filter, int32_t *token,
+                                    serverd_error *err)
+{
     assert(s->n_vocab == sampler->setup.n_vocab);
     if (sampler->lost_history)
         return fail(err, SERVERD_NOMEM, "sampling: no memory to count tokens for the penalties");
@@ -245,12 +281,16 @@ serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *s,
     if (adjusts(sampler, index)) {
         adjust(sampler, s, logits, index);
         if (!row_measure(s, &max))
-            return fail(err, SERVERD_INVALID,
-                        "sampling: bans and allowed tokens leave no token to draw");
+            return nothing_left(err);
     }
-    *token =
-        p->temperature < GREEDY_TEMPERATURE
-            ? argmax(s, max)
-            : filter_and_draw(p, s, max, random_uniform(p->seed, sampler->setup.choice, index));
+    if (filter)
+        return draw_filtered(sampler, s, max, index, filter, token, err);
+    *token = draw_one(sampler, s, max, index, 0);
     return SERVERD_OK;
+}
+
+serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *s,
+                            const float *logits, uint32_t index, int32_t *token, serverd_error *err)
+{
+    return sampler_draw_allowed(sampler, s, logits, index, NULL, token, err);
 }

@@ -3,7 +3,7 @@
  * (seed, choice, token index): the same alone, batched, cached or resumed.
  *
  * Order: bias, bans, allowed, min_tokens, ignore_eos; repetition; frequency and presence;
- * temperature; top_k; top_p; min_p; draw in id order: the first token whose cumulative
+ * grammar; temperature; top_k; top_p; min_p; draw in id order: the first token whose cumulative
  * probability exceeds u * total. Greedy: argmax after the penalties, ties to the lowest id. */
 #ifndef SAMPLING_SAMPLE_H
 #define SAMPLING_SAMPLE_H
@@ -39,6 +39,24 @@ void sampler_destroy(struct sampler *sampler);
 serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *scratch,
                             const float *logits, uint32_t index, int32_t *token,
                             serverd_error *err);
+
+/* What may be drawn besides: a grammar, as it is seen from here. */
+struct token_filter {
+    bool (*allows)(void *user, int32_t token);
+    /* [(n_vocab + 63) / 64] words, bit i of the whole: token i may be drawn. Asked for only if a
+     * token that is not allowed would be drawn, or might: where top_k, top_p and min_p choose from
+     * what is allowed. */
+    const uint64_t *(*mask)(void *user);
+    void *user;
+};
+
+/* The same under a filter, NULL for none: what the draw is under the whole mask. Drawing a token
+ * first and asking about it alone gives the same: for greedy choices the same token, for others the
+ * same distribution, a token that is refused being drawn once more from what is allowed. */
+serverd_status sampler_draw_allowed(struct sampler *sampler, struct sampling_scratch *scratch,
+                                    const float *logits, uint32_t index,
+                                    const struct token_filter *filter, int32_t *token,
+                                    serverd_error *err);
 
 /* The token was appended to the output: counts for the penalties. */
 void sampler_accept(struct sampler *sampler, int32_t token);

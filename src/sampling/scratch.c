@@ -84,6 +84,23 @@ void row_clear(struct sampling_scratch *s)
     }
 }
 
+void row_mask(struct sampling_scratch *s, const uint64_t *words)
+{
+    _Static_assert(BLOCK == 64, "a word for each block");
+    for (uint32_t b = 0; b < s->n_blocks; b++) {
+        uint64_t word = words[b];
+        if (word == 0) {
+            s->block[b] = s->nothing;
+            s->block_max[b] = -INFINITY;
+        }
+        if (word == 0 || word == UINT64_MAX)
+            continue;
+        float *copy = row_logit(s, (int32_t)(b * BLOCK));
+        for (uint32_t i = 0; i < BLOCK; i++)
+            copy[i] = word >> i & 1 ? copy[i] : -INFINITY;
+    }
+}
+
 bool row_measure(struct sampling_scratch *s, float *max)
 {
     float best = -INFINITY;

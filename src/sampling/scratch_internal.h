@@ -35,6 +35,9 @@ float *row_logit(struct sampling_scratch *s, int32_t id);
 /* All logits become -infinity. */
 void row_clear(struct sampling_scratch *s);
 
+/* Logits whose bit is 0 become -infinity; words: [n_blocks]. */
+void row_mask(struct sampling_scratch *s, const uint64_t *words);
+
 /* The maxima after changes. False: nothing finite is left. */
 bool row_measure(struct sampling_scratch *s, float *max);
 

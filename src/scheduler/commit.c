@@ -1,4 +1,5 @@
 #include "base/error.h"
+#include "scheduler/constraint_internal.h"
 #include "scheduler/engine_internal.h"
 
 #include <math.h>
@@ -155,6 +156,19 @@ static void measure_token(struct engine *engine, struct sequence *s)
     metrics_observe(metrics, METRIC_TTFT, seconds_between(job->times.arrival_ns, now));
 }
 
+/* What has to come is not drawn. */
+static bool choose_token(struct engine *engine, struct sequence *s, const float *logits,
+                         int32_t *token, serverd_error *err)
+{
+    struct token_filter filter;
+    *token = constraint_forced(s->constraint, engine->options.tokenizer);
+    if (*token >= 0)
+        return true;
+    bool has_filter = constraint_filter(s->constraint, &filter);
+    return sampler_draw_allowed(s->sampler, engine->scratch, logits, s->n_output,
+                                has_filter ? &filter : NULL, token, err) == SERVERD_OK;
+}
+
 /* Draws the sequence's next token, appends it, and finishes the choice if it ends there. */
 static void commit_token(struct engine *engine, struct sequence *s, const float *logits)
 {
@@ -163,7 +177,12 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
     struct event event = event_of(job, EVENT_TOKEN, s->choice);
     serverd_error err;
     event.index = s->n_output;
-    if (sampler_draw(s->sampler, engine->scratch, logits, event.index, &event.token, &err)) {
+    if (!choose_token(engine, s, logits, &event.token, &err)) {
+        job_fail(engine, job, &err);
+        return;
+    }
+    if (!constraint_accept(s->constraint, engine->options.tokenizer, event.token)) {
+        (void)fail(&err, SERVERD_INVALID, "grammar: the output went over a bound of the grammar");
         job_fail(engine, job, &err);
         return;
     }
@@ -185,6 +204,10 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
 
     if (text.is_stop_token || text.is_stop_string) {
         engine_finish_choice(engine, s, FINISH_STOP, &text, event.token);
+    } else if (constraint_is_complete(s->constraint)) {
+        text.release = s->n_bytes;
+        engine_finish_choice(engine, s, FINISH_STOP, &text,
+                             -1); /* an end token would say nothing */
     } else if (sequence_n_room(s, engine->limits.context_size) == 0) {
         text.release = s->n_bytes; /* nothing can complete a stop string any more */
         engine_finish_choice(engine, s, FINISH_LENGTH, &text, event.token);

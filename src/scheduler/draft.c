@@ -39,7 +39,11 @@ struct drafter {
     bool is_probe;        /* the guess of this step */
 };
 
-static const float first_rate[DRAFT_N_SOURCES] = {0.4f, 0.8f, 0.8f, 0.7f};
+static const float first_rate[DRAFT_N_SOURCES] = {[DRAFT_SHORT] = 0.4f,
+                                                  [DRAFT_LONG] = 0.8f,
+                                                  [DRAFT_TREE] = 0.8f,
+                                                  [DRAFT_GRAMMAR] = 1.0f,
+                                                  [DRAFT_MODEL] = 0.7f};
 
 /* What the step has so far. */
 struct load {
@@ -206,8 +210,11 @@ static uint32_t ask_tree(const struct engine *engine, const struct sequence *s, 
 static uint32_t guess(const struct engine *engine, const struct sequence *s, int32_t *out,
                       uint32_t n_most, enum draft_source *source)
 {
+    uint32_t n = constraint_look_ahead(s->constraint, engine->options.tokenizer, out, n_most);
+    *source = DRAFT_GRAMMAR;
+    if (n > 0)
+        return n;
     const struct ngram_match match = ngram_index_find(s->drafter->ngrams, s);
-    uint32_t n = 0;
     *source = DRAFT_TREE;
     if (match.length < LONG_MATCH)
         n = ask_tree(engine, s, out, n_most);
@@ -376,7 +383,8 @@ uint32_t engine_draft(struct engine *engine)
 
 void engine_learn_draft(struct engine *engine, const struct slice *slice, uint32_t n_right)
 {
-    static const char *const kinds[DRAFT_N_SOURCES] = {"ngram", "ngram", "tree", "model"};
+    static const char *const kinds[DRAFT_N_SOURCES] = {"ngram", "ngram", "tree", "grammar",
+                                                       "model"};
     struct drafter *drafter = slice->sequence->drafter;
     float *rate = &drafter->rate[slice->source];
     for (uint32_t i = 0; i < n_right; i++)

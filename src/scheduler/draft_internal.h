@@ -9,10 +9,11 @@
 
 /* What speaks for a guess. */
 enum draft_source {
-    DRAFT_SHORT, /* a few of the sequence's last tokens have occurred in it before */
-    DRAFT_LONG,  /* many of them */
-    DRAFT_TREE,  /* a sequence with the very same tokens has gone on like this */
-    DRAFT_MODEL, /* a smaller model says so */
+    DRAFT_SHORT,   /* a few of the sequence's last tokens have occurred in it before */
+    DRAFT_LONG,    /* many of them */
+    DRAFT_TREE,    /* a sequence with the very same tokens has gone on like this */
+    DRAFT_GRAMMAR, /* the grammar leaves no choice */
+    DRAFT_MODEL,   /* a smaller model says so */
     DRAFT_N_SOURCES
 };
 

@@ -95,11 +95,13 @@ static serverd_status set_bounds(struct engine *engine, serverd_error *err)
         min_u32(min_u32(o->max_running, limits->max_seqs), min_u32(limits->max_rows, 1u << 16));
     if (!engine->is_encoder)
         engine->max_running = min_u32(engine->max_running, limits->max_logit_rows);
+    engine->constraints.n_vocab = engine->width;
     engine->limits = (struct sequence_limits){
         .tokenizer = o->tokenizer,
         .n_vocab = engine->width,
         .context_size = min_u32(o->context_size, limits->max_context),
         .has_pages = !engine->is_encoder,
+        .constraints = &engine->constraints,
     };
     if (engine->is_encoder)
         engine->limits.n_vocab = tokenizer_vocabulary(o->tokenizer)->n_tokens;
@@ -154,6 +156,7 @@ void engine_destroy(struct engine *engine)
     draft_model_destroy(engine->draft_model);
     page_pool_destroy(engine->pool);
     sampling_scratch_destroy(engine->scratch);
+    constraint_memory_deinit(&engine->constraints);
     free(engine->running);
     free(engine->slice);
     free(engine->leaders);

@@ -14,6 +14,7 @@
 #define SCHEDULER_ENGINE_INTERNAL_H
 
 #include "scheduler/adapters_internal.h"
+#include "scheduler/constraint_internal.h"
 #include "scheduler/cost.h"
 #include "scheduler/draft_model_internal.h"
 #include "scheduler/engine.h"
@@ -61,6 +62,7 @@ struct engine {
     uint64_t last_handle;
     uint64_t next_expiry_ns; /* of a handle, or earlier; UINT64_MAX: none */
     struct sampling_scratch *scratch;
+    struct constraint_memory constraints;
     struct job *live;              /* all jobs taken in */
     struct job *ending;            /* those to end in this step */
     struct sequence_list resuming; /* that ran and wait, sorted by sequence_comes_before */

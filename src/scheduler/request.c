@@ -2,6 +2,7 @@
 
 #include "base/arena.h"
 #include "base/limits.h"
+#include "grammar/grammar.h"
 
 struct request *request_create(void)
 {
@@ -25,6 +26,8 @@ struct request *request_create(void)
 
 void request_destroy(struct request *request)
 {
-    if (request)
-        arena_destroy(request->arena);
+    if (!request)
+        return;
+    grammar_unref(request->grammar);
+    arena_destroy(request->arena);
 }

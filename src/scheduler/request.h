@@ -11,7 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct grammar;
 struct inspection;
+struct token_trie;
 
 /* One prompt and how to continue it. Made on an HTTP thread; owned by the engine from a
  * successful engine_submit on, by the caller until then. */
@@ -39,6 +41,12 @@ struct request {
     /* Encoders: prompt tokens of the first text of a pair; those behind are of the second. 0: there
      * is one text. */
     uint32_t n_first_segment;
+    /* What the output has to be; NULL: anything. A reference that is the request's; the trie is the
+     * model's and outlives it. From behind this mark of the output on, if there is one, such as the
+     * end of reasoning. */
+    struct grammar *grammar;
+    const struct token_trie *trie;
+    const char *grammar_mark;
     const char *adapter; /* the name of one (adapters.h); NULL: the base alone */
     int32_t priority;    /* higher: sooner */
     uint64_t tenant;     /* who asks: tenants share the engine by their weights */

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "scheduler/constraint_internal.h"
 #include "serverd/delegate.h"
 
 #include <stdlib.h>
@@ -54,6 +55,11 @@ serverd_status sequence_prepare(struct sequence *s, const struct sequence_limits
     s->sampler = sampler_create(&setup);
     if (!s->sampler)
         goto no_memory;
+    if (r->grammar) {
+        s->constraint = constraint_create(limits->constraints, r);
+        if (!s->constraint)
+            goto no_memory;
+    }
     if (r->n_stops > 0) {
         s->matcher = stop_matcher_create(r->stops, r->n_stops);
         if (!s->matcher)
@@ -73,6 +79,7 @@ void sequence_destroy(struct sequence *s)
     free(s->output);
     free(s->page);
     sampler_destroy(s->sampler);
+    constraint_destroy(s->constraint);
     stop_matcher_destroy(s->matcher);
     drafter_destroy(s->drafter);
     free(s);

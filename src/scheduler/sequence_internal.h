@@ -73,11 +73,12 @@ struct sequence {
     uint32_t window_begin, window_end, n_reused;
     uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
-    struct stop_matcher *matcher; /* NULL: no stop strings */
-    uint64_t matcher_base;        /* bytes of text that were not searched (min_tokens) */
-    uint64_t n_bytes;             /* of the text */
-    uint32_t n_failures;          /* steps that failed since it last got on */
-    struct drafter *drafter;      /* guesses its next tokens; NULL: it has not done so yet */
+    struct constraint *constraint; /* NULL: no grammar */
+    struct stop_matcher *matcher;  /* NULL: no stop strings */
+    uint64_t matcher_base;         /* bytes of text that were not searched (min_tokens) */
+    uint64_t n_bytes;              /* of the text */
+    uint32_t n_failures;           /* steps that failed since it last got on */
+    struct drafter *drafter;       /* guesses its next tokens; NULL: it has not done so yet */
     /* What the draft model has of it; NULL: nothing. */
     struct draft_context *draft_context;
     uint64_t last_token_ns;
@@ -97,6 +98,7 @@ struct sequence_limits {
     const struct tokenizer *tokenizer;
     uint32_t n_vocab, context_size;
     bool has_pages;
+    struct constraint_memory *constraints;
 };
 
 /* NULL: no memory. The job does not own it yet. */

@@ -122,6 +122,19 @@ static const struct field fields[] = {
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
+    /* the form of the output: output_form.c reads them */
+    {"response_format", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"json_schema", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"guided_json", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"guided_regex", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"guided_choice", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"guided_grammar", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"structured_outputs", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"regex", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"choice", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"grammar", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
     {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
@@ -135,16 +148,6 @@ static const struct field fields[] = {
     {"dry_multiplier", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"bad_words", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"json_schema", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"guided_json", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"guided_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"guided_choice", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"guided_grammar", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"structured_outputs", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"choice", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"grammar", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"ebnf", FIELD_REFUSED, GENERATE, 0, 0, 0},
 };
 
 static const struct field *find_field(const char *name, unsigned endpoint)
@@ -233,16 +236,9 @@ static bool read_field(const struct field *field, json_t *value, struct api_fiel
     }
 }
 
-/* Fields with a shape of their own: a format other than text, other modalities. */
+/* A field with a shape of its own: other modalities than text. */
 static bool check_shapes(const json_t *root, struct api_error *e)
 {
-    const json_t *format = json_body_get(root, "response_format");
-    const char *type = json_string_value(json_object_get(format, "type"));
-    if (format && (!type || strcmp(type, "text") != 0)) {
-        api_error_set(e, type ? "unsupported_value" : "invalid_type", "response_format",
-                      "response_format: only {\"type\":\"text\"} is supported by this server.");
-        return false;
-    }
     const json_t *modalities = json_body_get(root, "modalities");
     for (size_t i = 0; i < json_array_size(modalities); i++) {
         const char *m = json_string_value(json_array_get(modalities, i));
@@ -256,7 +252,7 @@ static bool check_shapes(const json_t *root, struct api_error *e)
 
 static bool has_own_shape(const char *name)
 {
-    return strcmp(name, "response_format") == 0 || strcmp(name, "modalities") == 0;
+    return strcmp(name, "modalities") == 0;
 }
 
 static void set_initial(struct api_fields *out, json_t *root)

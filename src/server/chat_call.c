@@ -40,12 +40,38 @@ static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_l
     return call->request != NULL;
 }
 
+/* Calls are held to their form where the family has a grammar for it. */
+static bool add_tool_form(struct exchange *x, struct chat_call *call, struct api_error *e)
+{
+    const struct tool_family *family = exchange_model(x)->output.family;
+    if (!call->tools.list)
+        return true;
+    if (call->form.is_set) {
+        api_error_set(e, "unsupported_value", call->form.param,
+                      "%s does not go together with tools here.", call->form.param);
+        return false;
+    }
+    json_t *tags = tool_use_tags(&call->tools, family);
+    bool is_good = tags || call->tools.mode == TOOLS_AUTO;
+    if (tags)
+        is_good = output_form_set_tags(&call->form, tags, "tools", e);
+    else if (!is_good)
+        api_error_set(e, "unsupported_value", "tool_choice",
+                      "tool_choice can be auto or none for this model, whose calls (%s) have no "
+                      "grammar here.",
+                      family->name);
+    call->trusts_calls = tags && is_good;
+    json_decref(tags);
+    return is_good;
+}
+
 bool chat_call_make(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
                     struct chat_call *out, struct api_error *e)
 {
     *out = (struct chat_call){.fields = *fields};
     fields->root = NULL;
     if (!api_check_generates(x, e) || !tool_use_read(&out->fields, &out->tools, e) ||
+        !output_form_read(&out->fields, &out->form, e) || !add_tool_form(x, out, e) ||
         !make_request(x, out, n_logprobs, e)) {
         chat_call_release(out);
         return false;
@@ -62,6 +88,7 @@ void chat_call_release(struct chat_call *call)
         request_destroy(call->request);
     call->request = NULL;
     tool_use_release(&call->tools);
+    output_form_release(&call->form);
     api_fields_release(&call->fields);
 }
 
@@ -73,11 +100,15 @@ void chat_call_generate(struct exchange *x, struct chat_call *call,
     if (requests) {
         requests[0] = call->request;
         call->request = NULL;
-        exchange_generate(x, requests, 1, encoder, state, is_stream);
+        const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
+        output_form_generate(x, requests, 1, &call->form,
+                             call->is_reasoning_open ? reasoning->close : NULL, encoder, state,
+                             is_stream);
         return;
     }
     struct api_error e;
     api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    output_form_release(&call->form);
     encoder->destroy(state);
     exchange_fail(x, &e);
 }
@@ -90,6 +121,7 @@ struct output_setup chat_call_output(const struct exchange *x, const struct chat
         .format = call->format,
         .skips_special = call->fields.skip_special_tokens,
         .is_reasoning_open = call->is_reasoning_open,
+        .trusts_calls = call->trusts_calls,
         .max_calls = call->tools.max_calls,
         .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,
         .types = {tool_parameter_is_string, tool_is_known, call->tools.list},

@@ -4,14 +4,17 @@
 #define SERVER_CHAT_CALL_H
 
 #include "server/api_request.h"
+#include "server/output_form.h"
 #include "server/output_parts.h"
 #include "server/tool_use.h"
 
 struct chat_call {
     struct api_fields fields;
     struct tool_use tools;
+    struct output_form form;
     struct request *request;
     const struct stream_format *format; /* NULL: all of the output is content */
+    bool trusts_calls;                  /* a grammar makes sure that calls are whole */
     bool is_reasoning_open;             /* the prompt ends inside a block of reasoning */
 };
 

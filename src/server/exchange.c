@@ -298,17 +298,32 @@ static serverd_status submit_all(struct exchange *x, struct request **requests, 
     return SERVERD_OK;
 }
 
-void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
-                       const struct reply_encoder *encoder, void *state, bool is_stream)
+/* False: no memory. */
+static bool begin_generating(struct exchange *x, uint32_t n_requests,
+                             const struct reply_encoder *encoder, void *state, bool is_stream)
 {
-    serverd_error err;
     x->encoder = *encoder;
     x->encoder_state = state;
     x->is_stream = is_stream;
     x->phase = PHASE_GENERATING;
     x->request_ids = calloc(max_size(n_requests, 1), sizeof *x->request_ids);
+    return x->request_ids != NULL;
+}
+
+static void destroy_requests(struct request **requests, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (requests[i])
+            request_destroy(requests[i]);
+    free(requests);
+}
+
+void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
+                       const struct reply_encoder *encoder, void *state, bool is_stream)
+{
+    serverd_error err;
     serverd_status status = SERVERD_OK;
-    if (!x->request_ids) {
+    if (!begin_generating(x, n_requests, encoder, state, is_stream)) {
         err = (serverd_error){.code = SERVERD_NOMEM};
         status = SERVERD_NOMEM;
     } else {
@@ -323,10 +338,88 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
         cancel_all(x);
         exchange_fail(x, &e);
     }
-    for (uint32_t i = 0; i < n_requests; i++)
-        if (requests[i])
-            request_destroy(requests[i]);
-    free(requests);
+    destroy_requests(requests, n_requests);
+}
+
+/* ---- behind a preparation ---- */
+
+/* The job thread's share ends; the error is the reply, NULL: there is none. */
+static void end_preparation(struct exchange *x, const struct api_error *e)
+{
+    const struct event end = {.kind = EVENT_END,
+                              .status = SERVERD_INTERNAL,
+                              .user = x,
+                              .token = -1,
+                              .stop_token = -1,
+                              .stop_index = -1};
+    if (e)
+        x->job_error = *e;
+    (void)pthread_mutex_lock(&x->lock);
+    x->is_preparing = false;
+    if (!e) {
+        x->n_open--;
+        exchange_wake(x); /* events may wait */
+    }
+    (void)pthread_mutex_unlock(&x->lock);
+    if (e) {
+        server_put_events(x->server, &end, 1);
+        return;
+    }
+    if (x->worker)
+        worker_ring(x->worker);
+    exchange_unref(x);
+}
+
+static bool is_wanted(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool is_wanted = !x->is_gone && !x->is_aborted;
+    (void)pthread_mutex_unlock(&x->lock);
+    return is_wanted;
+}
+
+static void prepare(struct exchange *x, bool is_stopping)
+{
+    const struct exchange_preparation *p = &x->preparation;
+    struct api_error e;
+    serverd_error err;
+    bool is_good = !is_stopping && is_wanted(x);
+    if (!is_good)
+        api_error_set(&e, "draining", NULL, "The server is going down.");
+    is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e);
+    if (is_good && submit_all(x, x->prepared, x->n_prepared, &err) != SERVERD_OK) {
+        submit_error(x, &err, &e);
+        is_good = false;
+    }
+    destroy_requests(x->prepared, x->n_prepared);
+    x->prepared = NULL;
+    p->drop(p->context);
+    end_preparation(x, is_good ? NULL : &e);
+}
+
+void exchange_generate_prepared(struct exchange *x, struct request **requests, uint32_t n_requests,
+                                const struct exchange_preparation *preparation,
+                                const struct reply_encoder *encoder, void *state, bool is_stream)
+{
+    struct api_error e;
+    bool is_begun = begin_generating(x, n_requests, encoder, state, is_stream);
+    if (is_begun) {
+        x->preparation = *preparation;
+        x->prepared = requests;
+        x->n_prepared = n_requests;
+        x->is_preparing = true; /* nobody else knows of it yet */
+        begin_share(x);
+        if (job_thread_put(&x->server->compilers, &(struct server_job){.x = x, .work = prepare}))
+            return;
+        x->is_preparing = false;
+        settle_share(x, SERVERD_BUSY, NO_REQUEST);
+    }
+    api_error_set(&e, "model_unavailable", NULL,
+                  is_begun ? "Too many grammars are being compiled. Please try again."
+                           : "The server is out of memory.");
+    destroy_requests(requests, n_requests);
+    preparation->drop(preparation->context);
+    exchange_fail(x, &e);
 }
 
 /* A reply that one event of the engine makes. False: no memory, and the reply says so. */
@@ -517,7 +610,9 @@ bool exchange_advance(struct exchange *x)
         (void)pthread_mutex_lock(&x->lock);
         bool is_aborted = x->is_aborted, needs_ping = x->needs_ping;
         x->needs_ping = false;
-        size_t n = take_events(x, events, sizeof events / sizeof *events);
+        size_t n = x->is_preparing /* not all requests are known yet */
+                       ? 0
+                       : take_events(x, events, sizeof events / sizeof *events);
         (void)pthread_mutex_unlock(&x->lock);
         for (size_t i = 0; i < n; i++) {
             encode(x, &events[i]);

@@ -88,6 +88,20 @@ struct reply_encoder {
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream);
 
+/* What has to be done to requests before they can be submitted, and takes long. */
+struct exchange_preparation {
+    /* On a job thread. False: *e is the reply. */
+    bool (*prepare)(void *context, struct exchange *x, struct request **requests, uint32_t n,
+                    struct api_error *e);
+    void (*drop)(void *context); /* once, in every case */
+    void *context;
+};
+
+/* exchange_generate behind a preparation. With LIMIT_SERVER_JOBS of them ahead the reply is 503. */
+void exchange_generate_prepared(struct exchange *x, struct request **requests, uint32_t n_requests,
+                                const struct exchange_preparation *preparation,
+                                const struct reply_encoder *encoder, void *state, bool is_stream);
+
 /* For what would keep the connections of an HTTP thread waiting: `run` is called on the server's
  * job thread, one job at a time, in order; false: *e says why. Then the reply is what the encoder
  * makes of the one EVENT_END, or that error. `run` has `state` for itself, and nothing else of the

@@ -67,6 +67,10 @@ static void do_job(struct server *server, const struct server_job *job, bool is_
 {
     struct exchange *x = job->x;
     struct api_error e;
+    if (job->work) {
+        job->work(x, is_stopping);
+        return;
+    }
     bool is_done = !is_stopping && job->run(x->encoder_state, exchange_model(x), &e);
     if (!is_done) {
         if (atomic_load(&server->is_draining))

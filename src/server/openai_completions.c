@@ -1,6 +1,7 @@
 #include "base/numeric.h"
 #include "server/endpoints.h"
 #include "server/openai_reply.h"
+#include "server/output_form.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -144,7 +145,8 @@ static struct request **make_requests(struct exchange *x, const struct api_field
 }
 
 static void generate(struct exchange *x, struct api_fields *f, const struct prompt_list *prompts,
-                     struct request **requests, int32_t n_logprobs, uint32_t n_shown)
+                     struct request **requests, struct output_form *form, int32_t n_logprobs,
+                     uint32_t n_shown)
 {
     bool is_stream = f->stream;
     uint64_t n_prompt_tokens = 0;
@@ -162,11 +164,13 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
     for (uint32_t i = 0; i < prompts->n && is_good; i++)
         is_good = openai_reply_set_prompt(reply, i, prompts->items[i].id, prompts->items[i].n);
     if (is_good) {
-        exchange_generate(x, requests, prompts->n, &openai_reply_encoder, reply, is_stream);
+        output_form_generate(x, requests, prompts->n, form, NULL, &openai_reply_encoder, reply,
+                             is_stream);
         return;
     }
     struct api_error e;
     api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    output_form_release(form);
     if (reply)
         openai_reply_destroy(reply);
     for (uint32_t i = 0; i < prompts->n; i++)
@@ -193,15 +197,17 @@ void endpoint_completions(struct exchange *x)
         return;
     }
     uint32_t n_shown = (uint32_t)fields.n;
-    if (check_fields(x, &fields, &e) && read_logprobs(&fields, &n_logprobs, &e) &&
-        read_prompts(x, &fields, prompts, &e)) {
+    struct output_form form = {0};
+    if (check_fields(x, &fields, &e) && output_form_read(&fields, &form, &e) &&
+        read_logprobs(&fields, &n_logprobs, &e) && read_prompts(x, &fields, prompts, &e)) {
         if (fields.best_of != API_UNSET)
             fields.n = fields.best_of; /* all of them are made */
         requests = make_requests(x, &fields, prompts, n_logprobs, (uint32_t)fields.n > n_shown, &e);
     }
     if (requests) {
-        generate(x, &fields, prompts, requests, n_logprobs, n_shown);
+        generate(x, &fields, prompts, requests, &form, n_logprobs, n_shown);
     } else {
+        output_form_release(&form);
         api_fields_release(&fields);
         exchange_fail(x, &e);
     }

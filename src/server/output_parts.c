@@ -121,6 +121,7 @@ bool output_parts_init(struct output_parts *o, const struct output_setup *setup)
     const struct stream_parser_options options = {
         .is_reasoning_open = setup->is_reasoning_open,
         .shows_control = o->shows_control,
+        .trusts_calls = setup->trusts_calls,
         .max_calls = setup->max_calls,
         .types = setup->types,
         .sink = {on_content, on_reasoning, on_call, on_arguments, on_decided, o}};

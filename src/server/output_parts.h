@@ -42,6 +42,7 @@ struct output_setup {
     const struct stream_format *format; /* NULL: all is content */
     bool skips_special;
     bool is_reasoning_open;
+    bool trusts_calls;  /* as in stream_parser_options */
     uint32_t max_calls; /* 0: any number */
     enum tool_id_form id_form;
     struct tool_types types;

@@ -32,6 +32,8 @@ serverd_status server_create(const struct server_options *options, struct server
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
+    job_thread_init(&server->compilers, server);
+    grammar_cache_init(&server->grammars);
     response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     serverd_status status =
@@ -40,6 +42,8 @@ serverd_status server_create(const struct server_options *options, struct server
         status = key_set_read(options->context.options->api_key_file, &server->keys, err);
     if (status == SERVERD_OK)
         status = job_thread_start(&server->jobs, err);
+    if (status == SERVERD_OK)
+        status = job_thread_start(&server->compilers, err);
     if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
@@ -73,10 +77,13 @@ void server_destroy(struct server *server)
         return;
     atomic_store(&server->is_draining, true);
     job_thread_stop(&server->jobs);
+    job_thread_stop(&server->compilers);
     dispatch(server); /* what the engine and the jobs have said comes before the end */
     abort_live(server);
     http_stop(server);
     job_thread_deinit(&server->jobs);
+    job_thread_deinit(&server->compilers);
+    grammar_cache_deinit(&server->grammars);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     if (server->hangup_fd >= 0)

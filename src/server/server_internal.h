@@ -4,6 +4,7 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
+#include "server/output_form.h"
 #include "server/response_store.h"
 #include "server/server.h"
 
@@ -103,6 +104,10 @@ struct exchange {
     uint32_t n_requests, n_ended;
     _Atomic uint64_t last_write_ns;
 
+    struct exchange_preparation preparation; /* while is_preparing, with the requests */
+    struct request **prepared;
+    uint32_t n_prepared;
+
     struct api_error job_error; /* the job thread's, before its EVENT_END; http_status 0: none */
 
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
@@ -111,7 +116,7 @@ struct exchange {
     pthread_mutex_t lock;
     struct event_queue queue;
     struct request_summary summary;
-    bool is_suspended, is_gone, is_aborted, needs_ping;
+    bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
     uint32_t n_open;       /* requests whose END has not come from the engine */
     _Atomic bool has_lost; /* there was no memory for an event */
 
@@ -158,6 +163,8 @@ struct http_worker {
 struct server_job {
     struct exchange *x; /* with a reference */
     bool (*run)(void *state, const struct served_model *model, struct api_error *e);
+    /* Instead of `run`: ends the exchange's share, too. */
+    void (*work)(struct exchange *x, bool is_stopping);
 };
 
 /* What takes too long for HTTP threads, one job at a time. */
@@ -198,6 +205,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
+    struct grammar_cache grammars;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
@@ -208,6 +216,7 @@ struct server {
     uint32_t n_live;
     struct key_set *keys;
     struct job_thread jobs;
+    struct job_thread compilers; /* of grammars */
 
     _Atomic(const struct served_model *) model;
     _Atomic bool is_draining, has_failed;

@@ -130,8 +130,26 @@ static bool keep_allowed(struct tool_use *use, const json_t *allowed, struct api
     use->list = kept;
     if (!is_good)
         return refuse(e, "invalid_value", "tool_choice", "names a tool that is not in tools.");
-    if (strcmp(mode, "auto") != 0)
-        return refuse(e, "unsupported_value", "tool_choice", "can be auto or none here.");
+    if (strcmp(mode, "auto") != 0 && strcmp(mode, "required") != 0)
+        return refuse(e, "invalid_value", "tool_choice", "has a mode that is not known.");
+    use->mode = strcmp(mode, "required") == 0 ? TOOLS_REQUIRED : TOOLS_AUTO;
+    return true;
+}
+
+/* {"type": "function", "function": {"name"}}, or {"name"} of old. */
+static bool read_named(struct tool_use *use, const json_t *choice, const char *param,
+                       struct api_error *e)
+{
+    const json_t *function = json_body_get(choice, "function");
+    if (!function)
+        function = json_body_get(choice, "custom");
+    const json_t *name = json_body_get(function ? function : choice, "name");
+    const json_t *found = find(use->list, json_string_value(name));
+    if (!found)
+        return refuse(e, "invalid_value", param, "names a tool that is not in tools.");
+    use->mode = TOOLS_REQUIRED;
+    use->only = json_string_value(json_object_get(found, "name"));
+    use->max_calls = 1;
     return true;
 }
 
@@ -151,21 +169,27 @@ static bool read_choice(const struct api_fields *f, struct tool_use *use, struct
         return true;
     if (!use->list)
         return refuse(e, "invalid_value", param, "needs tools.");
+    if (text && strcmp(text, "required") == 0) {
+        use->mode = TOOLS_REQUIRED;
+        return true;
+    }
     if (type && strcmp(type, "allowed_tools") == 0)
         return keep_allowed(use, json_body_get(choice, "allowed_tools"), e);
-    return refuse(e, "unsupported_value", param, "can be auto or none here.");
+    if (json_is_object(choice))
+        return read_named(use, choice, param, e);
+    return refuse(e, "invalid_value", param, "has to be auto, none, required or one tool.");
 }
 
 bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_error *e)
 {
     *out = (struct tool_use){0};
-    if (!read_list(f, out, e) || !read_choice(f, out, e))
+    if (!read_list(f, out, e))
         return false;
-    if (json_array_size(out->list) == 0)
-        tool_use_release(out);
     if (out->is_legacy || !f->parallel_tool_calls)
         out->max_calls = 1;
-    return true;
+    if (json_array_size(out->list) == 0)
+        tool_use_release(out);
+    return read_choice(f, out, e);
 }
 
 void tool_use_release(struct tool_use *use)

@@ -119,7 +119,10 @@ struct tool_call_list *call_reader_calls(struct call_reader *r)
 size_t call_reader_settled(const struct call_reader *r)
 {
     bool is_live = r->is_last_live || r->object.is_last_live;
-    return is_live && r->list.n > 0 ? r->list.calls[r->list.n - 1].arguments.len : 0;
+    /* without a mark in front it may still be content */
+    return is_live && r->is_first_known && r->list.n > 0
+               ? r->list.calls[r->list.n - 1].arguments.len
+               : 0;
 }
 
 /* ---- the end of a slot ---- */

@@ -1,0 +1,49 @@
+/* The form that a request wants its output in (structured output), from any of the fields that can
+ * say so, and its grammar: compiled on the job thread, kept by what it says. */
+#ifndef SERVER_OUTPUT_FORM_H
+#define SERVER_OUTPUT_FORM_H
+
+#include "grammar/grammar.h"
+#include "server/api_request.h"
+
+#include <pthread.h>
+
+struct token_trie;
+
+struct output_form {
+    bool is_set; /* false: any output will do */
+    enum grammar_form form;
+    enum json_whitespace whitespace;
+    char param[64]; /* the field that says so */
+    char *text;     /* heap */
+    size_t n;
+};
+
+/* Reads all such fields; two that say something are an error. False: *e. Release in every case. */
+bool output_form_read(const struct api_fields *fields, struct output_form *out,
+                      struct api_error *e);
+void output_form_release(struct output_form *form);
+
+/* The form of structural tags that something else than a field asks for; param: what. False: *e. */
+bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
+                          struct api_error *e);
+
+/* Compiled grammars, bounded, the longest unused goes; and the model's token trie, which is made
+ * with the first one. Any thread. */
+struct kept_grammar;
+struct grammar_cache {
+    pthread_mutex_t lock;
+    struct kept_grammar *kept; /* [LIMIT_KEPT_GRAMMARS] */
+    uint64_t n_uses;
+    struct token_trie *trie;
+};
+void grammar_cache_init(struct grammar_cache *cache);
+void grammar_cache_deinit(struct grammar_cache *cache); /* after the engine */
+
+/* exchange_generate of requests whose output has the form; mark: they begin with reasoning, which
+ * ends so (NULL: they do not). The form is taken over. */
+void output_form_generate(struct exchange *x, struct request **requests, uint32_t n,
+                          struct output_form *form, const char *mark,
+                          const struct reply_encoder *encoder, void *state, bool is_stream);
+
+#endif
