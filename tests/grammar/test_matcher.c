@@ -165,6 +165,26 @@ static bool is_in(const uint64_t *mask, uint32_t id)
     return mask[id / 64] >> (id % 64) & 1;
 }
 
+/* A byte is forced if and only if it is the only one that is legal. */
+static void check_forced(struct matcher *matcher)
+{
+    struct buffer forced;
+    int n_legal = 0, legal = 0;
+    for (int byte = 0; byte < 256; byte++) {
+        char c = (char)byte;
+        if (matcher_allows(matcher, &c, 1)) {
+            n_legal++;
+            legal = byte;
+        }
+    }
+    bool is_forced = n_legal == 1 && !matcher_may_end(matcher);
+    buffer_init(&forced, 16);
+    matcher_forced(matcher, 1, &forced);
+    assert_int_equal(forced.len, is_forced);
+    assert_true(!is_forced || (uint8_t)forced.data[0] == legal);
+    buffer_deinit(&forced);
+}
+
 /* Random walks over legal tokens: at each step the mask says what single tokens say; no dead end.
  */
 static void walk(struct grammar *grammar, const struct token_trie *trie, struct mask_cache *cache,
@@ -183,6 +203,7 @@ static void walk(struct grammar *grammar, const struct token_trie *trie, struct 
                 legal[n_legal++] = id;
         }
         assert_true(n_legal > 0);
+        check_forced(matcher);
         uint32_t id = legal[hash_mix(seed * 1000 + step) % n_legal];
         assert_true(matcher_accept_token(matcher, trie, id));
         has_ended = id == 0 || id == 2;
