@@ -1,6 +1,7 @@
 /* Matchers and masks: steps and their undoing, clones, forced bytes, masks against single tokens.
  */
 #include "base/hash.h"
+#include "base/limits.h"
 #include "grammar/grammar_fixture.h"
 #include "grammar/token_mask.h"
 
@@ -51,6 +52,21 @@ static void steps_are_taken_back(void **state)
     assert_true(matcher_rollback(matcher, 2));
     assert_false(matcher_rollback(matcher, 1));
     assert_true(accepts(matcher, "{"));
+    matcher_destroy(matcher);
+    grammar_unref(grammar);
+}
+
+static void the_last_steps_can_be_taken_back(void **state)
+{
+    struct grammar *grammar = compiled(GRAMMAR_REGEX, "a*b", false);
+    struct matcher *matcher = started(grammar, "");
+    for (unsigned i = 0; i < 3 * LIMIT_GRAMMAR_ROLLBACK; i++) {
+        assert_true(accepts(matcher, "a"));
+        assert_true(matcher_allows(matcher, "b", 1));
+    }
+    assert_true(accepts(matcher, "b"));
+    assert_true(matcher_rollback(matcher, LIMIT_GRAMMAR_ROLLBACK));
+    assert_true(accepts(matcher, "ab"));
     matcher_destroy(matcher);
     grammar_unref(grammar);
 }
@@ -279,6 +295,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_are_taken_back),
+        cmocka_unit_test(the_last_steps_can_be_taken_back),
         cmocka_unit_test(looking_changes_nothing),
         cmocka_unit_test(clones_go_their_own_way),
         cmocka_unit_test(forced_bytes_are_those_without_a_choice),
