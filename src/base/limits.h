@@ -198,8 +198,8 @@
  * value must satisfy; schemas that are looked at one inside the other; alternatives of one value;
  * sets in a union; looks ahead for a value that cannot be; counts of `contains` at once; classes of
  * names by patterns; names of a class that are spelled out; values of items that differ, which are
- * infinitely many from there on; instructions; rules of a grammar, repetitions, and bytes of the
- * regular expression that a part of it becomes. */
+ * infinitely many from there on; states of a text that masks look ahead in; instructions; rules of
+ * a grammar, repetitions, and bytes of the regular expression that a part of it becomes. */
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
 #define LIMIT_GRAMMAR_TIME_NS    250000000u
@@ -214,19 +214,21 @@
 #define LIMIT_GRAMMAR_CLASSES    256u
 #define LIMIT_GRAMMAR_NAMES      64u
 #define LIMIT_GRAMMAR_UNIQUE     (1u << 24)
+#define LIMIT_GRAMMAR_REACH      4096u
 #define LIMIT_GRAMMAR_CODE       (1u << 18)
 #define LIMIT_GRAMMAR_RULES      4096u
 #define LIMIT_GRAMMAR_REPEAT     100000u
 #define LIMIT_GRAMMAR_INLINE     (64 * KIB)
 
 /* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
- * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that
- * can be taken back. */
-#define LIMIT_GRAMMAR_FRAMES     (1u << 22)
+ * once; bytes read; white space between two tokens of JSON; a name that is looked for; bytes
+ * that stacks are led over for one mask; steps that can be taken back. */
+#define LIMIT_GRAMMAR_FRAMES     (1u << 20)
 #define LIMIT_GRAMMAR_TOPS       4096u
 #define LIMIT_GRAMMAR_OUTPUT     (64 * MIB)
 #define LIMIT_GRAMMAR_SPACES     16u
 #define LIMIT_GRAMMAR_NAME_DEPTH 256u
+#define LIMIT_GRAMMAR_MASK_STEPS (1u << 22)
 #define LIMIT_GRAMMAR_ROLLBACK   256u
 
 /* Metrics: further series of a family count under the label value "other". */
