@@ -361,13 +361,13 @@ static void end_preparation(struct exchange *x, const struct api_error *e)
         exchange_wake(x); /* events may wait */
     }
     (void)pthread_mutex_unlock(&x->lock);
-    if (e) {
-        server_put_events(x->server, &end, 1);
-        return;
-    }
-    if (x->worker)
-        worker_ring(x->worker);
-    exchange_unref(x);
+    struct http_worker *worker = x->worker; /* the exchange may go with its share */
+    if (e)
+        exchange_deliver(x, &end);
+    else
+        exchange_unref(x);
+    if (worker)
+        worker_ring(worker);
 }
 
 static bool is_wanted(struct exchange *x)

@@ -15,9 +15,16 @@ static const struct {
     const char *path;
     bool is_encoder;
 } targets[] = {
-    {"/v1/chat/completions", false}, {"/v1/completions", false},
-    {"/v1/embeddings", true},        {"/tokenize", false},
-    {"/detokenize", false},          {"/apply-template", false},
+    {"/v1/chat/completions", false},
+    {"/v1/completions", false},
+    {"/v1/embeddings", true},
+    {"/tokenize", false},
+    {"/detokenize", false},
+    {"/apply-template", false},
+    {"/v1/messages", false},
+    {"/v1/responses", false},
+    {"/generate", false},
+    {"/v1/messages/count_tokens", false},
 };
 
 /* Tools and documents show, too. */
@@ -30,7 +37,10 @@ static const struct {
 static void check_body(const struct api_reply *reply)
 {
     json_error_t error;
-    if (reply->was_aborted || strncmp(reply->body, "data: ", 6) == 0)
+    if (reply->status == 500)
+        abort();
+    if (reply->was_aborted || strncmp(reply->body, "event: ", 7) == 0 ||
+        strncmp(reply->body, "data: ", 6) == 0)
         return;
     json_t *root = json_loadb(reply->body, reply->len, JSON_ALLOW_NUL, &error);
     if (!root && json_error_code(&error) != json_error_null_byte_in_key)

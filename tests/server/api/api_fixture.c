@@ -216,6 +216,13 @@ static const struct route routes[] = {
     {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, JSON_BODY},
     {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/messages", endpoint_messages, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/messages/count_tokens", endpoint_count_tokens, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/responses", endpoint_responses, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/responses/input_tokens", endpoint_responses_input_tokens, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/chat/completions/input_tokens", endpoint_chat_input_tokens, SCOPE_INFER,
+     JSON_BODY},
+    {"POST", "/generate", endpoint_generate, SCOPE_INFER, JSON_BODY},
 };
 
 /* The route, and what stands in the place of "{id}". */
@@ -239,6 +246,17 @@ static void take_bytes(struct exchange *x, struct buffer *out)
     buffer_append(out, buffer_str(&x->reply), x->reply.len);
     buffer_reset(&x->reply);
     x->has_begun = true;
+}
+
+/* What the job thread would do. */
+static void run_jobs(struct api_world *world)
+{
+    struct job_thread *jobs = &world->server.compilers;
+    for (; jobs->n > 0; jobs->n--) {
+        const struct server_job job = jobs->jobs[jobs->first];
+        jobs->first = (jobs->first + 1) % LIMIT_SERVER_JOBS;
+        job.work(job.x, false);
+    }
 }
 
 /* Steps the engine until the exchange has all its bytes. */
@@ -273,6 +291,7 @@ static struct api_reply call(struct api_world *world, const char *path, const ch
     x->path_rest = rest ? strdup(rest) : NULL;
     buffer_append(&x->body, body, n);
     x->route->handler(x);
+    run_jobs(world);
     assert_true(x->phase == PHASE_REPLIED || x->phase == PHASE_GENERATING);
     reply.status = 200;
     if (x->phase == PHASE_GENERATING)
