@@ -30,7 +30,6 @@ INLINE void ask_ahead(const void *weights, size_t i, uint32_t dtype)
 }
 
 typedef float four_floats __attribute__((vector_size(16)));
-typedef int32_t four_indices __attribute__((vector_size(16)));
 
 INLINE four_floats load_four(const float *x)
 {
@@ -49,12 +48,12 @@ INLINE void add_lanes_of_four(const fvec v[4], float *out)
         q[i] = (load_four(a) + load_four(a + 8)) + (load_four(a + 4) + load_four(a + 12));
     }
     for (int i = 0; i < 2; i++) { /* columns i and i + 2 of the four: two of each pair at once */
-        c[i] = __builtin_shuffle(q[2 * i], q[2 * i + 1], (four_indices){0, 4, 1, 5});
-        c[i + 2] = __builtin_shuffle(q[2 * i], q[2 * i + 1], (four_indices){2, 6, 3, 7});
+        c[i] = __builtin_shufflevector(q[2 * i], q[2 * i + 1], 0, 4, 1, 5);
+        c[i + 2] = __builtin_shufflevector(q[2 * i], q[2 * i + 1], 2, 6, 3, 7);
     }
     four_floats low = c[0] + c[2], high = c[1] + c[3];
-    four_floats even = __builtin_shuffle(low, high, (four_indices){0, 1, 4, 5});
-    four_floats odd = __builtin_shuffle(low, high, (four_indices){2, 3, 6, 7});
+    four_floats even = __builtin_shufflevector(low, high, 0, 1, 4, 5);
+    four_floats odd = __builtin_shufflevector(low, high, 2, 3, 6, 7);
     four_floats sums = even + odd;
     memcpy(out, &sums, sizeof sums);
 }
