@@ -30,7 +30,7 @@ bool cors_add_headers(const struct exchange *x, struct MHD_Response *response)
     (void)MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
     (void)MHD_add_response_header(response, "Vary", "Origin");
     (void)MHD_add_response_header(response, "Access-Control-Allow-Methods",
-                                  "GET, HEAD, POST, OPTIONS");
+                                  "GET, HEAD, POST, DELETE, OPTIONS");
     (void)MHD_add_response_header(response, "Access-Control-Allow-Headers",
                                   "Authorization, Content-Type, X-Api-Key, Api-Key, X-Request-Id");
     (void)MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id");

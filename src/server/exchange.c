@@ -77,11 +77,23 @@ struct exchange *exchange_create(struct server *server)
     return x;
 }
 
+/* All requests are accounted for, or will never be; under x->lock or by the last reference. */
+static void settle_tokens(struct exchange *x)
+{
+    if (x->n_reserved > 0)
+        rate_limit_settle(x->limit, RATE_TOKENS, x->n_reserved,
+                          x->summary.n_prompt + x->summary.n_output,
+                          clock_now_ns(x->server->context.clock));
+    x->n_reserved = 0;
+}
+
 void exchange_unref(struct exchange *x)
 {
     if (atomic_fetch_sub(&x->references, 1) != 1)
         return;
     request_log_write(x);
+    settle_tokens(x);
+    rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
     event_queue_deinit(&x->queue);
@@ -279,23 +291,58 @@ static void settle_share(struct exchange *x, serverd_status status, uint64_t id)
         exchange_unref(x);
 }
 
-/* Submits requests[0..n-1]; on a refusal the earlier ones are cancelled. */
-static serverd_status submit_all(struct exchange *x, struct request **requests, uint32_t n,
-                                 serverd_error *err)
+/* ---- tokens of the key's limit ---- */
+
+/* What the requests can take at most. */
+static uint64_t count_tokens(struct request *const *requests, uint32_t n)
 {
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_tokens +=
+            requests[i]->n_prompt + (uint64_t)requests[i]->n_choices * requests[i]->max_new_tokens;
+    return n_tokens;
+}
+
+static bool reserve_tokens(struct exchange *x, struct request *const *requests, uint32_t n,
+                           struct api_error *e)
+{
+    uint64_t n_taken;
+    uint32_t wait_ms;
+    if (!rate_limit_take(x->limit, RATE_TOKENS, count_tokens(requests, n),
+                         clock_now_ns(x->server->context.clock), &n_taken, &wait_ms)) {
+        rate_limit_error(RATE_TOKENS, wait_ms, e);
+        return false;
+    }
+    (void)pthread_mutex_lock(&x->lock);
+    x->n_reserved = n_taken;
+    (void)pthread_mutex_unlock(&x->lock);
+    return true;
+}
+
+/* ---- submitting ---- */
+
+/* Submits requests[0..n-1]; on a refusal the earlier ones are for the caller to cancel. */
+static bool submit_all(struct exchange *x, struct request **requests, uint32_t n,
+                       struct api_error *e)
+{
+    serverd_error err;
+    if (!reserve_tokens(x, requests, n, e))
+        return false;
     for (uint32_t i = 0; i < n; i++) {
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
         begin_share(x);
         uint64_t id = 0;
-        serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, err);
+        serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, &err);
         settle_share(x, status, id);
-        if (status != SERVERD_OK)
-            return status;
+        if (status != SERVERD_OK) {
+            submit_error(x, &err, e);
+            return false;
+        }
         requests[i] = NULL;
     }
-    return SERVERD_OK;
+    return true;
 }
 
 /* False: no memory. */
@@ -321,17 +368,13 @@ static void destroy_requests(struct request **requests, uint32_t n)
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream)
 {
-    serverd_error err;
-    serverd_status status = SERVERD_OK;
-    if (!begin_generating(x, n_requests, encoder, state, is_stream)) {
-        err = (serverd_error){.code = SERVERD_NOMEM};
-        status = SERVERD_NOMEM;
-    } else {
-        status = submit_all(x, requests, n_requests, &err);
-    }
-    if (status != SERVERD_OK) {
-        struct api_error e;
-        submit_error(x, &err, &e);
+    struct api_error e;
+    bool is_good = begin_generating(x, n_requests, encoder, state, is_stream);
+    if (!is_good)
+        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    else
+        is_good = submit_all(x, requests, n_requests, &e);
+    if (!is_good) {
         (void)pthread_mutex_lock(&x->lock);
         x->is_aborted = true; /* events of those that were submitted are dropped */
         (void)pthread_mutex_unlock(&x->lock);
@@ -382,15 +425,11 @@ static void prepare(struct exchange *x, bool is_stopping)
 {
     const struct exchange_preparation *p = &x->preparation;
     struct api_error e;
-    serverd_error err;
     bool is_good = !is_stopping && is_wanted(x);
     if (!is_good)
         api_error_set(&e, "draining", NULL, "The server is going down.");
-    is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e);
-    if (is_good && submit_all(x, x->prepared, x->n_prepared, &err) != SERVERD_OK) {
-        submit_error(x, &err, &e);
-        is_good = false;
-    }
+    is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e) &&
+              submit_all(x, x->prepared, x->n_prepared, &e);
     destroy_requests(x->prepared, x->n_prepared);
     x->prepared = NULL;
     p->drop(p->context);
@@ -526,6 +565,8 @@ void exchange_deliver(struct exchange *x, const struct event *event)
     if (is_end)
         x->n_open--;
     request_summary_add(&x->summary, event);
+    if (is_end && x->n_open == 0)
+        settle_tokens(x);
     size_t n_waiting = x->queue.n - x->queue.first;
     if (atomic_load(&x->has_lost))
         x->is_aborted = true;

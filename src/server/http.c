@@ -245,36 +245,6 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
 /* ---- replies
  * ------------------------------------------------------------------------------------- */
 
-static void add_common_headers(struct exchange *x, struct MHD_Response *response)
-{
-    char text[32];
-    (void)MHD_add_response_header(response, "Content-Type", x->content_type);
-    (void)MHD_add_response_header(response, "X-Request-Id", x->request_id);
-    (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    if (x->status == 401)
-        (void)MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (x->allow[0])
-        (void)MHD_add_response_header(response, "Allow", x->allow);
-    if (x->retry_after_ms > 0) {
-        (void)snprintf(text, sizeof text, "%u", (x->retry_after_ms + 999) / 1000);
-        (void)MHD_add_response_header(response, "Retry-After", text);
-        (void)snprintf(text, sizeof text, "%u", x->retry_after_ms);
-        (void)MHD_add_response_header(response, "Retry-After-Ms", text);
-    }
-    if (x->status >= 400)
-        (void)MHD_add_response_header(response, "X-Should-Retry",
-                                      x->retry_after_ms > 0 ? "true" : "false");
-    if (x->ignored_fields.len > 0 && !x->ignored_fields.is_failed) {
-        char warning[KIB + 16];
-        (void)snprintf(warning, sizeof warning, "ignored: %s", buffer_str(&x->ignored_fields));
-        (void)MHD_add_response_header(response, "X-Serverd-Warning", warning);
-    }
-    /* leftovers of a chunked body never become a request */
-    if (x->is_chunked || x->is_last || atomic_load(&x->server->is_draining))
-        (void)MHD_add_response_header(response, "Connection", "close");
-    (void)cors_add_headers(x, response);
-}
-
 static enum MHD_Result queue_reply(struct exchange *x)
 {
     size_t n;
@@ -286,7 +256,7 @@ static enum MHD_Result queue_reply(struct exchange *x)
         free(bytes);
         return MHD_NO;
     }
-    add_common_headers(x, response);
+    reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
     MHD_destroy_response(response);
     return result;
@@ -362,7 +332,7 @@ static enum MHD_Result queue_stream(struct exchange *x)
     atomic_fetch_add(&x->server->n_streams, 1);
     (void)MHD_add_response_header(response, "Cache-Control", "no-cache");
     (void)MHD_add_response_header(response, "X-Accel-Buffering", "no");
-    add_common_headers(x, response);
+    reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, 200, response);
     MHD_destroy_response(response);
     return result;

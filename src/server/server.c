@@ -39,7 +39,7 @@ serverd_status server_create(const struct server_options *options, struct server
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
     if (status == SERVERD_OK && options->context.options->api_key_file)
-        status = key_set_read(options->context.options->api_key_file, &server->keys, err);
+        status = server_reload_keys(server, err);
     if (status == SERVERD_OK)
         status = job_thread_start(&server->jobs, err);
     if (status == SERVERD_OK)
@@ -117,10 +117,12 @@ serverd_status server_reload_keys(struct server *server, serverd_error *err)
         return status;
     (void)pthread_mutex_lock(&server->lock);
     struct key_set *old = server->keys;
-    server->keys = keys;
+    status = key_set_limit(keys, old, clock_now_ns(server->context.clock), err);
+    if (status == SERVERD_OK)
+        server->keys = keys;
     (void)pthread_mutex_unlock(&server->lock);
-    key_set_unref(old);
-    return SERVERD_OK;
+    key_set_unref(status == SERVERD_OK ? old : keys);
+    return status;
 }
 
 /* ---- the model ----------------------------------------------------------------------------------

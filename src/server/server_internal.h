@@ -5,6 +5,7 @@
 #define SERVER_INTERNAL_H
 
 #include "server/output_form.h"
+#include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
 
@@ -12,7 +13,15 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum route_scope { SCOPE_PUBLIC, SCOPE_INFER, SCOPE_METRICS, SCOPE_ADMIN };
+enum route_scope {
+    SCOPE_PUBLIC,  /* no key */
+    SCOPE_ANY_KEY, /* a key of any scope */
+    SCOPE_INFER,
+    SCOPE_EMBED,
+    SCOPE_BATCH,
+    SCOPE_METRICS,
+    SCOPE_ADMIN
+};
 enum route_flags { NEEDS_MODEL = 1, JSON_BODY = 2 };
 
 struct route {
@@ -82,7 +91,8 @@ struct exchange {
     uint64_t tenant;          /* from the API key's digest; 0 without keys */
     uint32_t weight;          /* of the key; 0 without keys */
     char key_name[LIMIT_KEY_NAME_BYTES + 1];
-    char allow[80]; /* of a 405 */
+    struct rate_limit *limit; /* the key's; NULL: none. With a reference. */
+    char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];
     struct buffer ignored_fields;
@@ -118,6 +128,7 @@ struct exchange {
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
     uint32_t n_open;       /* requests whose END has not come from the engine */
+    uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
 
     struct exchange *previous_live, *next_live; /* under server->lock */
@@ -186,8 +197,10 @@ struct job_thread {
 struct api_key {
     uint8_t digest[32]; /* SHA-256 */
     char name[LIMIT_KEY_NAME_BYTES + 1];
-    uint32_t weight; /* its share of a busy engine, beside other keys */
-    bool is_admin;
+    uint32_t weight;              /* its share of a busy engine, beside other keys */
+    unsigned scopes;              /* 1 << enum route_scope */
+    uint32_t per_minute[N_RATES]; /* 0: no limit */
+    struct rate_limit *limit;     /* NULL: it has none */
 };
 
 struct key_set {
@@ -255,9 +268,14 @@ void job_thread_deinit(struct job_thread *jobs);
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
 
-/* auth.c */
+/* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
+/* Gives keys their rate limits, those of the old set (may be NULL) with what was used of them. */
+serverd_status key_set_limit(struct key_set *keys, const struct key_set *old, uint64_t now_ns,
+                             serverd_error *err);
 void key_set_unref(struct key_set *keys);
+
+/* auth.c */
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
 
@@ -265,8 +283,17 @@ bool auth_check(struct exchange *x);
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
 bool cors_is_configured(const struct server *server);
 
+/* reply_headers.c: headers that every reply has. */
+void reply_headers_add(struct exchange *x, struct MHD_Response *response);
+
 /* request_log.c: one line for each request that has ended. */
 void request_summary_add(struct request_summary *summary, const struct event *event);
+/* Milliseconds that it waited for its place, computed its prompt, and generated. */
+struct request_durations {
+    double queue, prefill, decode;
+};
+struct request_durations request_summary_durations(const struct request_summary *summary,
+                                                   uint64_t arrival_ns);
 void request_log_write(const struct exchange *x); /* both sides are done with it */
 
 /* server.c: events into the mailboxes of their exchanges' threads. */
