@@ -255,8 +255,10 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
     api_error_from(e, &err);
     if (event->status == SERVERD_BUSY) {
         bool is_draining = atomic_load(&x->server->is_draining);
-        api_error_set(e, is_draining ? "draining" : "queue_timeout", NULL, "%s", err.text);
-        e->retry_after_ms = engine_retry_after_ms(exchange_model(x)->engine);
+        const char *code = x->busy_code ? x->busy_code : "queue_timeout";
+        api_error_set(e, is_draining && !x->busy_code ? "draining" : code, NULL, "%s", err.text);
+        if (e->retry_after_ms > 0)
+            e->retry_after_ms = engine_retry_after_ms(exchange_model(x)->engine);
     }
 }
 
@@ -427,7 +429,7 @@ static void prepare(struct exchange *x, bool is_stopping)
     struct api_error e;
     bool is_good = !is_stopping && is_wanted(x);
     if (!is_good)
-        api_error_set(&e, "draining", NULL, "The server is going down.");
+        api_error_set(&e, "draining", NULL, "The server takes no new requests now.");
     is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e) &&
               submit_all(x, x->prepared, x->n_prepared, &e);
     destroy_requests(x->prepared, x->n_prepared);
@@ -499,6 +501,7 @@ void exchange_inspect(struct exchange *x, const struct inspection_options *optio
     uint64_t id = 0;
     struct inspection_options own = *options;
     own.user = x;
+    x->busy_code = options->kind == INSPECT_FLUSH ? "busy" : NULL;
     if (!begin_single(x, encoder, state))
         return;
     begin_share(x);
@@ -555,6 +558,17 @@ void exchange_abort(struct exchange *x)
     (void)pthread_mutex_unlock(&x->lock);
     if (x->worker)
         worker_ring(x->worker);
+}
+
+void exchange_end(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool is_running = x->n_open > 0;
+    (void)pthread_mutex_unlock(&x->lock);
+    if (!is_running)
+        return;
+    exchange_abort(x);
+    cancel_all(x);
 }
 
 void exchange_deliver(struct exchange *x, const struct event *event)

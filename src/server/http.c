@@ -362,8 +362,8 @@ static void choose_request_id(struct exchange *x)
 static void refuse_without_model(struct exchange *x)
 {
     struct server *server = x->server;
-    if (atomic_load(&server->is_draining)) {
-        api_error_set(&x->refusal, "draining", NULL, "The server is going down.");
+    if (atomic_load(&server->is_draining) && !(x->route->flags & WHILE_DRAINING)) {
+        api_error_set(&x->refusal, "draining", NULL, "The server takes no new requests now.");
     } else if (atomic_load(&server->has_failed)) {
         api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
     } else if (!atomic_load(&server->model)) {

@@ -283,6 +283,8 @@ bool policy_refuses_body(struct exchange *x)
     }
     if (!wants_body)
         return false;
+    if ((x->route->flags & MAY_BE_EMPTY) && length == 0 && !x->is_chunked)
+        return false;
     if (!has_length && !x->is_chunked) {
         api_error_set(&x->refusal, "length_required", NULL, "Content-Length is missing.");
         return true;

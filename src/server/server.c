@@ -251,10 +251,22 @@ static void tend_stream(struct exchange *x, uint64_t now)
     (void)pthread_mutex_unlock(&x->lock);
 }
 
+/* Under the lock: is the time over that a drain gives to what runs? Once for each drain. */
+static bool drain_is_over(struct server *server, uint64_t now)
+{
+    if (server->drain_until_ns == 0 || now < server->drain_until_ns)
+        return false;
+    server->drain_until_ns = 0;
+    return true;
+}
+
 void server_tick(struct server *server)
 {
     uint64_t now = clock_now_ns(server->context.clock);
     (void)pthread_mutex_lock(&server->lock);
+    if (drain_is_over(server, now))
+        for (struct exchange *x = server->live; x; x = x->next_live)
+            exchange_end(x);
     for (struct connection *c = server->connections; c; c = c->next) {
         if (c->fd < 0)
             continue;
@@ -279,11 +291,43 @@ void server_tick(struct server *server)
 /* ---- the end
  * ------------------------------------------------------------------------------------- */
 
+void server_pause(struct server *server, uint64_t timeout_ns)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    const struct served_model *model = atomic_load(&server->model);
+    if (!server->is_ending) {
+        atomic_store(&server->is_draining, true);
+        server->drain_until_ns = clock_now_ns(server->context.clock) + timeout_ns;
+        if (model)
+            engine_drain(model->engine);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+bool server_resume(struct server *server)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    const struct served_model *model = atomic_load(&server->model);
+    const bool may = !server->is_ending;
+    if (may) {
+        server->drain_until_ns = 0;
+        if (model)
+            engine_resume(model->engine);
+        atomic_store(&server->is_draining, false);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+    return may;
+}
+
 void server_drain(struct server *server)
 {
-    if (atomic_exchange(&server->is_draining, true))
-        return;
-    http_quiesce(server);
+    (void)pthread_mutex_lock(&server->lock);
+    const bool was_ending = server->is_ending;
+    server->is_ending = true;
+    atomic_store(&server->is_draining, true);
+    (void)pthread_mutex_unlock(&server->lock);
+    if (!was_ending)
+        http_quiesce(server);
 }
 
 uint32_t server_n_active(const struct server *server)

@@ -22,7 +22,12 @@ enum route_scope {
     SCOPE_METRICS,
     SCOPE_ADMIN
 };
-enum route_flags { NEEDS_MODEL = 1, JSON_BODY = 2 };
+enum route_flags {
+    NEEDS_MODEL = 1,
+    JSON_BODY = 2,
+    MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
+    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+};
 
 struct route {
     const char *method, *path;
@@ -118,6 +123,8 @@ struct exchange {
     struct request **prepared;
     uint32_t n_prepared;
 
+    const char *busy_code; /* of an EVENT_END with SERVERD_BUSY; NULL: queue_timeout */
+
     struct api_error job_error; /* the job thread's, before its EVENT_END; http_status 0: none */
 
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
@@ -142,6 +149,8 @@ void exchange_deliver(struct exchange *x, const struct event *event);
 void exchange_wake(struct exchange *x);
 /* The reply ends with an error as soon as its thread looks at it. */
 void exchange_abort(struct exchange *x);
+/* The same if something runs for it, which is cancelled. */
+void exchange_end(struct exchange *x);
 /* The client is gone: cancels what still runs. */
 void exchange_abandon(struct exchange *x);
 /* HTTP thread: encodes what has come. Returns true if there is something to send or the end. */
@@ -232,7 +241,9 @@ struct server {
     struct job_thread compilers; /* of grammars */
 
     _Atomic(const struct served_model *) model;
-    _Atomic bool is_draining, has_failed;
+    _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
+    bool is_ending;                       /* for good; under `lock` */
+    uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
@@ -298,6 +309,11 @@ void request_log_write(const struct exchange *x); /* both sides are done with it
 
 /* server.c: events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
+/* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
+ * ended. */
+void server_pause(struct server *server, uint64_t timeout_ns);
+/* Takes that back; false: the server is ending. */
+bool server_resume(struct server *server);
 
 /* health.c */
 double server_heartbeat_age(const struct server *server);
