@@ -23,7 +23,7 @@ struct exchange;
 struct served_model {
     const char *name;    /* id in the API */
     const char *aliases; /* further ids, comma separated; NULL: none */
-    int64_t created;  /* Unix seconds */
+    int64_t created;     /* Unix seconds */
     struct program *program;
     struct tokenizer *tokenizer;
     struct chat_template *chat_template; /* NULL: a base model */

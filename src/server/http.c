@@ -29,6 +29,7 @@
 #define KNOWN_LIBRARY    0x00097500u /* whose parser request_policy.c knows */
 #define SWALLOW_BYTES    MIB /* of a chunked body over the limit, before the connection ends */
 #define STREAM_BLOCK     (16 * KIB)
+#define TLS_PRIORITIES   "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 /* ---- connections -------------------------------------------------------------------------------
  */
@@ -49,12 +50,17 @@ static void open_connection(struct server *server, struct MHD_Connection *mhd, v
     int on = 1; /* frames are small and must not wait for each other */
     (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)pthread_mutex_lock(&server->lock);
+    c->certificate = certificate_ref(server->certificate);
     c->next = server->connections;
     if (c->next)
         c->next->previous = c;
     server->connections = c;
     server->n_connections++;
     (void)pthread_mutex_unlock(&server->lock);
+    const union MHD_ConnectionInfo *tls =
+        c->certificate ? MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+    if (tls)
+        certificate_use(c->certificate, tls->tls_session);
 }
 
 /* Runs before the library closes the socket. */
@@ -71,6 +77,7 @@ static void close_connection(struct server *server, struct connection *c)
         c->next->previous = c->previous;
     server->n_connections--;
     (void)pthread_mutex_unlock(&server->lock);
+    certificate_unref(c->certificate);
     free(c);
 }
 
@@ -539,6 +546,8 @@ static bool start_daemon(struct http_worker *worker, const struct sockaddr_stora
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
     if (address->ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
+    if (server->certificate)
+        flags |= MHD_USE_TLS;
     intptr_t n_connections =
         ((intptr_t)options->max_connections + RESERVED_SOCKETS) / server->n_workers + 1;
     bool is_first = worker == server->workers;
@@ -561,8 +570,18 @@ static bool start_daemon(struct http_worker *worker, const struct sockaddr_stora
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)begin_request, worker},
         {MHD_OPTION_END, 0, NULL},
     };
-    worker->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, handle_request,
-                                      worker, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    /* the library wants a certificate of its own, which connections do not use */
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)TLS_PRIORITIES},
+        {MHD_OPTION_HTTPS_MEM_CERT, 0,
+         server->certificate ? (void *)certificate_pem(server->certificate) : NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0,
+         server->certificate ? (void *)certificate_key_pem(server->certificate) : NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    worker->daemon = MHD_start_daemon(
+        flags, (uint16_t)options->port, NULL, NULL, handle_request, worker, MHD_OPTION_ARRAY, items,
+        server->certificate ? MHD_OPTION_ARRAY : MHD_OPTION_END, tls, MHD_OPTION_END);
     if (!worker->daemon && !is_first)
         (void)close((int)where.value);
     return worker->daemon != NULL;

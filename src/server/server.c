@@ -41,6 +41,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (status == SERVERD_OK && options->context.options->api_key_file)
         status = server_reload_keys(server, err);
     if (status == SERVERD_OK)
+        status = server_reload_certificate(server, err);
+    if (status == SERVERD_OK)
         status = job_thread_start(&server->jobs, err);
     if (status == SERVERD_OK)
         status = job_thread_start(&server->compilers, err);
@@ -86,6 +88,7 @@ void server_destroy(struct server *server)
     grammar_cache_deinit(&server->grammars);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
+    certificate_unref(server->certificate);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
     (void)pthread_mutex_destroy(&server->lock);
@@ -123,6 +126,33 @@ serverd_status server_reload_keys(struct server *server, serverd_error *err)
     (void)pthread_mutex_unlock(&server->lock);
     key_set_unref(status == SERVERD_OK ? old : keys);
     return status;
+}
+
+serverd_status server_reload_certificate(struct server *server, serverd_error *err)
+{
+    const struct options *options = server->context.options;
+    struct certificate *certificate = NULL;
+    if (!options->tls_cert && !options->tls_key)
+        return SERVERD_OK;
+    if (!options->tls_cert || !options->tls_key)
+        return fail(err, SERVERD_INVALID, "%s: %s is missing, they go together",
+                    options->tls_cert ? "tls-cert" : "tls-key",
+                    options->tls_cert ? "tls-key" : "tls-cert");
+    serverd_status status =
+        certificate_read(options->tls_cert, options->tls_key, &certificate, err);
+    if (status != SERVERD_OK)
+        return status;
+    (void)pthread_mutex_lock(&server->lock);
+    struct certificate *old = server->certificate;
+    server->certificate = certificate;
+    (void)pthread_mutex_unlock(&server->lock);
+    certificate_unref(old);
+    return SERVERD_OK;
+}
+
+bool server_has_tls(const struct server *server)
+{
+    return server->context.options->tls_cert != NULL;
 }
 
 /* ---- the model ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
+#include "server/certificate.h"
 #include "server/output_form.h"
 #include "server/rate_limit.h"
 #include "server/response_store.h"
@@ -43,6 +44,7 @@ struct route {
 struct connection {
     struct connection *previous, *next;
     struct server *server;
+    struct certificate *certificate; /* its own reference; NULL: no TLS */
     int fd;
     uint64_t opened_ns;
     uint64_t head_began_ns; /* of the request whose head is being read; 0: none */
@@ -230,13 +232,15 @@ struct server {
     struct grammar_cache grammars;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
-    pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
+    pthread_mutex_t
+        lock; /* connections, live exchanges, keys, certificate; taken before an exchange's lock */
     struct connection *connections;
     _Atomic uint32_t n_connections;
     uint64_t n_exchanges; /* that there have ever been */
     struct exchange *live;
     uint32_t n_live;
     struct key_set *keys;
+    struct certificate *certificate; /* of new connections; NULL: no TLS, ever */
     struct job_thread jobs;
     struct job_thread compilers; /* of grammars */
 
