@@ -156,12 +156,14 @@ static const struct {
 #define GET                                        "GET"
 #define DELETE                                     "DELETE"
 #define POST                                       "POST"
+#define PUT                                        "PUT"
 #define ROUTE(method, path, handler, scope, flags) {method, path, scope},
 #include "server/routes.def"
 #undef ROUTE
 #undef GET
 #undef DELETE
 #undef POST
+#undef PUT
 };
 
 #define KEYS                                                                                       \
@@ -173,12 +175,12 @@ static const struct {
 static int status_of(struct edge *edge, const char *method, const char *path, const char *key)
 {
     char head[512];
-    (void)snprintf(
-        head, sizeof head, "%s %s HTTP/1.1\r\nHost: x\r\n%s%s%s%sConnection: close\r\n\r\n%s",
-        method, path, key ? "x-api-key: " : "", key ? key : "", key ? "\r\n" : "",
-        strcmp(method, "POST") == 0 ? "Content-Type: application/json\r\nContent-Length: 1\r\n"
-                                    : "",
-        strcmp(method, "POST") == 0 ? "{" : "");
+    const bool has_body = method[0] == 'P'; /* POST, PUT */
+    (void)snprintf(head, sizeof head,
+                   "%s %s HTTP/1.1\r\nHost: x\r\n%s%s%s%sConnection: close\r\n\r\n%s", method, path,
+                   key ? "x-api-key: " : "", key ? key : "", key ? "\r\n" : "",
+                   has_body ? "Content-Type: application/json\r\nContent-Length: 1\r\n" : "",
+                   has_body ? "{" : "");
     return client_status(edge, head);
 }
 
