@@ -61,6 +61,26 @@ static bool check_scope(struct exchange *x, unsigned scopes)
     return scope == SCOPE_ANY_KEY || (scopes & 1u << scope) || refuse_scope(x, reasons[scope]);
 }
 
+/* Without keys, whoever reaches loopback is an administrator; a web page that is open in a browser
+ * there is not. Browsers say where a request comes from. */
+static bool is_foreign_page(const struct exchange *x)
+{
+    const char *site = exchange_header(x, "sec-fetch-site");
+    if (cors_is_allowed(x))
+        return false;
+    return exchange_header(x, "origin") ||
+           (site && strcmp(site, "none") != 0 && strcmp(site, "same-origin") != 0);
+}
+
+static bool check_without_keys(struct exchange *x)
+{
+    if (x->route->scope != SCOPE_ADMIN)
+        return true;
+    if (!x->server->is_local)
+        return refuse_scope(x, "Without API keys this is for servers on loopback only.");
+    return !is_foreign_page(x) || refuse_scope(x, "Without API keys this is not for web pages.");
+}
+
 /* One more request, of those that cost something. */
 static bool check_rate(struct exchange *x)
 {
@@ -77,14 +97,13 @@ static bool check_rate(struct exchange *x)
 
 bool auth_check(struct exchange *x)
 {
-    bool needs_admin = x->route->scope == SCOPE_ADMIN, is_ambiguous = false;
+    bool is_ambiguous = false;
     unsigned scopes = 0;
     if (x->route->scope == SCOPE_PUBLIC)
         return true;
     struct key_set *keys = current_keys(x->server);
     if (!keys)
-        return !needs_admin || x->server->is_local ||
-               refuse_scope(x, "Without API keys this is for servers on loopback only.");
+        return check_without_keys(x);
     const char *text = credential(x, &is_ambiguous);
     uint8_t digest[32] = {0};
     if (text)

@@ -226,8 +226,10 @@ void exchange_fail(struct exchange *x, const struct api_error *e)
 /* ---- generated replies --------------------------------------------------------------------------
  */
 
-/* What the engine's refusal of a request means to its client. */
-static void submit_error(struct exchange *x, const serverd_error *err, struct api_error *e)
+/* What the engine's refusal of a request means to its client. A drain that was there when it was
+ * asked may be over by now. */
+static void submit_error(struct exchange *x, const serverd_error *err, bool was_draining,
+                         struct api_error *e)
 {
     struct engine *engine = exchange_model(x)->engine;
     switch (err->code) {
@@ -239,8 +241,8 @@ static void submit_error(struct exchange *x, const serverd_error *err, struct ap
         break;
     }
     case SERVERD_UNSUPPORTED:
-        api_error_set(e, atomic_load(&x->server->is_draining) ? "draining" : "unsupported_value",
-                      NULL, "%s", err->text);
+        was_draining |= atomic_load(&x->server->is_draining);
+        api_error_set(e, was_draining ? "draining" : "unsupported_value", NULL, "%s", err->text);
         break;
     default:
         api_error_from(e, err);
@@ -336,10 +338,11 @@ static bool submit_all(struct exchange *x, struct request **requests, uint32_t n
         requests[i]->arrival_ns = x->arrival_ns;
         begin_share(x);
         uint64_t id = 0;
+        const bool is_draining = atomic_load(&x->server->is_draining);
         serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, &err);
         settle_share(x, status, id);
         if (status != SERVERD_OK) {
-            submit_error(x, &err, e);
+            submit_error(x, &err, is_draining, e);
             return false;
         }
         requests[i] = NULL;
@@ -490,7 +493,7 @@ static void settle_single(struct exchange *x, serverd_status status, uint64_t id
     if (status == SERVERD_BUSY)
         api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err->text);
     else
-        submit_error(x, err, &e);
+        submit_error(x, err, false, &e);
     exchange_fail(x, &e);
 }
 

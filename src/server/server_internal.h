@@ -297,6 +297,7 @@ bool auth_check(struct exchange *x);
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
 bool cors_is_configured(const struct server *server);
+bool cors_is_allowed(const struct exchange *x); /* it names an allowed origin */
 
 /* reply_headers.c: headers that every reply has. */
 void reply_headers_add(struct exchange *x, struct MHD_Response *response);

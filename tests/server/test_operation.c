@@ -165,6 +165,43 @@ static void odd_drains_are_refused_and_change_nothing(void **state)
     check(edge, "DELETE", "/admin/drain", NULL, 200, NULL); /* of none */
 }
 
+/* A page of some site that the operator looks at must not reach these routes through the browser:
+ * such a request needs no leave of the server if it has no body. */
+static void pages_of_other_sites_are_no_operators(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *headers;
+        int status;
+    } rows[] = {{"", 200},
+                {"Sec-Fetch-Site: none\r\n", 200},
+                {"Origin: https://a.example\r\n", 200},
+                {"Origin: https://a.example\r\nSec-Fetch-Site: cross-site\r\n", 200},
+                {"Origin: https://evil.example\r\n", 403},
+                {"Origin: null\r\n", 403},
+                {"Sec-Fetch-Site: cross-site\r\n", 403},
+                {"Sec-Fetch-Site: same-site\r\n", 403}};
+    static const char *const lines[] = {
+        "POST /admin/drain HTTP/1.1\r\nContent-Length: 0\r\n", "DELETE /admin/drain HTTP/1.1\r\n",
+        "GET /flush_cache HTTP/1.1\r\n", "GET /server_info HTTP/1.1\r\n"};
+    struct edge *edge =
+        edge_create(&(struct edge_setup){.options = {"cors-origins=https://a.example"}});
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t line = 0; line < sizeof lines / sizeof *lines; line++) {
+            char head[512];
+            (void)snprintf(head, sizeof head, "%sHost: x\r\nConnection: close\r\n%s\r\n",
+                           lines[line], rows[i].headers);
+            int fd = client_connect(edge);
+            client_send_text(fd, head);
+            char *reply = client_read_reply(fd, true);
+            if (reply_status(reply) != rows[i].status)
+                fail_msg("%s", head);
+            free(reply);
+            (void)close(fd);
+        }
+    edge_destroy(edge);
+}
+
 static void drains_under_load_lose_no_request(void **state)
 {
     struct edge *edge = *state;
@@ -360,6 +397,7 @@ int main(void)
         FACT(a_drain_sends_away_what_waits),
         FACT(after_its_time_a_drain_ends_what_runs),
         FACT(odd_drains_are_refused_and_change_nothing),
+        cmocka_unit_test(pages_of_other_sites_are_no_operators),
         FACT(drains_under_load_lose_no_request),
         FACT(a_flush_makes_the_cache_cold),
         FACT(a_patient_flush_is_busy_if_requests_run_on),
