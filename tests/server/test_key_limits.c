@@ -1,5 +1,6 @@
 /* What a key may do: its scopes on every route, and its requests and tokens a minute. */
 #include "base/buffer.h"
+#include "base/limits.h"
 #include "edge_fixture.h"
 #include "server/rate_limit.h"
 
@@ -16,6 +17,16 @@
 #define PATH   "/v1/completions"
 #define TEN    "{\"prompt\":[11,12],\"max_tokens\":8,\"ignore_eos\":true}" /* 10 tokens */
 #define STREAM "{\"prompt\":[11,12],\"max_tokens\":48,\"ignore_eos\":true,\"stream\":true}"
+
+/* Its ignored fields make the longest header. */
+#define FIELD(c) "\"" c c c c c c c c c c c c c c c c "\":0,"
+#define FIELDS                                                                                     \
+    FIELD("aaaa")                                                                                  \
+    FIELD("bbbb")                                                                                  \
+    FIELD("cccc")                                                                                  \
+    FIELD("dddd") FIELD("eeee") FIELD("ffff") FIELD("gggg") FIELD("hhhh") FIELD("iiii")            \
+        FIELD("jjjj") FIELD("kkkk") FIELD("llll") FIELD("mmmm")
+#define MANY_UNKNOWN "{" FIELDS "\"prompt\":[11],\"max_tokens\":1}"
 
 #define MS UINT64_C(1000000)
 #define S  (1000 * MS)
@@ -388,6 +399,43 @@ static void limits_outlive_a_reload(void **state)
     edge_destroy(edge);
 }
 
+/* A head takes memory that the reply's head needs, too: no size that is
+ * allowed may leave a request unanswered, nor one that is not much more. */
+static void heads_of_any_size_are_answered(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){
+        .options = {"cors-origins=https://a.example"}, .keys = "a rpm=1000000 tpm=1000000000\n"});
+    for (int n_headers = 1; n_headers <= 55; n_headers += 54)
+        for (size_t n = 3000; n < 11500; n += n < 9000 ? 211 : 617) {
+            struct buffer head;
+            buffer_init(&head, 64 * KIB);
+            buffer_printf(&head,
+                          "POST " PATH " HTTP/1.1\r\nHost: x\r\nConnection: close\r\nx-api-key: "
+                          "a\r\nOrigin: https://a.example\r\n"
+                          "Content-Type: application/json\r\nContent-Length: %zu\r\n",
+                          strlen(MANY_UNKNOWN));
+            for (int i = 0; i < n_headers; i++) {
+                buffer_printf(&head, "X-%d: ", i);
+                for (size_t at = 0; at < n / (size_t)n_headers; at++)
+                    buffer_append_char(&head, 'a');
+                buffer_append_str(&head, "\r\n");
+            }
+            buffer_append_str(&head, "\r\n");
+            const bool fits = head.len <= 8 * KIB;
+            buffer_append_str(&head, MANY_UNKNOWN);
+            int fd = client_connect(edge);
+            client_send(fd, head.data, head.len);
+            char *reply = client_read_all(fd);
+            if (reply_status(reply) != (fits ? 200 : 431))
+                fail_msg("%d headers, %zu bytes: %s", n_headers, head.len, reply);
+            free(reply);
+            (void)close(fd);
+            buffer_deinit(&head);
+        }
+    edge_destroy(edge);
+}
+
 /* ---- headers of every reply ----------------------------------------------------------------- */
 
 static void replies_say_where_the_time_went(void **state)
@@ -439,6 +487,7 @@ int main(void)
         cmocka_unit_test(what_is_refused_costs_no_tokens),
         cmocka_unit_test(a_prompt_for_more_than_a_minute_waits_for_a_full_one),
         cmocka_unit_test(limits_outlive_a_reload),
+        cmocka_unit_test(heads_of_any_size_are_answered),
         cmocka_unit_test(replies_say_where_the_time_went),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
