@@ -81,6 +81,13 @@ static bool check_without_keys(struct exchange *x)
     return !is_foreign_page(x) || refuse_scope(x, "Without API keys this is not for web pages.");
 }
 
+void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e)
+{
+    const char *labels[] = {x->key_name, rate == RATE_REQUESTS ? "requests" : "tokens"};
+    metrics_add_labelled(x->server->context.metrics, METRIC_KEY_LIMITED, labels, 1);
+    rate_limit_error(rate, wait_ms, e);
+}
+
 /* One more request, of those that cost something. */
 static bool check_rate(struct exchange *x)
 {
@@ -91,7 +98,7 @@ static bool check_rate(struct exchange *x)
         rate_limit_take(x->limit, RATE_REQUESTS, 1, clock_now_ns(x->server->context.clock), &taken,
                         &wait_ms))
         return true;
-    rate_limit_error(RATE_REQUESTS, wait_ms, &x->refusal);
+    auth_refuse_rate(x, RATE_REQUESTS, wait_ms, &x->refusal);
     return false;
 }
 

@@ -314,7 +314,7 @@ static bool reserve_tokens(struct exchange *x, struct request *const *requests, 
     uint32_t wait_ms;
     if (!rate_limit_take(x->limit, RATE_TOKENS, count_tokens(requests, n),
                          clock_now_ns(x->server->context.clock), &n_taken, &wait_ms)) {
-        rate_limit_error(RATE_TOKENS, wait_ms, e);
+        auth_refuse_rate(x, RATE_TOKENS, wait_ms, e);
         return false;
     }
     (void)pthread_mutex_lock(&x->lock);

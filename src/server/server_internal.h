@@ -291,6 +291,8 @@ serverd_status key_set_limit(struct key_set *keys, const struct key_set *old, ui
 void key_set_unref(struct key_set *keys);
 
 /* auth.c */
+/* The error of an exchange whose key has to wait, which is counted. */
+void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e);
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
 

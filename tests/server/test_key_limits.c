@@ -24,8 +24,9 @@
     FIELD("aaaa")                                                                                  \
     FIELD("bbbb")                                                                                  \
     FIELD("cccc")                                                                                  \
-    FIELD("dddd") FIELD("eeee") FIELD("ffff") FIELD("gggg") FIELD("hhhh") FIELD("iiii")            \
-        FIELD("jjjj") FIELD("kkkk") FIELD("llll") FIELD("mmmm")
+    FIELD("dddd")                                                                                  \
+    FIELD("eeee") FIELD("ffff") FIELD("gggg") FIELD("hhhh") FIELD("iiii") FIELD("jjjj")            \
+        FIELD("kkkk") FIELD("llll") FIELD("mmmm")
 #define MANY_UNKNOWN "{" FIELDS "\"prompt\":[11],\"max_tokens\":1}"
 
 #define MS UINT64_C(1000000)
@@ -265,6 +266,42 @@ static void odd_properties_are_refused(void **state)
     edge_destroy(edge);
 }
 
+/* Whatever stands in a file: it is read or refused, and a key that was good stays it. */
+static void random_key_files_harm_nothing(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"k",      "name=", "scope=",      "infer",   ",",
+                                        "embed",  "rpm=",  "tpm=",        "weight=", "admin",
+                                        "\n",     " ",     "\t",          "\r",      "#",
+                                        "0",      "7",     "99999999999", "=",       "scope=infer",
+                                        "name=a", "\xff",  "\x01",        "rpm=5",   "tpm=10",
+                                        "-1",     "\n\n"};
+    serverd_error err;
+    uint64_t seed = 7;
+    int n_good = 0;
+    struct edge *edge = edge_create(&(struct edge_setup){.keys = "k\n"});
+    for (int round = 0; round < 3000; round++) {
+        struct buffer file;
+        buffer_init(&file, 64 * KIB);
+        for (uint64_t n = draw(&seed, 12); n > 0; n--)
+            buffer_append_str(&file, words[draw(&seed, sizeof words / sizeof *words)]);
+        edge_write_keys(edge, buffer_str(&file));
+        const uint32_t n_before = server_n_keys(edge->server);
+        if (server_reload_keys(edge->server, &err) == SERVERD_OK)
+            n_good++;
+        else
+            assert_int_equal(server_n_keys(edge->server), n_before);
+        assert_true(server_n_keys(edge->server) > 0);
+        buffer_deinit(&file);
+    }
+    assert_in_range(n_good, 100, 2900); /* both happen */
+    edge_write_keys(edge, "k\n");
+    assert_int_equal(server_reload_keys(edge->server, &err), SERVERD_OK);
+    check_route(edge, "GET", "/health", PUBLIC);
+    assert_int_equal(status_of(edge, "GET", "/v1/models", "k"), 200);
+    edge_destroy(edge);
+}
+
 /* ---- limits --------------------------------------------------------------------------------- */
 
 static char *ask(struct edge *edge, const char *key, const char *body)
@@ -299,7 +336,8 @@ static void check_status(struct edge *edge, const char *key, const char *body, i
 static void requests_over_the_rate_get_429_until_there_is_room(void **state)
 {
     (void)state;
-    struct edge *edge = edge_create(&(struct edge_setup){.keys = "a rpm=2\nb rpm=2\nfree\n"});
+    struct edge *edge =
+        edge_create(&(struct edge_setup){.keys = "a rpm=2 name=anna\nb rpm=2\nfree\n"});
     char *reply = ask(edge, "a", TEN);
     assert_int_equal(header(reply, "x-ratelimit-limit-requests"), 2);
     assert_int_equal(header(reply, "x-ratelimit-remaining-requests"), 1);
@@ -327,6 +365,7 @@ static void requests_over_the_rate_get_429_until_there_is_room(void **state)
     edge_advance(edge, 31);
     check_status(edge, "a", TEN, 200);
     check_status(edge, "a", TEN, 429);
+    assert_true(edge_metric(edge, "{key=\"anna\",limit=\"requests\"} ") == 2);
     edge_destroy(edge);
 }
 
@@ -482,6 +521,7 @@ int main(void)
         cmocka_unit_test(random_requests_stay_below_the_limit),
         cmocka_unit_test(every_route_is_for_keys_of_its_scope),
         cmocka_unit_test(odd_properties_are_refused),
+        cmocka_unit_test(random_key_files_harm_nothing),
         cmocka_unit_test(requests_over_the_rate_get_429_until_there_is_room),
         cmocka_unit_test(tokens_are_reserved_and_settled_by_what_was_used),
         cmocka_unit_test(what_is_refused_costs_no_tokens),

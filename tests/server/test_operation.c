@@ -229,6 +229,20 @@ static void drains_under_load_lose_no_request(void **state)
     edge_wait_idle(edge);
 }
 
+static void a_drain_while_loading_holds_until_it_is_taken_back(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){.is_loading = true});
+    check(edge, "POST", "/admin/drain", NULL, 200, "\"num_running_reqs\":0");
+    edge_publish(edge);
+    check(edge, "GET", "/ready", NULL, 503, "\"code\":\"draining\"");
+    check(edge, "POST", PATH, SHORT, 503, "\"code\":\"draining\"");
+    check(edge, "GET", "/v1/loads", NULL, 200, NULL);
+    check(edge, "DELETE", "/admin/drain", NULL, 200, NULL);
+    check(edge, "POST", PATH, SHORT, 200, NULL);
+    edge_destroy(edge);
+}
+
 /* ---- the cache ------------------------------------------------------------------------------ */
 
 static long n_cached(struct edge *edge)
@@ -397,6 +411,7 @@ int main(void)
         FACT(a_drain_sends_away_what_waits),
         FACT(after_its_time_a_drain_ends_what_runs),
         FACT(odd_drains_are_refused_and_change_nothing),
+        cmocka_unit_test(a_drain_while_loading_holds_until_it_is_taken_back),
         cmocka_unit_test(pages_of_other_sites_are_no_operators),
         FACT(drains_under_load_lose_no_request),
         FACT(a_flush_makes_the_cache_cold),
