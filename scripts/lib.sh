@@ -1,7 +1,7 @@
 # What serverd.sh and test.sh share: packages, the default model, builds. Sourced by bash with
 # `root` set to the repository.
 
-build_packages=(gcc libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libjansson-dev
+build_packages=(gcc libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libgnutls28-dev libjansson-dev
     libuv1-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libzip-dev libcurl4-openssl-dev)
 model_packages=(python3 python3-pip ca-certificates)
 

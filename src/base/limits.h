@@ -170,8 +170,10 @@
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u
 #define LIMIT_HEADERS           64u
-#define LIMIT_CONNECTION_POOL   (8 * KIB)
-#define LIMIT_KEY_NAME_BYTES    32u         /* of an API key, in its file and the log */
+#define LIMIT_HEAD_BYTES        (8 * KIB)
+#define LIMIT_CONNECTION_POOL   (16 * KIB) /* a head, what is noted of 64 headers, a reply's head */
+#define LIMIT_TLS_FILE          (1 * MIB)  /* of a certificate or its key: refused */
+#define LIMIT_KEY_NAME_BYTES    32u        /* of an API key, in its file and the log */
 #define LIMIT_STREAM_RING_BYTES (256 * KIB) /* a slow reader's request is paused at the bound */
 
 /* Log: a line that finds the ring full is dropped and counted; a longer text is cut. */

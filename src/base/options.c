@@ -594,13 +594,68 @@ serverd_status options_parse_env(struct options *options, char *const *environme
     return SERVERD_OK;
 }
 
+static const char *source_name(const struct options *options, size_t i)
+{
+    static const char *const names[] = {"default", "file", "environment", "command line"};
+    return names[options->source[i] & 3];
+}
+
 void options_describe(const struct options *options, struct buffer *out)
 {
-    static const char *const sources[] = {"default", "file", "environment", "command line"};
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const struct option_row *row = &option_rows[i];
         buffer_printf(out, "%s = ", row->name);
         option_append_value(out, row, value_of(options, row));
-        buffer_printf(out, " (%s)\n", sources[options->source[i] & 3]);
+        buffer_printf(out, " (%s)\n", source_name(options, i));
     }
+}
+
+static void append_json_string(struct buffer *out, const char *text, size_t n)
+{
+    buffer_append_char(out, '"');
+    buffer_append_json(out, text, n);
+    buffer_append_char(out, '"');
+}
+
+static void append_json_value(struct buffer *out, const struct option_row *row,
+                              union option_value value)
+{
+    struct buffer text;
+    switch (row->type) {
+    case TYPE_STRING:
+        if (value.s)
+            append_json_string(out, value.s, strlen(value.s));
+        else
+            buffer_append_str(out, "null");
+        return;
+    case TYPE_INT:
+        buffer_printf(out, "%lld", (long long)value.i);
+        return;
+    case TYPE_FLOAT:
+        buffer_append_f64(out, value.f);
+        return;
+    case TYPE_SIZE:
+        buffer_append_u64(out, value.u);
+        return;
+    case TYPE_BOOL:
+        buffer_append_str(out, value.b ? "true" : "false");
+        return;
+    case TYPE_ENUM:
+        buffer_init(&text, LIMIT_OPTION_BYTES);
+        option_append_value(&text, row, value);
+        append_json_string(out, buffer_str(&text), text.len);
+        buffer_deinit(&text);
+    }
+}
+
+void options_write_json(const struct options *options, struct buffer *out)
+{
+    buffer_append_char(out, '{');
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option_row *row = &option_rows[i];
+        buffer_printf(out, "%s\"%s\":{\"value\":", i ? "," : "", row->name);
+        append_json_value(out, row, value_of(options, row));
+        buffer_printf(out, ",\"reason\":\"%s\"}", source_name(options, i));
+    }
+    buffer_append_char(out, '}');
 }

@@ -394,6 +394,8 @@ void engine_learn_draft(struct engine *engine, const struct slice *slice, uint32
     else if (drafter->is_probe && *rate < first_rate[slice->source])
         *rate = first_rate[slice->source];
     engine->n_rejected_rows += slice->n_drafts - n_right;
+    engine->use.n_draft_checks++;
+    engine->use.n_draft_accepted += n_right;
     const char *kind = kinds[slice->source];
     metrics_add_labelled(engine->options.metrics, METRIC_DRAFT_TOKENS, &kind, slice->n_drafts);
     metrics_add_labelled(engine->options.metrics, METRIC_ACCEPTED_TOKENS, &kind, n_right);

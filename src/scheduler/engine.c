@@ -258,6 +258,16 @@ void engine_drain(struct engine *engine)
     (void)pthread_mutex_unlock(&engine->mutex);
 }
 
+void engine_resume(struct engine *engine)
+{
+    (void)pthread_mutex_lock(&engine->mutex);
+    if (!engine->is_stopping) {
+        atomic_store(&engine->asks_drain, false);
+        atomic_store(&engine->shared.is_draining, false);
+    }
+    (void)pthread_mutex_unlock(&engine->mutex);
+}
+
 void engine_stop(struct engine *engine)
 {
     (void)pthread_mutex_lock(&engine->mutex);

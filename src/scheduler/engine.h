@@ -103,6 +103,8 @@ uint32_t engine_retry_after_ms(const struct engine *engine);
 
 /* No new requests: waiting ones end with SERVERD_BUSY, running ones go on. */
 void engine_drain(struct engine *engine);
+/* Takes that back, unless the engine has stopped. */
+void engine_resume(struct engine *engine);
 
 /* End everything that still runs with SERVERD_BUSY ("shutting down") and join the thread. */
 void engine_stop(struct engine *engine);

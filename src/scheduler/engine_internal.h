@@ -227,8 +227,9 @@ void engine_copy_partial(struct engine *engine, struct sequence *sequence);
 void engine_share_prompt(struct engine *engine, const struct sequence *from, struct sequence *to);
 /* Full pages become the tree's. */
 void engine_publish_prefix(struct engine *engine, struct sequence *sequence);
-/* NaN came out of a sequence: its keys and values may hold some, and nobody shall go on behind
- * them. Rare enough to forget every prefix that is not held. */
+/* Every prefix that no sequence uses goes, and none of them to the disk. Asked for by an operator,
+ * or NaN came out of a sequence: its keys and values may hold some, and nobody shall go on behind
+ * them. */
 void engine_forget_prefixes(struct engine *engine);
 /* Makes at least n pages free, if that many are available. */
 void engine_evict(struct engine *engine, uint32_t n);

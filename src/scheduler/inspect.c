@@ -13,6 +13,8 @@
 static bool take_memory(struct inspection *inspection, const struct runtime *runtime)
 {
     const struct inspection_options *o = &inspection->options;
+    if (o->kind == INSPECT_FLUSH)
+        return true;
     if (o->kind == INSPECT_CACHE) {
         inspection->nodes = calloc(max_size(o->max_nodes, 1), sizeof *inspection->nodes);
         inspection->tokens = calloc(max_size(o->max_tokens, 1), sizeof *inspection->tokens);
@@ -177,6 +179,25 @@ static void record_cache(const struct engine *engine, struct inspection *inspect
         radix_tree_visit(engine->tree, record_node, inspection);
 }
 
+/* True: it is over; if the engine was not idle in time, with a failure. */
+static bool flush(struct engine *engine, struct inspection *inspection, serverd_error *failure)
+{
+    const uint64_t wait_ns = inspection->options.duration_ns;
+    const uint32_t n_waiting = atomic_load(&engine->shared.n_queued);
+    if (inspection->begin_ns == 0)
+        inspection->begin_ns = engine->now_ns;
+    if (wait_ns == 0 || (!engine->live && n_waiting == 0)) {
+        engine_forget_prefixes(engine);
+        inspection->totals = engine_cache_totals(engine);
+        return true;
+    }
+    if (engine->now_ns - inspection->begin_ns < wait_ns)
+        return false;
+    (void)fail(failure, SERVERD_BUSY, "%u sequences run and %u requests wait", engine->n_running,
+               n_waiting);
+    return true;
+}
+
 /* ---- steps: engine thread -------------------------------------------------------------------- */
 
 void engine_trace_step(struct engine *engine)
@@ -305,15 +326,23 @@ void engine_answer_inspections(struct engine *engine)
     struct inspection *open[LIMIT_INSPECTIONS];
     uint32_t n = list_open(engine, open);
     for (uint32_t i = 0; i < n; i++) {
+        serverd_error failure = {.code = SERVERD_OK};
         bool is_over = atomic_load(&open[i]->is_cancelled);
-        if (!is_over && open[i]->options.kind == INSPECT_CACHE) {
-            record_cache(engine, open[i]);
-            is_over = true;
-        } else if (!is_over) {
-            is_over = trace(engine, open[i]);
+        if (!is_over) {
+            switch (open[i]->options.kind) {
+            case INSPECT_CACHE:
+                record_cache(engine, open[i]);
+                is_over = true;
+                break;
+            case INSPECT_STEPS:
+                is_over = trace(engine, open[i]);
+                break;
+            case INSPECT_FLUSH:
+                is_over = flush(engine, open[i], &failure);
+            }
         }
         if (is_over)
-            end(engine, open[i], NULL);
+            end(engine, open[i], failure.code ? &failure : NULL);
     }
 }
 

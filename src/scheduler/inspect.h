@@ -1,7 +1,8 @@
 /* A look into a running engine, for people who debug one: what its KV cache holds, and where the
- * time of its steps goes. Who asks brings the memory; the engine thread fills it in between two
- * steps, so that nobody else ever touches what it owns, and allocates nothing. The answer comes
- * like a request's: as an EVENT_END, which carries the inspection. */
+ * time of its steps goes. And one thing to do there: to forget what is cached. Who asks brings the
+ * memory; the engine thread fills it in between two steps, so that nobody else ever touches what it
+ * owns, and allocates nothing. The answer comes like a request's: as an EVENT_END, which carries
+ * the inspection. */
 #ifndef SCHEDULER_INSPECT_H
 #define SCHEDULER_INSPECT_H
 
@@ -16,6 +17,7 @@ struct engine;
 enum inspection_kind {
     INSPECT_CACHE, /* the KV cache as it is now */
     INSPECT_STEPS, /* the next steps */
+    INSPECT_FLUSH, /* forgets the prefixes that no sequence uses, those that handles hold, too */
 };
 
 struct inspection_options {
@@ -26,6 +28,8 @@ struct inspection_options {
     /* STEPS: ends after so many or so long, whatever comes first, and when the engine drains.
      * UINT64_MAX: no time ends it. */
     uint32_t max_steps;
+    /* FLUSH: it waits so long for an engine without requests, and fails with SERVERD_BUSY if there
+     * was no such moment; 0: it is done at once, whoever runs. */
     uint64_t duration_ns;
     uint32_t max_events; /* operations that are recorded, too (runtime/trace.h), 0: none */
 };
@@ -49,6 +53,8 @@ struct cache_use {
     uint64_t n_cached, n_computed;
     uint64_t n_recomputed; /* tokens, output too, after a preemption or a failed step */
     uint64_t n_preempted;
+    /* Steps of sequences in which guessed tokens were checked, and those that were right. */
+    uint64_t n_draft_checks, n_draft_accepted;
 };
 
 struct cache_totals {
@@ -86,7 +92,7 @@ struct request_record {
 struct inspection {
     struct inspection_options options;
     uint64_t id;
-    /* CACHE */
+    /* CACHE; of FLUSH the totals behind it */
     struct cache_totals totals;
     struct cache_node *nodes; /* [n_nodes] */
     uint32_t n_nodes;

@@ -27,6 +27,7 @@ static const struct {
     {"previous_response_not_found", 400, "invalid_request_error"},
     {"template_error", 400, "invalid_request_error"},
     {"no_chat_template", 400, "invalid_request_error"},
+    {"busy", 400, "invalid_request_error"},
     {"bad_request", 400, "invalid_request_error"},
     {"invalid_api_key", 401, "invalid_request_error"},
     {"insufficient_scope", 403, "permission_error"},

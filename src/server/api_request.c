@@ -328,10 +328,30 @@ void api_fields_release(struct api_fields *f)
     f->root = NULL;
 }
 
+const char *api_next_alias(const char **at, size_t *n)
+{
+    if (!*at)
+        return NULL;
+    const char *alias = *at + strspn(*at, ", ");
+    *n = strcspn(alias, ", ");
+    *at = alias + *n;
+    return *n > 0 ? alias : NULL;
+}
+
+static bool is_alias(const struct served_model *model, const char *name)
+{
+    const char *at = model->aliases, *alias;
+    size_t n;
+    while ((alias = api_next_alias(&at, &n)))
+        if (strlen(name) == n && memcmp(alias, name, n) == 0)
+            return true;
+    return false;
+}
+
 const char *api_adapter_name(const struct served_model *model, const char *name)
 {
-    bool is_base =
-        !name || !*name || strcmp(name, "default") == 0 || strcmp(name, model->name) == 0;
+    bool is_base = !name || !*name || strcmp(name, "default") == 0 ||
+                   strcmp(name, model->name) == 0 || is_alias(model, name);
     return is_base ? NULL : name;
 }
 

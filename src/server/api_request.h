@@ -51,6 +51,9 @@ void api_fields_release(struct api_fields *fields);
  * and no name. */
 const char *api_adapter_name(const struct served_model *model, const char *name);
 
+/* The next of the model's aliases, of *n bytes; NULL: there is none. *at begins as the list. */
+const char *api_next_alias(const char **at, size_t *n);
+
 /* The name must be the loaded model's, "default", empty, or that of an adapter. */
 bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
 

@@ -21,18 +21,26 @@ static bool is_allowed_origin(const char *list, const char *origin)
     return false;
 }
 
-bool cors_add_headers(const struct exchange *x, struct MHD_Response *response)
+bool cors_is_allowed(const struct exchange *x)
 {
     const char *origin = exchange_header(x, "origin");
-    if (!origin || !cors_is_configured(x->server) ||
-        !is_allowed_origin(x->server->context.options->cors_origins, origin))
+    return origin && cors_is_configured(x->server) &&
+           is_allowed_origin(x->server->context.options->cors_origins, origin);
+}
+
+bool cors_add_headers(const struct exchange *x, struct MHD_Response *response)
+{
+    if (!cors_is_allowed(x))
         return false;
+    const char *origin = exchange_header(x, "origin");
     (void)MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
     (void)MHD_add_response_header(response, "Vary", "Origin");
     (void)MHD_add_response_header(response, "Access-Control-Allow-Methods",
-                                  "GET, HEAD, POST, OPTIONS");
+                                  "GET, HEAD, POST, DELETE, OPTIONS");
     (void)MHD_add_response_header(response, "Access-Control-Allow-Headers",
                                   "Authorization, Content-Type, X-Api-Key, Api-Key, X-Request-Id");
-    (void)MHD_add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id");
+    (void)MHD_add_response_header(response, "Access-Control-Expose-Headers",
+                                  "X-Request-Id, Request-Id, Retry-After, Retry-After-Ms, "
+                                  "X-Should-Retry, OpenAI-Processing-Ms");
     return true;
 }

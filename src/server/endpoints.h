@@ -39,6 +39,15 @@ void endpoint_unload_adapter(struct exchange *x);
 /* debug.c */
 void endpoint_debug_kvcache(struct exchange *x);
 void endpoint_debug_trace(struct exchange *x);
+/* operation.c */
+void endpoint_drain(struct exchange *x);
+void endpoint_undrain(struct exchange *x);
+void endpoint_flush_cache(struct exchange *x);
+void endpoint_loads(struct exchange *x);
+void endpoint_server_info(struct exchange *x);
+/* model_info.c */
+void endpoint_model_info(struct exchange *x);
+void endpoint_tokenizer_info(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);
 void endpoint_live(struct exchange *x);

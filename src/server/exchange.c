@@ -77,11 +77,23 @@ struct exchange *exchange_create(struct server *server)
     return x;
 }
 
+/* All requests are accounted for, or will never be; under x->lock or by the last reference. */
+static void settle_tokens(struct exchange *x)
+{
+    if (x->n_reserved > 0)
+        rate_limit_settle(x->limit, RATE_TOKENS, x->n_reserved,
+                          x->summary.n_prompt + x->summary.n_output,
+                          clock_now_ns(x->server->context.clock));
+    x->n_reserved = 0;
+}
+
 void exchange_unref(struct exchange *x)
 {
     if (atomic_fetch_sub(&x->references, 1) != 1)
         return;
     request_log_write(x);
+    settle_tokens(x);
+    rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
     event_queue_deinit(&x->queue);
@@ -214,8 +226,10 @@ void exchange_fail(struct exchange *x, const struct api_error *e)
 /* ---- generated replies --------------------------------------------------------------------------
  */
 
-/* What the engine's refusal of a request means to its client. */
-static void submit_error(struct exchange *x, const serverd_error *err, struct api_error *e)
+/* What the engine's refusal of a request means to its client. A drain that was there when it was
+ * asked may be over by now. */
+static void submit_error(struct exchange *x, const serverd_error *err, bool was_draining,
+                         struct api_error *e)
 {
     struct engine *engine = exchange_model(x)->engine;
     switch (err->code) {
@@ -227,8 +241,8 @@ static void submit_error(struct exchange *x, const serverd_error *err, struct ap
         break;
     }
     case SERVERD_UNSUPPORTED:
-        api_error_set(e, atomic_load(&x->server->is_draining) ? "draining" : "unsupported_value",
-                      NULL, "%s", err->text);
+        was_draining |= atomic_load(&x->server->is_draining);
+        api_error_set(e, was_draining ? "draining" : "unsupported_value", NULL, "%s", err->text);
         break;
     default:
         api_error_from(e, err);
@@ -243,8 +257,10 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
     api_error_from(e, &err);
     if (event->status == SERVERD_BUSY) {
         bool is_draining = atomic_load(&x->server->is_draining);
-        api_error_set(e, is_draining ? "draining" : "queue_timeout", NULL, "%s", err.text);
-        e->retry_after_ms = engine_retry_after_ms(exchange_model(x)->engine);
+        const char *code = x->busy_code ? x->busy_code : "queue_timeout";
+        api_error_set(e, is_draining && !x->busy_code ? "draining" : code, NULL, "%s", err.text);
+        if (e->retry_after_ms > 0)
+            e->retry_after_ms = engine_retry_after_ms(exchange_model(x)->engine);
     }
 }
 
@@ -279,23 +295,59 @@ static void settle_share(struct exchange *x, serverd_status status, uint64_t id)
         exchange_unref(x);
 }
 
-/* Submits requests[0..n-1]; on a refusal the earlier ones are cancelled. */
-static serverd_status submit_all(struct exchange *x, struct request **requests, uint32_t n,
-                                 serverd_error *err)
+/* ---- tokens of the key's limit ---- */
+
+/* What the requests can take at most. */
+static uint64_t count_tokens(struct request *const *requests, uint32_t n)
 {
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_tokens +=
+            requests[i]->n_prompt + (uint64_t)requests[i]->n_choices * requests[i]->max_new_tokens;
+    return n_tokens;
+}
+
+static bool reserve_tokens(struct exchange *x, struct request *const *requests, uint32_t n,
+                           struct api_error *e)
+{
+    uint64_t n_taken;
+    uint32_t wait_ms;
+    if (!rate_limit_take(x->limit, RATE_TOKENS, count_tokens(requests, n),
+                         clock_now_ns(x->server->context.clock), &n_taken, &wait_ms)) {
+        auth_refuse_rate(x, RATE_TOKENS, wait_ms, e);
+        return false;
+    }
+    (void)pthread_mutex_lock(&x->lock);
+    x->n_reserved = n_taken;
+    (void)pthread_mutex_unlock(&x->lock);
+    return true;
+}
+
+/* ---- submitting ---- */
+
+/* Submits requests[0..n-1]; on a refusal the earlier ones are for the caller to cancel. */
+static bool submit_all(struct exchange *x, struct request **requests, uint32_t n,
+                       struct api_error *e)
+{
+    serverd_error err;
+    if (!reserve_tokens(x, requests, n, e))
+        return false;
     for (uint32_t i = 0; i < n; i++) {
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
         begin_share(x);
         uint64_t id = 0;
-        serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, err);
+        const bool is_draining = atomic_load(&x->server->is_draining);
+        serverd_status status = engine_submit(exchange_model(x)->engine, requests[i], &id, &err);
         settle_share(x, status, id);
-        if (status != SERVERD_OK)
-            return status;
+        if (status != SERVERD_OK) {
+            submit_error(x, &err, is_draining, e);
+            return false;
+        }
         requests[i] = NULL;
     }
-    return SERVERD_OK;
+    return true;
 }
 
 /* False: no memory. */
@@ -321,17 +373,13 @@ static void destroy_requests(struct request **requests, uint32_t n)
 void exchange_generate(struct exchange *x, struct request **requests, uint32_t n_requests,
                        const struct reply_encoder *encoder, void *state, bool is_stream)
 {
-    serverd_error err;
-    serverd_status status = SERVERD_OK;
-    if (!begin_generating(x, n_requests, encoder, state, is_stream)) {
-        err = (serverd_error){.code = SERVERD_NOMEM};
-        status = SERVERD_NOMEM;
-    } else {
-        status = submit_all(x, requests, n_requests, &err);
-    }
-    if (status != SERVERD_OK) {
-        struct api_error e;
-        submit_error(x, &err, &e);
+    struct api_error e;
+    bool is_good = begin_generating(x, n_requests, encoder, state, is_stream);
+    if (!is_good)
+        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    else
+        is_good = submit_all(x, requests, n_requests, &e);
+    if (!is_good) {
         (void)pthread_mutex_lock(&x->lock);
         x->is_aborted = true; /* events of those that were submitted are dropped */
         (void)pthread_mutex_unlock(&x->lock);
@@ -382,15 +430,11 @@ static void prepare(struct exchange *x, bool is_stopping)
 {
     const struct exchange_preparation *p = &x->preparation;
     struct api_error e;
-    serverd_error err;
     bool is_good = !is_stopping && is_wanted(x);
     if (!is_good)
-        api_error_set(&e, "draining", NULL, "The server is going down.");
-    is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e);
-    if (is_good && submit_all(x, x->prepared, x->n_prepared, &err) != SERVERD_OK) {
-        submit_error(x, &err, &e);
-        is_good = false;
-    }
+        api_error_set(&e, "draining", NULL, "The server takes no new requests now.");
+    is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e) &&
+              submit_all(x, x->prepared, x->n_prepared, &e);
     destroy_requests(x->prepared, x->n_prepared);
     x->prepared = NULL;
     p->drop(p->context);
@@ -449,7 +493,7 @@ static void settle_single(struct exchange *x, serverd_status status, uint64_t id
     if (status == SERVERD_BUSY)
         api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err->text);
     else
-        submit_error(x, err, &e);
+        submit_error(x, err, false, &e);
     exchange_fail(x, &e);
 }
 
@@ -460,6 +504,7 @@ void exchange_inspect(struct exchange *x, const struct inspection_options *optio
     uint64_t id = 0;
     struct inspection_options own = *options;
     own.user = x;
+    x->busy_code = options->kind == INSPECT_FLUSH ? "busy" : NULL;
     if (!begin_single(x, encoder, state))
         return;
     begin_share(x);
@@ -518,6 +563,17 @@ void exchange_abort(struct exchange *x)
         worker_ring(x->worker);
 }
 
+void exchange_end(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool is_running = x->n_open > 0;
+    (void)pthread_mutex_unlock(&x->lock);
+    if (!is_running)
+        return;
+    exchange_abort(x);
+    cancel_all(x);
+}
+
 void exchange_deliver(struct exchange *x, const struct event *event)
 {
     struct event own = *event;
@@ -526,6 +582,8 @@ void exchange_deliver(struct exchange *x, const struct event *event)
     if (is_end)
         x->n_open--;
     request_summary_add(&x->summary, event);
+    if (is_end && x->n_open == 0)
+        settle_tokens(x);
     size_t n_waiting = x->queue.n - x->queue.first;
     if (atomic_load(&x->has_lost))
         x->is_aborted = true;

@@ -21,8 +21,9 @@ struct exchange;
 
 /* A loaded model and what serves it; immutable while it is published. */
 struct served_model {
-    const char *name; /* id in the API */
-    int64_t created;  /* Unix seconds */
+    const char *name;    /* id in the API */
+    const char *aliases; /* further ids, comma separated; NULL: none */
+    int64_t created;     /* Unix seconds */
     struct program *program;
     struct tokenizer *tokenizer;
     struct chat_template *chat_template; /* NULL: a base model */

@@ -96,7 +96,7 @@ void endpoint_live(struct exchange *x)
 void endpoint_ready(struct exchange *x)
 {
     if (atomic_load(&x->server->is_draining))
-        fail_with(x, "draining", "The server is going down.");
+        fail_with(x, "draining", "The server takes no new requests now.");
     else
         reply_health(x, false);
 }

@@ -29,6 +29,7 @@
 #define KNOWN_LIBRARY    0x00097500u /* whose parser request_policy.c knows */
 #define SWALLOW_BYTES    MIB /* of a chunked body over the limit, before the connection ends */
 #define STREAM_BLOCK     (16 * KIB)
+#define TLS_PRIORITIES   "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 /* ---- connections -------------------------------------------------------------------------------
  */
@@ -49,12 +50,17 @@ static void open_connection(struct server *server, struct MHD_Connection *mhd, v
     int on = 1; /* frames are small and must not wait for each other */
     (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)pthread_mutex_lock(&server->lock);
+    c->certificate = certificate_ref(server->certificate);
     c->next = server->connections;
     if (c->next)
         c->next->previous = c;
     server->connections = c;
     server->n_connections++;
     (void)pthread_mutex_unlock(&server->lock);
+    const union MHD_ConnectionInfo *tls =
+        c->certificate ? MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION) : NULL;
+    if (tls)
+        certificate_use(c->certificate, tls->tls_session);
 }
 
 /* Runs before the library closes the socket. */
@@ -71,6 +77,7 @@ static void close_connection(struct server *server, struct connection *c)
         c->next->previous = c->previous;
     server->n_connections--;
     (void)pthread_mutex_unlock(&server->lock);
+    certificate_unref(c->certificate);
     free(c);
 }
 
@@ -245,36 +252,6 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
 /* ---- replies
  * ------------------------------------------------------------------------------------- */
 
-static void add_common_headers(struct exchange *x, struct MHD_Response *response)
-{
-    char text[32];
-    (void)MHD_add_response_header(response, "Content-Type", x->content_type);
-    (void)MHD_add_response_header(response, "X-Request-Id", x->request_id);
-    (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    if (x->status == 401)
-        (void)MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (x->allow[0])
-        (void)MHD_add_response_header(response, "Allow", x->allow);
-    if (x->retry_after_ms > 0) {
-        (void)snprintf(text, sizeof text, "%u", (x->retry_after_ms + 999) / 1000);
-        (void)MHD_add_response_header(response, "Retry-After", text);
-        (void)snprintf(text, sizeof text, "%u", x->retry_after_ms);
-        (void)MHD_add_response_header(response, "Retry-After-Ms", text);
-    }
-    if (x->status >= 400)
-        (void)MHD_add_response_header(response, "X-Should-Retry",
-                                      x->retry_after_ms > 0 ? "true" : "false");
-    if (x->ignored_fields.len > 0 && !x->ignored_fields.is_failed) {
-        char warning[KIB + 16];
-        (void)snprintf(warning, sizeof warning, "ignored: %s", buffer_str(&x->ignored_fields));
-        (void)MHD_add_response_header(response, "X-Serverd-Warning", warning);
-    }
-    /* leftovers of a chunked body never become a request */
-    if (x->is_chunked || x->is_last || atomic_load(&x->server->is_draining))
-        (void)MHD_add_response_header(response, "Connection", "close");
-    (void)cors_add_headers(x, response);
-}
-
 static enum MHD_Result queue_reply(struct exchange *x)
 {
     size_t n;
@@ -286,7 +263,7 @@ static enum MHD_Result queue_reply(struct exchange *x)
         free(bytes);
         return MHD_NO;
     }
-    add_common_headers(x, response);
+    reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
     MHD_destroy_response(response);
     return result;
@@ -362,7 +339,7 @@ static enum MHD_Result queue_stream(struct exchange *x)
     atomic_fetch_add(&x->server->n_streams, 1);
     (void)MHD_add_response_header(response, "Cache-Control", "no-cache");
     (void)MHD_add_response_header(response, "X-Accel-Buffering", "no");
-    add_common_headers(x, response);
+    reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, 200, response);
     MHD_destroy_response(response);
     return result;
@@ -392,8 +369,8 @@ static void choose_request_id(struct exchange *x)
 static void refuse_without_model(struct exchange *x)
 {
     struct server *server = x->server;
-    if (atomic_load(&server->is_draining)) {
-        api_error_set(&x->refusal, "draining", NULL, "The server is going down.");
+    if (atomic_load(&server->is_draining) && !(x->route->flags & WHILE_DRAINING)) {
+        api_error_set(&x->refusal, "draining", NULL, "The server takes no new requests now.");
     } else if (atomic_load(&server->has_failed)) {
         api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
     } else if (!atomic_load(&server->model)) {
@@ -569,6 +546,8 @@ static bool start_daemon(struct http_worker *worker, const struct sockaddr_stora
     unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC;
     if (address->ss_family == AF_INET6)
         flags |= MHD_USE_IPv6;
+    if (server->certificate)
+        flags |= MHD_USE_TLS;
     intptr_t n_connections =
         ((intptr_t)options->max_connections + RESERVED_SOCKETS) / server->n_workers + 1;
     bool is_first = worker == server->workers;
@@ -591,8 +570,18 @@ static bool start_daemon(struct http_worker *worker, const struct sockaddr_stora
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)begin_request, worker},
         {MHD_OPTION_END, 0, NULL},
     };
-    worker->daemon = MHD_start_daemon(flags, (uint16_t)options->port, NULL, NULL, handle_request,
-                                      worker, MHD_OPTION_ARRAY, items, MHD_OPTION_END);
+    /* the library wants a certificate of its own, which connections do not use */
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)TLS_PRIORITIES},
+        {MHD_OPTION_HTTPS_MEM_CERT, 0,
+         server->certificate ? (void *)certificate_pem(server->certificate) : NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0,
+         server->certificate ? (void *)certificate_key_pem(server->certificate) : NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    worker->daemon = MHD_start_daemon(
+        flags, (uint16_t)options->port, NULL, NULL, handle_request, worker, MHD_OPTION_ARRAY, items,
+        server->certificate ? MHD_OPTION_ARRAY : MHD_OPTION_END, tls, MHD_OPTION_END);
     if (!worker->daemon && !is_first)
         (void)close((int)where.value);
     return worker->daemon != NULL;

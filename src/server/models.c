@@ -24,14 +24,17 @@ static void write_sampling(const struct program_sampling *s, struct buffer *out)
     buffer_append_char(out, '}');
 }
 
-static void write_model(struct exchange *x, const struct served_model *model, struct buffer *out)
+/* `id` is its name or an alias, of n bytes. */
+static void write_model(struct exchange *x, const struct served_model *model, const char *id,
+                        size_t n, struct buffer *out)
 {
     const struct program_config *config = &model->program->config;
     const struct program_sampling none = {0};
     bool uses_own = exchange_context(x)->options->sampling_defaults == 0;
-    buffer_append_str(out, "{\"id\":");
-    write_text(out, model->name);
-    buffer_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"serverd\",\"root\":",
+    buffer_append_str(out, "{\"id\":\"");
+    buffer_append_json(out, id, n);
+    buffer_printf(out,
+                  "\",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"serverd\",\"root\":",
                   (long long)model->created);
     write_text(out, model->name);
     buffer_printf(
@@ -62,6 +65,16 @@ static void write_adapter(const struct served_model *model, const char *name, st
     buffer_printf(out, ",\"max_model_len\":%u}", model->context_size);
 }
 
+static void write_aliases(struct exchange *x, const struct served_model *model, struct buffer *out)
+{
+    const char *at = model->aliases, *alias;
+    size_t n;
+    while ((alias = api_next_alias(&at, &n))) {
+        buffer_append_char(out, ',');
+        write_model(x, model, alias, n, out);
+    }
+}
+
 static void write_adapters(const struct served_model *model, struct buffer *out)
 {
     char names[LIMIT_ADAPTERS][LIMIT_ADAPTER_NAME];
@@ -73,40 +86,50 @@ static void write_adapters(const struct served_model *model, struct buffer *out)
 }
 
 /* Anthropic's form, for its clients: {"type":"model","id","display_name","created_at"}. */
-static void write_anthropic_model(const struct served_model *model, const char *name,
+static void write_anthropic_model(const struct served_model *model, const char *id, size_t n,
                                   struct buffer *out)
 {
     char created[32];
     struct tm utc;
     time_t seconds = (time_t)model->created;
     (void)strftime(created, sizeof created, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&seconds, &utc));
-    buffer_append_str(out, "{\"type\":\"model\",\"id\":");
-    write_text(out, name);
-    buffer_append_str(out, ",\"display_name\":");
-    write_text(out, name);
-    buffer_printf(out, ",\"created_at\":\"%s\"}", created);
+    buffer_append_str(out, "{\"type\":\"model\",\"id\":\"");
+    buffer_append_json(out, id, n);
+    buffer_append_str(out, "\",\"display_name\":\"");
+    buffer_append_json(out, id, n);
+    buffer_printf(out, "\",\"created_at\":\"%s\"}", created);
 }
 
 static void write_anthropic_list(const struct served_model *model, struct buffer *out)
 {
+    if (!model) {
+        buffer_append_str(out,
+                          "{\"data\":[],\"has_more\":false,\"first_id\":null,\"last_id\":null}");
+        return;
+    }
     char names[LIMIT_ADAPTERS][LIMIT_ADAPTER_NAME];
-    uint32_t n = model ? engine_list_adapters(model->engine, names, LIMIT_ADAPTERS) : 0;
-    const char *last = n > 0 ? names[n - 1] : model ? model->name : NULL;
+    const uint32_t n_adapters = engine_list_adapters(model->engine, names, LIMIT_ADAPTERS);
+    const char *at = model->aliases, *alias, *last = model->name;
+    size_t n, n_last = strlen(last);
     buffer_append_str(out, "{\"data\":[");
-    if (model)
-        write_anthropic_model(model, model->name, out);
-    for (uint32_t i = 0; i < n; i++) {
+    write_anthropic_model(model, last, n_last, out);
+    while ((alias = api_next_alias(&at, &n))) {
         buffer_append_char(out, ',');
-        write_anthropic_model(model, names[i], out);
+        write_anthropic_model(model, alias, n, out);
+        last = alias;
+        n_last = n;
+    }
+    for (uint32_t i = 0; i < n_adapters; i++) {
+        last = names[i];
+        n_last = strlen(last);
+        buffer_append_char(out, ',');
+        write_anthropic_model(model, last, n_last, out);
     }
     buffer_append_str(out, "],\"has_more\":false,\"first_id\":");
-    if (model)
-        write_text(out, model->name);
-    buffer_append_str(out, model ? ",\"last_id\":" : "null,\"last_id\":null}");
-    if (model) {
-        write_text(out, last);
-        buffer_append_char(out, '}');
-    }
+    write_text(out, model->name);
+    buffer_append_str(out, ",\"last_id\":\"");
+    buffer_append_json(out, last, n_last);
+    buffer_append_str(out, "\"}");
 }
 
 static bool wants_anthropic(const struct exchange *x)
@@ -118,13 +141,14 @@ void endpoint_models_list(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
     struct buffer body;
-    buffer_init(&body, 64 * KIB);
+    buffer_init(&body, 4 * MIB);
     if (wants_anthropic(x)) {
         write_anthropic_list(model, &body);
     } else {
         buffer_append_str(&body, "{\"object\":\"list\",\"data\":[");
         if (model) { /* none while it is being loaded */
-            write_model(x, model, &body);
+            write_model(x, model, model->name, strlen(model->name), &body);
+            write_aliases(x, model, &body);
             write_adapters(model, &body);
         }
         buffer_append_str(&body, "]}");
@@ -149,12 +173,14 @@ void endpoint_models_get(struct exchange *x)
     }
     struct buffer body;
     buffer_init(&body, 64 * KIB);
+    if (strcmp(name, "default") == 0)
+        name = model->name;
     if (wants_anthropic(x))
-        write_anthropic_model(model, api_adapter_name(model, name) ? name : model->name, &body);
+        write_anthropic_model(model, name, strlen(name), &body);
     else if (api_adapter_name(model, name))
         write_adapter(model, name, &body);
     else
-        write_model(x, model, &body);
+        write_model(x, model, name, strlen(name), &body);
     exchange_reply(x, 200, "application/json", &body);
     buffer_deinit(&body);
 }

@@ -57,6 +57,16 @@ static double milliseconds(uint64_t begin_ns, uint64_t end_ns)
     return begin_ns > 0 && end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-6 : 0.0;
 }
 
+struct request_durations request_summary_durations(const struct request_summary *s,
+                                                   uint64_t arrival_ns)
+{
+    const uint64_t waited = s->admitted_ns ? s->admitted_ns : s->end_ns;
+    const uint64_t computed = s->first_token_ns ? s->first_token_ns : s->end_ns;
+    return (struct request_durations){.queue = milliseconds(arrival_ns, waited),
+                                      .prefill = milliseconds(s->admitted_ns, computed),
+                                      .decode = milliseconds(s->first_token_ns, s->end_ns)};
+}
+
 /* What came in before the query: of a known route that, else what the client sent. */
 static void write_path(const struct exchange *x, char *out, size_t cap)
 {
@@ -75,8 +85,7 @@ void request_log_write(const struct exchange *x)
     const struct request_summary *s = &x->summary;
     const struct served_model *model = exchange_model(x);
     bool used_model = s->n_prompt > 0 && model;
-    uint64_t waited = s->admitted_ns ? s->admitted_ns : s->end_ns;
-    uint64_t computed = s->first_token_ns ? s->first_token_ns : s->end_ns;
+    const struct request_durations ms = request_summary_durations(s, x->arrival_ns);
     char path[LIMIT_LOGGED_PATH];
     write_path(x, path, sizeof path);
     const struct log_field fields[] = {
@@ -92,13 +101,9 @@ void request_log_write(const struct exchange *x)
         {.key = "prompt_tokens", .is_number = used_model, .number = (double)s->n_prompt},
         {.key = "cached_tokens", .is_number = used_model, .number = (double)s->n_cached},
         {.key = "output_tokens", .is_number = used_model, .number = (double)s->n_output},
-        {.key = "queue_ms", .is_number = used_model, .number = milliseconds(x->arrival_ns, waited)},
-        {.key = "prefill_ms",
-         .is_number = used_model,
-         .number = milliseconds(s->admitted_ns, computed)},
-        {.key = "decode_ms",
-         .is_number = used_model,
-         .number = milliseconds(s->first_token_ns, s->end_ns)},
+        {.key = "queue_ms", .is_number = used_model, .number = ms.queue},
+        {.key = "prefill_ms", .is_number = used_model, .number = ms.prefill},
+        {.key = "decode_ms", .is_number = used_model, .number = ms.decode},
     };
     log_record(context->log, LOG_INFO, "server", fields, sizeof fields / sizeof *fields, "request");
 }

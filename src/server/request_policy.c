@@ -220,11 +220,18 @@ static bool refuse_headers(struct exchange *x, const char *method, const char *v
 {
     struct head_walk walk = {.x = x};
     bool is_clean = walk_headers(&walk, method, version);
+    const union MHD_ConnectionInfo *head =
+        MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     const char *host = exchange_header(x, "host");
     bool needs_host = strcmp(version, "HTTP/1.1") == 0;
     if (walk.n_headers > LIMIT_HEADERS) {
         api_error_set(&x->refusal, "headers_too_large", NULL, "More than %u headers.",
                       LIMIT_HEADERS);
+        return true;
+    }
+    if (head && head->header_size > LIMIT_HEAD_BYTES) { /* the reply has to have room, too */
+        api_error_set(&x->refusal, "headers_too_large", NULL, "The head has %zu bytes of %zu.",
+                      head->header_size, (size_t)LIMIT_HEAD_BYTES);
         return true;
     }
     if (!is_clean) {
@@ -282,6 +289,8 @@ bool policy_refuses_body(struct exchange *x)
         return true;
     }
     if (!wants_body)
+        return false;
+    if ((x->route->flags & MAY_BE_EMPTY) && length == 0 && !x->is_chunked)
         return false;
     if (!has_length && !x->is_chunked) {
         api_error_set(&x->refusal, "length_required", NULL, "Content-Length is missing.");

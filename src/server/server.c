@@ -39,7 +39,9 @@ serverd_status server_create(const struct server_options *options, struct server
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
     if (status == SERVERD_OK && options->context.options->api_key_file)
-        status = key_set_read(options->context.options->api_key_file, &server->keys, err);
+        status = server_reload_keys(server, err);
+    if (status == SERVERD_OK)
+        status = server_reload_certificate(server, err);
     if (status == SERVERD_OK)
         status = job_thread_start(&server->jobs, err);
     if (status == SERVERD_OK)
@@ -86,6 +88,7 @@ void server_destroy(struct server *server)
     grammar_cache_deinit(&server->grammars);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
+    certificate_unref(server->certificate);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
     (void)pthread_mutex_destroy(&server->lock);
@@ -117,10 +120,39 @@ serverd_status server_reload_keys(struct server *server, serverd_error *err)
         return status;
     (void)pthread_mutex_lock(&server->lock);
     struct key_set *old = server->keys;
-    server->keys = keys;
+    status = key_set_limit(keys, old, clock_now_ns(server->context.clock), err);
+    if (status == SERVERD_OK)
+        server->keys = keys;
     (void)pthread_mutex_unlock(&server->lock);
-    key_set_unref(old);
+    key_set_unref(status == SERVERD_OK ? old : keys);
+    return status;
+}
+
+serverd_status server_reload_certificate(struct server *server, serverd_error *err)
+{
+    const struct options *options = server->context.options;
+    struct certificate *certificate = NULL;
+    if (!options->tls_cert && !options->tls_key)
+        return SERVERD_OK;
+    if (!options->tls_cert || !options->tls_key)
+        return fail(err, SERVERD_INVALID, "%s: %s is missing, they go together",
+                    options->tls_cert ? "tls-cert" : "tls-key",
+                    options->tls_cert ? "tls-key" : "tls-cert");
+    serverd_status status =
+        certificate_read(options->tls_cert, options->tls_key, &certificate, err);
+    if (status != SERVERD_OK)
+        return status;
+    (void)pthread_mutex_lock(&server->lock);
+    struct certificate *old = server->certificate;
+    server->certificate = certificate;
+    (void)pthread_mutex_unlock(&server->lock);
+    certificate_unref(old);
     return SERVERD_OK;
+}
+
+bool server_has_tls(const struct server *server)
+{
+    return server->context.options->tls_cert != NULL;
 }
 
 /* ---- the model ----------------------------------------------------------------------------------
@@ -249,10 +281,22 @@ static void tend_stream(struct exchange *x, uint64_t now)
     (void)pthread_mutex_unlock(&x->lock);
 }
 
+/* Under the lock: is the time over that a drain gives to what runs? Once for each drain. */
+static bool drain_is_over(struct server *server, uint64_t now)
+{
+    if (server->drain_until_ns == 0 || now < server->drain_until_ns)
+        return false;
+    server->drain_until_ns = 0;
+    return true;
+}
+
 void server_tick(struct server *server)
 {
     uint64_t now = clock_now_ns(server->context.clock);
     (void)pthread_mutex_lock(&server->lock);
+    if (drain_is_over(server, now))
+        for (struct exchange *x = server->live; x; x = x->next_live)
+            exchange_end(x);
     for (struct connection *c = server->connections; c; c = c->next) {
         if (c->fd < 0)
             continue;
@@ -277,11 +321,43 @@ void server_tick(struct server *server)
 /* ---- the end
  * ------------------------------------------------------------------------------------- */
 
+void server_pause(struct server *server, uint64_t timeout_ns)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    const struct served_model *model = atomic_load(&server->model);
+    if (!server->is_ending) {
+        atomic_store(&server->is_draining, true);
+        server->drain_until_ns = clock_now_ns(server->context.clock) + timeout_ns;
+        if (model)
+            engine_drain(model->engine);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+bool server_resume(struct server *server)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    const struct served_model *model = atomic_load(&server->model);
+    const bool may = !server->is_ending;
+    if (may) {
+        server->drain_until_ns = 0;
+        if (model)
+            engine_resume(model->engine);
+        atomic_store(&server->is_draining, false);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+    return may;
+}
+
 void server_drain(struct server *server)
 {
-    if (atomic_exchange(&server->is_draining, true))
-        return;
-    http_quiesce(server);
+    (void)pthread_mutex_lock(&server->lock);
+    const bool was_ending = server->is_ending;
+    server->is_ending = true;
+    atomic_store(&server->is_draining, true);
+    (void)pthread_mutex_unlock(&server->lock);
+    if (!was_ending)
+        http_quiesce(server);
 }
 
 uint32_t server_n_active(const struct server *server)

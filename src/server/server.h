@@ -12,7 +12,8 @@ struct server_options {
     struct server_context context; /* outlives the server */
 };
 
-/* Reads the key file, binds and listens; replies 503 to what needs a model until one is set. */
+/* Reads the key file and the certificate, binds and listens; replies 503 to what needs a model
+ * until one is set. */
 serverd_status server_create(const struct server_options *options, struct server **out,
                              serverd_error *err);
 uint16_t server_port(const struct server *server);
@@ -38,6 +39,10 @@ void server_check_hangups(struct server *server);
 
 /* Reads the key file again; a broken file leaves the old keys. Any thread. */
 serverd_status server_reload_keys(struct server *server, serverd_error *err);
+
+/* The same with the certificate, for new connections. */
+serverd_status server_reload_certificate(struct server *server, serverd_error *err);
+bool server_has_tls(const struct server *server);
 
 /* Stop accepting; /ready turns 503. Then wait until server_n_active is 0 or time is up. */
 void server_drain(struct server *server);

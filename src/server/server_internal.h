@@ -4,7 +4,9 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
+#include "server/certificate.h"
 #include "server/output_form.h"
+#include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
 
@@ -12,8 +14,21 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-enum route_scope { SCOPE_PUBLIC, SCOPE_INFER, SCOPE_METRICS, SCOPE_ADMIN };
-enum route_flags { NEEDS_MODEL = 1, JSON_BODY = 2 };
+enum route_scope {
+    SCOPE_PUBLIC,  /* no key */
+    SCOPE_ANY_KEY, /* a key of any scope */
+    SCOPE_INFER,
+    SCOPE_EMBED,
+    SCOPE_BATCH,
+    SCOPE_METRICS,
+    SCOPE_ADMIN
+};
+enum route_flags {
+    NEEDS_MODEL = 1,
+    JSON_BODY = 2,
+    MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
+    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+};
 
 struct route {
     const char *method, *path;
@@ -29,6 +44,7 @@ struct route {
 struct connection {
     struct connection *previous, *next;
     struct server *server;
+    struct certificate *certificate; /* its own reference; NULL: no TLS */
     int fd;
     uint64_t opened_ns;
     uint64_t head_began_ns; /* of the request whose head is being read; 0: none */
@@ -82,7 +98,8 @@ struct exchange {
     uint64_t tenant;          /* from the API key's digest; 0 without keys */
     uint32_t weight;          /* of the key; 0 without keys */
     char key_name[LIMIT_KEY_NAME_BYTES + 1];
-    char allow[80]; /* of a 405 */
+    struct rate_limit *limit; /* the key's; NULL: none. With a reference. */
+    char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];
     struct buffer ignored_fields;
@@ -108,6 +125,8 @@ struct exchange {
     struct request **prepared;
     uint32_t n_prepared;
 
+    const char *busy_code; /* of an EVENT_END with SERVERD_BUSY; NULL: queue_timeout */
+
     struct api_error job_error; /* the job thread's, before its EVENT_END; http_status 0: none */
 
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
@@ -118,6 +137,7 @@ struct exchange {
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
     uint32_t n_open;       /* requests whose END has not come from the engine */
+    uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
 
     struct exchange *previous_live, *next_live; /* under server->lock */
@@ -131,6 +151,8 @@ void exchange_deliver(struct exchange *x, const struct event *event);
 void exchange_wake(struct exchange *x);
 /* The reply ends with an error as soon as its thread looks at it. */
 void exchange_abort(struct exchange *x);
+/* The same if something runs for it, which is cancelled. */
+void exchange_end(struct exchange *x);
 /* The client is gone: cancels what still runs. */
 void exchange_abandon(struct exchange *x);
 /* HTTP thread: encodes what has come. Returns true if there is something to send or the end. */
@@ -186,8 +208,10 @@ struct job_thread {
 struct api_key {
     uint8_t digest[32]; /* SHA-256 */
     char name[LIMIT_KEY_NAME_BYTES + 1];
-    uint32_t weight; /* its share of a busy engine, beside other keys */
-    bool is_admin;
+    uint32_t weight;              /* its share of a busy engine, beside other keys */
+    unsigned scopes;              /* 1 << enum route_scope */
+    uint32_t per_minute[N_RATES]; /* 0: no limit */
+    struct rate_limit *limit;     /* NULL: it has none */
 };
 
 struct key_set {
@@ -208,18 +232,22 @@ struct server {
     struct grammar_cache grammars;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
-    pthread_mutex_t lock; /* connections, live exchanges, keys; taken before an exchange's lock */
+    pthread_mutex_t
+        lock; /* connections, live exchanges, keys, certificate; taken before an exchange's lock */
     struct connection *connections;
     _Atomic uint32_t n_connections;
     uint64_t n_exchanges; /* that there have ever been */
     struct exchange *live;
     uint32_t n_live;
     struct key_set *keys;
+    struct certificate *certificate; /* of new connections; NULL: no TLS, ever */
     struct job_thread jobs;
     struct job_thread compilers; /* of grammars */
 
     _Atomic(const struct served_model *) model;
-    _Atomic bool is_draining, has_failed;
+    _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
+    bool is_ending;                       /* for good; under `lock` */
+    uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
@@ -255,22 +283,44 @@ void job_thread_deinit(struct job_thread *jobs);
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
 
-/* auth.c */
+/* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
+/* Gives keys their rate limits, those of the old set (may be NULL) with what was used of them. */
+serverd_status key_set_limit(struct key_set *keys, const struct key_set *old, uint64_t now_ns,
+                             serverd_error *err);
 void key_set_unref(struct key_set *keys);
+
+/* auth.c */
+/* The error of an exchange whose key has to wait, which is counted. */
+void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e);
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
 
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
 bool cors_is_configured(const struct server *server);
+bool cors_is_allowed(const struct exchange *x); /* it names an allowed origin */
+
+/* reply_headers.c: headers that every reply has. */
+void reply_headers_add(struct exchange *x, struct MHD_Response *response);
 
 /* request_log.c: one line for each request that has ended. */
 void request_summary_add(struct request_summary *summary, const struct event *event);
+/* Milliseconds that it waited for its place, computed its prompt, and generated. */
+struct request_durations {
+    double queue, prefill, decode;
+};
+struct request_durations request_summary_durations(const struct request_summary *summary,
+                                                   uint64_t arrival_ns);
 void request_log_write(const struct exchange *x); /* both sides are done with it */
 
 /* server.c: events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
+/* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
+ * ended. */
+void server_pause(struct server *server, uint64_t timeout_ns);
+/* Takes that back; false: the server is ending. */
+bool server_resume(struct server *server);
 
 /* health.c */
 double server_heartbeat_age(const struct server *server);

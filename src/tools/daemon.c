@@ -74,16 +74,27 @@ static void begin_drain(struct daemon *daemon, const char *why)
     (void)uv_timer_again(&daemon->tick);
 }
 
+static void reload(struct daemon *daemon)
+{
+    serverd_error err;
+    if (server_reload_keys(daemon->server, &err) == SERVERD_OK)
+        log_info(daemon->log, "daemon", "SIGHUP: %u API keys are in use",
+                 server_n_keys(daemon->server));
+    else
+        log_error(daemon->log, "daemon", "SIGHUP: the keys stay as they were: %s", err.text);
+    if (!server_has_tls(daemon->server))
+        return;
+    if (server_reload_certificate(daemon->server, &err) == SERVERD_OK)
+        log_info(daemon->log, "daemon", "SIGHUP: the certificate was read again");
+    else
+        log_error(daemon->log, "daemon", "SIGHUP: the certificate stays as it was: %s", err.text);
+}
+
 static void on_signal(uv_signal_t *signal, int number)
 {
     struct daemon *daemon = signal->data;
     if (number == SIGHUP) {
-        serverd_error err;
-        if (server_reload_keys(daemon->server, &err) == SERVERD_OK)
-            log_info(daemon->log, "daemon", "SIGHUP: %u API keys are in use",
-                     server_n_keys(daemon->server));
-        else
-            log_error(daemon->log, "daemon", "SIGHUP: the keys stay as they were: %s", err.text);
+        reload(daemon);
         return;
     }
     const char *name = number == SIGINT ? "SIGINT" : "SIGTERM";
@@ -195,8 +206,9 @@ static void announce(struct daemon *daemon)
 {
     const char *host = daemon->options->host;
     bool is_v6 = strchr(host, ':') != NULL;
-    log_info(daemon->log, "daemon", "serverd %s listens on http://%s%s%s:%u", PROJECT_VERSION,
-             is_v6 ? "[" : "", host, is_v6 ? "]" : "", server_port(daemon->server));
+    log_info(daemon->log, "daemon", "serverd %s listens on %s://%s%s%s:%u", PROJECT_VERSION,
+             server_has_tls(daemon->server) ? "https" : "http", is_v6 ? "[" : "", host,
+             is_v6 ? "]" : "", server_port(daemon->server));
 }
 
 static void start_loop(struct daemon *daemon)

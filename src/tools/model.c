@@ -480,6 +480,7 @@ serverd_status model_open(const struct model_setup *setup, struct model **out, s
         return status;
     }
     model->served.name = model->name;
+    model->served.aliases = setup->options->model_alias;
     model->served.created = clock_wall_seconds(setup->clock);
     model->served.program = model->program;
     model->served.tokenizer = model->tokenizer;

@@ -55,7 +55,7 @@ class Server:
     def _read(self):
         for line in self.process.stdout:
             self.lines.append(line)
-            match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            match = re.search(r"https?://127\.0\.0\.1:(\d+)", line)
             if match and self.port is None:
                 self.port = int(match.group(1))
                 self.has_port.set()

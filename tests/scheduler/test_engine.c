@@ -394,6 +394,32 @@ static void times_that_are_over_end_requests(void **state)
     world_destroy(world);
 }
 
+static void a_drain_can_be_taken_back(void **state)
+{
+    struct world *world = world_create(&(struct world_options){.max_running = 1});
+    struct plan *running = plan_of(5, 30, 1), *refused = plan_of(5, 5, 2), *next = plan_of(5, 5, 3);
+    plan_must_submit(world, running);
+    world_step(world, 2);
+    engine_drain(world->engine);
+    assert_int_equal(plan_submit(world, refused, &err), SERVERD_UNSUPPORTED);
+    world_step(world, 2);
+    engine_resume(world->engine);
+    struct engine_status status;
+    engine_status(world->engine, &status);
+    assert_false(status.is_draining);
+    plan_must_submit(world, next); /* waits for its place, and no drain ends it */
+    world_run(world);
+    plan_finish(world, running);
+    plan_finish(world, next);
+    free(refused);
+    engine_stop(world->engine);
+    engine_resume(world->engine); /* too late */
+    refused = plan_of(5, 5, 4);
+    assert_int_equal(plan_submit(world, refused, &err), SERVERD_UNSUPPORTED);
+    free(refused);
+    world_destroy(world);
+}
+
 static void draining_ends_what_waits_and_lets_the_rest_finish(void **state)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
@@ -747,6 +773,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_request_ends_within_one_step),
         cmocka_unit_test(times_that_are_over_end_requests),
         cmocka_unit_test(draining_ends_what_waits_and_lets_the_rest_finish),
+        cmocka_unit_test(a_drain_can_be_taken_back),
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),
         cmocka_unit_test(a_common_beginning_is_computed_once),

@@ -248,6 +248,67 @@ static void a_trace_ends_with_its_time_even_if_nothing_runs(void **state)
     world_destroy(world);
 }
 
+/* ---- flushes ----------------------------------------------------------------------------- */
+
+static const struct inspection_options flush_now = {.kind = INSPECT_FLUSH};
+static const struct inspection_options flush_when_idle = {.kind = INSPECT_FLUSH,
+                                                          .duration_ns = 1000000000};
+
+static void a_flush_forgets_what_nobody_uses(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *held = plan_of(64, 1, 1), *running = plan_of(48, 40, 2),
+                *again = plan_of(64, 1, 1);
+    held->hold_ns = UINT64_C(1000000000000);
+    plan_must_submit(world, held);
+    world_run(world);
+    plan_must_submit(world, running);
+    world_step(world, 3);
+    const struct inspection *found = look_at_cache(world, &flush_now);
+    check_totals(&found->totals);
+    assert_int_equal(found->totals.n_evictable, 0);
+    assert_int_equal(found->totals.n_locked, 3); /* of the one that runs */
+    assert_false(engine_check(world->engine, &err));
+    world_run(world);
+    plan_must_submit(world, again);
+    world_run(world);
+    assert_int_equal(again->n_cached, 0);
+    plan_finish(world, held);
+    plan_finish(world, running);
+    plan_finish(world, again);
+    world_destroy(world);
+}
+
+static void a_patient_flush_waits_for_idle_or_says_busy(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *plan = plan_of(48, 30, 1), *other = plan_of(48, 100, 2);
+    plan_must_submit(world, plan);
+    (void)must_inspect(world, &flush_when_idle);
+    world_step(world, 5);
+    assert_int_equal(world->n_inspection_ends, 0);
+    world_run(world);
+    assert_int_equal(world->n_inspection_ends, 1);
+    assert_int_equal(world->inspection_status, SERVERD_OK);
+    assert_int_equal(world->inspection->totals.n_free, world->inspection->totals.n_pages);
+    plan_must_submit(world, other);
+    (void)must_inspect(world, &flush_when_idle);
+    world_step(world, 3);
+    assert_int_equal(world->n_inspection_ends, 1);
+    world->now_ns += flush_when_idle.duration_ns;
+    world_step(world, 1);
+    assert_int_equal(world->n_inspection_ends, 2);
+    assert_int_equal(world->inspection_status, SERVERD_BUSY);
+    assert_null(world->inspection);
+    assert_int_equal(look_at_cache(world, &whole_cache)->totals.n_locked, 3); /* nothing is gone */
+    world_run(world);
+    plan_finish(world, plan);
+    plan_finish(world, other);
+    world_destroy(world);
+}
+
 static void a_drain_ends_a_trace_and_a_stop_fails_it(void **state)
 {
     (void)state;
@@ -457,6 +518,8 @@ int main(void)
         cmocka_unit_test(a_large_cache_is_cut_to_what_was_asked_for),
         cmocka_unit_test(a_trace_has_every_step_and_request),
         cmocka_unit_test(a_trace_ends_with_its_time_even_if_nothing_runs),
+        cmocka_unit_test(a_flush_forgets_what_nobody_uses),
+        cmocka_unit_test(a_patient_flush_waits_for_idle_or_says_busy),
         cmocka_unit_test(a_drain_ends_a_trace_and_a_stop_fails_it),
         cmocka_unit_test(only_some_inspections_are_made_at_once),
         cmocka_unit_test(every_prompt_token_is_cached_or_computed),

@@ -137,6 +137,7 @@ static void open_model(struct edge *edge, const char *device)
     must(engine_create(&options, &edge->engine, &err), &err);
     must(engine_start(edge->engine, &err), &err);
     edge->model = (struct served_model){.name = "tiny",
+                                        .aliases = edge->options.model_alias,
                                         .created = 1600000000,
                                         .program = edge->program,
                                         .tokenizer = edge->tokenizer,
