@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/sampling_fields.h"
 #include "server/server_internal.h"
 
 #include <inttypes.h>
@@ -65,6 +66,19 @@ static const struct field fields[] = {
     {"presence_penalty", FIELD_FLOAT, GENERATE, AT(presence_penalty), -2, 2},
     {"logit_bias", FIELD_JSON, GENERATE, AT(logit_bias), 0, 0},
     {"allowed_token_ids", FIELD_JSON, GENERATE, AT(allowed_token_ids), 0, 0},
+    {"bad_words", FIELD_JSON, GENERATE, AT(bad_words), 0, 0},
+    {"typical_p", FIELD_FLOAT, GENERATE, AT(typical_p), 1e-9, 1},
+    {"top_n_sigma", FIELD_FLOAT, GENERATE, AT(top_n_sigma), -1e9, 1e9},
+    {"xtc_probability", FIELD_FLOAT, GENERATE, AT(xtc_probability), 0, 1},
+    {"xtc_threshold", FIELD_FLOAT, GENERATE, AT(xtc_threshold), 0, 1},
+    {"dry_multiplier", FIELD_FLOAT, GENERATE, AT(dry_multiplier), 0, 100},
+    {"dry_base", FIELD_FLOAT, GENERATE, AT(dry_base), 1, 100},
+    {"dry_allowed_length", FIELD_INT, GENERATE, AT(dry_allowed_length), 1, INT32_MAX},
+    {"dry_penalty_last_n", FIELD_INT, GENERATE, AT(dry_penalty_last_n), -1, INT32_MAX},
+    {"dry_sequence_breakers", FIELD_JSON, GENERATE, AT(dry_sequence_breakers), 0, 0},
+    {"samplers", FIELD_JSON, GENERATE, AT(samplers), 0, 0},
+    {"logprobs_mode", FIELD_STRING, GENERATE, AT(logprobs_mode), 0, 0},
+    {"post_sampling_probs", FIELD_BOOL, GENERATE, AT(post_sampling_probs), 0, 0},
     {"seed", FIELD_INT, GENERATE, AT(seed), -0x1p63, 0x1p63},
     {"min_tokens", FIELD_INT, GENERATE, AT(min_tokens), 0, TOKENS_MAX},
     {"ignore_eos", FIELD_BOOL, GENERATE, AT(ignore_eos), 0, 0},
@@ -142,11 +156,6 @@ static const struct field fields[] = {
     {"prompt_logprobs", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
-    {"typical_p", FIELD_REFUSED, GENERATE, 0, 1, 1},
-    {"top_n_sigma", FIELD_REFUSED, GENERATE, 0, -1e9, 0},
-    {"xtc_probability", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"dry_multiplier", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"bad_words", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
 };
 
@@ -273,6 +282,14 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .repetition_penalty = NAN,
                                .frequency_penalty = NAN,
                                .presence_penalty = NAN,
+                               .typical_p = NAN,
+                               .top_n_sigma = NAN,
+                               .xtc_probability = NAN,
+                               .xtc_threshold = NAN,
+                               .dry_multiplier = NAN,
+                               .dry_base = NAN,
+                               .dry_allowed_length = API_UNSET,
+                               .dry_penalty_last_n = API_UNSET,
                                .skip_special_tokens = true,
                                .add_special_tokens = true,
                                .parse_special = true,
@@ -697,7 +714,8 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
         set_lengths(x, f, r, default_tokens, param, e) && set_stops(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
-        set_bias(x, f, r, e) && set_allowed(x, f, r, e) && set_deadline(x, r, e)) {
+        set_bias(x, f, r, e) && set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) &&
+        set_deadline(x, r, e)) {
         if (sampling_params_check(&r->sampling, exchange_model(x)->program->config.n_vocab, &err) ==
             SERVERD_OK)
             return r;
