@@ -57,6 +57,8 @@ static const struct field fields[] = {
     {"echo", FIELD_BOOL, API_COMPLETIONS, AT(echo), 0, 0},
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
+    {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
+    {"truncate_prompt_tokens", FIELD_INT, GENERATE, AT(truncate_prompt_tokens), -1, TOKENS_MAX},
     {"temperature", FIELD_FLOAT, GENERATE, AT(temperature), 0, 100},
     {"top_k", FIELD_INT, GENERATE, AT(top_k), -1, INT32_MAX},
     {"top_p", FIELD_FLOAT, GENERATE, AT(top_p), 1e-9, 1},
@@ -153,8 +155,7 @@ static const struct field fields[] = {
     {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
-    {"prompt_logprobs", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS | PAIRS, 0, 0, 0},
+    {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
 };
@@ -288,6 +289,8 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .xtc_threshold = NAN,
                                .dry_multiplier = NAN,
                                .dry_base = NAN,
+                               .prompt_logprobs = API_UNSET,
+                               .truncate_prompt_tokens = API_UNSET,
                                .dry_allowed_length = API_UNSET,
                                .dry_penalty_last_n = API_UNSET,
                                .skip_special_tokens = true,
@@ -643,15 +646,58 @@ static bool set_bias(struct exchange *x, const struct api_fields *f, struct requ
     return true;
 }
 
+static int64_t wanted_tokens(const struct api_fields *f, int64_t default_tokens)
+{
+    int64_t wanted =
+        f->max_completion_tokens != API_UNSET ? f->max_completion_tokens : f->max_tokens;
+    return wanted == API_UNSET ? default_tokens : wanted;
+}
+
+/* -1 keeps what leaves room for the wanted tokens, or for one if all that fit are wanted. */
+void api_truncate_prompt(struct exchange *x, const struct api_fields *f, int64_t default_tokens,
+                         struct token_list *ids)
+{
+    int64_t n_kept = f->truncate_prompt_tokens, context = exchange_model(x)->context_size;
+    if (n_kept == API_UNSET || n_kept == 0) /* 0 is refused when the request is made */
+        return;
+    if (n_kept < 0) {
+        int64_t wanted = wanted_tokens(f, default_tokens);
+        n_kept = context - (wanted < 0 ? 1 : wanted);
+        n_kept = n_kept > 1 ? n_kept : 1;
+    }
+    if (n_kept >= ids->n)
+        return;
+    memmove(ids->id, ids->id + ids->n - n_kept, (size_t)n_kept * sizeof *ids->id);
+    ids->n = (uint32_t)n_kept;
+}
+
+/* Nothing is known of the first token. */
+static bool set_prompt_logprobs(const struct api_fields *f, struct request *request,
+                                struct api_error *e)
+{
+    if (f->truncate_prompt_tokens == 0) {
+        api_error_set(e, "invalid_value", "truncate_prompt_tokens",
+                      "truncate_prompt_tokens is 0, allowed are 1 or more, and -1.");
+        return false;
+    }
+    if (f->prompt_logprobs == API_UNSET)
+        return true;
+    if (f->stream) {
+        api_error_set(e, "unsupported_value", "prompt_logprobs",
+                      "prompt_logprobs cannot be streamed.");
+        return false;
+    }
+    request->wants_prompt_logprobs = request->n_prompt > 1;
+    request->n_top_logprobs = max_u32(request->n_top_logprobs, (uint32_t)f->prompt_logprobs);
+    return true;
+}
+
 /* Clips the wanted tokens to the room behind the prompt. */
 static bool set_lengths(struct exchange *x, const struct api_fields *f, struct request *request,
                         int64_t default_tokens, const char *param, struct api_error *e)
 {
     uint32_t context = exchange_model(x)->context_size;
-    int64_t wanted =
-        f->max_completion_tokens != API_UNSET ? f->max_completion_tokens : f->max_tokens;
-    if (wanted == API_UNSET)
-        wanted = default_tokens;
+    int64_t wanted = wanted_tokens(f, default_tokens);
     uint32_t needed = request->n_prompt + (wanted != 0);
     if (needed > context) {
         api_error_set(e, "context_length_exceeded", param,
@@ -711,7 +757,8 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     }
     set_sampling(x, f, &r->sampling);
     if (copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
-        set_lengths(x, f, r, default_tokens, param, e) && set_stops(f, r, e) &&
+        set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
+        set_stops(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
         set_bias(x, f, r, e) && set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) &&

@@ -117,3 +117,46 @@ def test_processed_logprobs_under_a_grammar(client):
     assert reply.message.content in ("yes", "no")
     for token in reply.logprobs.content:
         assert token.logprob <= 0 and len(token.top_logprobs) == 3
+
+
+def test_prompt_logprobs_are_those_of_echo(client):
+    args = dict(model="default", prompt="The capital of France is Paris.", temperature=0, max_tokens=2, logprobs=1)
+    echo = client.completions.create(**args, echo=True).choices[0].logprobs
+    reply = client.completions.create(**args, extra_body={"prompt_logprobs": 3, "return_token_ids": True}).choices[0]
+    scores = reply.prompt_logprobs
+    assert scores[0] is None and len(reply.logprobs.tokens) == 2
+    assert all(len(top) <= 2 for top in reply.logprobs.top_logprobs)  # not the prompt's three
+    for i, entry in enumerate(scores[1:], 1):
+        token = next(iter(entry.values()))  # the prompt's own is first
+        assert token["logprob"] == echo.token_logprobs[i]
+        assert token["decoded_token"] == echo.tokens[i]
+        assert 3 <= len(entry) <= 4 and {1, 2, 3} <= {t["rank"] for t in entry.values()}
+    again = client.completions.create(**args, extra_body={"prompt_logprobs": 3}).choices[0]
+    assert again.prompt_logprobs == scores
+
+
+def test_prompt_logprobs_of_a_chat(client):
+    reply = client.chat.completions.create(model="default", messages=CAPITAL, temperature=0, max_tokens=2,
+                                           extra_body={"prompt_logprobs": 0})
+    assert len(reply.prompt_logprobs) == reply.usage.prompt_tokens
+    assert reply.prompt_logprobs[0] is None
+    assert all(len(entry) == 1 for entry in reply.prompt_logprobs[1:])
+    assert reply.choices[0].logprobs is None
+
+
+def test_prompts_are_truncated_at_their_beginning(client):
+    args = dict(model="default", temperature=0, max_tokens=6)
+    long = "word " * 50 + "The capital of France is"
+    n = client.completions.create(**args, prompt=long).usage.prompt_tokens
+    cut = client.completions.create(**args, prompt=long, extra_body={"truncate_prompt_tokens": 5})
+    short = client.completions.create(**args, prompt="The capital of France is",
+                                      extra_body={"truncate_prompt_tokens": n})
+    assert n > 50 and cut.usage.prompt_tokens == 5
+    assert short.usage.prompt_tokens >= 5
+    whole = client.completions.create(**args, prompt=long, extra_body={"truncate_prompt_tokens": -1})
+    assert whole.usage.prompt_tokens == n
+    too_long = "word " * 20000
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(**args, prompt=too_long)
+    fits = client.completions.create(**args, prompt=too_long, extra_body={"truncate_prompt_tokens": 40})
+    assert fits.usage.prompt_tokens == 40

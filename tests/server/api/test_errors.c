@@ -170,6 +170,14 @@ static const struct row rows[] = {
      "allowed_token_ids"},
 
     /* truncation, DRY, banned words, the order of the steps */
+    {CHAT, "{" USER ",\"prompt_logprobs\":21}", 400, "invalid_value", "prompt_logprobs"},
+    {CHAT, "{" USER ",\"prompt_logprobs\":true}", 400, "invalid_type", "prompt_logprobs"},
+    {CHAT, "{" USER ",\"prompt_logprobs\":1,\"stream\":true}", 400, "unsupported_value",
+     "prompt_logprobs"},
+    {CHAT, "{" USER ",\"truncate_prompt_tokens\":0}", 400, "invalid_value",
+     "truncate_prompt_tokens"},
+    {COMPLETIONS, "{\"prompt\":\"a\",\"truncate_prompt_tokens\":-2}", 400, "invalid_value",
+     "truncate_prompt_tokens"},
     {CHAT, "{" USER ",\"typical_p\":0}", 400, "invalid_value", "typical_p"},
     {CHAT, "{" USER ",\"typical_p\":1.5}", 400, "invalid_value", "typical_p"},
     {CHAT, "{" USER ",\"top_n_sigma\":\"1\"}", 400, "invalid_type", "top_n_sigma"},
