@@ -592,60 +592,6 @@ static bool set_allowed(struct exchange *x, const struct api_fields *f, struct r
     return true;
 }
 
-/* One {"id": bias}; false bans. */
-static bool read_bias(struct exchange *x, const char *key, const json_t *value,
-                      struct logit_bias *out, struct api_error *e)
-{
-    uint64_t id;
-    if (!parse_u64(key, 0, exchange_model(x)->program->config.n_vocab - 1, &id)) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias: `%.40s` is no token id of this model.", key);
-        return false;
-    }
-    double bias = json_is_number(value) ? json_number_value(value) : 0.0;
-    if ((!json_is_number(value) && !json_is_false(value)) || !(bias >= -100.0 && bias <= 100.0)) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias: the bias of %s has to be -100 to 100, or false.", key);
-        return false;
-    }
-    *out = (struct logit_bias){.token = (int32_t)id,
-                               .bias = (float)bias,
-                               .is_banned = json_is_false(value) || bias <= -100.0};
-    return true;
-}
-
-static bool set_bias(struct exchange *x, const struct api_fields *f, struct request *request,
-                     struct api_error *e)
-{
-    size_t n = json_object_size(f->logit_bias);
-    if (!f->logit_bias)
-        return true;
-    if (!json_is_object(f->logit_bias) || n > LIMIT_LOGIT_BIAS) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias has to be an object of at most %u entries.", LIMIT_LOGIT_BIAS);
-        return false;
-    }
-    struct logit_bias *bias = arena_array(request->arena, max_size(n, 1), sizeof *bias);
-    if (!bias)
-        return out_of_memory(e);
-    const char *key;
-    json_t *value;
-    uint32_t count = 0;
-    json_object_foreach(f->logit_bias, key, value)
-    {
-        if (!read_bias(x, key, value, &bias[count], e))
-            return false;
-        uint32_t same = 0; /* "5" and "05" are one token: the last counts */
-        while (bias[same].token != bias[count].token)
-            same++;
-        bias[same] = bias[count];
-        count += same == count;
-    }
-    request->sampling.bias = bias;
-    request->sampling.n_bias = count;
-    return true;
-}
-
 static int64_t wanted_tokens(const struct api_fields *f, int64_t default_tokens)
 {
     int64_t wanted =
@@ -761,8 +707,7 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
         set_stops(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
-        set_bias(x, f, r, e) && set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) &&
-        set_deadline(x, r, e)) {
+        set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) && set_deadline(x, r, e)) {
         if (sampling_params_check(&r->sampling, exchange_model(x)->program->config.n_vocab, &err) ==
             SERVERD_OK)
             return r;

@@ -1,5 +1,6 @@
 #include "server/sampling_fields.h"
 
+#include "base/numeric.h"
 #include "server/server_internal.h"
 
 #include <math.h>
@@ -10,6 +11,15 @@ static bool out_of_memory(struct api_error *e)
 {
     api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
     return false;
+}
+
+static bool read_one_id(struct exchange *x, json_t *id, const char *param, struct token_list *out,
+                        struct api_error *e)
+{
+    json_t *list = json_pack("[O]", id);
+    bool is_good = list ? api_read_ids(x, list, param, out, e) : out_of_memory(e);
+    json_decref(list);
+    return is_good;
 }
 
 /* ---- numbers ----------------------------------------------------------------------------- */
@@ -144,6 +154,113 @@ static bool set_breakers(const struct api_fields *f, struct request *request, st
     return true;
 }
 
+/* ---- logit_bias -------------------------------------------------------------------------- */
+
+/* A bias of -100 or less bans, and so does false. */
+static bool read_bias(const json_t *value, struct logit_bias *out, struct api_error *e)
+{
+    double bias = json_is_number(value) ? json_number_value(value) : 0.0;
+    if ((!json_is_number(value) && !json_is_false(value)) || !(bias >= -100.0 && bias <= 100.0)) {
+        api_error_set(e, "invalid_value", "logit_bias",
+                      "logit_bias: a bias has to be -100 to 100, or false.");
+        return false;
+    }
+    *out = (struct logit_bias){.bias = (float)bias,
+                               .is_banned = json_is_false(value) || bias <= -100.0};
+    return true;
+}
+
+/* Of a token that is named twice the last bias counts. */
+static bool add_bias(struct request *request, struct logit_bias *list, struct logit_bias bias,
+                     int32_t token, struct api_error *e)
+{
+    struct sampling_params *params = &request->sampling;
+    uint32_t i = 0;
+    while (i < params->n_bias && list[i].token != token)
+        i++;
+    if (i == LIMIT_LOGIT_BIAS) {
+        api_error_set(e, "invalid_value", "logit_bias", "logit_bias can be of at most %u tokens.",
+                      LIMIT_LOGIT_BIAS);
+        return false;
+    }
+    bias.token = token;
+    list[i] = bias;
+    params->n_bias += i == params->n_bias;
+    return true;
+}
+
+/* {"id": bias} */
+static bool read_bias_object(struct exchange *x, json_t *object, struct request *request,
+                             struct logit_bias *list, struct api_error *e)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(object, key, value)
+    {
+        uint64_t id;
+        struct logit_bias bias;
+        if (!parse_u64(key, 0, exchange_model(x)->program->config.n_vocab - 1, &id)) {
+            api_error_set(e, "invalid_value", "logit_bias",
+                          "logit_bias: `%.40s` is no token id of this model.", key);
+            return false;
+        }
+        if (!read_bias(value, &bias, e) || !add_bias(request, list, bias, (int32_t)id, e))
+            return false;
+    }
+    return true;
+}
+
+/* [id or text, bias]; of a text each of its tokens. */
+static bool read_bias_pair(struct exchange *x, const json_t *pair, struct request *request,
+                           struct logit_bias *list, struct api_error *e)
+{
+    json_t *what = json_array_get(pair, 0);
+    struct logit_bias bias;
+    struct token_list ids;
+    if (json_array_size(pair) != 2 || !(json_is_integer(what) || json_is_string(what))) {
+        api_error_set(e, "invalid_value", "logit_bias",
+                      "logit_bias: an element of a list has to be a token id or a text, and its "
+                      "bias.");
+        return false;
+    }
+    if (!read_bias(json_array_get(pair, 1), &bias, e))
+        return false;
+    token_list_init(&ids, LIMIT_LOGIT_BIAS);
+    bool is_good = json_is_string(what)
+                       ? api_tokenize(x, json_string_value(what), json_string_length(what), 0,
+                                      "logit_bias", &ids, e)
+                       : read_one_id(x, what, "logit_bias", &ids, e);
+    for (uint32_t i = 0; is_good && i < ids.n; i++)
+        is_good = add_bias(request, list, bias, ids.id[i], e);
+    token_list_deinit(&ids);
+    return is_good;
+}
+
+static bool set_bias(struct exchange *x, const struct api_fields *f, struct request *request,
+                     struct api_error *e)
+{
+    if (!f->logit_bias)
+        return true;
+    size_t n = json_is_array(f->logit_bias) ? json_array_size(f->logit_bias)
+                                            : json_object_size(f->logit_bias);
+    if (!(json_is_object(f->logit_bias) || json_is_array(f->logit_bias)) || n > LIMIT_LOGIT_BIAS) {
+        api_error_set(e, "invalid_value", "logit_bias",
+                      "logit_bias has to be an object or a list of at most %u entries.",
+                      LIMIT_LOGIT_BIAS);
+        return false;
+    }
+    struct logit_bias *list = arena_array(request->arena, LIMIT_LOGIT_BIAS, sizeof *list);
+    if (!list)
+        return out_of_memory(e);
+    request->sampling.bias = list;
+    if (json_is_object(f->logit_bias))
+        return read_bias_object(x, f->logit_bias, request, list, e);
+    for (size_t i = 0; i < n; i++)
+        if (!read_bias_pair(x, json_array_get(f->logit_bias, i), request, list, e))
+            return false;
+    return true;
+}
+
 /* ---- banned words ------------------------------------------------------------------------ */
 
 /* A word is written in several ways: at the start of a text, behind a space, behind other text. */
@@ -221,6 +338,17 @@ static bool add_ids(struct exchange *x, const json_t *list, struct request *requ
     return is_good;
 }
 
+static bool add_id(struct exchange *x, json_t *id, struct request *request, struct bad_word *words,
+                   struct api_error *e)
+{
+    struct token_list ids;
+    token_list_init(&ids, 1);
+    bool is_good =
+        read_one_id(x, id, "bad_words", &ids, e) && add_word(request, words, ids.id, ids.n, e);
+    token_list_deinit(&ids);
+    return is_good;
+}
+
 /* A string, the id of a token, or a list of ids. */
 static bool add_item(struct exchange *x, json_t *item, struct request *request,
                      struct bad_word *words, struct api_error *e)
@@ -228,12 +356,8 @@ static bool add_item(struct exchange *x, json_t *item, struct request *request,
     size_t len = json_string_length(item);
     if (json_is_array(item))
         return add_ids(x, item, request, words, e);
-    if (json_is_integer(item)) {
-        json_t *list = json_pack("[O]", item);
-        bool is_good = list ? add_ids(x, list, request, words, e) : out_of_memory(e);
-        json_decref(list);
-        return is_good;
-    }
+    if (json_is_integer(item))
+        return add_id(x, item, request, words, e);
     if (!json_is_string(item) || len == 0) {
         api_error_set(e, json_is_string(item) ? "invalid_value" : "invalid_type", "bad_words",
                       "bad_words has to hold words, token ids or lists of token ids.");
@@ -292,6 +416,7 @@ bool sampling_fields_read(struct exchange *x, const struct api_fields *fields,
                           struct request *request, struct api_error *e)
 {
     set_numbers(fields, &request->sampling);
-    return set_steps(fields, &request->sampling, e) && set_breakers(fields, request, e) &&
-           set_bad_words(x, fields, request, e) && set_logprobs_mode(fields, request, e);
+    return set_bias(x, fields, request, e) && set_steps(fields, &request->sampling, e) &&
+           set_breakers(fields, request, e) && set_bad_words(x, fields, request, e) &&
+           set_logprobs_mode(fields, request, e);
 }

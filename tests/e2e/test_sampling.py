@@ -95,6 +95,20 @@ def test_banned_ids_do_not_come(client):
     assert cut[:2] == plain[:2] and cut[2] != plain[2]
 
 
+def test_biases_by_id_and_by_text(client):
+    args = dict(model="default", prompt="The sky is", temperature=0, max_tokens=1)
+
+    def one(bias):
+        reply = client.completions.create(**args, extra_body={"logit_bias": bias, "return_token_ids": True})
+        return reply.choices[0].token_ids[0], reply.choices[0].text
+
+    token, word = one({})
+    assert one([[token, False]])[0] != token
+    assert one([[word, -100]])[0] != token
+    assert one([[" green", 100]])[1] == " green"
+    assert one([[token, -100], [token, 0]])[0] == token  # the last counts
+
+
 @pytest.mark.parametrize("asked", [{"logprobs_mode": "processed"}, {"post_sampling_probs": True}])
 def test_processed_logprobs_are_of_what_is_left(client, asked):
     args = dict(temperature=1.5, seed=5, logprobs=True, top_logprobs=5, max_tokens=8)
