@@ -220,10 +220,13 @@ void candidates_list_first(struct sampling_scratch *s, uint32_t k)
         list_from_first(s, -FLT_MAX, k);
 }
 
-void candidates_keep_top_k(struct sampling_scratch *s, uint32_t k, bool is_list)
+void candidates_keep_top_k(struct sampling_scratch *s, uint32_t k, struct candidates *c)
 {
-    if (!is_list)
+    if (!c->is_list) {
         candidates_list_first(s, k);
+        c->is_list = true;
+        c->has_weights = false;
+    }
     if (s->n <= k)
         return;
     for (uint32_t i = 0; i < s->n; i++)
@@ -373,15 +376,7 @@ void candidates_keep_min_p(struct sampling_scratch *s, float min_p, struct candi
     if (!c->is_list || !c->has_weights)
         (void)candidates_weigh(s, c->max, c->scale);
     c->is_list = c->has_weights = true;
-    int32_t *id = s->id;
-    float *z = s->z, *weight = s->weight;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n; i++) {
-        bool is_kept = weight[i] >= min_p; /* the most likely token weighs 1 */
-        id[n] = id[i];
-        z[n] = z[i];
-        weight[n] = weight[i];
-        n += is_kept;
-    }
-    close_list(s, n);
+    for (uint32_t i = 0; i < s->n; i++)
+        s->key[i] = s->weight[i] >= min_p; /* the most likely token weighs 1 */
+    candidates_keep_marked(s);
 }

@@ -49,8 +49,9 @@ double candidates_weigh(struct sampling_scratch *s, float max, float scale);
 /* Keeps those of the list whose key is not 0. */
 void candidates_keep_marked(struct sampling_scratch *s);
 
-/* The list is the whole of what is left (top_k, top_p, top_k of the row). */
-void candidates_keep_top_k(struct sampling_scratch *s, uint32_t k, bool is_list);
+/* The steps that keep a head by logits. They look at the list if there is one, else at the row; the
+ * list holds what is left afterwards. */
+void candidates_keep_top_k(struct sampling_scratch *s, uint32_t k, struct candidates *c);
 void candidates_keep_top_p(struct sampling_scratch *s, float top_p, struct candidates *c);
 void candidates_keep_min_p(struct sampling_scratch *s, float min_p, struct candidates *c);
 

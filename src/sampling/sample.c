@@ -1,7 +1,6 @@
 #include "sampling/sample.h"
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "sampling/candidates_internal.h"
 #include "sampling/context_internal.h"
 #include "sampling/logprobs.h"

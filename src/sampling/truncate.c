@@ -204,9 +204,7 @@ static void run_step(enum sampling_step step, struct sampling_scratch *s,
         keep_sigma(s, p, c);
         break;
     case STEP_TOP_K:
-        candidates_keep_top_k(s, (uint32_t)p->top_k, c->is_list);
-        c->has_weights = c->has_weights && c->is_list;
-        c->is_list = true;
+        candidates_keep_top_k(s, (uint32_t)p->top_k, c);
         break;
     case STEP_TYPICAL_P:
         keep_typical(s, p, c);
