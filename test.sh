@@ -14,6 +14,7 @@ usage() {
   e2e      the real binary with the default model: openai package, curl, raw sockets
   asan     the same suites under AddressSanitizer and UndefinedBehaviorSanitizer, and e2e
   tsan     the concurrent suites under ThreadSanitizer
+  clients  the packages of docs/CLIENTS.md against a real model; not one of "all parts"
   fuzz     each libFuzzer target for FUZZ_SECONDS (20) from its corpus
 
 SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
@@ -67,6 +68,21 @@ part_e2e() {
     run_e2e "$root/build-test"
 }
 
+part_clients() {
+    need_test_build
+    need_default_model
+    local venv=$root/build-test/venv-clients
+    if ! cmp -s "$root/tests/clients/requirements.txt" "$venv/requirements.txt"; then
+        say "installing the client packages"
+        python3 -m venv "$venv"
+        "$venv/bin/python" -m pip install --disable-pip-version-check -q uv
+        "$venv/bin/uv" pip install -q --python "$venv/bin/python" -r "$root/tests/clients/requirements.txt"
+        cp "$root/tests/clients/requirements.txt" "$venv/requirements.txt"
+    fi
+    (cd "$root/tests/clients" && SERVERD_BUILD=$root/build-test SERVERD_DEFAULT_MODEL=$default_model_path \
+        "$venv/bin/python" -m pytest -q -p no:cacheprovider)
+}
+
 part_asan() {
     need_test_build # for the Python packages' folder
     build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled
@@ -109,7 +125,7 @@ for part in "${parts[@]}"; do
         usage
         exit 0
         ;;
-    format | unit | e2e | asan | tsan | fuzz) ;;
+    --clients | clients | format | unit | e2e | asan | tsan | fuzz) ;;
     *)
         usage >&2
         die "there is no part $part"
@@ -121,7 +137,7 @@ need_packages "${build_packages[@]}" "${test_packages[@]}"
 for part in "${parts[@]}"; do
     begin=$SECONDS
     say "== $part"
-    "part_$part"
+    "part_${part#--}"
     say "== $part passed in $((SECONDS - begin)) s"
 done
 say "all passed in $SECONDS s: ${parts[*]}"

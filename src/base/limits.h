@@ -119,24 +119,24 @@
 #define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
-#define LIMIT_PROMPTS          2048u
-#define LIMIT_MESSAGES         4096u
-#define LIMIT_CHOICES          128u
-#define LIMIT_TOOLS            128u
-#define LIMIT_TOOL_CALLS       128u       /* in one reply; the rest is content */
-#define LIMIT_TOOL_NAME        256u
-#define LIMIT_TOOL_ARGUMENTS   (4 * MIB)  /* of one call; beyond: content */
-#define LIMIT_LABELS           64u /* tokens whose probability a score is */
-#define LIMIT_STORED_RESPONSES 4096u      /* the oldest go, and those that expire */
+#define LIMIT_PROMPTS               2048u
+#define LIMIT_MESSAGES              4096u
+#define LIMIT_CHOICES               128u
+#define LIMIT_TOOLS                 128u
+#define LIMIT_TOOL_CALLS            128u /* in one reply; the rest is content */
+#define LIMIT_TOOL_NAME             256u
+#define LIMIT_TOOL_ARGUMENTS        (4 * MIB) /* of one call; beyond: content */
+#define LIMIT_LABELS                64u       /* tokens whose probability a score is */
+#define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
-#define LIMIT_KEPT_GRAMMARS    256u       /* compiled, for requests that ask for the same */
-#define LIMIT_STOPS            16u
-#define LIMIT_STOP_BYTES       1024u
-#define LIMIT_STOP_TOKEN_IDS   64u
-#define LIMIT_LOGIT_BIAS       1024u
-#define LIMIT_TOP_LOGPROBS     20u
-#define LIMIT_REQUEST_ID_BYTES 128u
-#define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
+#define LIMIT_KEPT_GRAMMARS         256u /* compiled, for requests that ask for the same */
+#define LIMIT_STOPS                 16u
+#define LIMIT_STOP_BYTES            1024u
+#define LIMIT_STOP_TOKEN_IDS        64u
+#define LIMIT_LOGIT_BIAS            1024u
+#define LIMIT_TOP_LOGPROBS          20u
+#define LIMIT_REQUEST_ID_BYTES      128u
+#define LIMIT_REQUEST_BYTES         (128 * MIB) /* its arena: prompt ids, stops, biases */
 
 /* Of its sampling; a bad word's tokens, a breaker's bytes. */
 #define LIMIT_BAD_WORDS         1024u
@@ -199,12 +199,13 @@
 #define LIMIT_CALIBRATION_TOKENS (1u << 20)
 #define LIMIT_CALIBRATION_BYTES  (256 * MIB)
 
-/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of a schema's text; references from one to the
- * next; subschemas, and combinations of them that one value must satisfy; schemas that are looked
- * at one inside the other; alternatives of one value; sets in a union; looks ahead for a value that
- * cannot be; counts of `contains` at once; classes of names by patterns; names of a class that are
- * spelled out; values of items that differ, which are infinitely many from there on; instructions; rules of a grammar, repetitions, and bytes of the regular expression
- * that a part of it becomes. */
+/* Structured output: grammar_too_complex. Bytes of a text; of what is made from it; time. Levels of
+ * a schema's text; references from one to the next; subschemas, and combinations of them that one
+ * value must satisfy; schemas that are looked at one inside the other; alternatives of one value;
+ * sets in a union; looks ahead for a value that cannot be; counts of `contains` at once; classes of
+ * names by patterns; names of a class that are spelled out; values of items that differ, which are
+ * infinitely many from there on; states of a text that masks look ahead in; instructions; rules of
+ * a grammar, repetitions, and bytes of the regular expression that a part of it becomes. */
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
 #define LIMIT_GRAMMAR_TIME_NS    250000000u
@@ -219,19 +220,21 @@
 #define LIMIT_GRAMMAR_CLASSES    256u
 #define LIMIT_GRAMMAR_NAMES      64u
 #define LIMIT_GRAMMAR_UNIQUE     (1u << 24)
+#define LIMIT_GRAMMAR_REACH      4096u
 #define LIMIT_GRAMMAR_CODE       (1u << 18)
 #define LIMIT_GRAMMAR_RULES      4096u
 #define LIMIT_GRAMMAR_REPEAT     100000u
 #define LIMIT_GRAMMAR_INLINE     (64 * KIB)
 
 /* A matcher of structured output: its sequence ends with an error. Frames of its stacks; stacks at
- * once; bytes read; white space between two tokens of JSON; a name that is looked for; steps that
- * can be taken back. */
-#define LIMIT_GRAMMAR_FRAMES     (1u << 22)
+ * once; bytes read; white space between two tokens of JSON; a name that is looked for; bytes
+ * that stacks are led over for one mask; steps that can be taken back. */
+#define LIMIT_GRAMMAR_FRAMES     (1u << 20)
 #define LIMIT_GRAMMAR_TOPS       4096u
 #define LIMIT_GRAMMAR_OUTPUT     (64 * MIB)
 #define LIMIT_GRAMMAR_SPACES     16u
 #define LIMIT_GRAMMAR_NAME_DEPTH 256u
+#define LIMIT_GRAMMAR_MASK_STEPS (1u << 22)
 #define LIMIT_GRAMMAR_ROLLBACK   256u
 
 /* Metrics: further series of a family count under the label value "other". */

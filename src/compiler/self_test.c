@@ -116,9 +116,10 @@ static void judge_row(void *arg, uint32_t row, uint32_t worker)
 
 /* ---- judging --------------------------------------------------------------------------------- */
 
-static uint64_t checksum_of(const struct answers *answers, uint32_t index, uint32_t n_rows)
+static uint64_t checksum_of(const struct answers *answers, uint32_t index, uint32_t row)
 {
-    return checksum64(answers->rows[index], (size_t)n_rows * answers->width * sizeof(float));
+    const size_t width = answers->width;
+    return checksum64(answers->rows[index] + row * width, width * sizeof(float));
 }
 
 static double cosine_of(const float *a, const float *b, size_t n)
@@ -204,18 +205,30 @@ static serverd_status judge(const struct sdp_tests *tests, const struct answers 
                       : judge_decoder(tests, answers, pool, out, err);
 }
 
+static serverd_status compare_rows(const struct sdp_case *c, const struct answers *answers,
+                                   uint32_t index, serverd_error *err)
+{
+    for (uint32_t r = 0; r < sdp_case_rows(c); r++) {
+        const uint64_t found = checksum_of(answers, index, r);
+        if (found != c->checksum[r])
+            return fail(err, SERVERD_NUMERIC,
+                        "case %u of %u tokens, position %u: the %s has the checksum %016" PRIx64
+                        ", it was %016" PRIx64,
+                        index, c->n_tokens, c->n_values ? c->n_tokens - 1 : c->position[r],
+                        c->n_values ? "output" : "row of logits", found, c->checksum[r]);
+    }
+    return SERVERD_OK;
+}
+
 /* Bits that the file says are the same on every processor. */
 static serverd_status compare_bits(const struct sdp_tests *tests, const struct answers *answers,
                                    serverd_error *err)
 {
     for (uint32_t i = 0; i < tests->n_cases; i++) {
         const struct sdp_case *c = &tests->cases[i];
-        const uint64_t found = checksum_of(answers, i, c->n_values ? 1 : c->n_positions);
-        if (found != c->checksum)
-            return fail(err, SERVERD_NUMERIC,
-                        "case %u of %u tokens: the %s have the checksum %016" PRIx64
-                        ", it was %016" PRIx64,
-                        i, c->n_tokens, c->n_values ? "outputs" : "logits", found, c->checksum);
+        serverd_status status = compare_rows(c, answers, i, err);
+        if (status != SERVERD_OK)
+            return status;
         for (uint32_t g = 0; g < c->n_greedy; g++)
             if (answers->greedy[i][g] != c->greedy[g])
                 return fail(err, SERVERD_NUMERIC,
@@ -243,10 +256,10 @@ static void put_tests(const struct sdp_tests *tests, struct buffer *out)
         const struct sdp_test_case record = {.n_tokens = c->n_tokens,
                                              .n_greedy = c->n_greedy,
                                              .n_positions = c->n_positions,
-                                             .n_values = c->n_values,
-                                             .checksum = c->checksum};
+                                             .n_values = c->n_values};
         const size_t n_tops = (size_t)c->n_positions * tests->n_top;
         buffer_append(out, &record, sizeof record);
+        buffer_append(out, c->checksum, sdp_case_rows(c) * sizeof *c->checksum);
         buffer_append(out, c->token, c->n_tokens * sizeof *c->token);
         buffer_append(out, c->greedy, c->n_greedy * sizeof *c->greedy);
         buffer_append(out, c->position, c->n_positions * sizeof *c->position);
@@ -294,12 +307,31 @@ static serverd_status list_exact(struct sdp_tests *tests, struct answers *exact,
     return SERVERD_OK;
 }
 
+/* What the packed weights gave goes into the cases, as views of `packed` and of the result, to be
+ * freed. NULL: no memory. */
+static uint64_t *list_packed(struct sdp_tests *tests, const struct answers *packed)
+{
+    uint32_t n_rows = 0;
+    for (uint32_t i = 0; i < tests->n_cases; i++)
+        n_rows += sdp_case_rows(&tests->cases[i]);
+    uint64_t *checksums = calloc((size_t)n_rows + 1, sizeof *checksums), *next = checksums;
+    for (uint32_t i = 0; i < tests->n_cases && checksums; i++) {
+        struct sdp_case *c = &tests->cases[i];
+        c->checksum = next;
+        c->greedy = packed->greedy[i];
+        for (uint32_t r = 0; r < sdp_case_rows(c); r++)
+            *next++ = checksum_of(packed, i, r);
+    }
+    return checksums;
+}
+
 static serverd_status make(const struct program *source, struct program *program,
                            const struct self_test_options *options, struct sdp_tests *tests,
                            struct buffer *out, serverd_error *err)
 {
     struct answers exact = {0}, packed = {0};
     struct row_job job = {0};
+    uint64_t *checksums = NULL;
     struct self_test_result result;
     serverd_status status = answer_exactly(source, tests, options->pool, &exact, err);
     if (status == SERVERD_OK)
@@ -308,17 +340,15 @@ static serverd_status make(const struct program *source, struct program *program
         status = answer_cases(program, tests, options, &packed, err);
     if (status == SERVERD_OK)
         status = judge(tests, &packed, &program->config, options->pool, &result, err);
-    for (uint32_t i = 0; i < tests->n_cases && status == SERVERD_OK; i++) {
-        struct sdp_case *c = &tests->cases[i];
-        c->checksum = checksum_of(&packed, i, c->n_values ? 1 : c->n_positions);
-        c->greedy = packed.greedy[i];
-    }
+    if (status == SERVERD_OK && !(checksums = list_packed(tests, &packed)))
+        status = fail(err, SERVERD_NOMEM, "no memory for a self-test");
     if (status == SERVERD_OK)
         put_tests(tests, out);
     answers_free(&exact);
     answers_free(&packed);
     free(job.top);
     free(job.log_p);
+    free(checksums);
     return status;
 }
 

@@ -28,11 +28,6 @@ static serverd_status no_memory(serverd_error *err)
     return fail(err, SERVERD_NOMEM, "no memory for a self-test");
 }
 
-static uint32_t n_rows_of(const struct sdp_case *c)
-{
-    return c->n_positions > 0 ? c->n_positions : 1;
-}
-
 static serverd_status take_answers(const struct program *program, const struct sdp_tests *tests,
                                    struct answers *out, serverd_error *err)
 {
@@ -42,7 +37,7 @@ static serverd_status take_answers(const struct program *program, const struct s
     for (uint32_t i = 0; i < tests->n_cases; i++) {
         const struct sdp_case *c = &tests->cases[i];
         size_t floats;
-        if (!size_mul(n_rows_of(c), out->width, &floats) ||
+        if (!size_mul(sdp_case_rows(c), out->width, &floats) ||
             !(out->rows[i] = calloc(floats, sizeof(float))) ||
             !(out->greedy[i] = calloc((size_t)c->n_greedy + 1, sizeof(int32_t))))
             return no_memory(err);
@@ -54,7 +49,7 @@ static serverd_status check_finite(const struct sdp_tests *tests, const struct a
                                    serverd_error *err)
 {
     for (uint32_t i = 0; i < tests->n_cases; i++)
-        for (size_t r = 0; r < n_rows_of(&tests->cases[i]); r++)
+        for (size_t r = 0; r < sdp_case_rows(&tests->cases[i]); r++)
             for (size_t k = 0; k < answers->width; k++)
                 if (!isfinite(answers->rows[i][r * answers->width + k]))
                     return fail(err, SERVERD_NUMERIC,
@@ -65,19 +60,22 @@ static serverd_status check_finite(const struct sdp_tests *tests, const struct a
 
 /* ---- on a device ----------------------------------------------------------------------------- */
 
+/* Logits are large: no step gives more rows of them, but one for each case. */
+enum { OUTPUT_ROWS = 16 };
+
 /* Everything of a step, for the largest one. */
 struct answering {
     const struct sdp_tests *tests;
     struct runtime *runtime;
     struct answers *answers;
     bool is_encoder;
-    uint32_t max_rows, max_pages; /* pages of a case */
-    int32_t *token, *position;    /* [max_rows] */
+    uint32_t max_rows, max_outputs, max_pages; /* pages of a case */
+    int32_t *token, *position;                 /* [max_rows] */
     uint32_t *row_seq, *logit_row;
     uint32_t *pages; /* [n_cases][max_pages] */
     uint32_t *table; /* of the cases of a step */
-    float *out;      /* [max_rows][width] */
-    float **to;      /* [max_rows] where each row of `out` goes */
+    float *out;      /* [max_outputs][width] */
+    float **to;      /* [max_outputs] where each row of `out` goes */
     serverd_batch batch;
     uint32_t last_case; /* that the step has a row of */
 };
@@ -136,7 +134,8 @@ static serverd_status run_prompts(struct answering *a, serverd_error *err)
         uint32_t next = 0; /* position whose logits are wanted next */
         for (uint32_t t = 0; t < c->n_tokens && status == SERVERD_OK; t++) {
             const uint32_t at_least = a->is_encoder && t == 0 ? c->n_tokens : 1;
-            if (a->batch.n_rows > 0 && a->batch.n_rows + at_least > a->max_rows) {
+            if (a->batch.n_rows > 0 && (a->batch.n_rows + at_least > a->max_rows ||
+                                        a->batch.n_logit_rows == a->max_outputs)) {
                 status = end_step(a, err);
                 begin_step(a);
             }
@@ -214,6 +213,7 @@ static serverd_status take_memory(struct answering *a, uint32_t rows, serverd_er
     }
     a->max_rows = (uint32_t)min_size(max_size(rows, a->is_encoder ? longest : tests->n_cases),
                                      max_size(total, tests->n_cases));
+    a->max_outputs = (uint32_t)min_size(a->max_rows, max_size(tests->n_cases, OUTPUT_ROWS));
     a->max_pages = (longest_of(tests) + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
     const size_t n = a->max_rows, pages = (size_t)tests->n_cases * a->max_pages;
     a->token = calloc(n, sizeof *a->token);
@@ -222,8 +222,8 @@ static serverd_status take_memory(struct answering *a, uint32_t rows, serverd_er
     a->logit_row = calloc(n, sizeof *a->logit_row);
     a->pages = calloc(pages, sizeof *a->pages);
     a->table = calloc(pages, sizeof *a->table);
-    a->out = calloc(n, a->answers->width * sizeof *a->out);
-    a->to = calloc(n, sizeof *a->to);
+    a->out = calloc(a->max_outputs, a->answers->width * sizeof *a->out);
+    a->to = calloc(a->max_outputs, sizeof *a->to);
     if (!a->token || !a->position || !a->row_seq || !a->logit_row || !a->pages || !a->table ||
         !a->out || !a->to)
         return no_memory(err);
@@ -243,7 +243,7 @@ static serverd_status open_runtime(struct answering *a, struct program *program,
         .clock = &system_clock,
         .limits = {.struct_bytes = sizeof opening.limits,
                    .max_rows = a->max_rows,
-                   .max_logit_rows = a->max_rows,
+                   .max_logit_rows = a->max_outputs,
                    .max_seqs = a->tests->n_cases,
                    .max_context = longest_of(a->tests)},
         .kv_dtype = a->tests->kv_dtype,
@@ -358,7 +358,7 @@ static serverd_status run_exactly(const struct program *program, const struct sd
     status = run_nodes(forward, program, err);
     const float *row = status == SERVERD_OK ? forward->values[program->graph.output] : NULL;
     for (uint32_t i = 0; i < tests->n_cases && row; i++) {
-        const size_t floats = (size_t)n_rows_of(&tests->cases[i]) * out->width;
+        const size_t floats = (size_t)sdp_case_rows(&tests->cases[i]) * out->width;
         memcpy(out->rows[i], row, floats * sizeof *row);
         row += floats;
     }

@@ -137,7 +137,7 @@ serverd_status cases_create(const struct program *program, struct sdp_tests *out
                                            ? 0
                                            : (uint32_t)min_size(N_TOP, program->config.n_vocab),
                               .contract = SELF_TEST_CONTRACT,
-                              .kv_dtype = DTYPE_F32, /* with bf16 some processors multiply in it */
+                              .kv_dtype = DTYPE_F16, /* with bf16 some processors multiply in it */
                               .kl_limit = KL_LIMIT,
                               .cosine_limit = cosine_limit(program)};
     set_cases(program, out, memory);

@@ -144,7 +144,10 @@ static bool fill_can_finish(struct normal *n, struct machine_array *array)
     static const uint32_t none[MACHINE_NEEDS];
     for (uint32_t i = 0; i < array->n_needs; i++)
         n_states *= array->step[i] + 1;
-    uint8_t *bits = normal_array(n, n_states / 8 + 1, 1);
+    serverd_status status = grammar_budget_spend(n->budget, n_states, n->err);
+    if (status != SERVERD_OK)
+        normal_failed(n, status, NULL);
+    uint8_t *bits = normal_ok(n) ? normal_array(n, n_states / 8 + 1, 1) : NULL;
     array->can_finish = bits;
     for (uint32_t state = n_states; state-- > 0 && bits;)
         if (state_can_finish(array, state))

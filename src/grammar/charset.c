@@ -127,12 +127,20 @@ bool charset_has(struct charset set, uint32_t code_point)
     return low < set.n_ranges && set.ranges[low].first <= code_point;
 }
 
-/* One code point for all that differ in case only. */
+/* Simple case folding (Unicode's CaseFolding.txt, C and S): one code point for all that differ in
+ * case only. The library has the full one; where that gives several code points, the simple one is
+ * the small letter, but for the dotted capital I, which has none. */
 static uint32_t fold(uint32_t code_point)
 {
+    utf8proc_int32_t full[4];
+    int class = 0;
     if (code_point < 0x80)
         return code_point >= 'A' && code_point <= 'Z' ? code_point + 32 : code_point;
-    return (uint32_t)utf8proc_tolower(utf8proc_toupper((utf8proc_int32_t)code_point));
+    if (code_point == 0x130)
+        return code_point;
+    utf8proc_ssize_t n =
+        utf8proc_decompose_char((utf8proc_int32_t)code_point, full, 4, UTF8PROC_CASEFOLD, &class);
+    return n == 1 ? (uint32_t)full[0] : (uint32_t)utf8proc_tolower((utf8proc_int32_t)code_point);
 }
 
 /* All code points that share their fold with another one, ordered by fold. */

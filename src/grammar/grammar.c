@@ -1,6 +1,7 @@
 #include "grammar/grammar_internal.h"
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "grammar/gbnf.h"
 #include "grammar/machine_build.h"
 #include "grammar/regex.h"
@@ -8,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct compiler {
     struct machine_builder builder;
@@ -132,6 +134,25 @@ static serverd_status (*const forms[])(struct compiler *) = {
     [GRAMMAR_GBNF] = compile_gbnf,          [GRAMMAR_TAGS] = compile_tags,
 };
 
+/* ---- time ------------------------------------------------------------------------------------ */
+
+/* The calling thread's: a busy machine makes no schema too complex. */
+static uint64_t processor_ns(void *context)
+{
+    struct timespec now;
+    (void)context;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+static const struct clock processor_clock = {.now_ns = processor_ns};
+
+/* No two grammars are at one address at one time. Never 0. */
+static uint64_t unique_id(const struct grammar *grammar)
+{
+    return hash_mix(hash_mix(clock_now_ns(&system_clock)) ^ (uintptr_t)grammar) | 1;
+}
+
 /* ---- the whole ------------------------------------------------------------------------------- */
 
 static struct machine finished(const struct machine_builder *builder)
@@ -157,9 +178,8 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
                                const struct grammar_options *options, struct grammar **out,
                                const char **code, serverd_error *err)
 {
-    static atomic_ullong next_id = 1;
     size_t max_bytes = options->max_bytes ? options->max_bytes : LIMIT_GRAMMAR_BYTES;
-    const struct clock *clock = options->clock ? options->clock : &system_clock;
+    const struct clock *clock = options->clock ? options->clock : &processor_clock;
     uint64_t deadline =
         clock_now_ns(clock) + (options->max_ns ? options->max_ns : LIMIT_GRAMMAR_TIME_NS);
     struct compiler c = {.text = text, .n = n, .err = err};
@@ -192,7 +212,7 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
         arena_destroy(grammar->work);
         grammar->work = NULL;
     }
-    grammar->id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed); /* only unique */
+    grammar->id = unique_id(grammar);
     *out = grammar;
     return SERVERD_OK;
 }

@@ -47,7 +47,7 @@ enum json_whitespace {
 struct grammar_options {
     bool checks;                     /* else it produces */
     enum json_whitespace whitespace; /* of production */
-    const struct clock *clock;       /* NULL: system_clock */
+    const struct clock *clock;       /* NULL: processor time of the calling thread */
     uint64_t max_ns;                 /* of compiling; 0: LIMIT_GRAMMAR_TIME_NS */
     size_t max_bytes;                /* of compiling, twice; 0: LIMIT_GRAMMAR_BYTES */
 };

@@ -9,7 +9,7 @@
 struct grammar {
     struct machine machine;
     struct arena *keep, *work; /* `work` only if it checks */
-    uint64_t id;               /* of this grammar in this process, for caches */
+    uint64_t id;               /* of this grammar alone, for caches */
     atomic_uint n_refs;
 };
 

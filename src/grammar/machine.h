@@ -34,6 +34,8 @@
 struct machine_text {
     const struct dfa *dfa;
     const struct string_set *set;
+    const uint8_t *reach; /* producing: see text_reach.h; NULL: not known */
+    bool is_plain;        /* else the inside of a JSON string */
     bool is_anything;
     bool is_inexhaustible; /* whatever was read of it, infinitely many texts begin so */
 };

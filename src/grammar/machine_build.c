@@ -1,6 +1,7 @@
 #include "grammar/machine_build.h"
 
 #include "base/error.h"
+#include "grammar/text_reach.h"
 
 #include <string.h>
 
@@ -75,6 +76,7 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
         return grammar_budget_memory(err);
     *text = (struct machine_text){.is_anything = set->min == 0 && set->max == UNBOUNDED &&
                                                  automaton_is_anything(set->automaton),
+                                  .is_plain = is_plain,
                                   .is_inexhaustible = is_inexhaustible(set)};
     *kept = source;
     *out = builder->texts.n - 1;
@@ -85,8 +87,19 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
     text->set = builder->produces ? NULL : copy;
     if (!builder->produces && !is_plain)
         return SERVERD_OK;
-    return spell(builder->budget, set, is_plain ? SPELLING_PLAIN : SPELLING_JSON, builder->keep,
-                 &text->dfa, err);
+    uint32_t index = *out;
+    const struct dfa *dfa;
+    const uint8_t *reach = NULL;
+    serverd_status status = spell(builder->budget, set, is_plain ? SPELLING_PLAIN : SPELLING_JSON,
+                                  builder->keep, &dfa, err);
+    if (status == SERVERD_OK && builder->produces)
+        status = text_reach(builder->budget, dfa, builder->keep, &reach, err);
+    if (status == SERVERD_OK) {
+        text = &((struct machine_text *)builder->texts.items)[index];
+        text->dfa = dfa;
+        text->reach = reach;
+    }
+    return status;
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -172,6 +185,8 @@ static void plan_all(struct planner *p, uint32_t root)
     enqueue(p, root);
     for (uint32_t i = 0; i < p->n_queued && normal_ok(p->n); i++) {
         uint32_t goal = p->queue[i];
+        if (p->n->goals[goal]->n > 0)
+            p->n->place = literal_at(p->n, p->n->goals[goal]->literals[0])->json;
         goal_expand(p->n, goal);
         if (normal_ok(p->n))
             plan_arrays(p, goal);
@@ -280,6 +295,14 @@ static serverd_status emit_value(struct planner *p, uint32_t index, const uint32
     return status;
 }
 
+static serverd_status emit_goal(struct planner *p, uint32_t index, const uint32_t *values,
+                                serverd_error *err)
+{
+    const struct goal *goal = p->n->goals[index];
+    p->n->place = goal->n > 0 ? literal_at(p->n, goal->literals[0])->json : NULL;
+    return emit_value(p, index, values, err);
+}
+
 static serverd_status emit_all(struct planner *p, uint32_t root, uint32_t *out, serverd_error *err)
 {
     struct normal *n = p->n;
@@ -297,7 +320,7 @@ static serverd_status emit_all(struct planner *p, uint32_t root, uint32_t *out, 
     }
     for (uint32_t i = 0; i < p->n_queued && status == SERVERD_OK; i++)
         if (n->goals[p->queue[i]]->is_productive)
-            status = emit_value(p, p->queue[i], values, err);
+            status = emit_goal(p, p->queue[i], values, err);
     *out = values[root];
     return status;
 }

@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One more than can be taken back: a look ahead is a step while it lasts. */
+#define N_STEPS (LIMIT_GRAMMAR_ROLLBACK + 1)
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct matcher *matcher_create(struct grammar *grammar)
@@ -13,7 +16,7 @@ struct matcher *matcher_create(struct grammar *grammar)
     if (!matcher)
         return NULL;
     matcher->grammar = grammar_ref(grammar);
-    matcher->steps = calloc(LIMIT_GRAMMAR_ROLLBACK, sizeof *matcher->steps);
+    matcher->steps = calloc(N_STEPS, sizeof *matcher->steps);
     if (!run_init(&matcher->run, &grammar->machine) || !matcher->steps) {
         matcher_destroy(matcher);
         return NULL;
@@ -43,7 +46,7 @@ void matcher_destroy(struct matcher *matcher)
 {
     if (!matcher)
         return;
-    for (uint32_t i = 0; matcher->steps && i < LIMIT_GRAMMAR_ROLLBACK; i++)
+    for (uint32_t i = 0; matcher->steps && i < N_STEPS; i++)
         frame_set_deinit(&matcher->steps[i].tops);
     free(matcher->steps);
     frame_set_deinit(&matcher->tops);
@@ -67,7 +70,7 @@ void matcher_reset(struct matcher *matcher)
 
 static struct matcher_step *step_at(struct matcher *matcher, uint32_t i)
 {
-    return &matcher->steps[(matcher->first_step + i) % LIMIT_GRAMMAR_ROLLBACK];
+    return &matcher->steps[(matcher->first_step + i) % N_STEPS];
 }
 
 static void mark(const struct frame_set *set, uint8_t *keep)
@@ -136,8 +139,8 @@ size_t matcher_walk(struct matcher *matcher, const char *text, size_t n)
 /* Remembers where the matcher is; the oldest step gives way. */
 static struct matcher_step *begin_step(struct matcher *matcher)
 {
-    if (matcher->n_steps == LIMIT_GRAMMAR_ROLLBACK) {
-        matcher->first_step = (matcher->first_step + 1) % LIMIT_GRAMMAR_ROLLBACK;
+    if (matcher->n_steps == N_STEPS) {
+        matcher->first_step = (matcher->first_step + 1) % N_STEPS;
         matcher->n_steps--;
     }
     struct matcher_step *step = step_at(matcher, matcher->n_steps++);

@@ -14,7 +14,7 @@ struct matcher {
     struct grammar *grammar;
     struct run run;
     struct frame_set tops, other; /* where it is; where it goes */
-    struct matcher_step *steps;   /* a ring of LIMIT_GRAMMAR_ROLLBACK */
+    struct matcher_step *steps;   /* a ring */
     uint32_t first_step, n_steps;
 };
 

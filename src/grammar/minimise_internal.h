@@ -24,7 +24,7 @@ serverd_status minimise(struct grammar_budget *budget, struct arena *scratch,
                         serverd_error *err);
 
 /* Classes whose columns are equal become one: new_class[old], numbered by their first old class;
- * *n_out of them. Only rows of states with keep[state] != 0 are looked at. */
+ * *n_out of them. Only rows of states with new_state[state] != 0 are looked at. */
 serverd_status merge_classes(struct grammar_budget *budget, struct arena *scratch,
                              const struct raw_automaton *raw, const uint32_t *new_state,
                              uint32_t **new_class, uint32_t *n_out, serverd_error *err);

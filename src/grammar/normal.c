@@ -29,6 +29,7 @@ void normal_failed(struct normal *n, serverd_status status, const struct json_va
     n->status = status;
     if (!n->code)
         n->code = code_of(status);
+    where = where ? where : n->place;
     if (where) {
         struct buffer pointer;
         buffer_init(&pointer, 4096);
@@ -139,24 +140,48 @@ static uint32_t add_literal(struct normal *n, enum literal_kind kind, const stru
     return n->n_literals++ * 2;
 }
 
+/* Keywords that say nothing about values. */
+static bool is_silent(const char *word)
+{
+    static const char *const silent[] = {"title",   "description", "$comment",
+                                         "default", "examples",    "example",
+                                         "$schema", "definitions", "$defs"};
+    for (size_t i = 0; i < sizeof silent / sizeof *silent; i++)
+        if (strcmp(word, silent[i]) == 0)
+            return true;
+    return false;
+}
+
 /* Whether nothing but its reference says something about values. */
 static bool is_reference_alone(const struct normal *n, const struct json_value *schema)
 {
-    static const char *const silent[] = {"$ref",        "title",    "description", "$comment",
-                                         "default",     "examples", "example",     "$schema",
-                                         "definitions", "$defs"};
-    if (!json_member(schema, "$ref") || json_member(schema, "$ref")->kind != JSON_STRING)
+    const struct json_value *reference = json_member(schema, "$ref");
+    if (!reference || reference->kind != JSON_STRING)
         return false;
     if (schema_draft_of(n->document, schema) <= DRAFT_7)
         return true;
-    for (const struct json_value *v = schema->first; v; v = v->next) {
-        bool is_silent = false;
-        for (size_t i = 0; i < sizeof silent / sizeof *silent; i++)
-            is_silent = is_silent || strcmp(v->name, silent[i]) == 0;
-        if (!is_silent)
+    for (const struct json_value *v = schema->first; v; v = v->next)
+        if (v != reference && !is_silent(v->name))
             return false;
-    }
     return true;
+}
+
+/* The string that alone satisfies a schema of nothing but `const`, or `enum` of one, and `type`;
+ * NULL: it is another schema. Such schemas tell the branches of a union apart; as constants they
+ * are known to differ without an automaton. */
+static const struct json_value *only_string(const struct normal *n, const struct json_value *schema)
+{
+    const struct json_value *constant = schema_word(n, schema, "const");
+    const struct json_value *members = schema_word(n, schema, "enum");
+    for (const struct json_value *v = schema->first; v; v = v->next) {
+        bool is_type = strcmp(v->name, "type") == 0 && json_is_text(v, "string");
+        if (v != constant && v != members && !is_type && !is_silent(v->name))
+            return NULL;
+    }
+    if (members && (constant || members->kind != JSON_ARRAY || members->n != 1))
+        return NULL;
+    const struct json_value *value = members ? members->first : constant;
+    return value && value->kind == JSON_STRING ? value : NULL;
 }
 
 uint32_t literal_of_schema(struct normal *n, const struct json_value *schema)
@@ -185,7 +210,8 @@ uint32_t literal_of_schema(struct normal *n, const struct json_value *schema)
         normal_refuse(n, SERVERD_INVALID, schema, "a schema is an object or a boolean");
         return LITERAL_TRUE;
     }
-    return add_literal(n, LITERAL_SCHEMA, schema, 0, 0);
+    const struct json_value *string = only_string(n, schema);
+    return string ? literal_of_constant(n, string) : add_literal(n, LITERAL_SCHEMA, schema, 0, 0);
 }
 
 uint32_t literal_of_constant(struct normal *n, const struct json_value *value)
@@ -232,12 +258,42 @@ static bool grow_goal_slots(struct normal *n)
     return true;
 }
 
+static const struct json_value *string_of(const struct normal *n, uint32_t literal)
+{
+    const struct literal *at = literal_at(n, literal);
+    bool is_string = at->kind == LITERAL_CONSTANT && at->json->kind == JSON_STRING;
+    return is_string ? at->json : NULL;
+}
+
+/* A value that is one string is no other one: literals that say so are dropped. UINT32_MAX: it
+ * would have to be two; else how many literals are left. */
+static uint32_t settle_strings(const struct normal *n, uint32_t *literals, uint32_t count)
+{
+    const struct json_value *own = NULL;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < count && !own; i++)
+        if (literals[i] % 2 == 0)
+            own = string_of(n, literals[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct json_value *other = own ? string_of(n, literals[i]) : NULL;
+        bool is_negated = literals[i] % 2;
+        if (other && json_equal(other, own) == is_negated)
+            return UINT32_MAX;
+        if (!other || !is_negated)
+            literals[kept++] = literals[i];
+    }
+    return kept;
+}
+
 /* The goal of literals[0..count-1], ascending, without repetitions; takes the array over. */
-static uint32_t intern_goal(struct normal *n, const uint32_t *literals, uint32_t count)
+static uint32_t intern_goal(struct normal *n, uint32_t *literals, uint32_t count)
 {
     for (uint32_t i = 0; i + 1 < count; i++)
         if (literals[i] % 2 == 0 && literals[i + 1] == literals[i] + 1)
             return GOAL_FALSE;
+    count = settle_strings(n, literals, count);
+    if (count == UINT32_MAX)
+        return GOAL_FALSE;
     if (count == 0)
         return GOAL_TRUE;
     if (!normal_ok(n) || !grow_goal_slots(n))
@@ -298,7 +354,11 @@ void goal_expand(struct normal *n, uint32_t index)
     if (goal->progress == PROGRESS_DONE || !normal_ok(n))
         return;
     goal->progress = PROGRESS_RUNNING;
+    const struct json_value *outer = n->place;
     struct scalar_set scalars = scalars_all(n);
+    for (uint32_t i = 0; i < goal->n && !n->place;
+         i++) /* what is done to all of them is done here */
+        n->place = literal_at(n, goal->literals[i])->json;
     for (uint32_t i = 0; i < goal->n && normal_ok(n); i++)
         scalars = scalars_and(n, scalars, scalars_of(n, goal->literals[i], false));
     goal->scalars = scalars;
@@ -310,6 +370,7 @@ void goal_expand(struct normal *n, uint32_t index)
         goal->parts[type] = list;
     }
     goal->progress = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
+    n->place = outer;
 }
 
 bool goal_is_known_empty(struct normal *n, uint32_t index)

@@ -130,7 +130,8 @@ struct normal {
     bool produces; /* else it checks */
     serverd_error *err;
     serverd_status status;
-    const char *code; /* of api.md 4.2, with `status` */
+    const char *code;               /* of api.md 4.2, with `status` */
+    const struct json_value *place; /* the schema that is being looked at, for messages */
 
     struct literal **literals; /* by literal / 2 */
     uint32_t n_literals, cap_literals;
@@ -164,7 +165,7 @@ static inline bool normal_ok(const struct normal *n)
 serverd_status normal_init(struct normal *n, struct grammar_budget *budget,
                            struct schema_document *document, bool produces, serverd_error *err);
 
-/* Failures. `where`: the value whose pointer the message begins with; may be NULL. normal_failed
+/* Failures. `where`: the value whose pointer the message begins with; NULL: n->place. normal_failed
  * takes over what *err says and picks the code by the status. */
 void normal_refuse(struct normal *n, serverd_status status, const struct json_value *where,
                    const char *format, ...) __attribute__((format(printf, 4, 5)));

@@ -7,7 +7,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define DIGITS_USUAL 20u /* before and behind the point, if the bounds need no more */
+#define DIGITS_FEW     12u  /* the same, if each digit costs many states */
+#define MULTIPLE_LARGE 256u /* significant part of a multiple from which that is so */
+#define DIGITS_USUAL   20u  /* before and behind the point, if the bounds need no more */
 
 /* Classes of the alphabet: a digit is its own number. */
 enum { CLASS_POINT = 10, CLASS_OTHER = 11, N_CLASSES = 12 };
@@ -328,7 +330,8 @@ static serverd_status choose_digits(const struct number_set *set, uint32_t *n_wh
         if (set->excluded[i].exponent < 0)
             fraction = most(fraction, (uint32_t) - (int64_t)set->excluded[i].exponent);
     }
-    whole = whole > DIGITS_USUAL ? whole : DIGITS_USUAL;
+    uint32_t usual = set->multiple.coefficient < MULTIPLE_LARGE ? DIGITS_USUAL : DIGITS_FEW;
+    whole = whole > usual ? whole : usual;
     if (set->multiple.coefficient != 0)
         fraction = set->multiple.exponent < 0 ? (uint32_t) - (int64_t)set->multiple.exponent : 0;
     else if (!is_one)

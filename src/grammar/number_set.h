@@ -7,8 +7,9 @@
  *   is checked while it comes (number_text_automaton), the value when it is complete, by
  *   number_set_has: exact decimal comparison and remainder, any digits and exponents.
  * - Producing: number_set_automaton, the texts without exponent. Integers have no fraction; other
- *   numbers may have one, trailing zeros too; no -0. Digits before the point: at most 20, or what
- *   the bounds need; behind it: at most 20, or what the bounds need.
+ *   numbers may have one, trailing zeros too; no -0. Digits before the point: at most 20 (12 if the
+ *   multiple has a significant part of 256 and more), or what the bounds need; behind it: at most
+ *   20, or what the bounds need.
  *
  * Emptiness is exact. A multipleOf whose significant digits, trailing zeros apart, are beyond
  * LIMIT_GRAMMAR_MULTIPLE is checked but not produced (SERVERD_TIMEOUT from number_set_automaton).*/

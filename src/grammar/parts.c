@@ -230,7 +230,8 @@ void part_list_add(struct normal *n, struct part_list *list, const struct part *
     if (!part || !normal_ok(n))
         return;
     if (list->n >= LIMIT_GRAMMAR_PARTS) {
-        normal_refuse(n, SERVERD_TIMEOUT, NULL, "more than %u alternatives of one value",
+        normal_refuse(n, SERVERD_TIMEOUT, NULL,
+                      "anyOf, oneOf, not...: more than %u alternatives of one value",
                       LIMIT_GRAMMAR_PARTS);
         return;
     }

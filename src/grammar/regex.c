@@ -272,10 +272,13 @@ static serverd_status compile_look(struct regex_compiler *c, struct regex_node *
     serverd_status status = SERVERD_OK;
     if (node->is_behind && (sees.ahead || sees.behind || sees.after))
         return fail(c->err, SERVERD_UNSUPPORTED,
-                    "pattern: a look-behind with look-around, $ or \\b in it cannot be enforced");
+                    "pattern, byte %u: a look-behind with look-around, $ or \\b in it cannot be "
+                    "enforced",
+                    node->at);
     if (sees.behind)
         return fail(c->err, SERVERD_UNSUPPORTED,
-                    "pattern: a look-behind inside a look-ahead cannot be enforced");
+                    "pattern, byte %u: a look-ahead with a look-behind in it cannot be enforced",
+                    node->at);
     struct arena *scratch = arena_create(LIMIT_GRAMMAR_SCRATCH);
     if (!scratch || !nfa_init(&nfa, scratch)) {
         status = grammar_budget_memory(c->err);
@@ -304,13 +307,19 @@ out:
     return status;
 }
 
+/* The lengths that the whole text may have, as far as they were taken out of the tree. */
+struct length_bounds {
+    uint32_t min, max;
+};
+
 /* A pattern that is anchored on both sides, of fixed length but for one long repetition of single
- * characters: that one becomes * and its bounds a length of the whole text. */
-static void take_length(struct regex_node *tree, enum regex_use use, uint32_t *min, uint32_t *max)
+ * characters: that one becomes * and its bounds a length of the whole text. `starts`, `ends`: it
+ * is anchored by what stands around it. */
+static void take_length(struct regex_node *tree, bool starts, bool ends, struct length_bounds *out)
 {
     struct regex_node *items = tree->kind == REGEX_SEQUENCE ? tree->first : tree, *longest = NULL;
     uint64_t length, fixed = 0;
-    bool starts = use == REGEX_WHOLE, ends = use == REGEX_WHOLE;
+    bool is_last = ends;
     for (struct regex_node *item = items; item; item = item->next) {
         bool is_long = item->kind == REGEX_REPEAT && fixed_length(item->first, &length) &&
                        length == 1 &&
@@ -319,31 +328,36 @@ static void take_length(struct regex_node *tree, enum regex_use use, uint32_t *m
             longest = item;
     }
     for (const struct regex_node *item = items; item; item = item->next) {
-        bool is_guard = item->kind == REGEX_GUARD;
-        if (is_guard && item->guard == GUARD_TEXT_START)
-            starts = true;
-        if (is_guard && item->guard == GUARD_TEXT_END) {
-            ends = true;
-            continue;
-        }
-        if (item == longest) {
-            length = 1;
-        } else {
-            if (!fixed_length(item, &length) || (fixed += length) > UINT32_MAX / 2)
-                return;
-        }
+        starts |= item->kind == REGEX_GUARD && item->guard == GUARD_TEXT_START;
+        is_last |= item->kind == REGEX_GUARD && item->guard == GUARD_TEXT_END;
+        length = 1;
+        if (item != longest && (!fixed_length(item, &length) || (fixed += length) > UINT32_MAX / 2))
+            return;
         if (length > 0 && !starts)
             return;
-        if (length > 0 && use == REGEX_SEARCH)
-            ends = false;
+        if (length > 0)
+            is_last = ends;
     }
-    if (!longest || !starts || !ends || longest->min > UINT32_MAX / 2 ||
+    if (!longest || !starts || !is_last || longest->min > UINT32_MAX / 2 ||
         (longest->max != UINT32_MAX && longest->max > UINT32_MAX / 2))
         return;
-    *min = (uint32_t)fixed + longest->min;
-    *max = longest->max == UINT32_MAX ? UINT32_MAX : (uint32_t)fixed + longest->max;
+    uint32_t min = (uint32_t)fixed + longest->min;
+    uint32_t max = longest->max == UINT32_MAX ? UINT32_MAX : (uint32_t)fixed + longest->max;
+    out->min = min > out->min ? min : out->min;
+    out->max = max < out->max ? max : out->max;
     longest->min = 0;
     longest->max = UINT32_MAX;
+}
+
+/* The same of look-aheads at the start: (?=.{1,254}$). */
+static void take_look_lengths(struct regex_node *tree, bool starts, struct length_bounds *out)
+{
+    struct regex_node *item = tree->kind == REGEX_SEQUENCE ? tree->first : tree;
+    for (; item && (item->kind == REGEX_GUARD || item->kind == REGEX_LOOK); item = item->next) {
+        starts |= item->kind == REGEX_GUARD && item->guard == GUARD_TEXT_START;
+        if (item->kind == REGEX_LOOK && !item->is_behind && !item->is_negated)
+            take_length(item->first, starts, false, out);
+    }
 }
 
 /* The first thing that a match must do is to stand at the start. */
@@ -361,11 +375,13 @@ serverd_status regex_compile(struct grammar_budget *budget, const char *pattern,
     struct regex_node *tree;
     struct nfa nfa;
     const struct automaton *automaton = NULL;
-    uint32_t min = 0, max = UINT32_MAX;
+    struct length_bounds bounds = {.min = 0, .max = UINT32_MAX};
+    bool is_whole = use == REGEX_WHOLE;
     serverd_status status = regex_parse(budget, pattern, n, use, &tree, err);
     if (status)
         return status;
-    take_length(tree, use, &min, &max);
+    take_length(tree, is_whole, is_whole, &bounds);
+    take_look_lengths(tree, is_whole, &bounds);
     bool is_anchored_search = use == REGEX_SEARCH && is_anchored(tree);
     struct arena *scratch = arena_create(LIMIT_GRAMMAR_SCRATCH);
     if (!scratch || !nfa_init(&nfa, scratch)) {
@@ -384,5 +400,5 @@ serverd_status regex_compile(struct grammar_budget *budget, const char *pattern,
         status = nfa_determinise(budget, scratch, &nfa, CHAR_NONE, &automaton, err);
 out:
     arena_destroy(scratch);
-    return status ? status : string_set_make(budget, automaton, min, max, out, err);
+    return status ? status : string_set_make(budget, automaton, bounds.min, bounds.max, out, err);
 }

@@ -7,9 +7,10 @@
  * (?s) (?m) (?x) with and without scope, (?P<name>...), and in whole texts \A \z \Z. `{`, `}` and
  * `]` that can be nothing else, and escaped punctuation, stand for themselves.
  *
- * Refused: back-references, atomic groups, possessive quantifiers, conditionals, look-ahead inside
- * look-behind (SERVERD_UNSUPPORTED); everything else that ECMA-262 calls an error
- * (SERVERD_INVALID, with the position in bytes); too many states (SERVERD_TIMEOUT). */
+ * Refused: back-references, atomic groups, possessive quantifiers, conditionals, look-around inside
+ * look-behind, look-behind inside look-ahead, $ \b \B inside look-behind (SERVERD_UNSUPPORTED);
+ * everything else that ECMA-262 calls an error (SERVERD_INVALID, with the position in bytes); too
+ * many states (SERVERD_TIMEOUT). */
 #ifndef GRAMMAR_REGEX_H
 #define GRAMMAR_REGEX_H
 
@@ -20,8 +21,8 @@ enum regex_use {
     REGEX_WHOLE,  /* the `regex` forms: the match is the whole text */
 };
 
-/* Texts that match. The set's lengths are bounds only where a long {m,n} of single characters
- * became one. */
+/* Texts that match. The set has bounds only where a long {m,n} of single characters became a length
+ * of the whole text. */
 serverd_status regex_compile(struct grammar_budget *budget, const char *pattern, size_t n,
                              enum regex_use use, struct string_set *out, serverd_error *err);
 

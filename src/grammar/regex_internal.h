@@ -21,6 +21,7 @@ struct regex_node {
     bool is_factored; /* regex_factor has seen it */
     uint32_t min, max;
     uint32_t look; /* its number in the automaton + 1, once it has one */
+    uint32_t at;   /* of a look: its byte in the pattern */
     struct charset set;
     struct regex_node *first, *last, *next; /* children; sibling */
 };

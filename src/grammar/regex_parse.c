@@ -127,6 +127,7 @@ static serverd_status parse_group(struct regex_parser *p, struct regex_node **ou
         look = make_node(p, REGEX_LOOK);
         if (!look)
             return grammar_budget_memory(p->err);
+        look->at = (uint32_t)saved.at - 1;
         look->is_behind = looks[i].is_behind;
         look->is_negated = looks[i].is_negated;
     }

@@ -416,21 +416,3 @@ bool run_may_end(struct run *run, const struct frame_set *tops)
             return true;
     return false;
 }
-
-int run_forced_byte(struct run *run, const struct frame_set *tops, struct frame_set *scratch)
-{
-    int found = -1;
-    uint32_t n_frames = run->pool.n;
-    size_t n_bytes = run->bytes.len;
-    for (int byte = 0; byte < 256 && !run->is_failed; byte++) {
-        run_step(run, tops, (uint8_t)byte, scratch);
-        frame_pool_release(&run->pool, n_frames);
-        run->bytes.len = n_bytes;
-        if (scratch->n == 0)
-            continue;
-        if (found >= 0)
-            return -1;
-        found = byte;
-    }
-    return run->is_failed || run_may_end(run, tops) ? -1 : found;
-}

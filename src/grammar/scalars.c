@@ -49,6 +49,45 @@ static bool is_within_unions(struct normal *n, size_t count)
     return normal_ok(n);
 }
 
+/* Whether all of a lies above all of b; above itself is an interval that is empty. */
+static bool is_above(const struct number_set *a, const struct number_set *b)
+{
+    if (a->low_bound == BOUND_NONE || b->high_bound == BOUND_NONE)
+        return false;
+    int order = decimal_compare(&a->low, &b->high);
+    bool touches = a->low_bound == BOUND_INCLUSIVE && b->high_bound == BOUND_INCLUSIVE;
+    return order > 0 || (order == 0 && !touches);
+}
+
+static bool is_interval(const struct number_set *set)
+{
+    return set->multiple.coefficient == 0 && set->n_excluded == 0;
+}
+
+/* Sets are cut in great numbers where `const` is negated: intervals without memory. */
+static serverd_status intersect(struct normal *n, const struct number_set *a,
+                                const struct number_set *b, struct number_set *out, bool *is_empty)
+{
+    if (!is_interval(a) || !is_interval(b)) {
+        serverd_status status = number_set_intersect(n->budget, a, b, out, n->err);
+        return status ? status : number_set_is_empty(n->budget, out, is_empty, n->err);
+    }
+    *out = *a;
+    int low = a->low_bound && b->low_bound ? decimal_compare(&b->low, &a->low) : 0;
+    if (b->low_bound && (!a->low_bound || low > 0 || (low == 0 && b->low_bound > a->low_bound))) {
+        out->low = b->low;
+        out->low_bound = b->low_bound;
+    }
+    int high = a->high_bound && b->high_bound ? decimal_compare(&a->high, &b->high) : 0;
+    if (b->high_bound &&
+        (!a->high_bound || high > 0 || (high == 0 && b->high_bound > a->high_bound))) {
+        out->high = b->high;
+        out->high_bound = b->high_bound;
+    }
+    *is_empty = is_above(out, out);
+    return SERVERD_OK;
+}
+
 static void numbers_and(struct normal *n, const struct scalar_set *a, const struct scalar_set *b,
                         struct scalar_set *out)
 {
@@ -72,12 +111,13 @@ static void numbers_and(struct normal *n, const struct scalar_set *a, const stru
             struct number_part *part = &sets[out->n_numbers];
             const struct number_part *x = &a->numbers[i], *y = &b->numbers[j];
             bool is_empty = true;
-            if (x->spelling != y->spelling && x->spelling && y->spelling)
+            if ((x->spelling != y->spelling && x->spelling && y->spelling) ||
+                is_above(&x->set, &y->set) || is_above(&y->set, &x->set))
                 continue;
             part->spelling = x->spelling ? x->spelling : y->spelling;
-            if (check(n, number_set_intersect(n->budget, &x->set, &y->set, &part->set, n->err)) &&
-                check(n, number_set_is_empty(n->budget, &part->set, &is_empty, n->err)))
-                out->n_numbers += !is_empty;
+            if (!check(n, intersect(n, &x->set, &y->set, &part->set, &is_empty)))
+                break;
+            out->n_numbers += !is_empty;
             (void)is_within_unions(n, out->n_numbers);
         }
     out->numbers = sets;
@@ -485,8 +525,6 @@ static struct scalar_set of_schema(struct normal *n, const struct json_value *sc
         string_words(n, schema, is_inside_not, &set);
     if (normal_ok(n))
         combining_words(n, schema, is_inside_not, &set);
-    if (n->status != SERVERD_OK)
-        normal_failed(n, n->status, schema);
     return set;
 }
 
@@ -514,6 +552,8 @@ struct scalar_set scalars_of(struct normal *n, uint32_t index, bool is_inside_no
         if (status != SERVERD_OK)
             normal_failed(n, status, NULL);
     }
+    const struct json_value *outer = n->place;
+    n->place = literal->json ? literal->json : outer;
     literal->scalars_progress[is_inside_not] = PROGRESS_RUNNING;
     literal->scalars_level[is_inside_not] = n->level;
     if (!normal_ok(n))
@@ -526,6 +566,7 @@ struct scalar_set scalars_of(struct normal *n, uint32_t index, bool is_inside_no
     else
         out = of_schema(n, literal->json, is_inside_not);
     n->depth--;
+    n->place = outer;
     literal->scalars[is_inside_not] = out;
     literal->scalars_progress[is_inside_not] = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
     return out;

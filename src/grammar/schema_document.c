@@ -33,7 +33,7 @@ struct schema_document {
     struct resource *resources;
     struct anchor *anchors;
     struct place *places;
-    uint32_t n_places, n_slots;
+    uint32_t n_places, n_slots, n_names; /* names: resources and anchors */
     const struct json_value *root;
 };
 
@@ -153,6 +153,7 @@ static serverd_status add_resource(struct schema_document *document,
     while (*link)
         link = &(*link)->next;
     *link = resource;
+    document->n_names++;
     *out = resource;
     return SERVERD_OK;
 }
@@ -173,6 +174,7 @@ static serverd_status add_anchor(struct schema_document *document, const struct 
                               .is_dynamic = is_dynamic,
                               .next = document->anchors};
     document->anchors = anchor;
+    document->n_names++;
     return SERVERD_OK;
 }
 
@@ -250,7 +252,7 @@ static serverd_status walk(struct schema_document *document, const struct json_v
                                           "prefixItems", "properties",   NULL};
     if (schema->kind != JSON_OBJECT)
         return SERVERD_OK;
-    serverd_status status = grammar_budget_spend(document->budget, 1, err);
+    serverd_status status = grammar_budget_spend(document->budget, 1 + document->n_names / 8, err);
     if (status == SERVERD_OK)
         status = add_names(document, schema, &resource, err);
     if (status == SERVERD_OK)
@@ -418,11 +420,13 @@ serverd_status schema_resolve(struct schema_document *document, const struct jso
                         text);
     }
     bool is_dynamic = false;
+    serverd_status status = grammar_budget_spend(document->budget, 1 + document->n_places / 8, err);
+    if (status != SERVERD_OK)
+        return status;
     const struct json_value *target = find_fragment(document, resource, fragment, &is_dynamic);
     if (!target ||
         (target->kind != JSON_OBJECT && target->kind != JSON_TRUE && target->kind != JSON_FALSE))
         return fail(err, SERVERD_INVALID, "%s: %.200s leads to no schema", keyword, text);
-    serverd_status status = SERVERD_OK;
     if (is_dynamic && strcmp(keyword, "$dynamicRef") == 0)
         status = check_single(document, keyword, fragment, err);
     else if (strcmp(keyword, "$recursiveRef") == 0)

@@ -507,12 +507,15 @@ struct part_list parts_of(struct normal *n, uint32_t index, enum part_type type,
         normal_refuse(n, SERVERD_TIMEOUT, literal->json, "schemas refer too deeply");
         return out;
     }
+    const struct json_value *outer = n->place;
     *progress = PROGRESS_RUNNING;
     *level = n->level;
     n->depth++;
+    n->place = literal->json ? literal->json : outer;
     out = of_literal(n, index, type, is_annotated);
     if (!is_annotated)
         drop_annotations(n, &out);
+    n->place = outer;
     n->depth--;
     *progress = normal_ok(n) ? PROGRESS_DONE : PROGRESS_NONE;
     literal->parts[is_negated][type][is_annotated] = out;

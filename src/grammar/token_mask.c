@@ -16,8 +16,7 @@ struct kept_mask {
     uint32_t text;
     uint64_t used; /* the cache's clock */
     uint64_t *bits;
-    uint32_t *exits, n_exits; /* nodes of the trie of pieces */
-    bool has_exits;           /* they were looked for */
+    uint64_t *exits; /* a bit per node of the trie of pieces; NULL: they were not looked for */
 };
 
 struct mask_cache {
@@ -31,6 +30,11 @@ struct mask_cache {
 
 #define NEIGHBOURS 8u
 
+static size_t exit_words(const struct token_trie *trie)
+{
+    return ((size_t)trie->pieces.n_nodes + 63) / 64;
+}
+
 struct mask_cache *mask_cache_create(const struct token_trie *trie, size_t limit_bytes)
 {
     struct mask_cache *cache = calloc(1, sizeof *cache);
@@ -38,7 +42,8 @@ struct mask_cache *mask_cache_create(const struct token_trie *trie, size_t limit
         return NULL;
     cache->trie = trie;
     cache->n_slots = NEIGHBOURS;
-    size_t bytes = token_mask_words(trie) * sizeof(uint64_t) + sizeof *cache->kept;
+    size_t bytes =
+        (token_mask_words(trie) + exit_words(trie)) * sizeof(uint64_t) + sizeof *cache->kept;
     while ((size_t)cache->n_slots * 2 * bytes <= limit_bytes)
         cache->n_slots *= 2;
     cache->kept = calloc(cache->n_slots, sizeof *cache->kept);
@@ -91,37 +96,86 @@ static struct dfa_run canonical(const struct mask_cache *cache, const struct dfa
     return run;
 }
 
-static bool make_room(struct mask_cache *cache, struct kept_mask *kept, bool wants_exits)
+static bool make_room(const struct mask_cache *cache, struct kept_mask *kept, bool wants_exits)
 {
+    size_t n = exit_words(cache->trie);
     if (!kept->bits)
         kept->bits = malloc(token_mask_words(cache->trie) * sizeof *kept->bits);
     if (wants_exits && !kept->exits)
-        kept->exits = malloc(cache->trie->pieces.n_nodes * sizeof *kept->exits);
+        kept->exits = malloc(n * sizeof *kept->exits);
+    if (kept->exits && wants_exits)
+        memset(kept->exits, 0, n * sizeof *kept->exits);
+    if (!wants_exits) {
+        free(kept->exits);
+        kept->exits = NULL;
+    }
     return kept->bits && (!wants_exits || kept->exits);
 }
 
 /* Walks all pieces over the automaton alone. */
-static void fill_kept(struct mask_cache *cache, const struct dfa *dfa, struct dfa_run run,
-                      bool wants_exits, struct kept_mask *kept)
+static void walk_counted(struct mask_cache *cache, const struct dfa *dfa, struct dfa_run run,
+                         uint8_t n_skipped, struct kept_mask *kept)
 {
     const struct trie *pieces = &cache->trie->pieces;
-    memset(kept->bits, 0, token_mask_words(cache->trie) * sizeof *kept->bits);
-    kept->n_exits = 0;
-    kept->has_exits = wants_exits;
     cache->runs[0] = run;
     for (uint32_t i = 1; i < pieces->n_nodes;) {
         const struct trie_node *node = &pieces->nodes[i];
         struct dfa_run next = cache->runs[node->depth - 1];
-        if (!dfa_step(dfa, &next, node->byte)) {
+        if (node->ordinary <= n_skipped || !dfa_step(dfa, &next, node->byte)) {
             i = node->end;
             continue;
         }
         cache->runs[node->depth] = next;
         set_items(cache->trie, node, kept->bits);
-        if (wants_exits && node->end > i + 1 && dfa_is_accepting(dfa, next))
-            kept->exits[kept->n_exits++] = i;
+        if (kept->exits && node->end > i + 1 && dfa_is_accepting(dfa, next))
+            set_bit(kept->exits, i);
         i++;
     }
+}
+
+/* The same without lengths, where the state is all there is. This is the longest that a mask takes.
+ */
+static void walk_uncounted(struct mask_cache *cache, const struct machine_text *text,
+                           uint32_t start, uint8_t n_skipped, struct kept_mask *kept)
+{
+    const struct trie_node *nodes = cache->trie->pieces.nodes;
+    const struct dfa *dfa = text->dfa;
+    uint32_t states[TOKEN_PIECE_MAX + 1], n_nodes = cache->trie->pieces.n_nodes;
+    states[0] = start;
+    for (uint32_t i = 1; i < n_nodes;) {
+        const struct trie_node *node = &nodes[i];
+        uint32_t state = node->ordinary <= n_skipped
+                             ? DFA_DEAD
+                             : dfa_next(dfa, states[node->depth - 1], node->byte);
+        if (state == DFA_DEAD) {
+            i = node->end;
+            continue;
+        }
+        uint8_t reach = text->reach && !kept->exits ? text->reach[state] & REACH_COUNT : 0;
+        bool is_free = node->ordinary <= reach; /* and so is all that hangs below */
+        uint32_t next = is_free ? node->end : i + 1;
+        for (uint32_t item = node->first_item; item < nodes[next].first_item; item++)
+            set_bit(kept->bits, cache->trie->ids[item]);
+        if (kept->exits && node->end > i + 1 && (dfa->flags[state] & DFA_ACCEPTS))
+            set_bit(kept->exits, i);
+        states[node->depth] = state;
+        i = next;
+    }
+}
+
+static void fill_kept(struct mask_cache *cache, const struct machine_text *text, struct dfa_run run,
+                      struct kept_mask *kept)
+{
+    const struct dfa *dfa = text->dfa;
+    size_t n_words = token_mask_words(cache->trie);
+    uint8_t reach = text->reach && !kept->exits ? text_reach_of(dfa, text->reach, run) : 0;
+    /* tokens of ordinary characters that need no look, and below which nothing needs one */
+    uint8_t n_free = reach & REACH_COUNT, n_skipped = reach & REACH_EXACT ? REACH_MAX : n_free;
+    memcpy(kept->bits, cache->trie->short_tokens + n_free * n_words, n_words * sizeof *kept->bits);
+    if (dfa->least)
+        walk_counted(cache, dfa, run, n_skipped, kept);
+    else
+        walk_uncounted(cache, text, run.state, n_skipped, kept);
 }
 
 static const struct kept_mask *find_kept(struct mask_cache *cache, const struct grammar *grammar,
@@ -132,7 +186,7 @@ static const struct kept_mask *find_kept(struct mask_cache *cache, const struct 
     key.run = canonical(cache, row->dfa, run);
     if (row->is_anything) {
         key.grammar = 0;
-        key.text = wants_exits;
+        key.text = row->is_plain;
     }
     uint64_t hash = hash_mix(hash_mix(hash_mix(key.grammar) ^ key.text) ^
                              ((uint64_t)key.run.state << 32 | key.run.count));
@@ -142,7 +196,7 @@ static const struct kept_mask *find_kept(struct mask_cache *cache, const struct 
         struct kept_mask *kept = &cache->kept[(hash + i) & (cache->n_slots - 1)];
         bool is_it = kept->used && kept->grammar == key.grammar && kept->text == key.text &&
                      kept->run.state == key.run.state && kept->run.count == key.run.count &&
-                     (!wants_exits || kept->has_exits);
+                     (!wants_exits || kept->exits);
         if (is_it) {
             kept->used = cache->clock;
             return kept;
@@ -152,7 +206,7 @@ static const struct kept_mask *find_kept(struct mask_cache *cache, const struct 
     }
     if (!make_room(cache, oldest, wants_exits))
         return NULL;
-    fill_kept(cache, row->dfa, run, wants_exits, oldest);
+    fill_kept(cache, row, run, oldest);
     oldest->grammar = key.grammar;
     oldest->text = key.text;
     oldest->run = key.run;
@@ -168,6 +222,7 @@ struct walk {
     uint64_t *mask;
     uint32_t n_frames;
     size_t n_bytes;
+    uint64_t n_steps; /* of single tops */
 };
 
 static void put_back(struct walk *walk)
@@ -181,6 +236,9 @@ static bool walk_byte(struct walk *walk, uint32_t depth, uint8_t byte)
 {
     struct run *run = &walk->matcher->run;
     struct mask_cache *cache = walk->cache;
+    walk->n_steps += cache->sets[depth - 1].n;
+    if (walk->n_steps > LIMIT_GRAMMAR_MASK_STEPS)
+        run->is_failed = true; /* instead of an engine that stands still */
     run->bytes.len = walk->n_bytes + depth - 1;
     run_step(run, &cache->sets[depth - 1], byte, &cache->sets[depth]);
     return cache->sets[depth].n > 0;
@@ -216,6 +274,22 @@ static void add_kept(const struct walk *walk, const struct kept_mask *kept)
         walk->mask[i] |= kept->bits[i];
 }
 
+/* The text of `top` may be over at a node of the pieces: what comes behind it there. */
+static void walk_exit(struct walk *walk, const struct frame *top, uint32_t index)
+{
+    struct run *run = &walk->matcher->run;
+    const struct token_trie *trie = walk->cache->trie;
+    const struct trie_node *node = &trie->pieces.nodes[index];
+    uint32_t depth = node->depth;
+    struct text_of_token text = token_trie_text(trie, trie->ids[node->first_item]);
+    struct frame_set *set = &walk->cache->sets[depth];
+    buffer_append(&run->bytes, text.bytes, depth); /* the way there */
+    set->n = 0;
+    run->at = (uint32_t)walk->n_bytes + depth;
+    run_resume(run, top->parent, run->at, set);
+    walk_pieces(walk, index);
+}
+
 /* A plain text: tokens that stay inside; then, wherever it may be over within a token, what comes
  * behind it. What comes behind it if it is over already is a top of its own. */
 static bool add_text(struct walk *walk, const struct frame *top)
@@ -228,18 +302,9 @@ static bool add_text(struct walk *walk, const struct frame *top)
     if (!kept)
         return false;
     add_kept(walk, kept);
-    for (uint32_t i = 0; leaves && i < kept->n_exits; i++) {
-        const struct token_trie *trie = walk->cache->trie;
-        const struct trie_node *node = &trie->pieces.nodes[kept->exits[i]];
-        uint32_t depth = node->depth;
-        struct text_of_token text = token_trie_text(trie, trie->ids[node->first_item]);
-        buffer_append(&run->bytes, text.bytes, depth); /* the way there */
-        struct frame_set *set = &walk->cache->sets[depth];
-        set->n = 0;
-        run->at = (uint32_t)walk->n_bytes + depth;
-        run_resume(run, top->parent, run->at, set);
-        walk_pieces(walk, kept->exits[i]);
-    }
+    for (size_t word = 0; leaves && word < exit_words(walk->cache->trie); word++)
+        for (uint64_t bits = kept->exits[word]; bits; bits &= bits - 1)
+            walk_exit(walk, top, (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(bits));
     return true;
 }
 
@@ -371,7 +436,7 @@ void matcher_mask(struct matcher *matcher, struct mask_cache *cache, uint64_t *m
 {
     const struct token_trie *trie = cache->trie;
     uint32_t n_frames = matcher->run.pool.n;
-    struct walk walk = {matcher, cache, mask, n_frames, matcher->run.bytes.len};
+    struct walk walk = {matcher, cache, mask, n_frames, matcher->run.bytes.len, 0};
     memset(mask, 0, token_mask_words(trie) * sizeof *mask);
     if (matcher->run.is_failed)
         return;

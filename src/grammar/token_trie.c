@@ -120,6 +120,30 @@ static bool build_rests(struct token_trie *trie)
     return is_built;
 }
 
+/* What masks copy instead of walking: tokens of few ordinary characters. */
+static bool find_ordinary(struct token_trie *trie)
+{
+    size_t n_words = ((size_t)trie->n_tokens + 63) / 64;
+    struct trie_node *nodes = (struct trie_node *)trie->pieces.nodes;
+    trie->short_tokens = calloc((REACH_MAX + 1) * n_words + 1, sizeof *trie->short_tokens);
+    if (!trie->short_tokens)
+        return false;
+    for (uint32_t i = trie->pieces.n_nodes; i-- > 0;) { /* children lie behind their parents */
+        uint8_t most = 0;
+        for (uint32_t item = nodes[i].first_item; item < nodes[i + 1].first_item; item++) {
+            struct text_of_token text = token_trie_text(trie, trie->ids[item]);
+            uint32_t n = ordinary_characters(text.bytes, text.n), id = trie->ids[item];
+            most = n > REACH_MAX ? UINT8_MAX : n > most ? (uint8_t)n : most;
+            for (uint32_t k = n; k <= REACH_MAX; k++)
+                trie->short_tokens[k * n_words + id / 64] |= UINT64_C(1) << (id % 64);
+        }
+        for (uint32_t child = i + 1; child < nodes[i].end; child = nodes[child].end)
+            most = nodes[child].ordinary > most ? nodes[child].ordinary : most;
+        nodes[i].ordinary = most;
+    }
+    return true;
+}
+
 serverd_status token_trie_create(const struct text_of_token *texts, uint32_t n_tokens,
                                  const int32_t *end_tokens, uint32_t n_end_tokens,
                                  struct token_trie **out, serverd_error *err)
@@ -152,7 +176,7 @@ serverd_status token_trie_create(const struct text_of_token *texts, uint32_t n_t
     }
     for (uint32_t i = 0; i < n_end_tokens; i++)
         ends[i] = (uint32_t)end_tokens[i];
-    if (!build_pieces(trie) || !build_rests(trie)) {
+    if (!build_pieces(trie) || !build_rests(trie) || !find_ordinary(trie)) {
         token_trie_destroy(trie);
         return fail(err, SERVERD_NOMEM, "tokens: no memory for their tree");
     }
@@ -183,6 +207,7 @@ void token_trie_destroy(struct token_trie *trie)
     free((void *)trie->pieces.nodes);
     free((void *)trie->rests.nodes);
     free((void *)trie->ids);
+    free(trie->short_tokens);
     free((void *)trie->quoted);
     free((void *)trie->bytes);
     free((void *)trie->offsets);

@@ -11,6 +11,7 @@
 #ifndef GRAMMAR_TOKEN_TRIE_H
 #define GRAMMAR_TOKEN_TRIE_H
 
+#include "grammar/text_reach.h"
 #include "serverd/status.h"
 #include "text/tokenizer.h"
 
@@ -23,6 +24,8 @@ struct trie_node {
     uint32_t end;        /* the first node behind this one and all below it */
     uint32_t first_item; /* items of this node: first_item .. the next node's first_item - 1 */
     uint8_t byte, depth; /* the root: 0, 0 */
+    uint8_t ordinary;    /* all tokens here and below consist of at most so many ordinary
+                          * characters (text_reach.h); UINT8_MAX: they do not */
 };
 
 struct trie {
@@ -40,6 +43,8 @@ struct token_trie {
     uint32_t n_tokens, longest; /* bytes of the longest piece in the tree */
     struct trie pieces;
     const uint32_t *ids; /* items of pieces: tokens */
+    uint64_t *
+        short_tokens; /* [REACH_MAX + 1][words of a mask]: of at most so many ordinary characters */
     struct trie rests;
     const struct quoted_token *quoted; /* items of rests */
     const char *bytes;                 /* of all pieces */

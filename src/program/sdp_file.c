@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What this reader understands of sdp_header.required. */
@@ -359,18 +360,49 @@ static serverd_status verify_gaps(const struct sdp_file *file, serverd_error *er
     return SERVERD_OK;
 }
 
+/* Both sums of a section in one pass; what has been read leaves memory behind it. False: no memory.
+ */
+static bool sum_section(const struct sdp_file *file, const struct sdp_section *section,
+                        uint8_t hash[32], uint64_t *sum)
+{
+    enum { LEAVES_AT_ONCE = 8 };
+    const char *bytes = sdp_bytes(file, section);
+    const size_t n = section->stored_bytes, n_leaves = n / SHA256_LEAF + (n % SHA256_LEAF != 0);
+    uint8_t(*leaves)[32] = malloc(max_size(n_leaves, 1) * sizeof *leaves);
+    struct checksum *checksum = checksum_create();
+    for (size_t i = 0; leaves && checksum && i < n_leaves; i++) {
+        const size_t at = i * SHA256_LEAF, size = min_size(SHA256_LEAF, n - at);
+        sha256_leaf(bytes + at, size, leaves[i]);
+        checksum_update(checksum, bytes + at, size);
+        if ((i + 1) % LEAVES_AT_ONCE == 0)
+            mapping_forget(&file->mapping, bytes + at + size - LEAVES_AT_ONCE * SHA256_LEAF,
+                           LEAVES_AT_ONCE * SHA256_LEAF);
+    }
+    const bool is_done = leaves && checksum;
+    if (is_done) {
+        sha256_root((const uint8_t(*)[32])leaves, n_leaves, hash);
+        *sum = checksum_final(checksum);
+    }
+    if (checksum)
+        checksum_destroy(checksum);
+    free(leaves);
+    mapping_forget(&file->mapping, bytes, n);
+    return is_done;
+}
+
 static serverd_status verify_hashes(const struct sdp_file *file, void (*progress)(void *, double),
                                     void *context, serverd_error *err)
 {
     for (uint32_t i = 0; i < file->header->n_sections; i++) {
         const struct sdp_section *section = &file->sections[i];
         uint8_t hash[32];
-        sha256_tree(sdp_bytes(file, section), section->stored_bytes, hash);
+        uint64_t sum;
+        if (!sum_section(file, section, hash, &sum))
+            return fail(err, SERVERD_NOMEM, "no memory to verify");
         if (memcmp(hash, section->hash, sizeof hash) != 0)
             return fail_section(file, i, "hash", "the bytes are damaged", err);
-        if (checksum64(sdp_bytes(file, section), section->stored_bytes) != section->checksum)
+        if (sum != section->checksum)
             return fail_section(file, i, "checksum", "the bytes are damaged", err);
-        mapping_forget(&file->mapping, sdp_bytes(file, section), section->stored_bytes);
         if (progress)
             progress(context, (double)(section->offset + section->stored_bytes) /
                                   (double)file->mapping.bytes);

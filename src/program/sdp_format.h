@@ -217,12 +217,12 @@ struct sdp_template {
 };
 
 /* What the model is known to answer. Cases follow each other: sdp_test_case, then
- *   i32 token[n_tokens]
- *   i32 greedy[n_greedy]                 what comes behind, always the likeliest token
- *   u32 position[n_positions]            ascending
- *   i32 top[n_positions][n_top]          in exact f32: the likeliest next tokens, and
- *   f32 log_p[n_positions][n_top]        their log probabilities, descending
- *   f32 value[n_values]                  of an encoder, instead: its output in exact f32 */
+ *   u64 checksum[n_positions]            XXH3-64 of the f32 logits there; of an encoder one, of its
+ * output i32 token[n_tokens] i32 greedy[n_greedy]                 what comes behind, always the
+ * likeliest token u32 position[n_positions]            ascending i32 top[n_positions][n_top] in
+ * exact f32: the likeliest next tokens, and f32 log_p[n_positions][n_top]        their log
+ * probabilities, descending f32 value[n_values]                  of an encoder, instead: its output
+ * in exact f32 */
 struct sdp_test {
     uint32_t n_cases, n_top;
     uint32_t kv_dtype; /* of the keys and values that checksums and greedy tokens come from */
@@ -234,8 +234,7 @@ struct sdp_test {
 
 struct sdp_test_case {
     uint32_t n_tokens, n_greedy, n_positions, n_values;
-    uint64_t checksum; /* XXH3-64 of the f32 logits of all positions, or of the values */
-    uint64_t reserved;
+    uint64_t reserved[2];
 };
 
 /* CONF of an adapter file, whose sections are CONF, STRS, SITE and WGHT. */

@@ -82,15 +82,15 @@ static serverd_status read_case(struct rest *rest, const struct program *program
     *out = (struct sdp_case){.n_tokens = from->n_tokens,
                              .n_greedy = from->n_greedy,
                              .n_positions = from->n_positions,
-                             .n_values = from->n_values,
-                             .checksum = from->checksum};
-    if (from->reserved != 0)
+                             .n_values = from->n_values};
+    if (from->reserved[0] != 0 || from->reserved[1] != 0)
         return fail_case(err, "reserved", "it is not 0");
     serverd_status status = check_counts(out, program, err);
     if (status != SERVERD_OK)
         return status;
     const uint64_t n_tops = (uint64_t)out->n_positions * n_top;
-    if (!(out->token = take(rest, out->n_tokens)) || !(out->greedy = take(rest, out->n_greedy)) ||
+    if (!(out->checksum = take(rest, 2 * (uint64_t)sdp_case_rows(out))) ||
+        !(out->token = take(rest, out->n_tokens)) || !(out->greedy = take(rest, out->n_greedy)) ||
         !(out->position = take(rest, out->n_positions)) || !(out->top = take(rest, n_tops)) ||
         !(out->log_p = take(rest, n_tops)) || !(out->value = take(rest, out->n_values)))
         return fail_case(err, "n_positions", "the section ends before");

@@ -9,13 +9,19 @@
 
 struct sdp_case {
     uint32_t n_tokens, n_greedy, n_positions, n_values;
-    uint64_t checksum;
+    const uint64_t *checksum; /* [sdp_case_rows] */
     const int32_t *token, *greedy;
     const uint32_t *position;
     const int32_t *top; /* [n_positions][n_top] */
     const float *log_p; /* [n_positions][n_top] */
     const float *value; /* [n_values], of an encoder */
 };
+
+/* Rows of output: logits at each position, or one for all of an encoder's text. */
+static inline uint32_t sdp_case_rows(const struct sdp_case *c)
+{
+    return c->n_positions > 0 ? c->n_positions : 1;
+}
 
 struct sdp_tests {
     uint32_t n_cases; /* 0: the file has none */

@@ -187,9 +187,30 @@ static uint32_t find_head(const serverd_graph *graph)
 
 /* ---- embeddings ------------------------------------------------------------------------------ */
 
+static double probability_of(float score)
+{
+    return 1 / (1 + exp(-(double)score));
+}
+
+/* Scores are few and may be near 0, so that their direction says little: they are as near in
+ * probability as vectors of that cosine are. */
+static double likeness_of_scores(const float *a, const float *b, size_t n)
+{
+    double apart = 0;
+    for (size_t i = 0; i < n; i++)
+        apart = fmax(apart, fabs(probability_of(a[i]) - probability_of(b[i])));
+    return 1 - apart * apart / 2;
+}
+
+static bool has_scores(const serverd_graph *graph)
+{
+    return graph->nodes[graph->values[graph->output].producer].op != SERVERD_OP_L2;
+}
+
 static void compare_embeddings(struct run *run)
 {
     const uint32_t output = run->evaluation->source->output;
+    const bool is_score = has_scores(run->evaluation->source);
     const size_t width = forward_width(run->source, output);
     for (size_t s = 0; s < run->source->batch.n_seqs; s++) {
         const float *a = run->source->values[output] + s * width;
@@ -200,7 +221,9 @@ static void compare_embeddings(struct run *run)
             bb += (double)b[i] * (double)b[i];
             ab += (double)a[i] * (double)b[i];
         }
-        const double cosine = aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
+        double cosine = aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
+        if (is_score)
+            cosine = likeness_of_scores(a, b, width);
         run->cosine_sum += cosine;
         run->cosine_min = run->n_cosines++ == 0 ? cosine : fmin(run->cosine_min, cosine);
     }

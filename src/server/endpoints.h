@@ -21,6 +21,8 @@ void endpoint_responses_delete(struct exchange *x);
 /* anthropic.c */
 void endpoint_messages(struct exchange *x);
 void endpoint_count_tokens(struct exchange *x);
+/* sglang.c */
+void endpoint_generate(struct exchange *x);
 /* embeddings.c */
 void endpoint_embeddings(struct exchange *x);
 /* rerank.c */

@@ -8,6 +8,7 @@
 static const struct route routes[] = {
 #define GET                                        "GET"
 #define DELETE                                     "DELETE"
+#define PUT                                        "PUT"
 #define POST                                       "POST"
 #define ROUTE(method, path, handler, scope, flags) {method, path, handler, SCOPE_##scope, flags},
 #include "server/routes.def"

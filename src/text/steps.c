@@ -1,5 +1,6 @@
 /* Normalisers of texts, as the tokenizers package defines them. */
 #include "base/utf8.h"
+#include "text/characters_internal.h"
 #include "text/pipeline_internal.h"
 
 #include <stdlib.h>
@@ -103,18 +104,6 @@ void step_strip(uint32_t flags, const char *text, size_t n, struct buffer *out)
         buffer_append(out, text + begin, end - begin);
 }
 
-static bool is_ideograph(uint32_t c)
-{
-    static const struct {
-        uint32_t first, last;
-    } blocks[] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df}, {0x2a700, 0x2b73f},
-                  {0x2b740, 0x2b81f}, {0x2b920, 0x2ceaf}, {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
-    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-        if (c >= blocks[i].first && c <= blocks[i].last)
-            return true;
-    return false;
-}
-
 static bool is_control(uint32_t c)
 {
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
@@ -129,7 +118,7 @@ static void clean(uint32_t flags, const char *text, size_t n, struct buffer *out
     for (size_t at = 0; at < n;) {
         uint32_t code;
         size_t len = utf8_decode(text + at, n - at, &code);
-        bool is_apart = flags & STEP_SPLITS_IDEOGRAPHS && is_ideograph(code);
+        bool is_apart = flags & STEP_SPLITS_IDEOGRAPHS && char_is_ideograph(code);
         if (flags & STEP_CLEANS && (code == 0 || code == UTF8_REPLACEMENT || is_control(code))) {
             at += len;
             continue;

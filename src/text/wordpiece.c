@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "base/utf8.h"
+#include "text/characters_internal.h"
 #include "text/tokenizer_internal.h"
 
 #include <string.h>
@@ -12,18 +13,6 @@
 
 /* Longer words are unknown: characters, as in the reference. */
 #define MAX_WORD_CHARS 100
-
-static bool is_cjk(uint32_t c)
-{
-    static const struct {
-        uint32_t first, last;
-    } blocks[] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df}, {0x2a700, 0x2b73f},
-                  {0x2b740, 0x2b81f}, {0x2b920, 0x2ceaf}, {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
-    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
-        if (c >= blocks[i].first && c <= blocks[i].last)
-            return true;
-    return false;
-}
 
 static bool is_space(uint32_t c)
 {
@@ -48,7 +37,7 @@ static bool is_word_of_its_own(uint32_t c)
     bool is_punctuation = category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
     bool is_ascii_symbol =
         c < 0x80 && category >= UTF8PROC_CATEGORY_SM && category <= UTF8PROC_CATEGORY_SO;
-    return is_punctuation || is_ascii_symbol || is_cjk(c);
+    return is_punctuation || is_ascii_symbol || char_is_ideograph(c);
 }
 
 static bool is_accent(uint32_t c)

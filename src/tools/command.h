@@ -10,8 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define COMMAND_BARE_MAX 2u
-#define COMMAND_LIST_MAX 32u /* numbers of a list: more are refused */
+#define COMMAND_BARE_MAX  2u
+#define COMMAND_LIST_MAX  32u /* numbers of a list: more are refused */
 #define COMMAND_NAMES_MAX 256u
 
 /* "512,4096": a 0 alone is the empty list. */

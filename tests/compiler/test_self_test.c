@@ -249,15 +249,17 @@ static void another_greedy_token_is_named_with_its_position(void **state)
     struct image image = read_image();
     struct sdp_test_case *c =
         (void *)(image.bytes + section_of(&image, SDP_TEST)->offset + sizeof(struct sdp_test));
-    int32_t *greedy = (int32_t *)(void *)(c + 1) + c->n_tokens;
+    uint64_t *checksums = (void *)(c + 1);
+    int32_t *greedy = (int32_t *)(void *)(checksums + c->n_positions) + c->n_tokens;
     struct self_test_result result;
     greedy[3] ^= 1;
     assert_int_equal(run_image(&image, &result), SERVERD_NUMERIC);
     assert_non_null(strstr(err.text, "case 0 of 8 tokens, position 11: the likeliest token is"));
     greedy[3] ^= 1;
-    c->checksum ^= 1;
+    checksums[5] ^= 1;
     assert_int_equal(run_image(&image, &result), SERVERD_NUMERIC);
-    assert_non_null(strstr(err.text, "case 0 of 8 tokens: the logits have the checksum"));
+    assert_non_null(
+        strstr(err.text, "case 0 of 8 tokens, position 5: the row of logits has the checksum"));
     free(image.bytes);
     program_unref(program);
     (void)unlink(path);
@@ -316,7 +318,11 @@ static void a_weight_that_is_no_number_is_found(void **state)
 static void a_damaged_section_is_refused_by_field(void **state)
 {
     (void)state;
-    enum { HEAD = 0, CASE = sizeof(struct sdp_test), IDS = CASE + sizeof(struct sdp_test_case) };
+    enum {
+        HEAD = 0,
+        CASE = sizeof(struct sdp_test),
+        IDS = CASE + sizeof(struct sdp_test_case) + 8 * sizeof(uint64_t)
+    };
     static const struct {
         size_t at;
         uint32_t value;

@@ -3,13 +3,14 @@ pass, through every dialect; and the same endpoints with other kinds of models."
 import json
 import math
 import random
+import subprocess
 import sys
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
-from conftest import ROOT, Server
+from conftest import BUILD, ROOT, Server, clean_environment
 
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 from encoder_oracle import Encoder  # noqa: E402
@@ -180,6 +181,65 @@ def test_of_embeddings_the_score_is_the_cosine(name, tmp_path):
     for i in range(3):
         assert abs(score[i]["score"] - float(vectors[i] @ vectors[i + 3])) <= 5e-3
     assert server.stop() == 0, server.log
+
+
+GGUF_NAMES = {"embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+              "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm", "pooler.dense": "cls",
+              "classifier": "cls.output", "attention.self.query": "attn_q", "attention.self.key": "attn_k",
+              "attention.self.value": "attn_v", "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm",
+              "intermediate.dense": "ffn_up", "output.dense": "ffn_down", "output.LayerNorm": "layer_output_norm"}
+
+
+def write_gguf(folder, path):
+    """The same model with its vocabulary, pooling type 4 (rank)."""
+    gguf = pytest.importorskip("gguf")
+    oracle, w = Encoder(folder), gguf.GGUFWriter(path, "bert")
+    c, vocab = oracle.config, json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    for name, value in (("block_count", c["num_hidden_layers"]), ("embedding_length", c["hidden_size"]), ("pooling_type", 4),
+                        ("context_length", c["max_position_embeddings"]), ("feed_forward_length", c["intermediate_size"]),
+                        ("attention.head_count", c["num_attention_heads"])):
+        w.add_uint32("bert." + name, value)
+    w.add_float32("bert.attention.layer_norm_epsilon", c["layer_norm_eps"])
+    w.add_bool("bert.attention.causal", False)
+    w.add_tokenizer_model("bert")
+    w.add_token_list([t if t.startswith("[") else t[2:] if t.startswith("##") else "\u2581" + t for t in vocab])
+    w.add_token_types([3 if t.startswith("[") else 1 for t in vocab])
+    for name, i in (("cls", 2), ("bos", 2), ("seperator", 3), ("eos", 3), ("unknown", 1), ("padding", 0), ("mask", 4)):
+        w.add_uint32(f"tokenizer.ggml.{name}_token_id", i)
+    for name, t in oracle.w.items():
+        module, suffix = name.rsplit(".", 1)
+        layer = module.split(".")[2] if module.startswith("encoder.") else None
+        to = GGUF_NAMES[module.split(".", 3)[3] if layer else module]
+        w.add_tensor(f"blk.{layer}.{to}.{suffix}" if layer else f"{to}.{suffix}", np.ascontiguousarray(t, np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
+def test_a_gguf_file_of_pooling_type_rank_is_a_reranker(tmp_path):
+    make("BertForSequenceClassification", tmp_path / "m")
+    body, found = {"query": "red house", "documents": [t for t in texts(30, 9) if is_plain(t)]}, []
+    for model in (write_gguf(tmp_path / "m", tmp_path / "m.gguf"), tmp_path / "m"):
+        server = Server(model)
+        found.append(post(server.url + "/v1/rerank", body)["results"])
+        assert server.stop() == 0, server.log
+    assert found[0] == found[1]
+
+
+def test_a_quantised_reranker_is_a_program_file(tmp_path):
+    make("BertForSequenceClassification", tmp_path / "m")
+    path = tmp_path / "m.sdp"
+    subprocess.run([BUILD / "src" / "tools" / "compile" / "serverd-compile", tmp_path / "m", "-o", path, "-q", "--quantize", "int8"],
+                   check=True, env=clean_environment())
+    body, found = {"query": "red house", "documents": [t for t in texts(30, 6) if is_plain(t)]}, []
+    for model in (path, tmp_path / "m"):
+        server = Server(model)
+        found.append({r["index"]: r["relevance_score"] for r in post(server.url + "/v1/rerank", body)["results"]})
+        assert json.load(urllib.request.urlopen(server.url + "/v1/models"))["data"][0]["meta"]["capabilities"] == ["rerank"]
+        assert server.stop() == 0, server.log
+    assert 0 < max(abs(found[0][i] - found[1][i]) for i in found[0]) < 0.05
 
 
 def test_a_model_with_several_outputs_ranks_nothing(tmp_path):

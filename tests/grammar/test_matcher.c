@@ -1,6 +1,7 @@
 /* Matchers and masks: steps and their undoing, clones, forced bytes, masks against single tokens.
  */
 #include "base/hash.h"
+#include "base/limits.h"
 #include "grammar/grammar_fixture.h"
 #include "grammar/token_mask.h"
 
@@ -51,6 +52,21 @@ static void steps_are_taken_back(void **state)
     assert_true(matcher_rollback(matcher, 2));
     assert_false(matcher_rollback(matcher, 1));
     assert_true(accepts(matcher, "{"));
+    matcher_destroy(matcher);
+    grammar_unref(grammar);
+}
+
+static void the_last_steps_can_be_taken_back(void **state)
+{
+    struct grammar *grammar = compiled(GRAMMAR_REGEX, "a*b", false);
+    struct matcher *matcher = started(grammar, "");
+    for (unsigned i = 0; i < 3 * LIMIT_GRAMMAR_ROLLBACK; i++) {
+        assert_true(accepts(matcher, "a"));
+        assert_true(matcher_allows(matcher, "b", 1));
+    }
+    assert_true(accepts(matcher, "b"));
+    assert_true(matcher_rollback(matcher, LIMIT_GRAMMAR_ROLLBACK));
+    assert_true(accepts(matcher, "ab"));
     matcher_destroy(matcher);
     grammar_unref(grammar);
 }
@@ -165,6 +181,26 @@ static bool is_in(const uint64_t *mask, uint32_t id)
     return mask[id / 64] >> (id % 64) & 1;
 }
 
+/* A byte is forced if and only if it is the only one that is legal. */
+static void check_forced(struct matcher *matcher)
+{
+    struct buffer forced;
+    int n_legal = 0, legal = 0;
+    for (int byte = 0; byte < 256; byte++) {
+        char c = (char)byte;
+        if (matcher_allows(matcher, &c, 1)) {
+            n_legal++;
+            legal = byte;
+        }
+    }
+    bool is_forced = n_legal == 1 && !matcher_may_end(matcher);
+    buffer_init(&forced, 16);
+    matcher_forced(matcher, 1, &forced);
+    assert_int_equal(forced.len, is_forced);
+    assert_true(!is_forced || (uint8_t)forced.data[0] == legal);
+    buffer_deinit(&forced);
+}
+
 /* Random walks over legal tokens: at each step the mask says what single tokens say; no dead end.
  */
 static void walk(struct grammar *grammar, const struct token_trie *trie, struct mask_cache *cache,
@@ -183,6 +219,7 @@ static void walk(struct grammar *grammar, const struct token_trie *trie, struct 
                 legal[n_legal++] = id;
         }
         assert_true(n_legal > 0);
+        check_forced(matcher);
         uint32_t id = legal[hash_mix(seed * 1000 + step) % n_legal];
         assert_true(matcher_accept_token(matcher, trie, id));
         has_ended = id == 0 || id == 2;
@@ -258,6 +295,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_are_taken_back),
+        cmocka_unit_test(the_last_steps_can_be_taken_back),
         cmocka_unit_test(looking_changes_nothing),
         cmocka_unit_test(clones_go_their_own_way),
         cmocka_unit_test(forced_bytes_are_those_without_a_choice),

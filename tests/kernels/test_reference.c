@@ -10,6 +10,7 @@
 #include "program/dtype.h"
 #include "program/op.h"
 #include "runtime/runtime.h"
+#include "support/divergence.h"
 #include "support/synthetic_program.h"
 
 #include <math.h>
@@ -136,26 +137,6 @@ static void free_all(const serverd_graph *graph, float **values)
     for (uint32_t v = 0; v < graph->n_values; v++)
         free(values[v]);
     free(values);
-}
-
-/* KL divergence of softmax(b) from softmax(a). */
-static double divergence(const float *a, const float *b, size_t n)
-{
-    double most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, kl = 0;
-    for (size_t i = 0; i < n; i++) {
-        most[0] = fmax(most[0], (double)a[i]);
-        most[1] = fmax(most[1], (double)b[i]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        total[0] += exp((double)a[i] - most[0]);
-        total[1] += exp((double)b[i] - most[1]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        double p = (double)a[i] - most[0] - log(total[0]);
-        double q = (double)b[i] - most[1] - log(total[1]);
-        kl += exp(p) * (p - q);
-    }
-    return kl;
 }
 
 static float *run_on_cpu(struct program *program, const serverd_batch *batch, uint32_t *width)

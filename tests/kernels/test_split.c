@@ -6,9 +6,9 @@
 #include "program/dtype.h"
 #include "program/op.h"
 #include "runtime/runtime.h"
+#include "support/divergence.h"
 #include "support/synthetic_program.h"
 
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -360,26 +360,6 @@ static void pages_of_all_devices_leave_and_come_back(void **state)
 }
 
 /* ---- the CPU back-end and the reference ------------------------------------------------------ */
-
-/* KL divergence of softmax(b) from softmax(a). */
-static double divergence(const float *a, const float *b, size_t n)
-{
-    double most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, kl = 0;
-    for (size_t i = 0; i < n; i++) {
-        most[0] = fmax(most[0], (double)a[i]);
-        most[1] = fmax(most[1], (double)b[i]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        total[0] += exp((double)a[i] - most[0]);
-        total[1] += exp((double)b[i] - most[1]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        double p = (double)a[i] - most[0] - log(total[0]);
-        double q = (double)b[i] - most[1] - log(total[1]);
-        kl += exp(p) * (p - q);
-    }
-    return kl;
-}
 
 /* Over all rows of the first step and the last one. */
 static double mean_divergence(const struct answer *a, const struct answer *b)

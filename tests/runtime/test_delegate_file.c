@@ -1,15 +1,15 @@
 /* Delegates in shared objects: what is refused, by name, and the example out of tree. Argument: the
  * folder that build_delegates.sh has filled. */
 #include "base/clock.h"
-#include "base/hash.h"
 #include "kernels/builtin.h"
 #include "program/dtype.h"
 #include "program/op.h"
 #include "runtime/delegate_file.h"
 #include "runtime/runtime.h"
+#include "support/divergence.h"
+#include "support/run_program.h"
 #include "support/synthetic_program.h"
 
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -154,7 +154,7 @@ static void several_files_are_a_list_and_a_folder_warns(void **state)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-enum { N_TOKENS = 24, CONTEXT = 32, N_PAGES = CONTEXT / SERVERD_PAGE_TOKENS };
+enum { N_TOKENS = 24, CONTEXT = 32 };
 
 static struct worker_pool *pool;
 static char warnings[4096];
@@ -211,50 +211,13 @@ static void count_events(const struct trace *trace)
 
 static float *logits_of(struct program *program, struct runtime *runtime)
 {
-    int32_t token[N_TOKENS], position[N_TOKENS];
-    uint32_t row_seq[N_TOKENS] = {0}, rows[N_TOKENS], pages[N_PAGES];
-    for (uint32_t i = 0; i < N_TOKENS; i++) {
-        token[i] = (int32_t)(hash_mix(i) % program->vocabulary.n_tokens);
-        position[i] = (int32_t)i;
-        rows[i] = i;
-    }
-    for (uint32_t i = 0; i < N_PAGES; i++)
-        pages[i] = i;
-    const serverd_batch batch = {.struct_bytes = sizeof batch,
-                                 .n_rows = N_TOKENS,
-                                 .n_seqs = 1,
-                                 .n_logit_rows = N_TOKENS,
-                                 .token = token,
-                                 .position = position,
-                                 .row_seq = row_seq,
-                                 .page_table = pages,
-                                 .max_pages = N_PAGES,
-                                 .logit_row = rows};
+    int32_t token[N_TOKENS];
+    run_random_tokens(program, token, N_TOKENS);
     float *out = calloc((size_t)N_TOKENS * runtime_output_width(runtime), sizeof *out);
     assert_non_null(out);
-    if (runtime_execute(runtime, &batch, out, &err) != SERVERD_OK)
+    if (run_one_sequence(runtime, program, token, N_TOKENS, out, &err) != SERVERD_OK)
         fail_msg("%s", err.text);
     return out;
-}
-
-/* KL divergence of softmax(b) from softmax(a). */
-static double divergence(const float *a, const float *b, size_t n)
-{
-    double most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}, kl = 0;
-    for (size_t i = 0; i < n; i++) {
-        most[0] = fmax(most[0], (double)a[i]);
-        most[1] = fmax(most[1], (double)b[i]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        total[0] += exp((double)a[i] - most[0]);
-        total[1] += exp((double)b[i] - most[1]);
-    }
-    for (size_t i = 0; i < n; i++) {
-        double p = (double)a[i] - most[0] - log(total[0]);
-        double q = (double)b[i] - most[1] - log(total[1]);
-        kl += exp(p) * (p - q);
-    }
-    return kl;
 }
 
 static void explain(const struct runtime *runtime, struct buffer *out)

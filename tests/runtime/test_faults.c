@@ -3,10 +3,10 @@
  * one fails. */
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/hash.h"
 #include "kernels/builtin.h"
 #include "program/dtype.h"
 #include "runtime/runtime.h"
+#include "support/run_program.h"
 #include "support/synthetic_program.h"
 
 #include <math.h>
@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { N_TOKENS = 20, CONTEXT = 32, N_PAGES = CONTEXT / SERVERD_PAGE_TOKENS };
+enum { N_TOKENS = 20, CONTEXT = 32 };
 
 static serverd_error err;
 static struct worker_pool *pool;
@@ -71,24 +71,9 @@ static serverd_status open_on(const serverd_delegate *const *delegates, uint32_t
 
 static serverd_status run(struct runtime *runtime, float *out)
 {
-    int32_t token[N_TOKENS], position[N_TOKENS];
-    uint32_t row_seq[N_TOKENS] = {0}, rows[N_TOKENS], pages[N_PAGES] = {0, 1};
-    for (uint32_t i = 0; i < N_TOKENS; i++) {
-        token[i] = (int32_t)(hash_mix(i) % program->vocabulary.n_tokens);
-        position[i] = (int32_t)i;
-        rows[i] = i;
-    }
-    const serverd_batch batch = {.struct_bytes = sizeof batch,
-                                 .n_rows = N_TOKENS,
-                                 .n_seqs = 1,
-                                 .n_logit_rows = N_TOKENS,
-                                 .token = token,
-                                 .position = position,
-                                 .row_seq = row_seq,
-                                 .page_table = pages,
-                                 .max_pages = N_PAGES,
-                                 .logit_row = rows};
-    return runtime_execute(runtime, &batch, out, &err);
+    int32_t token[N_TOKENS];
+    run_random_tokens(program, token, N_TOKENS);
+    return run_one_sequence(runtime, program, token, N_TOKENS, out, &err);
 }
 
 /* ---- by script ------------------------------------------------------------------------------- */

@@ -156,17 +156,61 @@ KIND(unigram_first)
 KIND(wordpiece)
 KIND(wordpiece_cased)
 
+enum { NORMALISED_CONTROL = 4 }; /* "<n>" in the folder "added", which lowercases */
+
+static unsigned count_controls(const struct tokenizer *tokenizer, const char *text, size_t n)
+{
+    unsigned count = 0;
+    struct token_list got;
+    token_list_init(&got, 1000);
+    if (tokenizer_encode(tokenizer, text, n, TOKENIZER_PARSE_SPECIAL, &got, &err) != SERVERD_OK)
+        fail_msg("%s", err.text);
+    for (uint32_t i = 0; i < got.n; i++)
+        count += got.id[i] == NORMALISED_CONTROL;
+    token_list_deinit(&got);
+    return count;
+}
+
+static void guarded_text_never_becomes_a_control_token_that_is_normalised(void **state)
+{
+    (void)state;
+    char folder[512];
+    struct tokenizer *tokenizer;
+    struct buffer text;
+    (void)snprintf(folder, sizeof folder, "%s/added", data);
+    struct program *program = import(folder);
+    assert_int_equal(tokenizer_create(&program->vocabulary, &tokenizer, &err), SERVERD_OK);
+    assert_int_equal(count_controls(tokenizer, "<N>", 3), 1); /* it is, without guards */
+    assert_int_equal(count_controls(tokenizer, "<n>", 3), 1);
+    buffer_init(&text, MIB);
+    buffer_append_str(&text, "<n>");
+    tokenizer_guard(tokenizer, "a <n> <N>", 9, &text);
+    assert_int_equal(count_controls(tokenizer, buffer_str(&text), text.len), 1);
+    buffer_reset(&text);
+    tokenizer_guard(tokenizer, "<n><N>", 6, &text);
+    assert_int_equal(count_controls(tokenizer, buffer_str(&text), text.len), 0);
+    buffer_deinit(&text);
+    tokenizer_destroy(tokenizer);
+    program_unref(program);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
         return 2;
     data = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(byte_level), cmocka_unit_test(roberta),
-        cmocka_unit_test(qwen),       cmocka_unit_test(llama2),
-        cmocka_unit_test(gemma),      cmocka_unit_test(digits),
-        cmocka_unit_test(unigram),    cmocka_unit_test(unigram_first),
-        cmocka_unit_test(wordpiece),  cmocka_unit_test(wordpiece_cased),
+        cmocka_unit_test(byte_level),
+        cmocka_unit_test(roberta),
+        cmocka_unit_test(qwen),
+        cmocka_unit_test(llama2),
+        cmocka_unit_test(gemma),
+        cmocka_unit_test(digits),
+        cmocka_unit_test(unigram),
+        cmocka_unit_test(unigram_first),
+        cmocka_unit_test(wordpiece),
+        cmocka_unit_test(wordpiece_cased),
+        cmocka_unit_test(guarded_text_never_becomes_a_control_token_that_is_normalised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,6 +16,7 @@ struct values {
     struct command_list list, maybe;
     bool flag;
     int choice;
+    struct command_names names;
 };
 
 #define AT(field) offsetof(struct values, field)
@@ -28,6 +29,7 @@ static const struct command_option rows[] = {
     {"maybe", 'm', COMMAND_LIST, AT(maybe), "N,...", "512", 1, 1000, "Numbers or none"},
     {"flag", 0, COMMAND_FLAG, AT(flag), NULL, NULL, 0, 0, "A flag"},
     {"choice", 0, COMMAND_CHOICE, AT(choice), "red|green|blue", "green", 0, 0, "A colour"},
+    {"names", 0, COMMAND_NAMES, AT(names), "NAME", NULL, 0, 0, "Names, one at a time"},
 };
 
 static const struct command command = {.name = "try",
@@ -81,9 +83,31 @@ static void all_forms_are_read(void **state)
     assert_string_equal(values.name, "bare word");
     assert_int_equal(PARSE("--flag", "--no-flag"), SERVERD_OK);
     assert_false(values.flag);
+    assert_int_equal(PARSE("one", "--names", "two", "--names=three"), SERVERD_OK);
+    assert_string_equal(values.name, "one");
+    assert_int_equal(values.names.n, 2);
+    assert_string_equal(values.names.value[1], "three");
     bool wants_help = false;
     assert_int_equal(parse((const char *const[]){"--help"}, 1, &wants_help), SERVERD_OK);
     assert_true(wants_help);
+}
+
+/* The last of the bare arguments takes the rest if it is a list of names. */
+static void bare_names_go_on(void **state)
+{
+    (void)state;
+    struct command many = command;
+    bool wants_help;
+    const char *const words[] = {"one", "two", "--flag", "three"};
+    many.bare[1] = "names";
+    values = (struct values){0};
+    assert_int_equal(
+        command_parse(&many, 4, (char *const *)(uintptr_t)words, &values, &wants_help, &err),
+        SERVERD_OK);
+    assert_string_equal(values.name, "one");
+    assert_int_equal(values.names.n, 2);
+    assert_string_equal(values.names.value[1], "three");
+    assert_true(values.flag);
 }
 
 static void what_is_wrong_is_named(void **state)
@@ -188,6 +212,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(without_arguments_there_are_the_defaults),
         cmocka_unit_test(all_forms_are_read),
+        cmocka_unit_test(bare_names_go_on),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(a_list_has_its_bound),
         cmocka_unit_test(help_names_every_option),

@@ -75,8 +75,8 @@ void cpu_plan_attention(serverd_handle *handle, const serverd_batch *batch)
 
 /* The layer's store and the pages of a row's sequence. Of the step's own store there is one layer
  * that all layers of the model use in turn. */
-static const struct cpu_kv_layer *layer_of(const struct cpu_step *step, const serverd_attn *a,
-                                           serverd_dtype *dtype)
+static const struct kv_store_layer *layer_of(const struct cpu_step *step, const serverd_attn *a,
+                                             serverd_dtype *dtype)
 {
     const serverd_kv *kv = a->is_causal ? step->kv : step->handle->step_kv;
     *dtype = kv->dtype;
@@ -107,7 +107,7 @@ void cpu_append_rows(const struct cpu_op_call *call, size_t first, size_t n)
     const struct cpu_step *step = call->step;
     const float *k = cpu_input(call, 1), *v = cpu_input(call, 2);
     serverd_dtype dtype;
-    const struct cpu_kv_layer *layer = layer_of(step, a, &dtype);
+    const struct kv_store_layer *layer = layer_of(step, a, &dtype);
     for (size_t row = first; row < first + n; row++) {
         uint32_t position = position_of(step, a, row);
         uint32_t page = pages_of(step, a, row)[position / SERVERD_PAGE_TOKENS];
@@ -202,7 +202,7 @@ void cpu_attend_segment(const struct attention_job *job, const struct cpu_attent
                                  .sum = into->sum,
                                  .acc = into->acc,
                                  .scratch = s->kernel};
-    const struct cpu_kv_layer *layer = layer_of(job->step, a, &call.kv);
+    const struct kv_store_layer *layer = layer_of(job->step, a, &call.kv);
     uint32_t oldest;
     const struct visible see = see_segment(job, item, segment, s, &oldest);
     /* rows of several sequences have these pages in common, but only who sees a window page need

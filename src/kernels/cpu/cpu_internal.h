@@ -14,6 +14,7 @@
 
 #include "kernels/batch_check.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/kv_store.h"
 
 #include <stdbool.h>
 
@@ -34,21 +35,6 @@ struct serverd_instance {
     char *block;
     size_t block_bytes;
     struct cpu_split *split; /* attention_split.c; NULL: no partition has causal attention */
-};
-
-struct serverd_kv {
-    uint32_t n_layers, n_pages;
-    uint32_t n_window_pages; /* 0: none, pages hold all layers */
-    uint32_t window;         /* the widest of those layers that are in window pages */
-    serverd_dtype dtype;
-    struct cpu_kv_layer {
-        uint32_t n_kv_heads, k_dim, v_dim; /* n_kv_heads 0: another instance has the layer */
-        bool is_windowed;                  /* its pages are the window pages */
-        uint32_t n_pages;
-        /* [n_pages][n_kv_heads] pages of one head, laid out as attention_template.h says */
-        char *keys, *values;
-        size_t key_bytes, value_bytes; /* of one page of one head */
-    } * layers;
 };
 
 /* cos and sin of one set of frequencies for the rows of a step, shared by all layers. */
@@ -307,24 +293,15 @@ serverd_status cpu_kv_page_bytes(serverd_instance *instance, const serverd_kv_sp
 serverd_status cpu_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
                              uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                              serverd_error *err);
-serverd_status cpu_kv_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,
-                           serverd_error *err);
-serverd_status cpu_kv_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
-                           uint32_t n_tokens, serverd_error *err);
-void cpu_kv_destroy(serverd_kv *kv);
 serverd_status cpu_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                uint64_t *out, serverd_error *err);
-serverd_status cpu_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
-                             serverd_error *err);
-serverd_status cpu_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
-                             serverd_error *err);
 
 /* The page of one head. */
-static inline void *cpu_kv_keys(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)
+static inline void *cpu_kv_keys(const struct kv_store_layer *layer, uint32_t page, uint32_t head)
 {
     return layer->keys + ((size_t)page * layer->n_kv_heads + head) * layer->key_bytes;
 }
-static inline void *cpu_kv_values(const struct cpu_kv_layer *layer, uint32_t page, uint32_t head)
+static inline void *cpu_kv_values(const struct kv_store_layer *layer, uint32_t page, uint32_t head)
 {
     return layer->values + ((size_t)page * layer->n_kv_heads + head) * layer->value_bytes;
 }

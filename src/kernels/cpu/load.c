@@ -292,7 +292,7 @@ void cpu_unload(serverd_handle *handle)
     free(handle->addition);
     free(handle->actions);
     if (handle->step_kv)
-        cpu_kv_destroy(handle->step_kv);
+        kv_store_destroy(handle->step_kv);
     free(handle->step_pages);
     free(handle->seq_first_page);
     free(handle->watches);

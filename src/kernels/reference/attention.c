@@ -10,7 +10,7 @@ struct attention_job {
     const struct reference_step *step;
     const struct reference_kernels *kernels;
     const serverd_attn *attn;
-    const struct reference_kv_layer *layer; /* NULL: the rows of the step are all there is */
+    const struct kv_store_layer *layer; /* NULL: the rows of the step are all there is */
     const float *q, *k, *v;
     float *out;
 };

@@ -1,6 +1,8 @@
 /* serverd-compile: models into program files, and what is done to these. */
 #include "tools/compile/commands.h"
 
+#include <malloc.h>
+
 enum { EXIT_USAGE = 1, EXIT_BAD_INPUT = 2, EXIT_UNSUPPORTED = 3, EXIT_SELF_TEST = 4, EXIT_IO = 5 };
 
 static int exit_code(serverd_status status)
@@ -31,5 +33,7 @@ static const struct tool tool = {.name = "serverd-compile",
 
 int main(int argc, char **argv)
 {
+    /* large pieces go back to the system when they are freed, however many there were */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 20);
     return tool_main(&tool, argc, argv);
 }

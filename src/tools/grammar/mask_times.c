@@ -21,6 +21,8 @@ struct mask_times {
     uint64_t *mask;
     uint32_t *ns; /* [n] */
     uint32_t n, cap;
+    uint64_t accept_ns; /* of all tokens that were accepted */
+    uint32_t n_accepted;
 };
 
 serverd_status mask_times_create(const char *model, struct mask_times **out, serverd_error *err)
@@ -118,8 +120,11 @@ static serverd_status go_over(struct mask_times *times, struct matcher *matcher,
             break;
         uint32_t id = (uint32_t)tokens->id[i];
         status = compare(times, matcher, id, err);
+        begin = thread_ns();
         if (status == SERVERD_OK && !matcher_accept_token(matcher, times->trie, id))
             break;
+        times->accept_ns += thread_ns() - begin;
+        times->n_accepted++;
         *n_tokens += 1;
     }
     return status;
@@ -160,4 +165,7 @@ void mask_times_report(struct mask_times *times, struct buffer *out)
                   times->n, times->trie->n_tokens, (double)sum / times->n / 1e3,
                   times->ns[times->n / 2] / 1e3, times->ns[(uint64_t)times->n * 99 / 100] / 1e3,
                   times->ns[times->n - 1] / 1e3);
+    if (times->n_accepted > 0)
+        buffer_printf(out, "accepting a token: mean %.2f us\n",
+                      (double)times->accept_ns / times->n_accepted / 1e3);
 }

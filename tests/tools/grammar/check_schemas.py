@@ -67,7 +67,7 @@ def masks(tool, name, groups, model):
         lines += ["instance " + json.dumps(t["data"], ensure_ascii=False) for t in tests if t["valid"]]
     answers = run(tool, lines, "--model", model)
     failed = [a for a in answers if a.startswith("failed")]
-    print(f"{name}: {answers[-2]}; {len(failed)} masks that disagree with single tokens")
+    print(f"{name}: {'; '.join(a for a in answers[-3:] if a)}; {len(failed)} masks that disagree with single tokens")
     return len(failed)
 
 
