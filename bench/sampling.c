@@ -10,13 +10,14 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 enum { N_ROUNDS = 41, N_SEEN = 400 };
 
 static const uint32_t vocabularies[] = {49152, 151936, 262144};
 
-/* How a draw is made; n_top < 0: no log probabilities. */
+/* How a draw is made: what is not stated is off; n_top < 0: no log probabilities. */
 struct kind {
     const char *name;
     struct sampling_params params;
@@ -48,6 +49,10 @@ static const struct kind kinds[] = {
     {"top-k 5000, top-p",
      {.temperature = 1, .top_k = 5000, .top_p = 0.95f, .repetition_penalty = 1},
      -1},
+    {"typical-p", {.temperature = 0.8f, .top_p = 1, .typical_p = 0.95f}, -1},
+    {"top-n-sigma", {.temperature = 0.8f, .top_p = 1, .top_n_sigma = 1}, -1},
+    {"xtc", {.temperature = 0.8f, .top_p = 1, .xtc_probability = 1}, -1},
+    {"dry", {.temperature = 0.8f, .top_p = 1, .dry_multiplier = 0.8f}, -1},
     {"greedy, logprobs 0", {.temperature = 0, .top_p = 1, .repetition_penalty = 1}, 0},
     {"greedy, logprobs 20", {.temperature = 0, .top_p = 1, .repetition_penalty = 1}, 20},
 };
@@ -99,10 +104,27 @@ static double time_round(const struct kind *kind, struct sampler *sampler,
     return (now_us() - begin) / n_rows;
 }
 
+static struct sampling_params complete(struct sampling_params params)
+{
+    const struct sampling_params initial = sampling_params_default();
+    memcpy(params.step, initial.step, sizeof params.step);
+    params.n_steps = initial.n_steps;
+    params.xtc_threshold = initial.xtc_threshold;
+    params.dry_base = initial.dry_base;
+    params.dry_allowed = initial.dry_allowed;
+    params.dry_penalty_last = initial.dry_penalty_last;
+    if (params.typical_p == 0)
+        params.typical_p = initial.typical_p;
+    if (params.repetition_penalty == 0)
+        params.repetition_penalty = initial.repetition_penalty;
+    return params;
+}
+
 static void time_kind(const struct kind *kind, const float *logits, uint32_t n_vocab,
                       uint32_t n_rows)
 {
-    const struct sampler_setup setup = {.params = &kind->params, .n_vocab = n_vocab};
+    const struct sampling_params params = complete(kind->params);
+    const struct sampler_setup setup = {.params = &params, .n_vocab = n_vocab};
     struct sampler *sampler = sampler_create(&setup);
     struct sampling_scratch *scratch = sampling_scratch_create(n_vocab);
     if (!sampler || !scratch)

@@ -138,6 +138,12 @@
 #define LIMIT_REQUEST_ID_BYTES      128u
 #define LIMIT_REQUEST_BYTES         (128 * MIB) /* its arena: prompt ids, stops, biases */
 
+/* Of its sampling; a bad word's tokens, a breaker's bytes. */
+#define LIMIT_BAD_WORDS         1024u
+#define LIMIT_BAD_WORD_TOKENS   64u
+#define LIMIT_DRY_BREAKERS      64u
+#define LIMIT_DRY_BREAKER_BYTES 64u
+
 /* Compiling a grammar: ends as too complex. Of one automaton: states, and table cells; of a
  * pattern: its text, its nesting, the nodes of its tree and of the automaton made from it. */
 #define LIMIT_GRAMMAR_STATES   (1u << 20)

@@ -79,6 +79,16 @@ static inline bool size_align(size_t a, size_t alignment, size_t *out)
     return true;
 }
 
+static inline uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline size_t min_size(size_t a, size_t b)
 {
     return a < b ? a : b;

@@ -19,12 +19,11 @@ enum {
 
 /* ---- selection from a list --------------------------------------------------------------- */
 
-/* Ascending keys are descending logits, then ascending places in the list, so no two are equal. */
-static uint64_t make_key(float z, uint32_t i)
+uint64_t candidate_key(float value, uint32_t place)
 {
-    uint32_t bits = f32_bits(z + 0.0f); /* -0 becomes +0: equal logits, equal bits */
+    uint32_t bits = f32_bits(value + 0.0f); /* -0 becomes +0: equal logits, equal bits */
     uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    return (uint64_t)~ascending << 32 | i;
+    return (uint64_t)~ascending << 32 | place;
 }
 
 static void swap_keys(uint64_t *a, uint64_t *b)
@@ -64,9 +63,8 @@ static double weigh_keys(const uint64_t *key, uint32_t n, const float *weight)
     return sum;
 }
 
-/* The last key of the shortest head of the ascending order that weighs `target` or more; the
- * largest key if all weigh less. A quickselect by weight: expected linear time. Reorders. */
-static uint64_t select_last(uint64_t *key, uint32_t n, const float *weight, double target)
+/* A quickselect by weight: expected linear time. */
+uint64_t candidates_select(uint64_t *key, uint32_t n, const float *weight, double target)
 {
     while (n > 1) {
         uint64_t pivot = choose_pivot(key, n);
@@ -140,7 +138,12 @@ static void list_from_first(struct sampling_scratch *s, float floor, uint32_t ma
     close_list(s, n);
 }
 
-static double weigh_list(struct sampling_scratch *s, float max, float scale)
+void candidates_list_from(struct sampling_scratch *s, float floor)
+{
+    (void)list_from(s, floor, UINT32_MAX);
+}
+
+double candidates_weigh(struct sampling_scratch *s, float max, float scale)
 {
     return s->passes->weigh(s->list_block, n_blocks(s->n), max, scale, s->weight, NULL);
 }
@@ -151,7 +154,7 @@ static void keep_until(struct sampling_scratch *s, uint64_t last)
     float *z = s->z, *weight = s->weight;
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n; i++) {
-        bool is_kept = make_key(z[i], i) <= last;
+        bool is_kept = candidate_key(z[i], i) <= last;
         id[n] = id[i];
         z[n] = z[i];
         weight[n] = weight[i];
@@ -160,14 +163,36 @@ static void keep_until(struct sampling_scratch *s, uint64_t last)
     close_list(s, n);
 }
 
+void candidates_keep_marked(struct sampling_scratch *s)
+{
+    int32_t *id = s->id;
+    float *z = s->z, *weight = s->weight;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        bool is_kept = s->key[i] != 0;
+        id[n] = id[i];
+        z[n] = z[i];
+        weight[n] = weight[i];
+        n += is_kept;
+    }
+    close_list(s, n);
+}
+
+void candidates_to_row(struct sampling_scratch *s)
+{
+    row_clear(s);
+    for (uint32_t i = 0; i < s->n; i++)
+        *row_logit(s, s->id[i]) = s->z[i];
+}
+
 /* ---- top_k ------------------------------------------------------------------------------- */
 
 /* The k-th largest of one value of each block. */
 static float select_of_blocks(struct sampling_scratch *s, const float *value, uint32_t k)
 {
     for (uint32_t b = 0; b < s->n_blocks; b++)
-        s->key[b] = make_key(value[b], b);
-    return value[(uint32_t)select_last(s->key, s->n_blocks, NULL, k)];
+        s->key[b] = candidate_key(value[b], b);
+    return value[(uint32_t)candidates_select(s->key, s->n_blocks, NULL, k)];
 }
 
 /* A logit that about k or more are not below. At least k are not below the k-th largest block
@@ -195,14 +220,18 @@ void candidates_list_first(struct sampling_scratch *s, uint32_t k)
         list_from_first(s, -FLT_MAX, k);
 }
 
-static void keep_top_k(struct sampling_scratch *s, uint32_t k)
+void candidates_keep_top_k(struct sampling_scratch *s, uint32_t k, struct candidates *c)
 {
-    candidates_list_first(s, k);
+    if (!c->is_list) {
+        candidates_list_first(s, k);
+        c->is_list = true;
+        c->has_weights = false;
+    }
     if (s->n <= k)
         return;
     for (uint32_t i = 0; i < s->n; i++)
-        s->key[i] = make_key(s->z[i], i);
-    keep_until(s, select_last(s->key, s->n, NULL, k));
+        s->key[i] = candidate_key(s->z[i], i);
+    keep_until(s, candidates_select(s->key, s->n, NULL, k));
 }
 
 /* ---- top_p ------------------------------------------------------------------------------- */
@@ -219,11 +248,11 @@ static void cut_at(struct sampling_scratch *s, double target, float high)
     bool is_below = sure < target; /* but for rounding: true */
     uint32_t n_keys = 0;
     for (uint32_t i = 0; i < s->n; i++) {
-        key[n_keys] = make_key(z[i], i);
+        key[n_keys] = candidate_key(z[i], i);
         n_keys += (z[i] < high) == is_below;
     }
     if (n_keys > 0)
-        keep_until(s, select_last(key, n_keys, s->weight, is_below ? target - sure : target));
+        keep_until(s, candidates_select(key, n_keys, s->weight, is_below ? target - sure : target));
 }
 
 /* The list is the whole of what there is. */
@@ -237,11 +266,11 @@ static void keep_top_p_of_list(struct sampling_scratch *s, double total, float t
     for (uint32_t i = 0; i < s->n; i++) {
         if (!((double)s->weight[i] >= left_out))
             continue;
-        s->key[n_keys++] = make_key(s->z[i], i);
+        s->key[n_keys++] = candidate_key(s->z[i], i);
         heavy += (double)s->weight[i];
     }
     if (heavy >= target && n_keys > 0) /* else rounding at the border: nothing is left out */
-        keep_until(s, select_last(s->key, n_keys, s->weight, target));
+        keep_until(s, candidates_select(s->key, n_keys, s->weight, target));
 }
 
 /* A bracket of the logit at which weights, added up in descending order, reach a target: those
@@ -311,7 +340,7 @@ static void keep_top_p_of_row(struct sampling_scratch *s, float top_p, float max
     struct bracket bracket = {logit_of_weight(left_out, max, scale), INFINITY};
     float guess = guess_floor(s, N_FIRST_GUESS);
     if (guess > bracket.low && list_from(s, guess, MAX_FIRST_GUESS)) {
-        if (weigh_list(s, max, scale) >= target) {
+        if (candidates_weigh(s, max, scale) >= target) {
             cut_at(s, target, INFINITY);
             return;
         }
@@ -319,57 +348,35 @@ static void keep_top_p_of_row(struct sampling_scratch *s, float top_p, float max
     }
     if (s->n_vocab > N_BRACKETED)
         bracket = narrow(s, bracket, max, scale, target);
-    (void)list_from(s, bracket.low, UINT32_MAX);
-    if (weigh_list(s, max, scale) >= target) {
+    candidates_list_from(s, bracket.low);
+    if (candidates_weigh(s, max, scale) >= target) {
         cut_at(s, target, bracket.high);
         return;
     }
     /* rounding at the border: nothing is left out */
-    (void)list_from(s, -FLT_MAX, UINT32_MAX);
-    (void)weigh_list(s, max, scale);
+    candidates_list_from(s, -FLT_MAX);
+    (void)candidates_weigh(s, max, scale);
 }
 
-/* ---- all three --------------------------------------------------------------------------- */
-
-static bool has_top_k(const struct sampling_scratch *s, const struct sampling_params *p)
+void candidates_keep_top_p(struct sampling_scratch *s, float top_p, struct candidates *c)
 {
-    return p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab;
+    if (c->is_list)
+        keep_top_p_of_list(s, candidates_weigh(s, c->max, c->scale), top_p);
+    else
+        keep_top_p_of_row(s, top_p, c->max, c->scale);
+    c->is_list = c->has_weights = true;
 }
 
-static void keep_min_p(struct sampling_scratch *s, float min_p)
-{
-    int32_t *id = s->id;
-    float *z = s->z;
-    const float *weight = s->weight;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n; i++) {
-        id[n] = id[i];
-        z[n] = z[i];
-        n += weight[i] >= min_p; /* the most likely token weighs 1 */
-    }
-    close_list(s, n);
-}
+/* ---- min_p ------------------------------------------------------------------------------- */
 
-bool candidates_are_limited(const struct sampling_scratch *s, const struct sampling_params *p)
+void candidates_keep_min_p(struct sampling_scratch *s, float min_p, struct candidates *c)
 {
-    return has_top_k(s, p) || p->top_p < 1.0f || p->min_p > 0.0f;
-}
-
-void candidates_choose(struct sampling_scratch *s, const struct sampling_params *p, float max,
-                       float scale)
-{
-    if (has_top_k(s, p)) {
-        keep_top_k(s, (uint32_t)p->top_k);
-        double total = weigh_list(s, max, scale);
-        if (p->top_p < 1.0f)
-            keep_top_p_of_list(s, total, p->top_p);
-    } else if (p->top_p < 1.0f) {
-        keep_top_p_of_row(s, p->top_p, max, scale);
-    } else {
-        (void)list_from(s, logit_of_weight((double)p->min_p, max, scale), UINT32_MAX);
-        (void)weigh_list(s, max, scale);
-    }
-    if (p->min_p > 0.0f)
-        keep_min_p(s, p->min_p);
-    assert(s->n > 0);
+    if (!c->is_list)
+        candidates_list_from(s, logit_of_weight((double)min_p, c->max, c->scale));
+    if (!c->is_list || !c->has_weights)
+        (void)candidates_weigh(s, c->max, c->scale);
+    c->is_list = c->has_weights = true;
+    for (uint32_t i = 0; i < s->n; i++)
+        s->key[i] = s->weight[i] >= min_p; /* the most likely token weighs 1 */
+    candidates_keep_marked(s);
 }

@@ -9,15 +9,14 @@
 
 /* The n_top first of the list, in order: larger logits, then lower ids; while the list passes by
  * ascending. */
-static uint32_t sort_top(const struct sampling_scratch *s, const float *logits, uint32_t n_top,
-                         int32_t *top)
+static uint32_t sort_top(const struct sampling_scratch *s, uint32_t n_top, int32_t *top)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n; i++) {
-        if (n == n_top && !(s->z[i] > logits[top[n - 1]]))
+        if (n == n_top && !(s->z[i] > row_at(s, top[n - 1])))
             continue;
         uint32_t at = n < n_top ? n++ : n_top - 1;
-        for (; at > 0 && s->z[i] > logits[top[at - 1]]; at--)
+        for (; at > 0 && s->z[i] > row_at(s, top[at - 1]); at--)
             top[at] = top[at - 1];
         top[at] = s->id[i];
     }
@@ -25,13 +24,12 @@ static uint32_t sort_top(const struct sampling_scratch *s, const float *logits, 
 }
 
 /* Impossible tokens make up the number, lowest ids first. */
-static uint32_t find_top(struct sampling_scratch *s, const float *logits, uint32_t n_top,
-                         int32_t *top)
+static uint32_t find_top(struct sampling_scratch *s, uint32_t n_top, int32_t *top)
 {
     candidates_list_first(s, n_top);
-    uint32_t n = sort_top(s, logits, n_top, top);
+    uint32_t n = sort_top(s, n_top, top);
     for (uint32_t i = 0; n < n_top && i < s->n_vocab; i++)
-        if (logits[i] == -INFINITY)
+        if (row_at(s, (int32_t)i) == -INFINITY)
             top[n++] = (int32_t)i;
     return n;
 }
@@ -51,28 +49,44 @@ static uint32_t find_rank(const struct sampling_scratch *s, int32_t token, float
     return rank;
 }
 
-/* log_sum: of the weights exp(logit - max). */
-static struct token_logprob logprob_of(const float *logits, int32_t token, float max,
-                                       double log_sum)
+/* log_sum: of the weights exp((logit - max) * scale). */
+static struct token_logprob logprob_of(const struct sampling_scratch *s, int32_t token, float max,
+                                       float scale, double log_sum)
 {
-    float value = (float)((double)logits[token] - (double)max - log_sum);
+    double distance = (double)row_at(s, token) - (double)max;
+    float value = (float)(distance * (double)scale - log_sum);
     return (struct token_logprob){token, value >= LOWEST_LOGPROB ? value : LOWEST_LOGPROB};
+}
+
+void logprobs_of_row(struct sampling_scratch *s, float max, float scale, int32_t chosen,
+                     uint32_t n_top, struct logprobs *out)
+{
+    assert(chosen >= 0 && (uint32_t)chosen < s->n_vocab && n_top <= LIMIT_TOP_LOGPROBS);
+    double log_sum = log(s->passes->weigh(s->block, s->n_blocks, max, scale, NULL, NULL));
+    *out = (struct logprobs){.chosen = logprob_of(s, chosen, max, scale, log_sum),
+                             .chosen_rank = find_rank(s, chosen, row_at(s, chosen))};
+    int32_t top[LIMIT_TOP_LOGPROBS];
+    out->n_top = n_top ? find_top(s, n_top, top) : 0;
+    for (uint32_t i = 0; i < out->n_top; i++)
+        out->top[i] = logprob_of(s, top[i], max, scale, log_sum);
 }
 
 bool logprobs_compute(struct sampling_scratch *s, const float *logits, int32_t chosen,
                       uint32_t n_top, struct logprobs *out)
 {
-    assert(chosen >= 0 && (uint32_t)chosen < s->n_vocab && n_top <= LIMIT_TOP_LOGPROBS);
     float max;
     if (!row_take(s, logits, &max))
         return false;
-    double log_sum = log(s->passes->weigh(s->block, s->n_blocks, max, 1.0f, NULL, NULL));
-
-    *out = (struct logprobs){.chosen = logprob_of(logits, chosen, max, log_sum),
-                             .chosen_rank = find_rank(s, chosen, logits[chosen])};
-    int32_t top[LIMIT_TOP_LOGPROBS];
-    out->n_top = n_top ? find_top(s, logits, n_top, top) : 0;
-    for (uint32_t i = 0; i < out->n_top; i++)
-        out->top[i] = logprob_of(logits, top[i], max, log_sum);
+    logprobs_of_row(s, max, 1.0f, chosen, n_top, out);
     return true;
+}
+
+void logprobs_of_certain(uint32_t n_vocab, int32_t chosen, uint32_t n_top, struct logprobs *out)
+{
+    *out = (struct logprobs){.chosen = {chosen, 0}, .chosen_rank = 1};
+    if (n_top > 0)
+        out->top[out->n_top++] = out->chosen;
+    for (int32_t i = 0; out->n_top < n_top && (uint32_t)i < n_vocab; i++)
+        if (i != chosen)
+            out->top[out->n_top++] = (struct token_logprob){i, LOWEST_LOGPROB};
 }

@@ -1,4 +1,5 @@
-/* ln softmax of raw logits in float32, the same numbers whatever else is asked. */
+/* ln softmax in float32: of raw logits the same numbers whatever else is asked; sample.h has those
+ * of what is left to draw from. */
 #ifndef SAMPLING_LOGPROBS_H
 #define SAMPLING_LOGPROBS_H
 
@@ -26,5 +27,12 @@ struct logprobs {
 struct sampling_scratch;
 bool logprobs_compute(struct sampling_scratch *scratch, const float *logits, int32_t chosen,
                       uint32_t n_top, struct logprobs *out);
+
+/* The same of a row as it stands in the scratch: its logits times scale, max their largest. */
+void logprobs_of_row(struct sampling_scratch *scratch, float max, float scale, int32_t chosen,
+                     uint32_t n_top, struct logprobs *out);
+
+/* Of a token that was not drawn, since no other could come. */
+void logprobs_of_certain(uint32_t n_vocab, int32_t chosen, uint32_t n_top, struct logprobs *out);
 
 #endif

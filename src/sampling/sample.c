@@ -1,8 +1,9 @@
 #include "sampling/sample.h"
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "sampling/candidates_internal.h"
+#include "sampling/context_internal.h"
+#include "sampling/logprobs.h"
 #include "sampling/random.h"
 
 #include <assert.h>
@@ -73,7 +74,8 @@ static bool history_add(struct history *h, int32_t token, uint32_t n_output)
 struct sampler {
     struct sampler_setup setup; /* its prompt is not valid after creation */
     struct history history;     /* no slots if no penalty is on */
-    bool lost_history;          /* a token could not be counted */
+    struct context context;     /* empty if nothing looks at the order of tokens */
+    bool lost_history;          /* a token could not be counted, or kept */
 };
 
 static bool has_penalty(const struct sampling_params *p)
@@ -89,10 +91,11 @@ struct sampler *sampler_create(const struct sampler_setup *setup)
         return NULL;
     sampler->setup = *setup;
     sampler->setup.prompt = NULL;
-    if (!has_penalty(setup->params))
-        return sampler;
-    bool is_made = history_init(&sampler->history, 64);
+    bool is_made = !context_is_needed(setup->params) || context_init(&sampler->context, setup);
+    bool counts = has_penalty(setup->params);
     bool reads_prompt = setup->params->repetition_penalty != 1.0f;
+    if (counts)
+        is_made = is_made && history_init(&sampler->history, 64);
     for (uint32_t i = 0; is_made && reads_prompt && i < setup->n_prompt; i++)
         is_made = history_add(&sampler->history, setup->prompt[i], 0);
     if (is_made)
@@ -106,6 +109,7 @@ void sampler_destroy(struct sampler *sampler)
     if (!sampler)
         return;
     free(sampler->history.slot);
+    context_deinit(&sampler->context);
     free(sampler);
 }
 
@@ -113,9 +117,11 @@ void sampler_accept(struct sampler *sampler, int32_t token)
 {
     if (sampler->history.slot && !history_add(&sampler->history, token, 1))
         sampler->lost_history = true;
+    if (sampler->context.cap > 0 && !context_add(&sampler->context, &sampler->setup, token))
+        sampler->lost_history = true;
 }
 
-/* ---- steps 1 to 3: adjusting the logits -------------------------------------------------- */
+/* ---- steps 1 to 4: adjusting the logits -------------------------------------------------- */
 
 /* Only blocks of the row that hold such a token are copied and changed. */
 
@@ -152,11 +158,12 @@ static bool masks_end(const struct sampler *sampler, uint32_t index)
 static bool adjusts(const struct sampler *sampler, uint32_t index)
 {
     const struct sampling_params *p = sampler->setup.params;
-    return p->n_bias || p->allowed || sampler->history.n || masks_end(sampler, index);
+    return p->n_bias || p->allowed || sampler->history.n || sampler->context.cap > 0 ||
+           masks_end(sampler, index);
 }
 
 /* Finite logits stay finite or become -infinity. */
-static void adjust(const struct sampler *sampler, struct sampling_scratch *s, const float *logits,
+static void adjust(struct sampler *sampler, struct sampling_scratch *s, const float *logits,
                    uint32_t index)
 {
     const struct sampler_setup *setup = &sampler->setup;
@@ -167,6 +174,8 @@ static void adjust(const struct sampler *sampler, struct sampling_scratch *s, co
         float *z = row_logit(s, p->bias[i].token);
         *z = p->bias[i].is_banned ? -INFINITY : *z + p->bias[i].bias;
     }
+    if (p->n_bad_words > 0)
+        context_ban_words(&sampler->context, p, s);
     if (masks_end(sampler, index))
         mask(s, setup->end_tokens, setup->n_end_tokens);
     if (index < p->min_tokens)
@@ -178,6 +187,8 @@ static void adjust(const struct sampler *sampler, struct sampling_scratch *s, co
             *z = penalised(p, *z, c->n_output);
         }
     }
+    if (sampler->context.cap > 0)
+        context_penalise(&sampler->context, p, s);
 }
 
 /* ---- the draw ---------------------------------------------------------------------------- */
@@ -221,21 +232,49 @@ static uint32_t draw(struct sampling_scratch *s, const float *const *block, uint
     return choice;
 }
 
-/* The draw of `number` (0, or 1 for another one of the same token) from the row as it is. */
-static int32_t draw_one(const struct sampler *sampler, struct sampling_scratch *s, float max,
-                        uint32_t index, uint32_t number)
+static bool is_greedy(const struct sampling_params *p)
 {
-    const struct sampling_params *p = sampler->setup.params;
-    float scale = 1.0f / p->temperature;
-    if (p->temperature < GREEDY_TEMPERATURE)
-        return argmax(s, max);
-    /* the second number of a token belongs to a seed of its own */
-    uint64_t seed = number == 0 ? p->seed : hash_mix(p->seed + number);
-    double u = random_uniform(seed, sampler->setup.choice, index);
-    if (!candidates_are_limited(s, p))
-        return (int32_t)draw(s, s->block, s->n_blocks, max, scale, u);
-    candidates_choose(s, p, max, scale);
-    return s->id[draw(s, s->list_block, n_blocks(s->n), max, scale, u)];
+    return p->temperature < GREEDY_TEMPERATURE;
+}
+
+/* A draw of one token: what it needs, and what it has come to. */
+struct draw {
+    const struct sampler *sampler;
+    struct sampling_scratch *s;
+    uint32_t index;
+    bool hits_xtc;
+    struct candidates left; /* what was drawn from; before: the row and its maximum */
+    int32_t token;
+};
+
+static double random_of(const struct draw *d, enum random_use use)
+{
+    const struct sampler_setup *setup = &d->sampler->setup;
+    return random_uniform(random_seed(setup->params->seed, use), setup->choice, d->index);
+}
+
+static bool is_limited(const struct draw *d)
+{
+    const struct sampling_params *p = d->sampler->setup.params;
+    return !is_greedy(p) && candidates_are_limited(d->s, p, d->hits_xtc);
+}
+
+/* From the row as it is. */
+static void draw_one(struct draw *d, enum random_use use)
+{
+    const struct sampling_params *p = d->sampler->setup.params;
+    struct sampling_scratch *s = d->s;
+    float max = d->left.max;
+    if (is_greedy(p)) {
+        d->left = (struct candidates){.max = max, .scale = 1.0f};
+        d->token = argmax(s, max);
+        return;
+    }
+    d->left = candidates_choose(s, p, max, d->hits_xtc);
+    const float *const *block = d->left.is_list ? s->list_block : s->block;
+    uint32_t n = d->left.is_list ? n_blocks(s->n) : s->n_blocks;
+    uint32_t place = draw(s, block, n, d->left.max, d->left.scale, random_of(d, use));
+    d->token = d->left.is_list ? s->id[place] : (int32_t)place;
 }
 
 static serverd_status nothing_left(serverd_error *err)
@@ -243,54 +282,79 @@ static serverd_status nothing_left(serverd_error *err)
     return fail(err, SERVERD_INVALID, "sampling: bans and allowed tokens leave no token to draw");
 }
 
-static serverd_status draw_filtered(const struct sampler *sampler, struct sampling_scratch *s,
-                                    float max, uint32_t index, const struct token_filter *filter,
-                                    int32_t *token, serverd_error *err)
+static serverd_status filter_row(struct draw *d, const struct token_filter *filter,
+                                 serverd_error *err)
 {
-    const struct sampling_params *p = sampler->setup.params;
-    bool is_greedy = p->temperature < GREEDY_TEMPERATURE, is_second = false;
-    if (is_greedy || !candidates_are_limited(s, p)) {
-        *token = draw_one(sampler, s, max, index, 0);
-        if (filter->allows(filter->user, *token))
-            return SERVERD_OK;
-        is_second = true;
-    }
     const uint64_t *mask = filter->mask(filter->user);
     if (!mask)
         return fail(err, SERVERD_INVALID, "grammar: the output went over a bound of the grammar");
-    row_mask(s, mask);
-    if (!row_measure(s, &max))
-        return nothing_left(err);
-    *token = draw_one(sampler, s, max, index, is_second);
+    row_mask(d->s, mask);
+    return row_measure(d->s, &d->left.max) ? SERVERD_OK : nothing_left(err);
+}
+
+/* needs_mask: the caller looks at the row afterwards. */
+static serverd_status draw_filtered(struct draw *d, const struct token_filter *filter,
+                                    bool needs_mask, serverd_error *err)
+{
+    enum random_use use = RANDOM_TOKEN;
+    if (!is_limited(d)) {
+        draw_one(d, RANDOM_TOKEN);
+        if (filter->allows(filter->user, d->token))
+            return needs_mask ? filter_row(d, filter, err) : SERVERD_OK;
+        use = RANDOM_AGAIN;
+    }
+    if (filter_row(d, filter, err))
+        return err->code;
+    draw_one(d, use);
     return SERVERD_OK;
 }
 
-serverd_status sampler_draw_allowed(struct sampler *sampler, struct sampling_scratch *s,
-                                    const float *logits, uint32_t index,
-                                    const struct token_filter *filter, int32_t *token,
-                                    serverd_error *err)
+/* The row becomes what is left. */
+static serverd_status score(struct draw *d, uint32_t n_top, struct logprobs *out,
+                            serverd_error *err)
+{
+    float max = d->left.max;
+    if (d->left.is_list) {
+        candidates_to_row(d->s);
+        if (!row_measure(d->s, &max))
+            return nothing_left(err);
+    }
+    logprobs_of_row(d->s, max, d->left.scale, d->token, n_top, out);
+    return SERVERD_OK;
+}
+
+serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch *s,
+                               const float *logits, uint32_t index, const struct draw_wish *wish,
+                               int32_t *token, serverd_error *err)
 {
     assert(s->n_vocab == sampler->setup.n_vocab);
+    const struct sampling_params *p = sampler->setup.params;
+    struct draw d = {.sampler = sampler, .s = s, .index = index};
     if (sampler->lost_history)
         return fail(err, SERVERD_NOMEM, "sampling: no memory to count tokens for the penalties");
 
-    float max;
-    if (!row_take(s, logits, &max))
+    if (!row_take(s, logits, &d.left.max))
         return fail(err, SERVERD_NUMERIC,
                     "logits of output token %u: NaN, infinity or nothing finite", index);
     if (adjusts(sampler, index)) {
         adjust(sampler, s, logits, index);
-        if (!row_measure(s, &max))
+        if (!row_measure(s, &d.left.max))
             return nothing_left(err);
     }
-    if (filter)
-        return draw_filtered(sampler, s, max, index, filter, token, err);
-    *token = draw_one(sampler, s, max, index, 0);
+    d.hits_xtc =
+        p->xtc_probability > 0.0f && random_of(&d, RANDOM_XTC) < (double)p->xtc_probability;
+    if (!wish->filter)
+        draw_one(&d, RANDOM_TOKEN);
+    else if (draw_filtered(&d, wish->filter, wish->processed != NULL, err))
+        return err->code;
+    if (wish->processed && score(&d, wish->n_top, wish->processed, err))
+        return err->code;
+    *token = d.token;
     return SERVERD_OK;
 }
 
 serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *s,
                             const float *logits, uint32_t index, int32_t *token, serverd_error *err)
 {
-    return sampler_draw_allowed(sampler, s, logits, index, NULL, token, err);
+    return sampler_draw_as(sampler, s, logits, index, &(struct draw_wish){0}, token, err);
 }

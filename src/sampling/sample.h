@@ -2,12 +2,14 @@
  * by the engine thread. The result depends only on the logits, the parameters, the history and
  * (seed, choice, token index): the same alone, batched, cached or resumed.
  *
- * Order: bias, bans, allowed, min_tokens, ignore_eos; repetition; frequency and presence;
- * grammar; temperature; top_k; top_p; min_p; draw in id order: the first token whose cumulative
- * probability exceeds u * total. Greedy: argmax after the penalties, ties to the lowest id. */
+ * Order: bias, bans, allowed, bad words, min_tokens, ignore_eos; repetition; frequency and
+ * presence; DRY; grammar; then the steps of sampling_params, from temperature to XTC unless they
+ * are ordered otherwise; draw in id order: the first token whose cumulative probability exceeds u *
+ * total. Greedy: argmax before the steps, ties to the lowest id. */
 #ifndef SAMPLING_SAMPLE_H
 #define SAMPLING_SAMPLE_H
 
+#include "sampling/logprobs.h"
 #include "sampling/sampling_params.h"
 
 struct sampler;
@@ -30,6 +32,9 @@ struct sampler_setup {
     uint32_t n_end_tokens;
     const int32_t *stop_tokens;
     uint32_t n_stop_tokens;
+    /* A token's bytes, for DRY's breakers; NULL: none is found. */
+    const char *(*piece)(const void *user, int32_t token, uint32_t *n);
+    const void *piece_user;
 };
 struct sampler *sampler_create(const struct sampler_setup *setup);
 void sampler_destroy(struct sampler *sampler);
@@ -44,19 +49,27 @@ serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *sc
 struct token_filter {
     bool (*allows)(void *user, int32_t token);
     /* [(n_vocab + 63) / 64] words, bit i of the whole: token i may be drawn. Asked for only if a
-     * token that is not allowed would be drawn, or might: where top_k, top_p and min_p choose from
-     * what is allowed. */
+     * token that is not allowed would be drawn, or might: where steps like top_k choose from what
+     * is allowed; and for processed log probabilities. */
     const uint64_t *(*mask)(void *user);
     void *user;
 };
 
-/* The same under a filter, NULL for none: what the draw is under the whole mask. Drawing a token
+/* What a draw is asked for besides its token; it changes no draw but by the filter. */
+struct draw_wish {
+    const struct token_filter *filter; /* NULL: none */
+    /* If not NULL, gets the log probabilities of what is left after all steps, the token's and the
+     * n_top best; what was removed has the lowest. Greedy: of the row before the steps. */
+    struct logprobs *processed;
+    uint32_t n_top; /* <= LIMIT_TOP_LOGPROBS */
+};
+
+/* The same by a wish. Under a filter it is what the draw is under the whole mask. Drawing a token
  * first and asking about it alone gives the same: for greedy choices the same token, for others the
  * same distribution, a token that is refused being drawn once more from what is allowed. */
-serverd_status sampler_draw_allowed(struct sampler *sampler, struct sampling_scratch *scratch,
-                                    const float *logits, uint32_t index,
-                                    const struct token_filter *filter, int32_t *token,
-                                    serverd_error *err);
+serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch *scratch,
+                               const float *logits, uint32_t index, const struct draw_wish *wish,
+                               int32_t *token, serverd_error *err);
 
 /* The token was appended to the output: counts for the penalties. */
 void sampler_accept(struct sampler *sampler, int32_t token);

@@ -1,5 +1,7 @@
 #include "sampling/scratch_internal.h"
 
+#include "base/numeric.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +24,9 @@ struct sampling_scratch *sampling_scratch_create(uint32_t n_vocab)
     s->weight = calloc(n_padded + 1, sizeof *s->weight);
     s->key = calloc(n_padded + 1, sizeof *s->key);
     s->list_block = calloc(n, sizeof *s->list_block);
+    s->longest = calloc(max_size(n_vocab, 1), sizeof *s->longest);
     if (!s->block || !s->copy || !s->block_max || !s->block_sum || !s->id || !s->z || !s->weight ||
-        !s->key || !s->list_block) {
+        !s->key || !s->list_block || !s->longest) {
         sampling_scratch_destroy(s);
         return NULL;
     }
@@ -47,6 +50,7 @@ void sampling_scratch_destroy(struct sampling_scratch *s)
     free(s->weight);
     free(s->key);
     free(s->list_block);
+    free(s->longest);
     free(s);
 }
 

@@ -23,6 +23,8 @@ struct sampling_scratch {
     uint64_t *key;            /* the same, for selections */
     const float **list_block; /* [n_blocks], of z */
 
+    uint32_t *longest; /* [n_vocab], 0 between draws: DRY's repetitions by token */
+
     float nothing[BLOCK]; /* -infinity */
 };
 
@@ -31,6 +33,11 @@ bool row_take(struct sampling_scratch *s, const float *logits, float *max);
 
 /* A logit to be changed; its block is copied first. */
 float *row_logit(struct sampling_scratch *s, int32_t id);
+
+static inline float row_at(const struct sampling_scratch *s, int32_t id)
+{
+    return s->block[(uint32_t)id / BLOCK][(uint32_t)id % BLOCK];
+}
 
 /* All logits become -infinity. */
 void row_clear(struct sampling_scratch *s);

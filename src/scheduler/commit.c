@@ -122,14 +122,21 @@ static void no_memory(struct engine *engine, struct job *job, const char *what)
 }
 
 /* NULL: the job has failed. */
+static struct logprobs *allocate_logprobs(struct engine *engine, struct job *job)
+{
+    struct logprobs *logprobs = calloc(1, sizeof *logprobs);
+    if (!logprobs)
+        no_memory(engine, job, "log probabilities");
+    return logprobs;
+}
+
+/* Of the raw logits. NULL: the job has failed. */
 static struct logprobs *make_logprobs(struct engine *engine, struct job *job, const float *logits,
                                       int32_t token)
 {
-    struct logprobs *logprobs = malloc(sizeof *logprobs);
-    if (!logprobs) {
-        no_memory(engine, job, "log probabilities");
+    struct logprobs *logprobs = allocate_logprobs(engine, job);
+    if (!logprobs)
         return NULL;
-    }
     if (logprobs_compute(engine->scratch, logits, token, job->request->n_top_logprobs, logprobs))
         return logprobs;
     serverd_error err;
@@ -156,40 +163,62 @@ static void measure_token(struct engine *engine, struct sequence *s)
     metrics_observe(metrics, METRIC_TTFT, seconds_between(job->times.arrival_ns, now));
 }
 
-/* What has to come is not drawn. */
+/* What has to come is not drawn. processed: NULL if they are not wanted. */
 static bool choose_token(struct engine *engine, struct sequence *s, const float *logits,
-                         int32_t *token, serverd_error *err)
+                         struct logprobs *processed, int32_t *token, serverd_error *err)
 {
     struct token_filter filter;
+    uint32_t n_top = s->job->request->n_top_logprobs;
     *token = constraint_forced(s->constraint, engine->options.tokenizer);
-    if (*token >= 0)
+    if (*token >= 0) {
+        if (processed)
+            logprobs_of_certain(engine->width, *token, n_top, processed);
         return true;
+    }
     bool has_filter = constraint_filter(s->constraint, &filter);
-    return sampler_draw_allowed(s->sampler, engine->scratch, logits, s->n_output,
-                                has_filter ? &filter : NULL, token, err) == SERVERD_OK;
+    const struct draw_wish wish = {has_filter ? &filter : NULL, processed, n_top};
+    return sampler_draw_as(s->sampler, engine->scratch, logits, s->n_output, &wish, token, err) ==
+           SERVERD_OK;
+}
+
+/* False: the job has failed. The event gets the token and its log probabilities. */
+static bool fill_token(struct engine *engine, struct sequence *s, const float *logits,
+                       struct event *event)
+{
+    struct job *job = s->job;
+    const struct request *r = job->request;
+    struct logprobs *processed = NULL;
+    serverd_error err;
+    if (r->wants_logprobs && r->logprobs_are_processed) {
+        processed = allocate_logprobs(engine, job);
+        if (!processed)
+            return false;
+    }
+    if (!choose_token(engine, s, logits, processed, &event->token, &err)) {
+        free(processed);
+        job_fail(engine, job, &err);
+        return false;
+    }
+    event->logprobs = processed;
+    if (r->wants_logprobs && !processed)
+        event->logprobs = make_logprobs(engine, job, logits, event->token);
+    return !r->wants_logprobs || event->logprobs;
 }
 
 /* Draws the sequence's next token, appends it, and finishes the choice if it ends there. */
 static void commit_token(struct engine *engine, struct sequence *s, const float *logits)
 {
     struct job *job = s->job;
-    const struct request *r = job->request;
     struct event event = event_of(job, EVENT_TOKEN, s->choice);
-    serverd_error err;
     event.index = s->n_output;
-    if (!choose_token(engine, s, logits, &event.token, &err)) {
-        job_fail(engine, job, &err);
+    if (!fill_token(engine, s, logits, &event))
         return;
-    }
     if (!constraint_accept(s->constraint, engine->options.tokenizer, event.token)) {
+        serverd_error err;
         (void)fail(&err, SERVERD_INVALID, "grammar: the output went over a bound of the grammar");
+        free(event.logprobs);
         job_fail(engine, job, &err);
         return;
-    }
-    if (r->wants_logprobs) {
-        event.logprobs = make_logprobs(engine, job, logits, event.token);
-        if (!event.logprobs)
-            return;
     }
     measure_token(engine, s);
     tenant_charge(job, 1);

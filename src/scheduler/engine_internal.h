@@ -13,6 +13,7 @@
 #ifndef SCHEDULER_ENGINE_INTERNAL_H
 #define SCHEDULER_ENGINE_INTERNAL_H
 
+#include "base/numeric.h"
 #include "scheduler/adapters_internal.h"
 #include "scheduler/constraint_internal.h"
 #include "scheduler/cost.h"
@@ -138,11 +139,6 @@ struct engine {
 static inline double seconds_between(uint64_t begin_ns, uint64_t end_ns)
 {
     return end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-9 : 0.0;
-}
-
-static inline uint32_t min_u32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
 }
 
 static inline uint32_t pages_for(uint32_t n_tokens)

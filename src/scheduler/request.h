@@ -35,9 +35,10 @@ struct request {
     bool skips_special;  /* control tokens give no text */
     bool wants_logprobs; /* of the output, with the n_top_logprobs best */
     uint32_t n_top_logprobs;
-    bool wants_prompt_logprobs; /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
-    uint32_t score_from;        /* at least 1; what lies before may come from the prefix cache */
-    bool wants_embedding;       /* encoder models: their embedding, or their scores */
+    bool logprobs_are_processed; /* of what is left to draw from, not of the raw logits */
+    bool wants_prompt_logprobs;  /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
+    uint32_t score_from;         /* at least 1; what lies before may come from the prefix cache */
+    bool wants_embedding;        /* encoder models: their embedding, or their scores */
     /* Encoders: prompt tokens of the first text of a pair; those behind are of the second. 0: there
      * is one text. */
     uint32_t n_first_segment;

@@ -26,6 +26,11 @@ uint32_t sequence_n_room(const struct sequence *s, uint32_t context_size)
     return asked_for < in_context ? asked_for : in_context;
 }
 
+static const char *piece_of(const void *user, int32_t token, uint32_t *n)
+{
+    return tokenizer_piece(user, token, n);
+}
+
 serverd_status sequence_prepare(struct sequence *s, const struct sequence_limits *limits,
                                 serverd_error *err)
 {
@@ -50,6 +55,8 @@ serverd_status sequence_prepare(struct sequence *s, const struct sequence_limits
         .n_prompt = r->n_prompt,
         .stop_tokens = r->stop_tokens,
         .n_stop_tokens = r->n_stop_tokens,
+        .piece = piece_of,
+        .piece_user = limits->tokenizer,
     };
     setup.end_tokens = tokenizer_end_tokens(limits->tokenizer, &setup.n_end_tokens);
     s->sampler = sampler_create(&setup);

@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/sampling_fields.h"
 #include "server/server_internal.h"
 
 #include <inttypes.h>
@@ -56,6 +57,8 @@ static const struct field fields[] = {
     {"echo", FIELD_BOOL, API_COMPLETIONS, AT(echo), 0, 0},
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
+    {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
+    {"truncate_prompt_tokens", FIELD_INT, GENERATE, AT(truncate_prompt_tokens), -1, TOKENS_MAX},
     {"temperature", FIELD_FLOAT, GENERATE, AT(temperature), 0, 100},
     {"top_k", FIELD_INT, GENERATE, AT(top_k), -1, INT32_MAX},
     {"top_p", FIELD_FLOAT, GENERATE, AT(top_p), 1e-9, 1},
@@ -65,6 +68,19 @@ static const struct field fields[] = {
     {"presence_penalty", FIELD_FLOAT, GENERATE, AT(presence_penalty), -2, 2},
     {"logit_bias", FIELD_JSON, GENERATE, AT(logit_bias), 0, 0},
     {"allowed_token_ids", FIELD_JSON, GENERATE, AT(allowed_token_ids), 0, 0},
+    {"bad_words", FIELD_JSON, GENERATE, AT(bad_words), 0, 0},
+    {"typical_p", FIELD_FLOAT, GENERATE, AT(typical_p), 1e-9, 1},
+    {"top_n_sigma", FIELD_FLOAT, GENERATE, AT(top_n_sigma), -1e9, 1e9},
+    {"xtc_probability", FIELD_FLOAT, GENERATE, AT(xtc_probability), 0, 1},
+    {"xtc_threshold", FIELD_FLOAT, GENERATE, AT(xtc_threshold), 0, 1},
+    {"dry_multiplier", FIELD_FLOAT, GENERATE, AT(dry_multiplier), 0, 100},
+    {"dry_base", FIELD_FLOAT, GENERATE, AT(dry_base), 1, 100},
+    {"dry_allowed_length", FIELD_INT, GENERATE, AT(dry_allowed_length), 1, INT32_MAX},
+    {"dry_penalty_last_n", FIELD_INT, GENERATE, AT(dry_penalty_last_n), -1, INT32_MAX},
+    {"dry_sequence_breakers", FIELD_JSON, GENERATE, AT(dry_sequence_breakers), 0, 0},
+    {"samplers", FIELD_JSON, GENERATE, AT(samplers), 0, 0},
+    {"logprobs_mode", FIELD_STRING, GENERATE, AT(logprobs_mode), 0, 0},
+    {"post_sampling_probs", FIELD_BOOL, GENERATE, AT(post_sampling_probs), 0, 0},
     {"seed", FIELD_INT, GENERATE, AT(seed), -0x1p63, 0x1p63},
     {"min_tokens", FIELD_INT, GENERATE, AT(min_tokens), 0, TOKENS_MAX},
     {"ignore_eos", FIELD_BOOL, GENERATE, AT(ignore_eos), 0, 0},
@@ -139,14 +155,8 @@ static const struct field fields[] = {
     {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
-    {"prompt_logprobs", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"truncate_prompt_tokens", FIELD_REFUSED, GENERATE | API_EMBEDDINGS | PAIRS, 0, 0, 0},
+    {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
-    {"typical_p", FIELD_REFUSED, GENERATE, 0, 1, 1},
-    {"top_n_sigma", FIELD_REFUSED, GENERATE, 0, -1e9, 0},
-    {"xtc_probability", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"dry_multiplier", FIELD_REFUSED, GENERATE, 0, 0, 0},
-    {"bad_words", FIELD_REFUSED, GENERATE, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
 };
 
@@ -273,6 +283,16 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .repetition_penalty = NAN,
                                .frequency_penalty = NAN,
                                .presence_penalty = NAN,
+                               .typical_p = NAN,
+                               .top_n_sigma = NAN,
+                               .xtc_probability = NAN,
+                               .xtc_threshold = NAN,
+                               .dry_multiplier = NAN,
+                               .dry_base = NAN,
+                               .prompt_logprobs = API_UNSET,
+                               .truncate_prompt_tokens = API_UNSET,
+                               .dry_allowed_length = API_UNSET,
+                               .dry_penalty_last_n = API_UNSET,
                                .skip_special_tokens = true,
                                .add_special_tokens = true,
                                .parse_special = true,
@@ -592,57 +612,49 @@ static bool set_allowed(struct exchange *x, const struct api_fields *f, struct r
     return true;
 }
 
-/* One {"id": bias}; false bans. */
-static bool read_bias(struct exchange *x, const char *key, const json_t *value,
-                      struct logit_bias *out, struct api_error *e)
+static int64_t wanted_tokens(const struct api_fields *f, int64_t default_tokens)
 {
-    uint64_t id;
-    if (!parse_u64(key, 0, exchange_model(x)->program->config.n_vocab - 1, &id)) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias: `%.40s` is no token id of this model.", key);
-        return false;
-    }
-    double bias = json_is_number(value) ? json_number_value(value) : 0.0;
-    if ((!json_is_number(value) && !json_is_false(value)) || !(bias >= -100.0 && bias <= 100.0)) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias: the bias of %s has to be -100 to 100, or false.", key);
-        return false;
-    }
-    *out = (struct logit_bias){.token = (int32_t)id,
-                               .bias = (float)bias,
-                               .is_banned = json_is_false(value) || bias <= -100.0};
-    return true;
+    int64_t wanted =
+        f->max_completion_tokens != API_UNSET ? f->max_completion_tokens : f->max_tokens;
+    return wanted == API_UNSET ? default_tokens : wanted;
 }
 
-static bool set_bias(struct exchange *x, const struct api_fields *f, struct request *request,
-                     struct api_error *e)
+/* -1 keeps what leaves room for the wanted tokens, or for one if all that fit are wanted. */
+void api_truncate_prompt(struct exchange *x, const struct api_fields *f, int64_t default_tokens,
+                         struct token_list *ids)
 {
-    size_t n = json_object_size(f->logit_bias);
-    if (!f->logit_bias)
-        return true;
-    if (!json_is_object(f->logit_bias) || n > LIMIT_LOGIT_BIAS) {
-        api_error_set(e, "invalid_value", "logit_bias",
-                      "logit_bias has to be an object of at most %u entries.", LIMIT_LOGIT_BIAS);
+    int64_t n_kept = f->truncate_prompt_tokens, context = exchange_model(x)->context_size;
+    if (n_kept == API_UNSET || n_kept == 0) /* 0 is refused when the request is made */
+        return;
+    if (n_kept < 0) {
+        int64_t wanted = wanted_tokens(f, default_tokens);
+        n_kept = context - (wanted < 0 ? 1 : wanted);
+        n_kept = n_kept > 1 ? n_kept : 1;
+    }
+    if (n_kept >= ids->n)
+        return;
+    memmove(ids->id, ids->id + ids->n - n_kept, (size_t)n_kept * sizeof *ids->id);
+    ids->n = (uint32_t)n_kept;
+}
+
+/* Nothing is known of the first token. */
+static bool set_prompt_logprobs(const struct api_fields *f, struct request *request,
+                                struct api_error *e)
+{
+    if (f->truncate_prompt_tokens == 0) {
+        api_error_set(e, "invalid_value", "truncate_prompt_tokens",
+                      "truncate_prompt_tokens is 0, allowed are 1 or more, and -1.");
         return false;
     }
-    struct logit_bias *bias = arena_array(request->arena, max_size(n, 1), sizeof *bias);
-    if (!bias)
-        return out_of_memory(e);
-    const char *key;
-    json_t *value;
-    uint32_t count = 0;
-    json_object_foreach(f->logit_bias, key, value)
-    {
-        if (!read_bias(x, key, value, &bias[count], e))
-            return false;
-        uint32_t same = 0; /* "5" and "05" are one token: the last counts */
-        while (bias[same].token != bias[count].token)
-            same++;
-        bias[same] = bias[count];
-        count += same == count;
+    if (f->prompt_logprobs == API_UNSET)
+        return true;
+    if (f->stream) {
+        api_error_set(e, "unsupported_value", "prompt_logprobs",
+                      "prompt_logprobs cannot be streamed.");
+        return false;
     }
-    request->sampling.bias = bias;
-    request->sampling.n_bias = count;
+    request->wants_prompt_logprobs = request->n_prompt > 1;
+    request->n_top_logprobs = max_u32(request->n_top_logprobs, (uint32_t)f->prompt_logprobs);
     return true;
 }
 
@@ -651,10 +663,7 @@ static bool set_lengths(struct exchange *x, const struct api_fields *f, struct r
                         int64_t default_tokens, const char *param, struct api_error *e)
 {
     uint32_t context = exchange_model(x)->context_size;
-    int64_t wanted =
-        f->max_completion_tokens != API_UNSET ? f->max_completion_tokens : f->max_tokens;
-    if (wanted == API_UNSET)
-        wanted = default_tokens;
+    int64_t wanted = wanted_tokens(f, default_tokens);
     uint32_t needed = request->n_prompt + (wanted != 0);
     if (needed > context) {
         api_error_set(e, "context_length_exceeded", param,
@@ -714,10 +723,11 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     }
     set_sampling(x, f, &r->sampling);
     if (copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
-        set_lengths(x, f, r, default_tokens, param, e) && set_stops(f, r, e) &&
+        set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
+        set_stops(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
-        set_bias(x, f, r, e) && set_allowed(x, f, r, e) && set_deadline(x, r, e)) {
+        set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) && set_deadline(x, r, e)) {
         if (sampling_params_check(&r->sampling, exchange_model(x)->program->config.n_vocab, &err) ==
             SERVERD_OK)
             return r;

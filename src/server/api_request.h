@@ -26,17 +26,20 @@ struct api_fields {
     /* values that are looked at by their endpoint */
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
-        *tool_choice, *functions, *function_call, *logprobs, *query, *texts, *text_1, *text_2,
-        *items, *label_token_ids;
-    const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort;
+        *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
+        *query, *texts, *text_1, *text_2, *items, *label_token_ids;
+    const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
+        *logprobs_mode;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
-        priority, dimensions, top_n;
-    double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
+        priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
+        truncate_prompt_tokens;
+    double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
+        typical_p, top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
         add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
         return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
         continue_final_message, normalize, parallel_tool_calls, separate_reasoning,
-        return_documents, return_text, raw_scores, apply_softmax, item_first;
+        return_documents, return_text, raw_scores, apply_softmax, item_first, post_sampling_probs;
 };
 
 /* Parses the exchange's body. False: *e; nothing to release. */
@@ -66,6 +69,10 @@ bool api_check_generates(struct exchange *x, struct api_error *e);
 struct request *api_make_request(struct exchange *x, const struct api_fields *fields,
                                  const int32_t *prompt, uint32_t n_prompt, int64_t default_tokens,
                                  int32_t n_logprobs, const char *param, struct api_error *e);
+
+/* Keeps the last tokens of a prompt, as many as truncate_prompt_tokens says. */
+void api_truncate_prompt(struct exchange *x, const struct api_fields *fields,
+                         int64_t default_tokens, struct token_list *ids);
 
 /* Ids of a JSON list, each in the vocabulary. */
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,

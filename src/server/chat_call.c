@@ -27,6 +27,7 @@ static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_l
     if (chat_prompt_render(x, &call->fields, call->tools.list, &prompt, e) &&
         api_tokenize(x, buffer_str(&prompt), prompt.len,
                      TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL, "messages", &ids, e)) {
+        api_truncate_prompt(x, &call->fields, -1, &ids);
         if (ids.n == 0)
             api_error_set(e, "invalid_value", "messages", "The prompt has no tokens.");
         else

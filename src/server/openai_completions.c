@@ -132,7 +132,7 @@ static struct request **make_requests(struct exchange *x, const struct api_field
             api_make_request(x, f, ids->id, ids->n, DEFAULT_TOKENS, n_wanted, "prompt", e);
         is_good = requests[i] != NULL;
         if (is_good)
-            requests[i]->wants_prompt_logprobs = f->echo && n_logprobs >= 0 && ids->n > 1;
+            requests[i]->wants_prompt_logprobs |= f->echo && n_logprobs >= 0 && ids->n > 1;
     }
     for (uint32_t i = 0; requests && !is_good && i < prompts->n; i++)
         if (requests[i])
@@ -200,6 +200,8 @@ void endpoint_completions(struct exchange *x)
     struct output_form form = {0};
     if (check_fields(x, &fields, &e) && output_form_read(&fields, &form, &e) &&
         read_logprobs(&fields, &n_logprobs, &e) && read_prompts(x, &fields, prompts, &e)) {
+        for (uint32_t i = 0; i < prompts->n; i++)
+            api_truncate_prompt(x, &fields, DEFAULT_TOKENS, &prompts->items[i]);
         if (fields.best_of != API_UNSET)
             fields.n = fields.best_of; /* all of them are made */
         requests = make_requests(x, &fields, prompts, n_logprobs, (uint32_t)fields.n > n_shown, &e);

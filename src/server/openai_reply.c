@@ -29,6 +29,7 @@ struct prompt {
     uint32_t n, n_cached;
     struct buffer text;
     struct logprob_text logprobs;
+    struct buffer scores; /* elements of "prompt_logprobs" */
     uint64_t n_code_points;
 };
 
@@ -171,6 +172,8 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     for (reply->n_prompts = 0; reply->n_prompts < setup->n_prompts; reply->n_prompts++) {
         struct prompt *prompt = &reply->prompts[reply->n_prompts];
         buffer_init(&prompt->text, LIMIT_REPLY_TEXT);
+        buffer_init(&prompt->scores, LIMIT_REPLY_TEXT);
+        buffer_append_str(&prompt->scores, "null"); /* of the first nothing is known */
         logprob_text_init(&prompt->logprobs);
     }
     bool is_good = true;
@@ -187,6 +190,7 @@ void openai_reply_destroy(struct openai_reply *reply)
     for (uint32_t i = 0; i < reply->n_prompts; i++) {
         free(reply->prompts[i].ids);
         buffer_deinit(&reply->prompts[i].text);
+        buffer_deinit(&reply->prompts[i].scores);
         logprob_text_deinit(&reply->prompts[i].logprobs);
     }
     for (size_t i = 0; reply->choices && i < (size_t)reply->n_prompts * reply->n_choices; i++) {
@@ -285,6 +289,13 @@ static void write_token_ids(const struct openai_reply *reply, const struct choic
 {
     if (reply->fields.return_token_ids)
         buffer_printf(out, ",\"token_ids\":[%s]", buffer_str(&choice->token_ids));
+}
+
+static void write_prompt_logprobs(const struct openai_reply *reply, const struct prompt *prompt,
+                                  struct buffer *out)
+{
+    if (reply->fields.prompt_logprobs != API_UNSET)
+        buffer_printf(out, ",\"prompt_logprobs\":[%s]", buffer_str(&prompt->scores));
 }
 
 static const struct prompt *echoed_prompt(const struct openai_reply *reply, uint32_t index)
@@ -471,12 +482,25 @@ static void mark_dirty(struct openai_reply *reply, uint32_t index)
 /* ---- events
  * -------------------------------------------------------------------------------------- */
 
+/* Output and prompt may be asked for different numbers; the engine knows the larger. */
+static void clip_top(const struct openai_reply *reply, const struct event *event)
+{
+    if (event->logprobs && reply->n_logprobs >= 0)
+        event->logprobs->n_top = min_u32(event->logprobs->n_top, (uint32_t)reply->n_logprobs);
+}
+
 static void on_prompt_logprobs(struct openai_reply *reply, const struct event *event)
 {
     struct prompt *prompt = &reply->prompts[event->user_index];
-    if (event->index >= prompt->n || !event->logprobs)
+    int32_t token = event->token;
+    if (!event->logprobs)
         return;
-    int32_t token = prompt->ids[event->index];
+    if (reply->fields.prompt_logprobs != API_UNSET)
+        prompt_logprob_write(&reply->style, event->logprobs,
+                             (uint32_t)reply->fields.prompt_logprobs, &prompt->scores);
+    if (event->index >= prompt->n || reply->n_logprobs < 0)
+        return;
+    clip_top(reply, event);
     logprob_text_add(&prompt->logprobs, &reply->style, token, event->logprobs,
                      prompt->n_code_points);
     prompt->n_code_points += token_code_points(&reply->style, token);
@@ -489,6 +513,7 @@ static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
     if (event->logprobs)
         choice->logprob += event->logprobs->chosen.logprob;
     bool is_shown = event->logprobs && reply->n_logprobs >= 0;
+    clip_top(reply, event);
     if (!reply->is_chat && is_shown)
         logprob_text_add(&choice->logprobs, &reply->style, event->token, event->logprobs,
                          choice->n_code_points);
@@ -652,6 +677,8 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, uint3
     write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
     write_finish(reply, choice, true, out);
     write_token_ids(reply, choice, out);
+    if (!reply->is_chat)
+        write_prompt_logprobs(reply, &reply->prompts[index / reply->n_choices], out);
     buffer_append_char(out, '}');
 }
 
@@ -710,7 +737,10 @@ static void reply_on_end(void *state, struct buffer *out)
     write_head(reply, out);
     for (uint32_t i = 0; i < reply->n_prompts * reply->n_shown; i++)
         write_choice(reply, choice_of(reply, i), i, out);
-    buffer_append_str(out, "],\"usage\":");
+    buffer_append_char(out, ']');
+    if (reply->is_chat)
+        write_prompt_logprobs(reply, &reply->prompts[0], out);
+    buffer_append_str(out, ",\"usage\":");
     write_usage(reply, out);
     buffer_append_char(out, '}');
 }

@@ -271,3 +271,30 @@ void logprob_text_write_chat(const struct logprob_text *l, struct buffer *out)
     buffer_append(out, buffer_str(&l->content), l->content.len);
     buffer_append_str(out, "],\"refusal\":null}");
 }
+
+/* ---- prompts ---- */
+
+static void write_ranked(const struct token_style *style, struct token_logprob l, uint32_t rank,
+                         struct buffer *out)
+{
+    uint32_t n;
+    const char *piece = tokenizer_piece(style->tokenizer, l.token, &n);
+    buffer_printf(out, "\"%d\":{\"logprob\":", l.token);
+    buffer_append_f32(out, l.logprob);
+    buffer_printf(out, ",\"rank\":%u,\"decoded_token\":\"", rank);
+    buffer_append_json(out, piece, n);
+    buffer_append_str(out, "\"}");
+}
+
+void prompt_logprob_write(const struct token_style *style, const struct logprobs *l, uint32_t n_top,
+                          struct buffer *out)
+{
+    buffer_append_str(out, ",{");
+    write_ranked(style, l->chosen, l->chosen_rank, out);
+    for (uint32_t i = 0; i < min_u32(l->n_top, n_top); i++)
+        if (l->top[i].token != l->chosen.token) {
+            buffer_append_char(out, ',');
+            write_ranked(style, l->top[i], i + 1, out);
+        }
+    buffer_append_char(out, '}');
+}

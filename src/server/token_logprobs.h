@@ -45,6 +45,10 @@ void logprob_text_hold(struct logprob_text *text, const struct token_style *styl
 /* What bytes up to `end` are part of. */
 void logprob_text_decide(struct logprob_text *text, enum stream_part part, uint64_t end);
 
+/* One element of "prompt_logprobs", a comma before it: the token and the n_top best by id. */
+void prompt_logprob_write(const struct token_style *style, const struct logprobs *l, uint32_t n_top,
+                          struct buffer *out);
+
 /* The value of "logprobs"; before: the prompt's part, or NULL. */
 void logprob_text_write_completion(const struct logprob_text *text,
                                    const struct logprob_text *before, struct buffer *out);

@@ -487,6 +487,7 @@ struct request *plan_request(struct world *world, struct plan *plan)
     }
     r->includes_stop = plan->includes_stop;
     r->wants_logprobs = plan->wants_logprobs;
+    r->logprobs_are_processed = plan->logprobs_are_processed;
     r->wants_prompt_logprobs = plan->wants_prompt_logprobs;
     r->score_from = plan->score_from;
     r->hold_ns = plan->hold_ns;
@@ -524,6 +525,11 @@ static uint64_t append_piece(const struct world *world, char *text, uint64_t len
     return len + n;
 }
 
+static const char *piece_of(const void *user, int32_t token, uint32_t *n)
+{
+    return tokenizer_piece(user, token, n);
+}
+
 void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
             struct choice_result *out)
 {
@@ -537,7 +543,9 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
                                   .end_tokens = end,
                                   .n_end_tokens = n_end,
                                   .stop_tokens = &plan->stop_token,
-                                  .n_stop_tokens = plan->stop_token >= 0};
+                                  .n_stop_tokens = plan->stop_token >= 0,
+                                  .piece = piece_of,
+                                  .piece_user = world->tokenizer};
     struct sampler *sampler = sampler_create(&setup);
     struct sampling_scratch *scratch = sampling_scratch_create(N_VOCAB);
     uint64_t state = NULL_MODEL_EMPTY, len = 0, searched_from = 0;

@@ -63,7 +63,8 @@ struct plan {
     struct sampling_params sampling;
     const char *stop;   /* NULL: none */
     int32_t stop_token; /* -1: none */
-    bool includes_stop, wants_logprobs, wants_prompt_logprobs, wants_embedding;
+    bool includes_stop, wants_logprobs, logprobs_are_processed, wants_prompt_logprobs,
+        wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
     uint64_t deadline_ns, tenant, hold_ns;

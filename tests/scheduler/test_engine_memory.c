@@ -11,9 +11,11 @@
 
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
 char *__real_strdup(const char *s);
 void *__wrap_malloc(size_t n);
 void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
 char *__wrap_strdup(const char *s);
 
 static uint32_t fail_at; /* 0: never; else that many calls from now */
@@ -37,6 +39,11 @@ void *__wrap_calloc(size_t n, size_t size)
     return fails_now() ? NULL : __real_calloc(n, size);
 }
 
+void *__wrap_realloc(void *p, size_t n)
+{
+    return fails_now() ? NULL : __real_realloc(p, n);
+}
+
 char *__wrap_strdup(const char *s)
 {
     return fails_now() ? NULL : __real_strdup(s);
@@ -46,14 +53,19 @@ enum { N_PLANS = 5 };
 
 static struct plan *make_plan(uint32_t i)
 {
+    static const struct dry_breaker breakers[] = {{"gh", 2}};
     struct plan *plan = plan_create();
     plan_fill_prompt(plan, 7 + 20 * i, i);
     plan->n_choices = 1 + i % 3;
     plan->max_new_tokens = i == 3 ? 0 : 25;
     plan->sampling.temperature = 4;
     plan->sampling.repetition_penalty = i % 2 ? 1.2f : 1.0f;
+    plan->sampling.dry_multiplier = i == 2 ? 0.5f : 0.0f;
+    plan->sampling.dry_breakers = breakers;
+    plan->sampling.n_dry_breakers = 1;
     plan->stop = i == 2 ? "ab" : NULL;
-    plan->wants_logprobs = i == 1;
+    plan->wants_logprobs = i == 1 || i == 4;
+    plan->logprobs_are_processed = i == 4;
     plan->wants_prompt_logprobs = i == 3;
     plan->n_top_logprobs = 2;
     return plan;

@@ -27,6 +27,24 @@ static bool one_in(uint32_t n)
     return random_below(n) == 0;
 }
 
+/* What is rarely asked for. */
+static void random_sampling(struct sampling_params *params)
+{
+    static const int32_t ids[] = {5, 6, 7};
+    static const struct bad_word words[] = {{ids, 1}, {ids + 1, 2}};
+    static const struct dry_breaker breakers[] = {{"a", 1}, {"ee", 2}};
+    params->typical_p = one_in(2) ? 0.7f : 1.0f;
+    params->top_n_sigma = one_in(2) ? 2.0f : -1.0f;
+    params->xtc_probability = one_in(2) ? 0.5f : 0.0f;
+    params->xtc_threshold = 0.01f;
+    params->dry_multiplier = one_in(2) ? 2.0f : 0.0f;
+    params->dry_penalty_last = one_in(2) ? -1 : (int32_t)random_below(100);
+    params->dry_breakers = breakers;
+    params->n_dry_breakers = random_below(3);
+    params->bad_words = words;
+    params->n_bad_words = random_below(3);
+}
+
 static struct plan *random_plan(const struct world *world)
 {
     static const char *const stops[] = {"ab", "b", "gah", "eee", "ka"};
@@ -45,10 +63,13 @@ static struct plan *random_plan(const struct world *world)
     plan->sampling.presence_penalty = one_in(4) ? 0.5f : 0.0f;
     plan->sampling.ignore_eos = one_in(3);
     plan->sampling.min_tokens = one_in(4) ? random_below(10) : 0;
+    if (one_in(4))
+        random_sampling(&plan->sampling);
     plan->stop = one_in(3) ? stops[random_below(5)] : NULL;
     plan->stop_token = one_in(4) ? (int32_t)random_below(N_VOCAB) : -1;
     plan->includes_stop = one_in(2);
     plan->wants_logprobs = one_in(4);
+    plan->logprobs_are_processed = one_in(2);
     plan->wants_prompt_logprobs = one_in(6);
     plan->n_top_logprobs = random_below(4);
     plan->score_from = 1 + random_below(plan->n_prompt);
