@@ -27,8 +27,8 @@
     FIELD("dddd")                                                                                  \
     FIELD("eeee")                                                                                  \
     FIELD("ffff")                                                                                  \
-    FIELD("gggg") FIELD("hhhh") FIELD("iiii") FIELD("jjjj") FIELD("kkkk") FIELD("llll")            \
-        FIELD("mmmm")
+    FIELD("gggg")                                                                                  \
+    FIELD("hhhh") FIELD("iiii") FIELD("jjjj") FIELD("kkkk") FIELD("llll") FIELD("mmmm")
 #define MANY_UNKNOWN "{" FIELDS "\"prompt\":[11],\"max_tokens\":1}"
 
 #define MS UINT64_C(1000000)
