@@ -149,6 +149,13 @@ void buffer_append_json(struct buffer *b, const char *bytes, size_t n)
     buffer_append(b, bytes + start, n - start);
 }
 
+void buffer_append_json_string(struct buffer *b, const char *bytes, size_t n)
+{
+    buffer_append_char(b, '"');
+    buffer_append_json(b, bytes, n);
+    buffer_append_char(b, '"');
+}
+
 /* ---- numbers ---- */
 
 void buffer_append_html(struct buffer *b, const char *text)

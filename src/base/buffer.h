@@ -30,6 +30,9 @@ void buffer_printf(struct buffer *b, const char *format, ...) __attribute__((for
  * kept as it is, invalid bytes replaced by U+FFFD. */
 void buffer_append_json(struct buffer *b, const char *bytes, size_t n);
 
+/* The same with its quotes: a whole string. */
+void buffer_append_json_string(struct buffer *b, const char *bytes, size_t n);
+
 /* A text inside HTML or the value of an attribute. */
 void buffer_append_html(struct buffer *b, const char *text);
 

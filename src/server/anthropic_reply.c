@@ -52,13 +52,6 @@ static void reply_destroy(void *state)
 
 /* ---- JSON both kinds share ---- */
 
-static void write_text(struct buffer *out, const char *text, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, text, n);
-    buffer_append_char(out, '"');
-}
-
 static void write_usage(const struct anthropic_reply *reply, uint32_t n_output, struct buffer *out)
 {
     buffer_printf(out,
@@ -79,15 +72,9 @@ static const char *stop_reason(const struct anthropic_reply *reply)
 static void write_stop(const struct anthropic_reply *reply, struct buffer *out)
 {
     buffer_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", stop_reason(reply));
-    const json_t *stops = reply->fields.stop, *match = json_is_array(stops) ? NULL : stops;
-    int32_t number = 0;
-    for (size_t i = 0; i < json_array_size(stops); i++) {
-        const json_t *item = json_array_get(stops, i);
-        if (json_string_length(item) > 0 && number++ == reply->finish.stop_index)
-            match = item;
-    }
-    if (reply->finish.stop_index >= 0 && match)
-        write_text(out, json_string_value(match), json_string_length(match));
+    const json_t *match = api_stop_string(&reply->fields, reply->finish.stop_index);
+    if (match)
+        buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     else
         buffer_append_str(out, "null");
 }
@@ -96,7 +83,7 @@ static void write_head(const struct anthropic_reply *reply, struct buffer *out)
 {
     buffer_printf(
         out, "{\"id\":\"%s\",\"type\":\"message\",\"role\":\"assistant\",\"model\":", reply->id);
-    write_text(out, reply->model_name, strlen(reply->model_name));
+    buffer_append_json_string(out, reply->model_name, strlen(reply->model_name));
     buffer_append_str(out, ",\"content\":[");
 }
 
@@ -120,17 +107,17 @@ static void write_block(const struct anthropic_reply *reply, const struct output
     const char *text = parts->text.data + part->begin;
     if (part->kind == OUTPUT_CONTENT) {
         buffer_append_str(out, "{\"type\":\"text\",\"text\":");
-        write_text(out, text, part->n);
+        buffer_append_json_string(out, text, part->n);
     } else if (part->kind == OUTPUT_REASONING) {
         buffer_append_str(out, "{\"type\":\"thinking\",\"thinking\":");
-        write_text(out, text, part->n);
+        buffer_append_json_string(out, text, part->n);
         buffer_printf(out, ",\"signature\":\"%s\"", reply->id);
     } else {
         const char *name = output_call_name(parts, part);
         buffer_append_str(out, "{\"type\":\"tool_use\",\"id\":");
         write_call_id(output_call_id(parts, part), out);
         buffer_append_str(out, ",\"name\":");
-        write_text(out, name, strlen(name));
+        buffer_append_json_string(out, name, strlen(name));
         buffer_append_str(out, ",\"input\":");
         bool has_input = *i + 1 < n && list[*i + 1].kind == OUTPUT_ARGUMENTS;
         json_t *whole = has_input ? json_loadb(parts->text.data + list[*i + 1].begin,
@@ -232,7 +219,7 @@ static void start_block(struct anthropic_reply *reply, const struct output_part 
         buffer_append_str(out, "{\"type\":\"tool_use\",\"id\":");
         write_call_id(output_call_id(&reply->parts, part), out);
         buffer_append_str(out, ",\"name\":");
-        write_text(out, name, strlen(name));
+        buffer_append_json_string(out, name, strlen(name));
         buffer_append_str(out, ",\"input\":{}}");
     }
     end_event(out);
@@ -253,7 +240,7 @@ static void write_delta(struct anthropic_reply *reply, const struct output_part 
         return;
     begin_delta(reply, deltas[part->kind].type, out);
     buffer_printf(out, ",\"%s\":", deltas[part->kind].member);
-    write_text(out, reply->parts.text.data + part->begin, part->n);
+    buffer_append_json_string(out, reply->parts.text.data + part->begin, part->n);
     buffer_append_char(out, '}');
     end_event(out);
 }

@@ -465,6 +465,19 @@ bool api_tokenize_pair(struct exchange *x, struct api_text first, struct api_tex
     return end_tokenize(x, begin, status, &err, param, e);
 }
 
+const json_t *api_stop_string(const struct api_fields *f, int32_t index)
+{
+    int32_t number = 0;
+    if (index < 0 || !json_is_array(f->stop))
+        return index < 0 ? NULL : f->stop;
+    for (size_t i = 0; i < json_array_size(f->stop); i++) {
+        const json_t *item = json_array_get(f->stop, i);
+        if (json_string_length(item) > 0 && number++ == index)
+            return item;
+    }
+    return NULL;
+}
+
 /* ---- one request --------------------------------------------------------------------------------
  */
 

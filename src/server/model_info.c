@@ -5,13 +5,6 @@
 
 #include <string.h>
 
-static void write_text(struct buffer *out, const char *text, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, text, n);
-    buffer_append_char(out, '"');
-}
-
 void endpoint_model_info(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
@@ -19,11 +12,11 @@ void endpoint_model_info(struct exchange *x)
     struct buffer body;
     buffer_init(&body, 64 * KIB);
     buffer_append_str(&body, "{\"model_path\":");
-    write_text(&body, path ? path : "", path ? strlen(path) : 0);
+    buffer_append_json_string(&body, path ? path : "", path ? strlen(path) : 0);
     buffer_append_str(&body, ",\"served_model_name\":");
-    write_text(&body, model->name, strlen(model->name));
+    buffer_append_json_string(&body, model->name, strlen(model->name));
     buffer_append_str(&body, ",\"tokenizer_path\":"); /* it is a part of the model */
-    write_text(&body, path ? path : "", path ? strlen(path) : 0);
+    buffer_append_json_string(&body, path ? path : "", path ? strlen(path) : 0);
     buffer_printf(&body, ",\"is_generation\":%s}",
                   model->program->config.is_encoder ? "false" : "true");
     exchange_reply(x, 200, "application/json", &body);
@@ -53,7 +46,7 @@ static void write_token(const struct vocabulary *vocabulary, int32_t id, struct 
         return;
     }
     const char *text = vocabulary_text(vocabulary, (uint32_t)id, &n);
-    write_text(out, text, utf8_valid_run(text, n));
+    buffer_append_json_string(out, text, utf8_valid_run(text, n));
 }
 
 static void write_added(const struct vocabulary *vocabulary, struct buffer *out)
@@ -96,7 +89,8 @@ void endpoint_tokenizer_info(struct exchange *x)
     write_added(vocabulary, &body);
     buffer_append_str(&body, "},\"chat_template\":");
     if (model->chat_template_source)
-        write_text(&body, model->chat_template_source, strlen(model->chat_template_source));
+        buffer_append_json_string(&body, model->chat_template_source,
+                                  strlen(model->chat_template_source));
     else
         buffer_append_str(&body, "null");
     buffer_append_char(&body, '}');

@@ -93,13 +93,6 @@ bool openai_read_stream_options(const struct api_fields *fields, bool *include_u
     return true;
 }
 
-static void write_text(struct buffer *out, const char *bytes, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, bytes, n);
-    buffer_append_char(out, '"');
-}
-
 static void make_head(struct openai_reply *reply)
 {
     const char *object = reply->is_chat
@@ -110,7 +103,7 @@ static void make_head(struct openai_reply *reply)
                   (long long)reply->created);
     const char *adapter = api_adapter_name(reply->model, reply->fields.model);
     const char *name = adapter ? adapter : reply->model->name;
-    write_text(&reply->head, name, strlen(name));
+    buffer_append_json_string(&reply->head, name, strlen(name));
     buffer_printf(&reply->head, ",\"system_fingerprint\":\"%s\",\"choices\":[",
                   reply->model->fingerprint);
 }
@@ -244,17 +237,9 @@ static void write_usage(const struct openai_reply *reply, struct buffer *out)
 static void write_stop(const struct openai_reply *reply, const struct event *finish, bool names_end,
                        struct buffer *out)
 {
-    const json_t *stop = reply->fields.stop;
-    if (finish->stop_index >= 0) {
-        /* empty elements were left out when the strings were numbered */
-        const json_t *match = json_is_array(stop) ? NULL : stop;
-        int32_t number = 0;
-        for (size_t i = 0; i < json_array_size(stop); i++) {
-            const json_t *item = json_array_get(stop, i);
-            if (json_string_length(item) > 0 && number++ == finish->stop_index)
-                match = item;
-        }
-        write_text(out, match ? json_string_value(match) : "", json_string_length(match));
+    const json_t *match = api_stop_string(&reply->fields, finish->stop_index);
+    if (match) {
+        buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     } else if (finish->stop_token >= 0 && (names_end || !finish->is_end_token)) {
         buffer_printf(out, "%d", finish->stop_token);
     } else {
@@ -332,15 +317,15 @@ static void write_call_delta(const struct openai_reply *reply, const struct choi
         const char *id = output_call_id(parts, part), *name = output_call_name(parts, part);
         if (!is_legacy) {
             buffer_append_str(out, "\"id\":");
-            write_text(out, id, strlen(id));
+            buffer_append_json_string(out, id, strlen(id));
             buffer_append_str(out, ",\"type\":\"function\",\"function\":{");
         }
         buffer_append_str(out, "\"name\":");
-        write_text(out, name, strlen(name));
+        buffer_append_json_string(out, name, strlen(name));
         buffer_append_str(out, ",\"arguments\":\"\"");
     } else {
         buffer_append_str(out, is_legacy ? "\"arguments\":" : "\"function\":{\"arguments\":");
-        write_text(out, parts->text.data + part->begin, part->n);
+        buffer_append_json_string(out, parts->text.data + part->begin, part->n);
     }
     buffer_append_str(out, is_legacy ? "}" : "}}]");
 }
@@ -353,13 +338,13 @@ static void write_part_delta(const struct openai_reply *reply, const struct choi
     switch (part ? part->kind : OUTPUT_CONTENT) {
     case OUTPUT_CONTENT:
         buffer_append_str(out, "\"content\":");
-        write_text(out, text, n);
+        buffer_append_json_string(out, text, n);
         break;
     case OUTPUT_REASONING:
         buffer_append_str(out, "\"reasoning_content\":");
-        write_text(out, text, n);
+        buffer_append_json_string(out, text, n);
         buffer_append_str(out, ",\"reasoning\":");
-        write_text(out, text, n);
+        buffer_append_json_string(out, text, n);
         break;
     default:
         write_call_delta(reply, choice, part, out);
@@ -627,14 +612,14 @@ static void write_calls(const struct openai_reply *reply, const struct choice *c
             buffer_append_str(out, ",\"function_call\":{\"name\":");
         } else {
             buffer_append_str(out, list[i].call == 0 ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
-            write_text(out, id, strlen(id));
+            buffer_append_json_string(out, id, strlen(id));
             buffer_append_str(out, ",\"type\":\"function\",\"function\":{\"name\":");
         }
-        write_text(out, name, strlen(name));
+        buffer_append_json_string(out, name, strlen(name));
         buffer_append_str(out, ",\"arguments\":");
         bool has_arguments = i + 1 < n && list[i + 1].kind == OUTPUT_ARGUMENTS;
-        write_text(out, has_arguments ? parts->text.data + list[i + 1].begin : "",
-                   has_arguments ? list[i + 1].n : 0);
+        buffer_append_json_string(out, has_arguments ? parts->text.data + list[i + 1].begin : "",
+                                  has_arguments ? list[i + 1].n : 0);
         buffer_append_str(out, is_legacy ? "}" : "}}");
     }
     if (parts->n_calls > 0 && !is_legacy)

@@ -36,16 +36,9 @@ struct responses_reply {
     json_t *answer;       /* the same as chat messages' members: content, tool_calls */
 };
 
-static void write_text(struct buffer *out, const char *text, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, text, n);
-    buffer_append_char(out, '"');
-}
-
 static void write_string(struct buffer *out, const char *text)
 {
-    write_text(out, text, strlen(text));
+    buffer_append_json_string(out, text, strlen(text));
 }
 
 struct responses_reply *responses_reply_create(struct exchange *x, struct chat_call *call,
@@ -177,7 +170,7 @@ static void write_item(const struct responses_reply *r, bool is_done, struct buf
         if (is_done) {
             buffer_printf(
                 out, "{\"type\":\"%s\",\"text\":", is_message ? "output_text" : "reasoning_text");
-            write_text(out, text, n);
+            buffer_append_json_string(out, text, n);
             buffer_append_str(out, is_message ? ",\"annotations\":[],\"logprobs\":[]}" : "}");
         }
         buffer_printf(out, "],\"status\":\"%s\"}", status);
@@ -190,7 +183,7 @@ static void write_item(const struct responses_reply *r, bool is_done, struct buf
     buffer_append_str(out, ",\"name\":");
     write_string(out, r->name);
     buffer_append_str(out, is_custom ? ",\"input\":" : ",\"arguments\":");
-    write_text(out, text, n);
+    buffer_append_json_string(out, text, n);
     buffer_printf(out, ",\"status\":\"%s\"}", status);
 }
 
@@ -241,7 +234,7 @@ static void part_event(struct responses_reply *r, const char *type, bool is_done
     begin_inner(r, type, out);
     buffer_printf(
         out, ",\"part\":{\"type\":\"%s\",\"text\":", is_message ? "output_text" : "reasoning_text");
-    write_text(out, is_done ? buffer_str(&r->text) : "", is_done ? r->text.len : 0);
+    buffer_append_json_string(out, is_done ? buffer_str(&r->text) : "", is_done ? r->text.len : 0);
     buffer_append_str(out, is_message ? ",\"annotations\":[],\"logprobs\":[]}" : "}");
     end_event(out);
 }
@@ -254,7 +247,7 @@ static void delta_event(struct responses_reply *r, const char *text, size_t n, s
                                         [ITEM_CUSTOM] = "custom_tool_call_input.delta"};
     begin_inner(r, types[r->item], out);
     buffer_append_str(out, ",\"delta\":");
-    write_text(out, text, n);
+    buffer_append_json_string(out, text, n);
     if (r->item == ITEM_MESSAGE)
         buffer_append_str(out, ",\"logprobs\":[]");
     end_event(out);
@@ -270,7 +263,7 @@ static void done_event(struct responses_reply *r, struct buffer *out)
                  [ITEM_CUSTOM] = {"custom_tool_call_input.done", "input"}};
     begin_inner(r, types[r->item].type, out);
     buffer_printf(out, ",\"%s\":", types[r->item].member);
-    write_text(out, buffer_str(&r->text), r->text.len);
+    buffer_append_json_string(out, buffer_str(&r->text), r->text.len);
     if (r->item == ITEM_MESSAGE)
         buffer_append_str(out, ",\"logprobs\":[]");
     if (r->item == ITEM_CALL) {

@@ -185,17 +185,9 @@ static void write_list(const char *name, const struct buffer *items, struct buff
 static void write_matched(const struct sglang_reply *r, const struct event *finish,
                           struct buffer *out)
 {
-    const json_t *stop = r->fields.stop, *match = json_is_array(stop) ? NULL : stop;
-    int32_t number = 0;
-    for (size_t i = 0; i < json_array_size(stop); i++) {
-        const json_t *item = json_array_get(stop, i);
-        if (json_string_length(item) > 0 && number++ == finish->stop_index)
-            match = item;
-    }
-    if (finish->stop_index >= 0 && match) {
-        buffer_append_char(out, '"');
-        buffer_append_json(out, json_string_value(match), json_string_length(match));
-        buffer_append_char(out, '"');
+    const json_t *match = api_stop_string(&r->fields, finish->stop_index);
+    if (match) {
+        buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     } else if (finish->stop_token >= 0) {
         buffer_printf(out, "%d", finish->stop_token);
     } else {

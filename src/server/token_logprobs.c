@@ -94,13 +94,6 @@ static void write_logprob(struct buffer *out, float logprob)
     buffer_append_f32(out, logprob > -9999.0f ? logprob : -9999.0f);
 }
 
-static void write_text(struct buffer *out, const char *bytes, size_t n)
-{
-    buffer_append_char(out, '"');
-    buffer_append_json(out, bytes, n);
-    buffer_append_char(out, '"');
-}
-
 /* Whether an earlier entry of the map has the same name; with equal texts the larger counts. */
 static bool is_named_before(const struct token_style *style, const struct logprobs *l,
                             uint32_t index, int32_t token)
@@ -124,7 +117,7 @@ static void write_entry(struct logprob_text *text, const struct token_style *sty
     name_token(style, token, &text->piece);
     if (!is_first)
         buffer_append_char(out, ',');
-    write_text(out, buffer_str(&text->piece), text->piece.len);
+    buffer_append_json_string(out, buffer_str(&text->piece), text->piece.len);
     buffer_append_char(out, ':');
     write_logprob(out, logprob);
 }
@@ -154,7 +147,7 @@ void logprob_text_add(struct logprob_text *text, const struct token_style *style
     const char *comma = text->n++ ? "," : "";
     name_token(style, token, &text->piece);
     buffer_append_str(&text->tokens, comma);
-    write_text(&text->tokens, buffer_str(&text->piece), text->piece.len);
+    buffer_append_json_string(&text->tokens, buffer_str(&text->piece), text->piece.len);
     buffer_append_str(&text->offsets, comma);
     buffer_append_u64(&text->offsets, offset);
     buffer_append_str(&text->values, comma);
@@ -194,7 +187,7 @@ static void write_chat_token(const struct token_style *style, int32_t token, flo
     if (style->as_ids)
         buffer_printf(out, "\"token_id:%d\"", token);
     else
-        write_text(out, bytes, n);
+        buffer_append_json_string(out, bytes, n);
     buffer_append_str(out, ",\"logprob\":");
     write_logprob(out, logprob);
     write_byte_list(bytes, n, out);
