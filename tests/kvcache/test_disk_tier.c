@@ -486,7 +486,7 @@ static void the_order_of_eviction_outlives_the_process(void **state)
     (void)store(tier, 0, "12");
     (void)store(tier, 0, "ab");
     assert_true(disk_tier_flush(tier, LONG_NS));
-    sleep_ms(50);
+    sleep_ms(400);
     assert_int_equal(n_found(tier, 0, "12"), 2);
     disk_tier_destroy(tier);
     tier = open_tier(3 * FILE_BYTES);
