@@ -74,7 +74,8 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *fi
 void api_truncate_prompt(struct exchange *x, const struct api_fields *fields,
                          int64_t default_tokens, struct token_list *ids);
 
-/* The stop string of that number, as engines number them: empty elements do not count. NULL: none. */
+/* The stop string of that number, as engines number them: empty elements do not count. NULL: none.
+ */
 const json_t *api_stop_string(const struct api_fields *fields, int32_t index);
 
 /* Ids of a JSON list, each in the vocabulary. */
