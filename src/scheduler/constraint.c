@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "grammar/token_mask.h"
+#include "text/stop_matcher.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +14,10 @@
 struct constraint {
     struct constraint_memory *memory;
     struct matcher *matcher;
-    const char *mark;      /* of the request; NULL: it has come */
-    size_t n_mark;         /* bytes of it that have come */
-    struct buffer forced;  /* text that must come */
-    struct token_list ids; /* its tokens, of which n_taken have come */
+    struct stop_string mark;        /* the request's, behind which the grammar begins */
+    struct stop_matcher *mark_seen; /* looks for it; NULL: there is none, or it has come */
+    struct buffer forced;           /* text that must come */
+    struct token_list ids;          /* its tokens, of which n_taken have come */
     uint32_t n_taken;
     bool has_looked; /* for such text, since the last token */
 };
@@ -48,8 +49,13 @@ struct constraint *constraint_create(struct constraint_memory *memory,
     buffer_init(&c->forced, FORCED_BYTES + 1);
     token_list_init(&c->ids, FORCED_BYTES);
     c->memory = memory;
-    c->mark = request->grammar_mark;
-    if (prepare_memory(memory, request->trie))
+    if (request->grammar_mark) {
+        c->mark =
+            (struct stop_string){request->grammar_mark, (uint32_t)strlen(request->grammar_mark)};
+        c->mark_seen = stop_matcher_create(&c->mark, 1);
+    }
+    bool has_mark = c->mark_seen || !request->grammar_mark;
+    if (has_mark && prepare_memory(memory, request->trie))
         c->matcher = matcher_create(request->grammar);
     if (c->matcher)
         return c;
@@ -63,6 +69,7 @@ void constraint_destroy(struct constraint *c)
         return;
     if (c->matcher)
         matcher_destroy(c->matcher);
+    stop_matcher_destroy(c->mark_seen);
     buffer_deinit(&c->forced);
     token_list_deinit(&c->ids);
     free(c);
@@ -84,32 +91,28 @@ static const uint64_t *make_mask(void *user)
 
 bool constraint_filter(struct constraint *c, struct token_filter *out)
 {
-    if (!c || c->mark)
+    if (!c || c->mark_seen)
         return false;
     *out = (struct token_filter){allows, make_mask, c};
     return true;
 }
 
-/* Looks for the mark; white space behind it in the same token is the frame's. */
+/* What stands behind the mark in the same token is the frame's. */
 static void look_for_mark(struct constraint *c, const char *bytes, uint32_t n)
 {
-    size_t n_all = strlen(c->mark);
-    for (uint32_t i = 0; i < n && c->mark; i++) {
-        /* marks begin with a byte that does not come again in them, so one place is enough */
-        if (bytes[i] == c->mark[c->n_mark])
-            c->n_mark++;
-        else
-            c->n_mark = bytes[i] == c->mark[0];
-        if (c->n_mark == n_all)
-            c->mark = NULL;
-    }
+    uint32_t index;
+    uint64_t begin, end;
+    if (!stop_matcher_push(c->mark_seen, bytes, n, &index, &begin, &end))
+        return;
+    stop_matcher_destroy(c->mark_seen);
+    c->mark_seen = NULL;
 }
 
 bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, int32_t token)
 {
     if (!c)
         return true;
-    if (c->mark) {
+    if (c->mark_seen) {
         uint32_t n;
         const char *bytes = tokenizer_piece(tokenizer, token, &n);
         look_for_mark(c, bytes, n);
@@ -126,7 +129,7 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
 
 bool constraint_is_complete(struct constraint *c)
 {
-    return c && !c->mark && matcher_is_complete(c->matcher);
+    return c && !c->mark_seen && matcher_is_complete(c->matcher);
 }
 
 /* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
@@ -156,7 +159,7 @@ uint32_t constraint_look_ahead(struct constraint *c, const struct tokenizer *tok
                                int32_t *out, uint32_t n_most)
 {
     uint32_t n = 0;
-    if (!c || c->mark)
+    if (!c || c->mark_seen)
         return 0;
     if (c->n_taken == c->ids.n && !c->has_looked)
         find_forced(c, tokenizer);

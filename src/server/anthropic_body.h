@@ -6,8 +6,8 @@
 #include "server/exchange.h"
 #include "server/json_body.h"
 
-/* A new body; what has no meaning here is reported (exchange_ignored_field). needs_limit:
- * max_tokens has to be there. NULL: *e. */
+/* A new body; what has no meaning here is reported (exchange_ignored_field). NULL:
+ * *e. */
 json_t *anthropic_body_convert(struct exchange *x, const json_t *body, struct api_error *e);
 
 #endif

@@ -33,12 +33,16 @@ struct stream_format {
 
 enum parser_state { IN_CONTENT, IN_REASONING, IN_CALL };
 
+struct window_byte {
+    char byte;
+    bool is_control; /* of a control token's text */
+};
+
 struct stream_parser {
     const struct stream_format *format;
     struct stream_parser_options options;
     enum parser_state state;
-    char window[MARK_BYTES + 2]; /* bytes that may begin a mark, or wait for it to be decided */
-    uint64_t window_control[2];  /* bit i: byte i came from a control token */
+    struct window_byte window[MARK_BYTES + 2]; /* may begin a mark, or wait for it to be decided */
     uint32_t n_window;
     struct buffer out;   /* of the present part, not yet given out */
     struct buffer space; /* white space behind it that may turn out to be none of it */
@@ -260,47 +264,22 @@ static void enter(struct stream_parser *p, enum parser_state state)
 
 /* ---- the window ---- */
 
-static bool window_is_control(const struct stream_parser *p, uint32_t i)
-{
-    return p->window_control[i / 64] >> (i % 64) & 1;
-}
-
 static void window_append(struct stream_parser *p, char c, bool is_control)
 {
-    uint32_t i = p->n_window++;
-    p->window[i] = c;
-    p->window_control[i / 64] &= ~(UINT64_C(1) << (i % 64));
-    p->window_control[i / 64] |= (uint64_t)is_control << (i % 64);
+    p->window[p->n_window++] = (struct window_byte){c, is_control};
 }
 
 static void window_consume(struct stream_parser *p, uint32_t n)
 {
-    char bytes[sizeof p->window];
-    bool control[sizeof p->window];
-    uint32_t n_left = p->n_window - n;
-    for (uint32_t i = 0; i < n_left; i++) {
-        bytes[i] = p->window[n + i];
-        control[i] = window_is_control(p, n + i);
-    }
-    p->n_window = 0;
-    for (uint32_t i = 0; i < n_left; i++)
-        window_append(p, bytes[i], control[i]);
+    p->n_window -= n;
+    memmove(p->window, p->window + n, p->n_window * sizeof *p->window);
 }
 
 /* Puts a byte in front again: it has just been taken from there, so there is room. */
 static void window_give_back(struct stream_parser *p, char c, bool is_control)
 {
-    char bytes[sizeof p->window];
-    bool control[sizeof p->window];
-    uint32_t n = p->n_window;
-    for (uint32_t i = 0; i < n; i++) {
-        bytes[i] = p->window[i];
-        control[i] = window_is_control(p, i);
-    }
-    p->n_window = 0;
-    window_append(p, c, is_control);
-    for (uint32_t i = 0; i < n; i++)
-        window_append(p, bytes[i], control[i]);
+    memmove(p->window + 1, p->window, p->n_window++ * sizeof *p->window);
+    p->window[0] = (struct window_byte){c, is_control};
 }
 
 static bool is_allowed(const struct stream_parser *p, const struct stream_mark *mark)
@@ -313,10 +292,9 @@ static bool is_allowed(const struct stream_parser *p, const struct stream_mark *
 static uint32_t fit(const struct stream_parser *p, const struct mark *mark)
 {
     uint32_t n = mark->n < p->n_window ? mark->n : p->n_window;
-    if (memcmp(p->window, mark->text, n) != 0)
-        return 0;
     for (uint32_t i = 0; i < n; i++)
-        if (mark->control >> i & 1 && !window_is_control(p, i))
+        if (mark->text[i] != p->window[i].byte ||
+            (mark->control >> i & 1 && !p->window[i].is_control))
             return 0;
     return n;
 }
@@ -502,8 +480,8 @@ static bool resolve(struct stream_parser *p, bool is_end)
         act(p, mark);
         return true;
     }
-    char c = p->window[0];
-    bool is_control = window_is_control(p, 0);
+    const char c = p->window[0].byte;
+    const bool is_control = p->window[0].is_control;
     const struct tool_family *family = p->format->family;
     if (p->state == IN_CONTENT && family && family->is_at_start && p->is_at_start && !is_space(c) &&
         !is_control) {
@@ -525,10 +503,9 @@ static void run(struct stream_parser *p, bool is_end)
 {
     while (p->n_window > 0) {
         if (p->state == IN_CALL) {
-            char c = p->window[0];
-            bool is_control = window_is_control(p, 0);
+            const struct window_byte first = p->window[0];
             window_consume(p, 1);
-            push_call(p, c, is_control);
+            push_call(p, first.byte, first.is_control);
         } else if (!resolve(p, is_end)) {
             return;
         }

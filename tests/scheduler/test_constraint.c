@@ -1,0 +1,142 @@
+/* Output under a grammar, as a sequence sees it: when it begins, what it lets pass, what it forces.
+ */
+#include "grammar/grammar.h"
+#include "grammar/token_trie.h"
+#include "scheduler/constraint_internal.h"
+#include "text/small_vocabulary.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+struct world {
+    struct small_vocabulary small;
+    struct tokenizer *tokenizer;
+    struct token_trie *trie;
+    struct constraint_memory memory;
+    struct request *request;
+    struct constraint *constraint;
+};
+
+static struct world world;
+
+static void begin(const char *regex, const char *mark)
+{
+    const struct grammar_options options = {0};
+    const char *code;
+    serverd_error err;
+    small_vocabulary_init(&world.small, SMALL_BPE_GPT2);
+    assert_int_equal(tokenizer_create(&world.small.vocabulary, &world.tokenizer, &err), SERVERD_OK);
+    assert_int_equal(token_trie_of_tokenizer(world.tokenizer, &world.trie, &err), SERVERD_OK);
+    world.memory = (struct constraint_memory){.n_vocab = world.small.vocabulary.n_tokens + 70};
+    world.request = request_create();
+    assert_non_null(world.request);
+    assert_int_equal(grammar_compile(GRAMMAR_REGEX, regex, strlen(regex), &options,
+                                     &world.request->grammar, &code, &err),
+                     SERVERD_OK);
+    world.request->trie = world.trie;
+    world.request->grammar_mark = mark;
+    world.constraint = constraint_create(&world.memory, world.request);
+    assert_non_null(world.constraint);
+}
+
+static void end(void)
+{
+    constraint_destroy(world.constraint);
+    constraint_memory_deinit(&world.memory);
+    request_destroy(world.request);
+    token_trie_destroy(world.trie);
+    tokenizer_destroy(world.tokenizer);
+}
+
+/* The token of one byte. */
+static int32_t token(char c)
+{
+    struct token_list ids;
+    serverd_error err;
+    token_list_init(&ids, 4);
+    assert_int_equal(tokenizer_encode(world.tokenizer, &c, 1, 0, &ids, &err), SERVERD_OK);
+    assert_int_equal(ids.n, 1);
+    int32_t id = ids.id[0];
+    token_list_deinit(&ids);
+    return id;
+}
+
+static bool is_ruled(void)
+{
+    struct token_filter filter;
+    return constraint_filter(world.constraint, &filter);
+}
+
+static bool say(const char *text)
+{
+    for (; *text; text++)
+        if (!constraint_accept(world.constraint, world.tokenizer, token(*text)))
+            return false;
+    return true;
+}
+
+static void a_filter_lets_pass_what_is_legal(void **state)
+{
+    (void)state;
+    begin("ab?c", NULL);
+    struct token_filter filter;
+    assert_true(constraint_filter(world.constraint, &filter));
+    assert_true(filter.allows(filter.user, token('a')));
+    assert_false(filter.allows(filter.user, token('b')));
+    assert_false(filter.allows(filter.user, (int32_t)world.small.vocabulary.n_tokens + 5));
+    const uint64_t *mask = filter.mask(filter.user);
+    assert_non_null(mask);
+    for (uint32_t i = 0; i < world.memory.n_vocab; i++) /* the row is longer than the vocabulary */
+        assert_int_equal(mask[i / 64] >> (i % 64) & 1, filter.allows(filter.user, (int32_t)i));
+    assert_true(say("ac"));
+    assert_true(constraint_is_complete(world.constraint));
+    end();
+}
+
+static void it_begins_behind_its_mark(void **state)
+{
+    (void)state;
+    begin("xyz", "<a><b>");
+    assert_false(is_ruled());
+    assert_int_equal(constraint_forced(world.constraint, world.tokenizer), -1);
+    assert_true(say("anything <a <a><a><b"));
+    assert_false(is_ruled());
+    assert_true(say(">"));
+    assert_true(is_ruled());
+    assert_false(say("q"));
+    end();
+}
+
+static void what_must_come_does_not_depend_on_who_asks(void **state)
+{
+    (void)state;
+    int32_t ahead[16], alone[16];
+    uint32_t n_alone = 0;
+    begin("0123456789(0|1)", NULL);
+    uint32_t n = constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16);
+    assert_true(n > 4);
+    end();
+    begin("0123456789(0|1)", NULL);
+    for (int32_t id; (id = constraint_forced(world.constraint, world.tokenizer)) >= 0;) {
+        alone[n_alone++] = id;
+        assert_true(constraint_accept(world.constraint, world.tokenizer, id));
+    }
+    assert_int_equal(n_alone, n);
+    assert_memory_equal(alone, ahead, n * sizeof *ahead);
+    assert_false(constraint_is_complete(world.constraint));
+    end();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_filter_lets_pass_what_is_legal),
+        cmocka_unit_test(it_begins_behind_its_mark),
+        cmocka_unit_test(what_must_come_does_not_depend_on_who_asks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
