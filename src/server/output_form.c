@@ -2,14 +2,11 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
-#include "grammar/token_trie.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { KEY_BYTES = 32 };
 
 /* ---- the fields ---- */
 
@@ -217,31 +214,9 @@ void output_form_release(struct output_form *form)
     *form = (struct output_form){0};
 }
 
-/* ---- what is kept ---- */
+/* ---- requests ---- */
 
-struct kept_grammar {
-    uint8_t key[KEY_BYTES];
-    struct grammar *grammar; /* NULL: free */
-    uint64_t last_use;
-};
-
-void grammar_cache_init(struct grammar_cache *cache)
-{
-    *cache = (struct grammar_cache){0};
-    (void)pthread_mutex_init(&cache->lock, NULL);
-}
-
-void grammar_cache_deinit(struct grammar_cache *cache)
-{
-    for (uint32_t i = 0; cache->kept && i < LIMIT_KEPT_GRAMMARS; i++)
-        grammar_unref(cache->kept[i].grammar);
-    free(cache->kept);
-    if (cache->trie)
-        token_trie_destroy(cache->trie);
-    (void)pthread_mutex_destroy(&cache->lock);
-}
-
-static void key_of(const struct output_form *form, uint8_t key[KEY_BYTES])
+static void key_of(const struct output_form *form, uint8_t key[GRAMMAR_KEY_BYTES])
 {
     struct sha256 hash;
     const uint8_t kind[2] = {(uint8_t)form->form, (uint8_t)form->whitespace};
@@ -250,56 +225,6 @@ static void key_of(const struct output_form *form, uint8_t key[KEY_BYTES])
     sha256_update(&hash, form->text, form->n);
     sha256_final(&hash, key);
 }
-
-/* A reference to the grammar of this key; NULL: it is not there. */
-static struct grammar *find(struct grammar_cache *cache, const uint8_t key[KEY_BYTES])
-{
-    struct grammar *grammar = NULL;
-    (void)pthread_mutex_lock(&cache->lock);
-    for (uint32_t i = 0; cache->kept && i < LIMIT_KEPT_GRAMMARS && !grammar; i++) {
-        struct kept_grammar *kept = &cache->kept[i];
-        if (!kept->grammar || memcmp(kept->key, key, KEY_BYTES) != 0)
-            continue;
-        kept->last_use = ++cache->n_uses;
-        grammar = grammar_ref(kept->grammar);
-    }
-    (void)pthread_mutex_unlock(&cache->lock);
-    return grammar;
-}
-
-static void keep(struct grammar_cache *cache, const uint8_t key[KEY_BYTES], struct grammar *grammar)
-{
-    struct grammar *old = NULL;
-    (void)pthread_mutex_lock(&cache->lock);
-    if (!cache->kept)
-        cache->kept = calloc(LIMIT_KEPT_GRAMMARS, sizeof *cache->kept);
-    struct kept_grammar *oldest = cache->kept;
-    for (uint32_t i = 0; oldest && i < LIMIT_KEPT_GRAMMARS; i++)
-        if (cache->kept[i].last_use < oldest->last_use)
-            oldest = &cache->kept[i];
-    if (oldest) {
-        old = oldest->grammar;
-        memcpy(oldest->key, key, KEY_BYTES);
-        oldest->grammar = grammar_ref(grammar);
-        oldest->last_use = ++cache->n_uses;
-    }
-    (void)pthread_mutex_unlock(&cache->lock);
-    grammar_unref(old);
-}
-
-/* The model's trie, made with the first grammar; NULL: *err. */
-static const struct token_trie *trie_of(struct grammar_cache *cache,
-                                        const struct tokenizer *tokenizer, serverd_error *err)
-{
-    (void)pthread_mutex_lock(&cache->lock);
-    if (!cache->trie && token_trie_of_tokenizer(tokenizer, &cache->trie, err) != SERVERD_OK)
-        cache->trie = NULL;
-    const struct token_trie *trie = cache->trie;
-    (void)pthread_mutex_unlock(&cache->lock);
-    return trie;
-}
-
-/* ---- requests ---- */
 
 /* On the job thread: what the requests wait for. */
 struct preparation {
@@ -356,16 +281,17 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         return false;
     }
     struct grammar_cache *cache = &x->server->grammars;
-    uint8_t key[KEY_BYTES];
+    uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
     key_of(&p->form, key);
-    const struct token_trie *trie = trie_of(cache, exchange_model(x)->tokenizer, &err);
-    struct grammar *grammar = find(cache, key); /* others may have asked for the same */
+    const struct token_trie *trie = grammar_cache_trie(cache, exchange_model(x)->tokenizer, &err);
+    struct grammar *grammar =
+        grammar_cache_find(cache, key); /* others may have asked for the same */
     if (!trie)
         api_error_from(e, &err);
     bool is_good = trie && (grammar || compile(x, &p->form, &grammar, e));
     if (is_good) {
-        keep(cache, key, grammar);
+        grammar_cache_keep(cache, key, grammar);
         assign(requests, n, grammar, trie, p->mark);
     }
     grammar_unref(grammar);
@@ -377,14 +303,14 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
                           const struct reply_encoder *encoder, void *state, bool is_stream)
 {
     struct grammar_cache *cache = &x->server->grammars;
-    uint8_t key[KEY_BYTES];
+    uint8_t key[GRAMMAR_KEY_BYTES];
     if (!form->is_set) {
         output_form_release(form);
         exchange_generate(x, requests, n, encoder, state, is_stream);
         return;
     }
     key_of(form, key);
-    struct grammar *grammar = find(cache, key);
+    struct grammar *grammar = grammar_cache_find(cache, key);
     if (grammar) {
         assign(requests, n, grammar, cache->trie, mark);
         grammar_unref(grammar);

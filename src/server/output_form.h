@@ -6,10 +6,6 @@
 #include "grammar/grammar.h"
 #include "server/api_request.h"
 
-#include <pthread.h>
-
-struct token_trie;
-
 struct output_form {
     bool is_set; /* false: any output will do */
     enum grammar_form form;
@@ -27,18 +23,6 @@ void output_form_release(struct output_form *form);
 /* The form of structural tags that something else than a field asks for; param: what. False: *e. */
 bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
                           struct api_error *e);
-
-/* Compiled grammars, bounded, the longest unused goes; and the model's token trie, which is made
- * with the first one. Any thread. */
-struct kept_grammar;
-struct grammar_cache {
-    pthread_mutex_t lock;
-    struct kept_grammar *kept; /* [LIMIT_KEPT_GRAMMARS] */
-    uint64_t n_uses;
-    struct token_trie *trie;
-};
-void grammar_cache_init(struct grammar_cache *cache);
-void grammar_cache_deinit(struct grammar_cache *cache); /* after the engine */
 
 /* exchange_generate of requests whose output has the form; mark: they begin with reasoning, which
  * ends so (NULL: they do not). The form is taken over. */

@@ -5,7 +5,7 @@
 #define SERVER_INTERNAL_H
 
 #include "server/certificate.h"
-#include "server/output_form.h"
+#include "server/grammar_cache.h"
 #include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
