@@ -2,6 +2,7 @@
 
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "server/dialect_body.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,39 +12,19 @@
 
 /* Making the new body; the first failure stays. */
 struct converter {
-    struct exchange *x;
+    struct dialect_body body;
     json_t *out, *messages;
-    struct api_error *e;
-    bool is_failed;
 };
-
-static void refuse(struct converter *c, const char *code, const char *param, const char *text)
-{
-    if (!c->is_failed)
-        api_error_set(c->e, code, param, "%s: %s", param, text);
-    c->is_failed = true;
-}
-
-static void own(struct converter *c, int status)
-{
-    if (status != 0)
-        refuse(c, "model_unavailable", "messages", "the server is out of memory.");
-}
 
 static void set_new(struct converter *c, json_t *object, const char *name, json_t *value)
 {
-    own(c, json_object_set_new(object, name, value));
+    body_own(&c->body, json_object_set_new(object, name, value));
 }
 
 static const char *type_of(const json_t *block)
 {
     const char *type = json_string_value(json_body_get(block, "type"));
     return type ? type : "";
-}
-
-static bool is(const char *a, const char *b)
-{
-    return strcmp(a, b) == 0;
 }
 
 /* An id as the model's template gets it back: without what the replies put in front. */
@@ -58,7 +39,7 @@ static json_t *plain_id(const json_t *id)
 /* A line that is new in every request would keep the rest from being found in the prefix cache. */
 static bool is_volatile(const struct converter *c, const char *text)
 {
-    return exchange_context(c->x)->options->strip_volatile_headers &&
+    return exchange_context(c->body.x)->options->strip_volatile_headers &&
            strncmp(text, "x-anthropic-billing-header:", 27) == 0;
 }
 
@@ -67,10 +48,10 @@ static void append_text(struct converter *c, const json_t *block, const char *pa
 {
     const json_t *text = json_body_get(block, "text");
     const char *type = type_of(block);
-    if (!is(type, "text") || !json_is_string(text)) {
-        bool is_other = is(type, "image") || is(type, "document");
-        refuse(c, is_other ? "unsupported_modality" : "invalid_value", param,
-               is_other ? "this model reads text only." : "has to be a block of text.");
+    if (!is_text(type, "text") || !json_is_string(text)) {
+        bool is_other = is_text(type, "image") || is_text(type, "document");
+        body_refuse(&c->body, is_other ? "unsupported_modality" : "invalid_value", param,
+                    is_other ? "this model reads text only." : "has to be a block of text.");
         return;
     }
     if (is_volatile(c, json_string_value(text)))
@@ -89,14 +70,14 @@ static json_t *joined_text(struct converter *c, const json_t *content, const cha
     if (json_is_string(content))
         return json_incref((json_t *)content);
     if (!json_is_array(content)) {
-        refuse(c, "invalid_type", param, "has to be a string or a list of blocks.");
+        body_refuse(&c->body, "invalid_type", param, "has to be a string or a list of blocks.");
         return NULL;
     }
     buffer_init(&text, LIMIT_BLOCK_TEXT);
     json_array_foreach((json_t *)content, i, block) append_text(c, block, param, &text);
-    if (!c->is_failed)
+    if (!c->body.is_failed)
         made = json_stringn(buffer_str(&text), text.len);
-    own(c, made || c->is_failed ? 0 : -1);
+    body_own(&c->body, made || c->body.is_failed ? 0 : -1);
     buffer_deinit(&text);
     return made;
 }
@@ -105,7 +86,7 @@ static json_t *joined_text(struct converter *c, const json_t *content, const cha
 
 static void add_message(struct converter *c, json_t *message)
 {
-    own(c, json_array_append_new(c->messages, message));
+    body_own(&c->body, json_array_append_new(c->messages, message));
 }
 
 static void add_result(struct converter *c, const json_t *block, const char *param)
@@ -117,7 +98,7 @@ static void add_result(struct converter *c, const json_t *block, const char *par
         json_decref(text);
         text = marked;
     }
-    if (!c->is_failed)
+    if (!c->body.is_failed)
         add_message(c, json_pack("{s:s,s:o,s:o}", "role", "tool", "tool_call_id",
                                  plain_id(json_body_get(block, "tool_use_id")), "content", text));
     else
@@ -133,12 +114,12 @@ static void add_user(struct converter *c, const json_t *content, const char *par
     buffer_init(&text, LIMIT_BLOCK_TEXT);
     json_array_foreach((json_t *)content, i, block)
     {
-        if (is(type_of(block), "tool_result"))
+        if (is_text(type_of(block), "tool_result"))
             add_result(c, block, param);
         else
             append_text(c, block, param, &text);
     }
-    if (!c->is_failed && (text.len > 0 || i == 0))
+    if (!c->body.is_failed && (text.len > 0 || i == 0))
         add_message(
             c, json_pack("{s:s,s:s#}", "role", "user", "content", buffer_str(&text), text.len));
     buffer_deinit(&text);
@@ -152,7 +133,7 @@ static json_t *make_call(struct converter *c, const json_t *block)
                              "type", "function", "function", "name", json_body_get(block, "name"),
                              "arguments", input && arguments ? arguments : "{}");
     free(arguments);
-    own(c, call ? 0 : -1);
+    body_own(&c->body, call ? 0 : -1);
     return call;
 }
 
@@ -172,18 +153,18 @@ static void add_assistant(struct converter *c, const json_t *content, const char
     json_array_foreach((json_t *)content, i, block)
     {
         const char *type = type_of(block);
-        if (is(type, "tool_use"))
-            own(c, json_array_append_new(calls, make_call(c, block)));
-        else if (is(type, "thinking"))
+        if (is_text(type, "tool_use"))
+            body_own(&c->body, json_array_append_new(calls, make_call(c, block)));
+        else if (is_text(type, "thinking"))
             append_thought(block, &thought);
-        else if (!is(type, "redacted_thinking"))
+        else if (!is_text(type, "redacted_thinking"))
             append_text(c, block, param, &text);
     }
     message = json_pack("{s:s,s:s#}", "role", "assistant", "content", buffer_str(&text), text.len);
     if (thought.len > 0)
         set_new(c, message, "reasoning_content", json_stringn(thought.data, thought.len));
     if (json_array_size(calls) > 0)
-        own(c, json_object_set(message, "tool_calls", calls));
+        body_own(&c->body, json_object_set(message, "tool_calls", calls));
     if (text.len == 0 && json_array_size(calls) > 0)
         set_new(c, message, "content", json_null());
     add_message(c, message);
@@ -198,19 +179,20 @@ static void convert_message(struct converter *c, const json_t *message, size_t i
     const char *role = json_string_value(json_body_get(message, "role"));
     const json_t *content = json_body_get(message, "content");
     (void)snprintf(param, sizeof param, "messages[%zu].role", i);
-    if (!role || !(is(role, "user") || is(role, "assistant") || is(role, "system"))) {
-        refuse(c, "invalid_value", param, "has to be user or assistant.");
+    if (!role ||
+        !(is_text(role, "user") || is_text(role, "assistant") || is_text(role, "system"))) {
+        body_refuse(&c->body, "invalid_value", param, "has to be user or assistant.");
         return;
     }
     (void)snprintf(param, sizeof param, "messages[%zu].content", i);
     if (json_is_string(content)) {
         add_message(c, json_pack("{s:s,s:O}", "role", role, "content", content));
     } else if (!json_is_array(content)) {
-        refuse(c, content ? "invalid_type" : "missing_required_parameter", param,
-               "has to be a string or a list of blocks.");
-    } else if (is(role, "user")) {
+        body_refuse(&c->body, content ? "invalid_type" : "missing_required_parameter", param,
+                    "has to be a string or a list of blocks.");
+    } else if (is_text(role, "user")) {
         add_user(c, content, param);
-    } else if (is(role, "assistant")) {
+    } else if (is_text(role, "assistant")) {
         add_assistant(c, content, param);
     } else {
         json_t *text = joined_text(c, content, param);
@@ -232,8 +214,8 @@ static void convert_messages(struct converter *c, const json_t *body)
     }
     if (!json_is_array(list) || json_array_size(list) == 0 ||
         json_array_size(list) > LIMIT_MESSAGES) {
-        refuse(c, list ? "invalid_value" : "missing_required_parameter", "messages",
-               "has to be a list of messages.");
+        body_refuse(&c->body, list ? "invalid_value" : "missing_required_parameter", "messages",
+                    "has to be a list of messages.");
         return;
     }
     json_array_foreach((json_t *)list, i, message) convert_message(c, message, i);
@@ -242,7 +224,7 @@ static void convert_messages(struct converter *c, const json_t *body)
     const char *role = json_string_value(json_body_get(last, "role"));
     const json_t *text =
         json_body_get(json_array_get(c->messages, json_array_size(c->messages) - 1), "content");
-    if (role && is(role, "assistant") && json_string_length(text) > 0) {
+    if (role && is_text(role, "assistant") && json_string_length(text) > 0) {
         set_new(c, c->out, "continue_final_message", json_true());
         set_new(c, c->out, "add_generation_prompt", json_false());
     }
@@ -255,21 +237,21 @@ static void convert_tools(struct converter *c, const json_t *tools)
     size_t i;
     json_t *tool, *list = json_array();
     if (!json_is_array(tools))
-        refuse(c, "invalid_type", "tools", "has to be a list.");
+        body_refuse(&c->body, "invalid_type", "tools", "has to be a list.");
     json_array_foreach((json_t *)tools, i, tool)
     {
         const char *type = type_of(tool);
-        if (*type && !is(type, "custom")) {
-            exchange_ignored_field(c->x, type); /* run by a server that this is not */
+        if (*type && !is_text(type, "custom")) {
+            exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
             continue;
         }
         json_t *function = json_pack("{s:O?,s:O?}", "name", json_body_get(tool, "name"),
                                      "parameters", json_body_get(tool, "input_schema"));
         json_t *text = json_body_get(tool, "description");
         if (text)
-            own(c, json_object_set(function, "description", text));
-        own(c, json_array_append_new(
-                   list, json_pack("{s:s,s:o}", "type", "function", "function", function)));
+            body_own(&c->body, json_object_set(function, "description", text));
+        body_own(&c->body, json_array_append_new(list, json_pack("{s:s,s:o}", "type", "function",
+                                                                 "function", function)));
     }
     set_new(c, c->out, "tools", list);
 }
@@ -277,16 +259,17 @@ static void convert_tools(struct converter *c, const json_t *tools)
 static void convert_choice(struct converter *c, const json_t *choice)
 {
     const char *type = type_of(choice);
-    if (is(type, "auto") || is(type, "none"))
+    if (is_text(type, "auto") || is_text(type, "none"))
         set_new(c, c->out, "tool_choice", json_string(type));
-    else if (is(type, "any"))
+    else if (is_text(type, "any"))
         set_new(c, c->out, "tool_choice", json_string("required"));
-    else if (is(type, "tool"))
+    else if (is_text(type, "tool"))
         set_new(c, c->out, "tool_choice",
                 json_pack("{s:s,s:{s:O?}}", "type", "function", "function", "name",
                           json_body_get(choice, "name")));
     else
-        refuse(c, "invalid_value", "tool_choice", "has to be of type auto, any, tool or none.");
+        body_refuse(&c->body, "invalid_value", "tool_choice",
+                    "has to be of type auto, any, tool or none.");
     if (json_is_true(json_body_get(choice, "disable_parallel_tool_use")))
         set_new(c, c->out, "parallel_tool_calls", json_false());
 }
@@ -296,20 +279,21 @@ static void convert_choice(struct converter *c, const json_t *choice)
 static void convert_thinking(struct converter *c, const json_t *thinking)
 {
     const char *type = type_of(thinking);
-    if (is(type, "enabled") || is(type, "disabled"))
+    if (is_text(type, "enabled") || is_text(type, "disabled"))
         set_new(c, c->out, "chat_template_kwargs",
-                json_pack("{s:b}", "enable_thinking", is(type, "enabled")));
-    else if (!is(type, "adaptive"))
-        refuse(c, "invalid_value", "thinking", "has to be of type enabled, disabled or adaptive.");
+                json_pack("{s:b}", "enable_thinking", is_text(type, "enabled")));
+    else if (!is_text(type, "adaptive"))
+        body_refuse(&c->body, "invalid_value", "thinking",
+                    "has to be of type enabled, disabled or adaptive.");
     if (json_body_get(thinking, "budget_tokens"))
-        exchange_ignored_field(c->x, "budget_tokens");
+        exchange_ignored_field(c->body.x, "budget_tokens");
 }
 
 static void convert_output(struct converter *c, const json_t *config)
 {
     json_t *effort = json_body_get(config, "effort"), *format = json_body_get(config, "format");
     if (effort)
-        own(c, json_object_set(c->out, "reasoning_effort", effort));
+        body_own(&c->body, json_object_set(c->out, "reasoning_effort", effort));
     if (format)
         set_new(c, c->out, "response_format",
                 json_pack("{s:O?,s:{s:s,s:O?}}", "type", json_body_get(format, "type"),
@@ -338,27 +322,28 @@ static void convert_members(struct converter *c, const json_t *body)
     {
         bool is_known = json_is_null(value);
         for (size_t i = 0; i < sizeof same / sizeof *same && !is_known; i++) {
-            if (is(name, same[i].from)) {
-                own(c, json_object_set(c->out, same[i].to, value));
+            if (is_text(name, same[i].from)) {
+                body_own(&c->body, json_object_set(c->out, same[i].to, value));
                 is_known = true;
             }
         }
         for (size_t i = 0; i < sizeof others / sizeof *others && !is_known; i++)
-            is_known = is(name, others[i]);
+            is_known = is_text(name, others[i]);
         if (!is_known) /* the fields of a chat say whether it means anything */
-            own(c, json_object_set(c->out, name, value));
+            body_own(&c->body, json_object_set(c->out, name, value));
     }
 }
 
 json_t *anthropic_body_convert(struct exchange *x, const json_t *body, struct api_error *e)
 {
-    struct converter c = {.x = x, .out = json_object(), .messages = json_array(), .e = e};
+    struct converter c = {
+        .body = {x, e, "messages", false}, .out = json_object(), .messages = json_array()};
     const json_t *tools = json_body_get(body, "tools"),
                  *choice = json_body_get(body, "tool_choice");
     const json_t *thinking = json_body_get(body, "thinking");
     convert_members(&c, body);
     convert_messages(&c, body);
-    own(&c, json_object_set(c.out, "messages", c.messages));
+    body_own(&c.body, json_object_set(c.out, "messages", c.messages));
     if (tools)
         convert_tools(&c, tools);
     if (choice)
@@ -368,7 +353,7 @@ json_t *anthropic_body_convert(struct exchange *x, const json_t *body, struct ap
     if (json_body_get(body, "output_config"))
         convert_output(&c, json_body_get(body, "output_config"));
     json_decref(c.messages);
-    if (!c.is_failed)
+    if (!c.body.is_failed)
         return c.out;
     json_decref(c.out);
     return NULL;

@@ -2,6 +2,7 @@
 
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "server/dialect_body.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,36 +12,16 @@
 
 /* Making the chat; the first failure stays. */
 struct converter {
-    struct exchange *x;
+    struct dialect_body body;
     struct responses_body *out;
-    struct api_error *e;
-    bool is_failed;
     struct buffer thought; /* reasoning that the next message of the assistant had */
     char param[64];        /* the item that is looked at */
 };
-
-static void refuse(struct converter *c, const char *code, const char *param, const char *text)
-{
-    if (!c->is_failed)
-        api_error_set(c->e, code, param, "%s: %s", param, text);
-    c->is_failed = true;
-}
-
-static void own(struct converter *c, int status)
-{
-    if (status != 0)
-        refuse(c, "model_unavailable", "input", "the server is out of memory.");
-}
 
 static const char *text_of(const json_t *object, const char *name)
 {
     const char *text = json_string_value(json_body_get(object, name));
     return text ? text : "";
-}
-
-static bool is(const char *a, const char *b)
-{
-    return strcmp(a, b) == 0;
 }
 
 /* ---- items ---- */
@@ -55,17 +36,18 @@ static void append_parts(struct converter *c, const json_t *content, struct buff
         return;
     }
     if (!json_is_array(content)) {
-        refuse(c, "invalid_type", c->param, "has to have a string or a list of parts.");
+        body_refuse(&c->body, "invalid_type", c->param, "has to have a string or a list of parts.");
         return;
     }
     json_array_foreach((json_t *)content, i, part)
     {
         const char *type = text_of(part, "type");
-        const json_t *text = json_body_get(part, is(type, "refusal") ? "refusal" : "text");
-        if (is(type, "input_image") || is(type, "input_file") || is(type, "input_audio"))
-            refuse(c, "unsupported_modality", c->param, "this model reads text only.");
+        const json_t *text = json_body_get(part, is_text(type, "refusal") ? "refusal" : "text");
+        if (is_text(type, "input_image") || is_text(type, "input_file") ||
+            is_text(type, "input_audio"))
+            body_refuse(&c->body, "unsupported_modality", c->param, "this model reads text only.");
         else if (!json_is_string(text))
-            refuse(c, "invalid_value", c->param, "has a part that is no text.");
+            body_refuse(&c->body, "invalid_value", c->param, "has a part that is no text.");
         if (i > 0)
             buffer_append_char(out, '\n');
         buffer_append(out, json_string_value(text), json_string_length(text));
@@ -75,28 +57,29 @@ static void append_parts(struct converter *c, const json_t *content, struct buff
 static json_t *take_text(struct converter *c, struct buffer *text)
 {
     json_t *value = text->is_failed ? NULL : json_stringn(buffer_str(text), text->len);
-    own(c, value ? 0 : -1);
+    body_own(&c->body, value ? 0 : -1);
     buffer_deinit(text);
     return value;
 }
 
 static void add_message(struct converter *c, json_t *message)
 {
-    if (c->thought.len > 0 && is(text_of(message, "role"), "assistant")) {
-        own(c, json_object_set_new(message, "reasoning_content",
-                                   json_stringn(c->thought.data, c->thought.len)));
+    if (c->thought.len > 0 && is_text(text_of(message, "role"), "assistant")) {
+        body_own(&c->body, json_object_set_new(message, "reasoning_content",
+                                               json_stringn(c->thought.data, c->thought.len)));
         buffer_reset(&c->thought);
     }
-    own(c, json_array_append_new(c->out->messages, message));
+    body_own(&c->body, json_array_append_new(c->out->messages, message));
 }
 
 static void add_text_message(struct converter *c, const json_t *item)
 {
     const char *role = text_of(item, "role");
     struct buffer text;
-    if (!(is(role, "user") || is(role, "assistant") || is(role, "system") ||
-          is(role, "developer"))) {
-        refuse(c, "invalid_value", c->param, "has to have the role user, assistant or system.");
+    if (!(is_text(role, "user") || is_text(role, "assistant") || is_text(role, "system") ||
+          is_text(role, "developer"))) {
+        body_refuse(&c->body, "invalid_value", c->param,
+                    "has to have the role user, assistant or system.");
         return;
     }
     buffer_init(&text, LIMIT_ITEM_TEXT);
@@ -110,19 +93,19 @@ static void add_call(struct converter *c, const json_t *item, const char *argume
 {
     size_t n = json_array_size(c->out->messages);
     json_t *last = n > 0 ? json_array_get(c->out->messages, n - 1) : NULL;
-    if (!last || !is(text_of(last, "role"), "assistant")) {
+    if (!last || !is_text(text_of(last, "role"), "assistant")) {
         add_message(c, json_pack("{s:s,s:n}", "role", "assistant", "content"));
         last = json_array_get(c->out->messages, n);
     }
     json_t *calls = json_object_get(last, "tool_calls");
     if (!calls) {
         calls = json_array();
-        own(c, json_object_set_new(last, "tool_calls", calls));
+        body_own(&c->body, json_object_set_new(last, "tool_calls", calls));
     }
-    own(c, json_array_append_new(calls,
-                                 json_pack("{s:s,s:s,s:{s:s,s:s}}", "id", text_of(item, "call_id"),
-                                           "type", "function", "function", "name",
-                                           text_of(item, "name"), "arguments", arguments)));
+    body_own(&c->body, json_array_append_new(
+                           calls, json_pack("{s:s,s:s,s:{s:s,s:s}}", "id", text_of(item, "call_id"),
+                                            "type", "function", "function", "name",
+                                            text_of(item, "name"), "arguments", arguments)));
 }
 
 static void add_custom_call(struct converter *c, const json_t *item)
@@ -160,19 +143,20 @@ static void add_item(struct converter *c, const json_t *item, size_t i)
     const char *type = text_of(item, "type");
     (void)snprintf(c->param, sizeof c->param, "input[%zu]", i);
     if (!json_is_object(item))
-        refuse(c, "invalid_type", c->param, "is no object.");
-    else if (!*type || is(type, "message"))
+        body_refuse(&c->body, "invalid_type", c->param, "is no object.");
+    else if (!*type || is_text(type, "message"))
         add_text_message(c, item);
-    else if (is(type, "function_call"))
+    else if (is_text(type, "function_call"))
         add_call(c, item, text_of(item, "arguments"));
-    else if (is(type, "custom_tool_call"))
+    else if (is_text(type, "custom_tool_call"))
         add_custom_call(c, item);
-    else if (is(type, "function_call_output") || is(type, "custom_tool_call_output"))
+    else if (is_text(type, "function_call_output") || is_text(type, "custom_tool_call_output"))
         add_result(c, item);
-    else if (is(type, "reasoning"))
+    else if (is_text(type, "reasoning"))
         add_reasoning(c, item);
     else
-        refuse(c, "unsupported_value", c->param, "is of a type that is not known here.");
+        body_refuse(&c->body, "unsupported_value", c->param,
+                    "is of a type that is not known here.");
 }
 
 static void add_input(struct converter *c, const json_t *input)
@@ -180,22 +164,22 @@ static void add_input(struct converter *c, const json_t *input)
     size_t i;
     json_t *item;
     if (json_is_string(input)) {
-        own(c,
-            json_array_append_new(c->out->items, json_pack("{s:s,s:s,s:[{s:s,s:O}]}", "type",
+        body_own(&c->body, json_array_append_new(c->out->items,
+                                                 json_pack("{s:s,s:s,s:[{s:s,s:O}]}", "type",
                                                            "message", "role", "user", "content",
                                                            "type", "input_text", "text", input)));
         add_message(c, json_pack("{s:s,s:O}", "role", "user", "content", input));
         return;
     }
     if (!json_is_array(input) || json_array_size(input) > LIMIT_MESSAGES) {
-        refuse(c, input ? "invalid_type" : "missing_required_parameter", "input",
-               "has to be a string or a list of items.");
+        body_refuse(&c->body, input ? "invalid_type" : "missing_required_parameter", "input",
+                    "has to be a string or a list of items.");
         return;
     }
     json_array_foreach((json_t *)input, i, item)
     {
         add_item(c, item, i);
-        own(c, json_array_append(c->out->items, item));
+        body_own(&c->body, json_array_append(c->out->items, item));
     }
 }
 
@@ -217,37 +201,40 @@ static void convert_tools(struct converter *c, const json_t *tools)
     size_t i;
     json_t *tool, *list = json_array();
     if (!json_is_array(tools))
-        refuse(c, "invalid_type", "tools", "has to be a list.");
+        body_refuse(&c->body, "invalid_type", "tools", "has to be a list.");
     json_array_foreach((json_t *)tools, i, tool)
     {
         const char *type = text_of(tool, "type");
-        if (is(type, "function") || is(type, "custom")) {
+        if (is_text(type, "function") || is_text(type, "custom")) {
             json_t *inner = json_copy(tool);
             (void)json_object_del(inner, "type");
-            if (is(type, "custom"))
-                own(c, json_object_set_new(c->out->customs, text_of(tool, "name"), json_true()));
-            own(c, json_array_append_new(list, json_pack("{s:s,s:o}", "type", type, type, inner)));
+            if (is_text(type, "custom"))
+                body_own(&c->body,
+                         json_object_set_new(c->out->customs, text_of(tool, "name"), json_true()));
+            body_own(&c->body, json_array_append_new(
+                                   list, json_pack("{s:s,s:o}", "type", type, type, inner)));
         } else if (is_hosted(type)) {
-            exchange_ignored_field(c->x, type); /* run by a server that this is not */
+            exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
         } else {
-            refuse(c, "unsupported_value", "tools", "has one of a type that is not known here.");
+            body_refuse(&c->body, "unsupported_value", "tools",
+                        "has one of a type that is not known here.");
         }
     }
-    own(c, json_object_set_new(c->out->chat, "tools", list));
+    body_own(&c->body, json_object_set_new(c->out->chat, "tools", list));
 }
 
 static void convert_choice(struct converter *c, json_t *choice)
 {
     const char *type = text_of(choice, "type");
     json_t *made = NULL;
-    if (is(type, "function") || is(type, "custom"))
+    if (is_text(type, "function") || is_text(type, "custom"))
         made = json_pack("{s:s,s:{s:s}}", "type", "function", "function", "name",
                          text_of(choice, "name"));
-    else if (is(type, "allowed_tools"))
+    else if (is_text(type, "allowed_tools"))
         made = json_pack("{s:s,s:{s:O?,s:O?}}", "type", type, type, "mode",
                          json_body_get(choice, "mode"), "tools", json_body_get(choice, "tools"));
-    own(c, made ? json_object_set_new(c->out->chat, "tool_choice", made)
-                : json_object_set(c->out->chat, "tool_choice", choice));
+    body_own(&c->body, made ? json_object_set_new(c->out->chat, "tool_choice", made)
+                            : json_object_set(c->out->chat, "tool_choice", choice));
 }
 
 /* ---- the rest ---- */
@@ -257,15 +244,15 @@ static void convert_format(struct converter *c, const json_t *text)
     json_t *format = json_body_get(text, "format");
     if (!format)
         return;
-    if (!is(text_of(format, "type"), "json_schema")) {
-        own(c, json_object_set(c->out->chat, "response_format", format));
+    if (!is_text(text_of(format, "type"), "json_schema")) {
+        body_own(&c->body, json_object_set(c->out->chat, "response_format", format));
         return;
     }
     json_t *inner = json_copy(format);
     (void)json_object_del(inner, "type");
-    own(c,
-        json_object_set_new(c->out->chat, "response_format",
-                            json_pack("{s:s,s:o}", "type", "json_schema", "json_schema", inner)));
+    body_own(&c->body, json_object_set_new(
+                           c->out->chat, "response_format",
+                           json_pack("{s:s,s:o}", "type", "json_schema", "json_schema", inner)));
 }
 
 static void convert_members(struct converter *c, const json_t *body)
@@ -281,22 +268,25 @@ static void convert_members(struct converter *c, const json_t *body)
     {
         bool is_own = json_is_null(value);
         for (size_t i = 0; i < sizeof own_members / sizeof *own_members; i++)
-            is_own = is_own || is(name, own_members[i]);
+            is_own = is_own || is_text(name, own_members[i]);
         if (!is_own)
-            own(c, json_object_set(c->out->chat,
-                                   is(name, "max_output_tokens") ? "max_tokens" : name, value));
+            body_own(&c->body,
+                     json_object_set(c->out->chat,
+                                     is_text(name, "max_output_tokens") ? "max_tokens" : name,
+                                     value));
     }
     json_t *effort = json_body_get(json_body_get(body, "reasoning"), "effort");
     if (effort)
-        own(c, json_object_set(c->out->chat, "reasoning_effort", effort));
+        body_own(&c->body, json_object_set(c->out->chat, "reasoning_effort", effort));
     if (json_is_true(json_body_get(body, "background")))
-        refuse(c, "unsupported_value", "background", "responses are made while one waits.");
+        body_refuse(&c->body, "unsupported_value", "background",
+                    "responses are made while one waits.");
 }
 
 bool responses_body_convert(struct exchange *x, const json_t *body, const json_t *before,
                             struct responses_body *out, struct api_error *e)
 {
-    struct converter c = {.x = x, .out = out, .e = e};
+    struct converter c = {.body = {x, e, "input", false}, .out = out};
     json_t *instructions = json_body_get(body, "instructions");
     *out = (struct responses_body){.chat = json_object(),
                                    .items = json_array(),
@@ -312,14 +302,14 @@ bool responses_body_convert(struct exchange *x, const json_t *body, const json_t
     convert_format(&c, json_body_get(body, "text"));
     json_t *messages = json_array();
     if (instructions)
-        own(&c, json_array_append_new(
-                    messages, json_pack("{s:s,s:O}", "role", "system", "content", instructions)));
-    own(&c, json_array_extend(messages, out->messages));
-    own(&c, json_object_set_new(out->chat, "messages", messages));
+        body_own(&c.body, json_array_append_new(messages, json_pack("{s:s,s:O}", "role", "system",
+                                                                    "content", instructions)));
+    body_own(&c.body, json_array_extend(messages, out->messages));
+    body_own(&c.body, json_object_set_new(out->chat, "messages", messages));
     buffer_deinit(&c.thought);
-    if (c.is_failed)
+    if (c.body.is_failed)
         responses_body_release(out);
-    return !c.is_failed;
+    return !c.body.is_failed;
 }
 
 void responses_body_release(struct responses_body *body)
