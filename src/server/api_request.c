@@ -327,7 +327,7 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
                           struct api_fields *out, struct api_error *e)
 {
     set_initial(out, root);
-    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
+    if (read_all(x, endpoint, out, e) && api_check_model(exchange_model(x), out->model, e))
         return true;
     api_fields_release(out);
     return false;
@@ -336,10 +336,8 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e)
 {
-    size_t n;
-    const char *body = exchange_body(x, &n);
     json_t *root;
-    return json_body_parse(body, n, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
+    return exchange_take_json(x, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
 }
 
 void api_fields_release(struct api_fields *f)
@@ -375,14 +373,13 @@ const char *api_adapter_name(const struct served_model *model, const char *name)
     return is_base ? NULL : name;
 }
 
-bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
+bool api_check_model(const struct served_model *model, const char *name, struct api_error *e)
 {
-    const char *adapter = api_adapter_name(exchange_model(x), name);
-    if (!adapter || engine_has_adapter(exchange_model(x)->engine, adapter))
+    const char *adapter = api_adapter_name(model, name);
+    if (!adapter || engine_has_adapter(model->engine, adapter))
         return true;
     api_error_set(e, "model_not_found", "model",
-                  "The model `%.100s` does not exist; `%.100s` is served here.", name,
-                  exchange_model(x)->name);
+                  "The model `%.100s` does not exist; `%.100s` is served here.", name, model->name);
     return false;
 }
 

@@ -58,7 +58,7 @@ const char *api_adapter_name(const struct served_model *model, const char *name)
 const char *api_next_alias(const char **at, size_t *n);
 
 /* The name must be the loaded model's, "default", empty, or that of an adapter. */
-bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
+bool api_check_model(const struct served_model *model, const char *name, struct api_error *e);
 
 /* False: the model makes no text, *e says what it does. */
 bool api_check_generates(struct exchange *x, struct api_error *e);

@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>
@@ -101,6 +102,7 @@ void exchange_unref(struct exchange *x)
     buffer_deinit(&x->reply);
     buffer_deinit(&x->ignored_fields);
     (void)pthread_mutex_destroy(&x->lock);
+    json_decref(x->json);
     free(x->request_ids);
     free(x->path_rest);
     free(x->target);
@@ -117,13 +119,20 @@ const struct server_context *exchange_context(const struct exchange *x)
 
 const struct served_model *exchange_model(const struct exchange *x)
 {
-    return atomic_load(&x->server->model);
+    return x->model;
 }
 
 const char *exchange_body(const struct exchange *x, size_t *n)
 {
     *n = x->body.len;
     return buffer_str(&x->body);
+}
+
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e)
+{
+    *out = x->json;
+    x->json = NULL;
+    return *out || json_body_parse(buffer_str(&x->body), x->body.len, out, e);
 }
 
 const char *exchange_path_rest(const struct exchange *x)
@@ -266,7 +275,7 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
 
 static void cancel_all(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = x->model;
     (void)pthread_mutex_lock(&x->lock);
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);

@@ -450,7 +450,7 @@ static enum MHD_Result answer(struct exchange *x)
         set_times(x, 0, 0);
         if (x->refusal.http_status != 0)
             exchange_fail(x, &x->refusal);
-        else if (x->phase != PHASE_REPLIED)
+        else if (x->phase != PHASE_REPLIED && exchange_choose_model(x) == MODEL_CHOSEN)
             x->route->handler(x);
         if (x->phase == PHASE_GENERATING)
             watch_hangup(x);

@@ -91,6 +91,8 @@ struct exchange {
     const struct route *route;
     char *path_rest; /* decoded */
     struct buffer body;
+    json_t *json; /* of the body, until its handler takes it; NULL: not parsed */
+    const struct served_model *model; /* set before the handler is called */
     size_t max_body;
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
         is_last;              /* is_last: the connection ends */
@@ -282,6 +284,12 @@ void job_thread_deinit(struct job_thread *jobs);
 
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
+
+/* model_choice.c */
+enum model_choice { MODEL_CHOSEN, MODEL_REFUSED };
+/* Before a handler is called: finds the model that the request names, which exchange_model has from
+ * then on. MODEL_REFUSED: the reply is an error. */
+enum model_choice exchange_choose_model(struct exchange *x);
 
 /* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
