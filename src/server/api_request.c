@@ -55,6 +55,7 @@ static const struct field fields[] = {
     {"stream", FIELD_BOOL, GENERATE, AT(stream), 0, 0},
     {"stream_options", FIELD_JSON, GENERATE, AT(stream_options), 0, 0},
     {"echo", FIELD_BOOL, API_COMPLETIONS, AT(echo), 0, 0},
+    {"suffix", FIELD_JSON, API_COMPLETIONS, AT(suffix), 0, 0},
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
     {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
@@ -154,7 +155,6 @@ static const struct field fields[] = {
     /* what would change the output */
     {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
-    {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
     {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},

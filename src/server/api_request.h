@@ -27,7 +27,7 @@ struct api_fields {
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
         *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
-        *query, *texts, *text_1, *text_2, *items, *label_token_ids;
+        *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
         *logprobs_mode;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
