@@ -139,6 +139,9 @@ static const struct field fields[] = {
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
+    {"reasoning_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"max_thinking_tokens", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"thinking_token_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
     /* the form of the output: output_form.c reads them */
     {"response_format", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_schema", FIELD_NOTHING, GENERATE, 0, 0, 0},
@@ -153,8 +156,6 @@ static const struct field fields[] = {
     {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
-    {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
-    {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
@@ -291,6 +292,7 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .dry_base = NAN,
                                .prompt_logprobs = API_UNSET,
                                .truncate_prompt_tokens = API_UNSET,
+                               .reasoning_budget = -1,
                                .dry_allowed_length = API_UNSET,
                                .dry_penalty_last_n = API_UNSET,
                                .skip_special_tokens = true,
