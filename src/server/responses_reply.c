@@ -93,10 +93,11 @@ static void write_member(const struct responses_reply *r, const char *name, cons
                          struct buffer *out)
 {
     const json_t *value = json_body_get(r->request, name);
-    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     buffer_printf(out, ",\"%s\":", name);
-    buffer_append_str(out, text ? text : otherwise);
-    free(text);
+    if (value)
+        json_body_write(value, JSON_SPELLING_COMPACT, out);
+    else
+        buffer_append_str(out, otherwise);
 }
 
 static void write_usage(const struct responses_reply *r, struct buffer *out)
