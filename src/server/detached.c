@@ -45,7 +45,7 @@ static void dispatch(struct exchange *x)
     x->is_dispatched = true;
     if (x->refusal.http_status != 0)
         exchange_fail(x, &x->refusal);
-    else
+    else if (exchange_choose_model(x) == MODEL_CHOSEN)
         x->route->handler(x);
     if (x->phase != PHASE_GENERATING || !x->is_stream || x->sink.on_frames)
         return;
