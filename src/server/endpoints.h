@@ -30,6 +30,11 @@ void endpoint_rerank(struct exchange *x);
 void endpoint_rerank_v2(struct exchange *x);
 /* score.c */
 void endpoint_score(struct exchange *x);
+/* files.c */
+void endpoint_files_create(struct exchange *x);
+void endpoint_files_list(struct exchange *x);
+void endpoint_files_get(struct exchange *x);
+void endpoint_files_delete(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);

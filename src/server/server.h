@@ -10,6 +10,9 @@ struct server;
 
 struct server_options {
     struct server_context context; /* outlives the server */
+    /* Of files and batches; NULL: there are none. If it cannot be opened the server does without
+     * it, unless the options name it. */
+    const char *data_folder;
 };
 
 /* Reads the key file and the certificate, binds and listens; replies 503 to what needs a model
