@@ -97,6 +97,7 @@ void exchange_unref(struct exchange *x)
     rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
+    exchange_leave_model(x);
     event_queue_deinit(&x->queue);
     buffer_deinit(&x->body);
     buffer_deinit(&x->reply);
@@ -188,6 +189,16 @@ bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t lea
         return false;
     }
     *value = (uint32_t)number;
+    return true;
+}
+
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size)
+{
+    size_t n;
+    const char *text = query_value(x, name, &n);
+    if (!text || n >= size)
+        return false;
+    out[route_decode(text, n, out)] = '\0';
     return true;
 }
 
