@@ -181,6 +181,10 @@
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
 
+/* Models of one server: more are refused, and names that are longer, the end's byte too. */
+#define LIMIT_MODELS     256u
+#define LIMIT_MODEL_NAME 128u
+
 /* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
 #define LIMIT_SERVER_JOBS 16u
 /* Those of the thread that has files and batches: short ones. */

@@ -7,6 +7,8 @@ struct exchange;
 /* models.c */
 void endpoint_models_list(struct exchange *x);
 void endpoint_models_get(struct exchange *x);
+void endpoint_load_model(struct exchange *x);
+void endpoint_unload_model(struct exchange *x);
 /* openai_chat.c */
 void endpoint_chat_completions(struct exchange *x);
 void endpoint_apply_template(struct exchange *x);

@@ -100,6 +100,7 @@ void exchange_unref(struct exchange *x)
     rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
+    exchange_leave_model(x);
     event_queue_deinit(&x->queue);
     buffer_deinit(&x->body);
     buffer_deinit(&x->reply);
@@ -206,31 +207,13 @@ bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t lea
     return true;
 }
 
-static int hex_value(char c)
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t cap)
-{
-    size_t n = 0, len = 0;
+    size_t n = 0;
     const char *text = query_value(x, name, &n);
-    for (size_t i = 0; text && i < n; i++) {
-        if (len + 1 >= cap)
-            return false;
-        if (text[i] != '%') {
-            out[len++] = text[i];
-            continue;
-        }
-        if (n - i < 3 || hex_value(text[i + 1]) < 0 || hex_value(text[i + 2]) < 0)
-            return false;
-        out[len++] = (char)(hex_value(text[i + 1]) << 4 | hex_value(text[i + 2]));
-        i += 2;
-    }
-    out[len] = '\0';
+    if (n >= size)
+        return false;
+    out[text ? route_decode(text, n, out) : 0] = '\0';
     return true;
 }
 

@@ -27,6 +27,7 @@ struct file;
 /* A loaded model and what serves it; immutable while it is published. */
 struct served_model {
     const char *name;    /* id in the API */
+    const char *path;    /* where it was loaded from; NULL: it is not told */
     const char *aliases; /* further ids, comma separated; NULL: none */
     int64_t created;     /* Unix seconds */
     struct program *program;
@@ -70,9 +71,9 @@ uint64_t exchange_arrival_ns(const struct exchange *x);
 bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
                         uint32_t *value, struct api_error *e);
 
-/* A text of the query string, decoded, of up to cap - 1 bytes; "": there is none of that name.
- * False: it is longer, or its escapes are broken. */
-bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t cap);
+/* A text of the query string, escapes decoded; "": there is none of that name. False: it is longer
+ * than size - 1 bytes. */
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size);
 
 /* A field that was ignored: reported in X-Serverd-Warning and counted. */
 void exchange_ignored_field(struct exchange *x, const char *name);

@@ -8,7 +8,7 @@
 void endpoint_model_info(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
-    const char *path = exchange_context(x)->options->model_path;
+    const char *path = model->path;
     struct buffer body;
     buffer_init(&body, 64 * KIB);
     buffer_append_str(&body, "{\"model_path\":");
