@@ -27,12 +27,12 @@ struct api_fields {
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
         *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
-        *query, *texts, *text_1, *text_2, *items, *label_token_ids;
+        *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
         *logprobs_mode;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
-        truncate_prompt_tokens;
+        truncate_prompt_tokens, reasoning_budget;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
         typical_p, top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,

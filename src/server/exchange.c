@@ -75,6 +75,7 @@ struct exchange *exchange_create(struct server *server)
     buffer_init(&x->reply, SIZE_MAX / 2);
     buffer_init(&x->ignored_fields, 1 * KIB);
     x->arrival_ns = clock_now_ns(server->context.clock);
+    x->max_priority = INT32_MAX;
     return x;
 }
 
@@ -108,6 +109,16 @@ void exchange_unref(struct exchange *x)
     free(x->path_rest);
     free(x->target);
     free(x);
+}
+
+void exchange_make_request_id(struct exchange *x)
+{
+    uint8_t random[16] = {0};
+    serverd_error ignored; /* an id without randomness is still an id */
+    (void)random_bytes(random, sizeof random, &ignored);
+    memcpy(x->request_id, "req_", 4);
+    for (size_t i = 0; i < sizeof random; i++)
+        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
 }
 
 /* ---- the request -------------------------------------------------------------------------------
@@ -356,6 +367,8 @@ static bool submit_all(struct exchange *x, struct request **requests, uint32_t n
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
+        if (requests[i]->priority > x->max_priority)
+            requests[i]->priority = x->max_priority;
         begin_share(x);
         uint64_t id = 0;
         const bool is_draining = atomic_load(&x->server->is_draining);
@@ -570,7 +583,15 @@ void exchange_wake(struct exchange *x)
     if (!x->is_suspended)
         return;
     x->is_suspended = false;
-    MHD_resume_connection(x->mhd);
+    if (x->is_detached)
+        worker_put_ready(x->worker, x);
+    else
+        MHD_resume_connection(x->mhd);
+}
+
+bool exchange_may_sleep(const struct exchange *x)
+{
+    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
 }
 
 void exchange_abort(struct exchange *x)

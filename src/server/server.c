@@ -34,6 +34,7 @@ serverd_status server_create(const struct server_options *options, struct server
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
     job_thread_init(&server->compilers, server);
+    worker_init(&server->detached, server);
     model_set_init(&server->models, server);
     response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -51,6 +52,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (status == SERVERD_OK)
         status = job_thread_start(&server->compilers, err);
     if (status == SERVERD_OK)
+        status = worker_start(&server->detached, err);
+    if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
         server_destroy(server);
@@ -64,6 +67,7 @@ static void dispatch(struct server *server)
 {
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_dispatch(&server->workers[i]);
+    worker_dispatch(&server->detached);
 }
 
 /* Every suspended connection goes on and ends. */
@@ -92,6 +96,9 @@ void server_destroy(struct server *server)
         return;
     server_end_requests(server);
     http_stop(server);
+    worker_stop(&server->detached);
+    detached_end_all(server);
+    worker_deinit(&server->detached);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
     response_store_deinit(&server->responses);
@@ -202,6 +209,7 @@ void server_put_events(struct server *server, const struct event *events, uint32
     }
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_wake(&server->workers[i]);
+    worker_wake(&server->detached);
 }
 
 static void put_events(void *context, const struct event *events, uint32_t n)
@@ -244,16 +252,37 @@ void server_wake_awaiting(struct server *server, uint64_t before_ns)
     (void)pthread_mutex_unlock(&server->lock);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------
+/* ---- exchanges that are served -----------------------------------------------------------------
  */
 
-int server_hangup_fd(const struct server *server)
+void server_add_live(struct exchange *x)
 {
-    return server->hangup_fd;
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    x->next_live = server->live;
+    if (x->next_live)
+        x->next_live->previous_live = x;
+    server->live = x;
+    server->n_live++;
+    x->number = ++server->n_exchanges;
+    (void)pthread_mutex_unlock(&server->lock);
 }
 
-/* The exchange with a reference; NULL: it is over. */
-static struct exchange *find_live(struct server *server, uint64_t number)
+void server_remove_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    if (x->previous_live)
+        x->previous_live->next_live = x->next_live;
+    else
+        server->live = x->next_live;
+    if (x->next_live)
+        x->next_live->previous_live = x->previous_live;
+    server->n_live--;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+struct exchange *server_find_live(struct server *server, uint64_t number)
 {
     (void)pthread_mutex_lock(&server->lock);
     struct exchange *x = server->live;
@@ -265,12 +294,20 @@ static struct exchange *find_live(struct server *server, uint64_t number)
     return x;
 }
 
+/* ---- time ---------------------------------------------------------------------------------------
+ */
+
+int server_hangup_fd(const struct server *server)
+{
+    return server->hangup_fd;
+}
+
 void server_check_hangups(struct server *server)
 {
     struct epoll_event events[64];
     int n = epoll_wait(server->hangup_fd, events, 64, 0);
     for (int i = 0; i < n; i++) {
-        struct exchange *x = find_live(server, events[i].data.u64);
+        struct exchange *x = server_find_live(server, events[i].data.u64);
         if (!x)
             continue;
         exchange_abandon(x);
@@ -347,7 +384,7 @@ void server_tick(struct server *server)
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);
-        else if (x->has_begun)
+        else if (x->has_begun && !x->is_detached)
             tend_stream(x, now);
     metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
     (void)pthread_mutex_unlock(&server->lock);

@@ -243,8 +243,8 @@ void endpoint_generate(struct exchange *x)
     }
     if (reply) {
         bool is_stream = call.fields.stream;
-        output_form_generate(x, call.requests, call.n, &call.form, NULL, &sglang_reply_encoder,
-                             reply, is_stream);
+        output_form_generate(x, call.requests, call.n, &call.form, &sglang_reply_encoder, reply,
+                             is_stream);
     } else {
         call_release(&call);
         exchange_fail(x, &e);

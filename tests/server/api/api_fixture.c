@@ -125,7 +125,12 @@ static void create_engine(struct api_world *world, bool has_prefix_cache)
     must(engine_create(&options, &world->engine, &err), &err);
 }
 
-static struct api_world *create(const char *arch, const char *chat_template, bool has_prefix_cache)
+struct world_options {
+    bool has_prefix_cache, fills_in;
+};
+
+static struct api_world *create(const char *arch, const char *chat_template,
+                                struct world_options options)
 {
     serverd_error err;
     struct api_world *world = calloc(1, sizeof *world);
@@ -134,13 +139,21 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     world->metrics = metrics_create();
     compile_synthetic(world, arch);
     compile_template(world, chat_template);
+    if (options.fills_in) {
+        struct vocabulary *v = &world->program->vocabulary;
+        v->fim_prefix = API_FIM_PREFIX;
+        v->fim_suffix = API_FIM_SUFFIX;
+        v->fim_middle = API_FIM_MIDDLE;
+        v->fim_repo = API_FIM_REPOSITORY;
+        v->fim_separator = API_FIM_FILE;
+    }
     must(tokenizer_create(&world->program->vocabulary, &world->tokenizer, &err), &err);
     must(output_formats_init(&world->model.output, world->tokenizer,
                              world->model.chat_template_source, NULL, NULL, &err),
          &err);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world);
-    create_engine(world, has_prefix_cache);
+    create_engine(world, options.has_prefix_cache);
     world->model.name = "tiny";
     world->model.created = 1600000000;
     world->model.program = world->program;
@@ -161,12 +174,17 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
 
 struct api_world *api_world_create(const char *arch, const char *chat_template)
 {
-    return create(arch, chat_template, false);
+    return create(arch, chat_template, (struct world_options){0});
 }
 
 struct api_world *api_world_create_with_cache(const char *arch)
 {
-    return create(arch, NULL, true);
+    return create(arch, NULL, (struct world_options){.has_prefix_cache = true});
+}
+
+struct api_world *api_world_create_for_fill_in(const char *arch)
+{
+    return create(arch, NULL, (struct world_options){.fills_in = true});
 }
 
 void api_world_destroy(struct api_world *world)

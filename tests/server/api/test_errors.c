@@ -257,6 +257,9 @@ static const struct row rows[] = {
      "json_whitespace"},
     {CHAT, "{" USER ",\"response_format\":5}", 400, "invalid_type", "response_format"},
     {COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":\"b\"}", 400, "unsupported_value", "suffix"},
+    {COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":5}", 400, "invalid_type", "suffix"},
+    {COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":\"b\",\"echo\":true}", 400, "unsupported_value",
+     "suffix"},
     {CHAT, "{" USER ",\"stop_regex\":\"a\"}", 400, "unsupported_value", "stop_regex"},
 
     /* the tokenizer's endpoints */
