@@ -209,6 +209,10 @@ static void load(struct model_set *set, struct model_entry *entry)
         set->opener.open(set->opener.context, &entry->config, &load, &model, &served, &err);
     if (status != SERVERD_OK)
         log_error(set->server->context.log, "models", "%s", err.text);
+    else if (set->memory_bytes > 0)
+        log_info(set->server->context.log, "models", "%s is loaded and may take %llu MiB of %llu",
+                 entry->config.name, (unsigned long long)(entry->bytes / MIB),
+                 (unsigned long long)(set->memory_bytes / MIB));
     const char *labels[] = {entry->config.name, status == SERVERD_OK ? "ok" : "error"};
     metrics_add_labelled(set->server->context.metrics, METRIC_MODEL_LOADS, labels, 1);
     (void)pthread_mutex_lock(&set->mutex);
