@@ -4,6 +4,7 @@
 #include "base/limits.h"
 
 #include <math.h>
+#include <string.h>
 
 bool json_body_parse(const char *bytes, size_t n, json_t **out, struct api_error *e)
 {
@@ -46,4 +47,51 @@ bool json_body_integer(const json_t *value, int64_t *out)
         return false;
     *out = (int64_t)x;
     return true;
+}
+
+void json_body_write(const json_t *value, struct buffer *out)
+{
+    size_t i;
+    json_t *item;
+    const char *key, *comma = "";
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        buffer_append_char(out, '{');
+        json_object_foreach((json_t *)value, key, item)
+        {
+            buffer_append_str(out, comma);
+            buffer_append_char(out, '"');
+            buffer_append_json(out, key, strlen(key));
+            buffer_append_str(out, "\":");
+            json_body_write(item, out);
+            comma = ",";
+        }
+        buffer_append_char(out, '}');
+        break;
+    case JSON_ARRAY:
+        buffer_append_char(out, '[');
+        json_array_foreach((json_t *)value, i, item)
+        {
+            buffer_append_str(out, i ? "," : "");
+            json_body_write(item, out);
+        }
+        buffer_append_char(out, ']');
+        break;
+    case JSON_STRING:
+        buffer_append_char(out, '"');
+        buffer_append_json(out, json_string_value(value), json_string_length(value));
+        buffer_append_char(out, '"');
+        break;
+    case JSON_INTEGER:
+        buffer_printf(out, "%lld", (long long)json_integer_value(value));
+        break;
+    case JSON_REAL:
+        buffer_append_f64(out, json_real_value(value));
+        break;
+    default:
+        buffer_append_str(out, json_is_true(value)    ? "true"
+                               : json_is_false(value) ? "false"
+                                                      : "null");
+        break;
+    }
 }
