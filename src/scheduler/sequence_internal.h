@@ -73,9 +73,8 @@ struct sequence {
     uint32_t window_begin, window_end, n_reused;
     uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
-    struct constraint *constraint; /* NULL: no grammar */
+    struct constraint *constraint; /* NULL: neither grammar nor reasoning */
     struct stop_matcher *matcher;  /* NULL: no stop strings */
-    uint64_t matcher_base;         /* bytes of text that were not searched (min_tokens) */
     uint64_t n_bytes;              /* of the text */
     uint32_t n_failures;           /* steps that failed since it last got on */
     struct drafter *drafter;       /* guesses its next tokens; NULL: it has not done so yet */

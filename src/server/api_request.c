@@ -160,6 +160,9 @@ static const struct field fields[] = {
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
+    {"reasoning_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"max_thinking_tokens", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"thinking_token_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
     /* the form of the output: output_form.c reads them */
     {"response_format", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_schema", FIELD_NOTHING, SAMPLE, 0, 0, 0},
@@ -174,8 +177,6 @@ static const struct field fields[] = {
     {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
-    {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
-    {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
     {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
@@ -323,6 +324,7 @@ static void set_initial(struct api_fields *out, enum api_endpoint endpoint, json
                                .dry_base = NAN,
                                .prompt_logprobs = API_UNSET,
                                .truncate_prompt_tokens = API_UNSET,
+                               .reasoning_budget = -1,
                                .dry_allowed_length = API_UNSET,
                                .dry_penalty_last_n = API_UNSET,
                                .repeat_last_n = API_UNSET,
@@ -363,7 +365,7 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
                           struct api_fields *out, struct api_error *e)
 {
     set_initial(out, endpoint, root);
-    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
+    if (read_all(x, endpoint, out, e) && api_check_model(exchange_model(x), out->model, e))
         return true;
     api_fields_release(out);
     return false;
@@ -372,10 +374,8 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e)
 {
-    size_t n;
-    const char *body = exchange_body(x, &n);
     json_t *root;
-    return json_body_parse(body, n, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
+    return exchange_take_json(x, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
 }
 
 void api_fields_release(struct api_fields *f)
@@ -411,14 +411,13 @@ const char *api_adapter_name(const struct served_model *model, const char *name)
     return is_base ? NULL : name;
 }
 
-bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
+bool api_check_model(const struct served_model *model, const char *name, struct api_error *e)
 {
-    const char *adapter = api_adapter_name(exchange_model(x), name);
-    if (!adapter || engine_has_adapter(exchange_model(x)->engine, adapter))
+    const char *adapter = api_adapter_name(model, name);
+    if (!adapter || engine_has_adapter(model->engine, adapter))
         return true;
     api_error_set(e, "model_not_found", "model",
-                  "The model `%.100s` does not exist; `%.100s` is served here.", name,
-                  exchange_model(x)->name);
+                  "The model `%.100s` does not exist; `%.100s` is served here.", name, model->name);
     return false;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>
@@ -74,6 +75,7 @@ struct exchange *exchange_create(struct server *server)
     buffer_init(&x->reply, SIZE_MAX / 2);
     buffer_init(&x->ignored_fields, 1 * KIB);
     x->arrival_ns = clock_now_ns(server->context.clock);
+    x->max_priority = INT32_MAX;
     return x;
 }
 
@@ -101,10 +103,21 @@ void exchange_unref(struct exchange *x)
     buffer_deinit(&x->reply);
     buffer_deinit(&x->ignored_fields);
     (void)pthread_mutex_destroy(&x->lock);
+    json_decref(x->json);
     free(x->request_ids);
     free(x->path_rest);
     free(x->target);
     free(x);
+}
+
+void exchange_make_request_id(struct exchange *x)
+{
+    uint8_t random[16] = {0};
+    serverd_error ignored; /* an id without randomness is still an id */
+    (void)random_bytes(random, sizeof random, &ignored);
+    memcpy(x->request_id, "req_", 4);
+    for (size_t i = 0; i < sizeof random; i++)
+        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
 }
 
 /* ---- the request -------------------------------------------------------------------------------
@@ -117,13 +130,20 @@ const struct server_context *exchange_context(const struct exchange *x)
 
 const struct served_model *exchange_model(const struct exchange *x)
 {
-    return atomic_load(&x->server->model);
+    return x->model;
 }
 
 const char *exchange_body(const struct exchange *x, size_t *n)
 {
     *n = x->body.len;
     return buffer_str(&x->body);
+}
+
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e)
+{
+    *out = x->json;
+    x->json = NULL;
+    return *out || json_body_parse(buffer_str(&x->body), x->body.len, out, e);
 }
 
 const char *exchange_path_rest(const struct exchange *x)
@@ -266,7 +286,7 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
 
 static void cancel_all(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = x->model;
     (void)pthread_mutex_lock(&x->lock);
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);
@@ -336,6 +356,8 @@ static bool submit_all(struct exchange *x, struct request **requests, uint32_t n
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
+        if (requests[i]->priority > x->max_priority)
+            requests[i]->priority = x->max_priority;
         begin_share(x);
         uint64_t id = 0;
         const bool is_draining = atomic_load(&x->server->is_draining);
@@ -550,7 +572,15 @@ void exchange_wake(struct exchange *x)
     if (!x->is_suspended)
         return;
     x->is_suspended = false;
-    MHD_resume_connection(x->mhd);
+    if (x->is_detached)
+        worker_put_ready(x->worker, x);
+    else
+        MHD_resume_connection(x->mhd);
+}
+
+bool exchange_may_sleep(const struct exchange *x)
+{
+    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
 }
 
 void exchange_abort(struct exchange *x)

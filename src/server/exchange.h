@@ -17,6 +17,8 @@
 #include "text/output_formats.h"
 #include "text/tokenizer.h"
 
+#include <jansson.h>
+
 struct exchange;
 
 /* A loaded model and what serves it; immutable while it is published. */
@@ -45,12 +47,16 @@ struct server_context {
 
 const struct server_context *exchange_context(const struct exchange *x);
 
-/* The loaded model, never NULL in a route that needs one (others see 503 first). */
+/* The model that the request names, as long as the exchange; never NULL in a route that needs one,
+ * NULL in others. */
 const struct served_model *exchange_model(const struct exchange *x);
 
 /* Request: the whole body; the decoded rest of the path of a `{id}` route; a header's value or
  * NULL; the request's id as it stands in x-request-id; when its head arrived. */
 const char *exchange_body(const struct exchange *x, size_t *n);
+/* The body as a JSON object, json_decref it. False: *e says why. Once: it may have been parsed
+ * before, to find the model, and is handed over. */
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e);
 const char *exchange_path_rest(const struct exchange *x);
 const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);

@@ -71,7 +71,7 @@ static void reply_health(struct exchange *x, bool ok_while_loading)
 {
     if (atomic_load(&x->server->has_failed)) {
         fail_with(x, "model_unavailable", "The model could not be loaded.");
-    } else if (!exchange_model(x)) {
+    } else if (!atomic_load(&x->server->model)) {
         if (ok_while_loading)
             reply_ok(x);
         else

@@ -6,7 +6,6 @@
  * awaited the connection is suspended; when they are delivered it is resumed, and the last call
  * comes again, or the stream's reader is called again. */
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/numeric.h"
 #include "server/request_policy.h"
 #include "server/server_internal.h"
@@ -143,33 +142,6 @@ static void unwatch_hangup(struct exchange *x)
 /* ---- the begin and the end of a request
  * -------------------------------------------------------------- */
 
-static void add_live(struct exchange *x)
-{
-    struct server *server = x->server;
-    (void)pthread_mutex_lock(&server->lock);
-    x->next_live = server->live;
-    if (x->next_live)
-        x->next_live->previous_live = x;
-    server->live = x;
-    server->n_live++;
-    x->number = ++server->n_exchanges;
-    (void)pthread_mutex_unlock(&server->lock);
-}
-
-static void remove_live(struct exchange *x)
-{
-    struct server *server = x->server;
-    (void)pthread_mutex_lock(&server->lock);
-    if (x->previous_live)
-        x->previous_live->next_live = x->next_live;
-    else
-        server->live = x->next_live;
-    if (x->next_live)
-        x->next_live->previous_live = x->previous_live;
-    server->n_live--;
-    (void)pthread_mutex_unlock(&server->lock);
-}
-
 /* The request line is there: what the library passes here becomes the request's context. */
 static void *begin_request(void *context, const char *target, struct MHD_Connection *mhd)
 {
@@ -188,7 +160,7 @@ static void *begin_request(void *context, const char *target, struct MHD_Connect
         return NULL;
     }
     set_times(x, x->arrival_ns, 0);
-    add_live(x);
+    server_add_live(x);
     return x;
 }
 
@@ -198,24 +170,6 @@ static bool is_gone(struct exchange *x)
     bool gone = x->is_gone;
     (void)pthread_mutex_unlock(&x->lock);
     return gone;
-}
-
-static void count_response(struct exchange *x)
-{
-    char status[16];
-    (void)snprintf(status, sizeof status, "%d", x->status);
-    const char *labels[] = {x->route ? x->route->path : "other", status};
-    if (x->status != 0) /* 0: the client left before its answer */
-        metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
-    if (!x->route || !(x->route->flags & JSON_BODY))
-        return;
-    const char *outcome = is_gone(x)                             ? "cancelled"
-                          : x->status == 429 || x->status == 503 ? "rejected"
-                          : x->status == 504                     ? "timeout"
-                          : x->status >= 400 || x->has_failed    ? "error"
-                                                                 : "ok";
-    const char *outcome_labels[] = {x->route->path, outcome};
-    metrics_add_labelled(x->server->context.metrics, METRIC_REQUESTS, outcome_labels, 1);
 }
 
 /* A client that closed its half together with its request: the library has read that request and
@@ -238,13 +192,13 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
     unwatch_hangup(x);
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         exchange_abandon(x);
-    count_response(x);
+    request_count(x);
     x->end_ns = clock_now_ns(x->server->context.clock);
     if (x->has_begun)
         atomic_fetch_sub(&x->server->n_streams, 1);
     set_idle(x);
     notice_half_close(x);
-    remove_live(x);
+    server_remove_live(x);
     x->mhd = NULL;
     exchange_unref(x);
 }
@@ -278,12 +232,6 @@ static enum MHD_Result queue_refusal(struct exchange *x)
 /* ---- streams
  * ------------------------------------------------------------------------------------- */
 
-/* Under x->lock: nothing has come since the queue was looked at. */
-static bool may_sleep(const struct exchange *x)
-{
-    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
-}
-
 static void suspend(struct exchange *x)
 {
     x->is_suspended = true;
@@ -309,7 +257,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t m
         if (x->is_ended)
             return MHD_CONTENT_READER_END_OF_STREAM;
         (void)pthread_mutex_lock(&x->lock);
-        bool sleeps = may_sleep(x);
+        bool sleeps = exchange_may_sleep(x);
         if (sleeps)
             suspend(x);
         (void)pthread_mutex_unlock(&x->lock);
@@ -358,15 +306,10 @@ static void choose_request_id(struct exchange *x)
         memcpy(x->request_id, sent, n + 1);
         return;
     }
-    uint8_t random[16] = {0};
-    serverd_error ignored; /* an id without randomness is still an id */
-    (void)random_bytes(random, sizeof random, &ignored);
-    memcpy(x->request_id, "req_", 4);
-    for (size_t i = 0; i < sizeof random; i++)
-        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
+    exchange_make_request_id(x);
 }
 
-static void refuse_without_model(struct exchange *x)
+void request_refuse_without_model(struct exchange *x)
 {
     struct server *server = x->server;
     if (atomic_load(&server->is_draining) && !(x->route->flags & WHILE_DRAINING)) {
@@ -400,7 +343,7 @@ static void look_at_request(struct exchange *x, const char *method)
     if (!route_find(x, method) || !auth_check(x))
         return;
     if (x->route->flags & NEEDS_MODEL)
-        refuse_without_model(x);
+        request_refuse_without_model(x);
 }
 
 /* First call. */
@@ -450,7 +393,7 @@ static enum MHD_Result answer(struct exchange *x)
         set_times(x, 0, 0);
         if (x->refusal.http_status != 0)
             exchange_fail(x, &x->refusal);
-        else if (x->phase != PHASE_REPLIED)
+        else if (x->phase != PHASE_REPLIED && exchange_choose_model(x) == MODEL_CHOSEN)
             x->route->handler(x);
         if (x->phase == PHASE_GENERATING)
             watch_hangup(x);
@@ -467,7 +410,7 @@ static enum MHD_Result answer(struct exchange *x)
             break;
         }
         (void)pthread_mutex_lock(&x->lock);
-        bool sleeps = may_sleep(x);
+        bool sleeps = exchange_may_sleep(x);
         if (sleeps)
             suspend(x);
         (void)pthread_mutex_unlock(&x->lock);

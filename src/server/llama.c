@@ -180,7 +180,7 @@ static void generate(struct exchange *x, enum api_endpoint endpoint)
         const bool is_stream = call->fields.stream;
         reply = llama_reply_create(&setup);
         if (reply)
-            output_form_generate(x, call->requests, call->prompts.n, &call->form, NULL,
+            output_form_generate(x, call->requests, call->prompts.n, &call->form,
                                  &llama_reply_encoder, reply, is_stream);
         else
             (void)out_of_memory(&e);

@@ -240,7 +240,7 @@ static void choose_members(const struct llama_reply *r, size_t begin, struct buf
         buffer_append_str(out, comma);
         buffer_append_json_string(out, json_string_value(path), json_string_length(path));
         buffer_append_char(out, ':');
-        json_body_write(member, out);
+        json_body_write(member, JSON_SPELLING_COMPACT, out);
         comma = ",";
     }
     buffer_append_char(out, '}');

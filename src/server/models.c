@@ -1,5 +1,6 @@
 #include "server/api_request.h"
 #include "server/endpoints.h"
+#include "server/server_internal.h"
 
 #include <string.h>
 #include <time.h>
@@ -139,7 +140,7 @@ static bool wants_anthropic(const struct exchange *x)
 
 void endpoint_models_list(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = atomic_load(&x->server->model);
     struct buffer body;
     buffer_init(&body, 4 * MIB);
     if (wants_anthropic(x)) {
@@ -159,7 +160,7 @@ void endpoint_models_list(struct exchange *x)
 
 void endpoint_models_get(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = atomic_load(&x->server->model);
     const char *name = exchange_path_rest(x);
     struct api_error e;
     if (!model) {
@@ -167,7 +168,7 @@ void endpoint_models_get(struct exchange *x)
         exchange_fail(x, &e);
         return;
     }
-    if (!api_check_model(x, name, &e)) {
+    if (!api_check_model(model, name, &e)) {
         exchange_fail(x, &e);
         return;
     }

@@ -210,7 +210,7 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
     for (uint32_t i = 0; i < prompts->n && is_good; i++)
         is_good = openai_reply_set_prompt(reply, i, prompts->items[i].id, prompts->items[i].n);
     if (is_good) {
-        output_form_generate(x, requests, prompts->n, form, NULL, &openai_reply_encoder, reply,
+        output_form_generate(x, requests, prompts->n, form, &openai_reply_encoder, reply,
                              is_stream);
         return;
     }

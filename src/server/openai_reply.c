@@ -183,8 +183,8 @@ static const char *finish_reason(const struct openai_reply *reply, const struct 
 {
     if (choice->finish.finish == FINISH_LENGTH)
         return "length";
-    if (choice->parts.n_calls == 0)
-        return "stop";
+    if (choice->parts.n_calls == 0 || choice->parts.has_cut_call)
+        return "stop"; /* a stop string in the middle of a call: it cannot be run */
     return reply->tools.is_legacy ? "function_call" : "tool_calls";
 }
 

@@ -27,7 +27,7 @@ static void append_text(struct buffer *out, const char *text)
 
 static void reply_drain(struct exchange *x, const char *status)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = atomic_load(&x->server->model);
     struct engine_status engine = {0};
     struct buffer body;
     if (model)

@@ -33,6 +33,7 @@ serverd_status server_create(const struct server_options *options, struct server
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
     job_thread_init(&server->compilers, server);
+    worker_init(&server->detached, server);
     grammar_cache_init(&server->grammars);
     response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -47,6 +48,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (status == SERVERD_OK)
         status = job_thread_start(&server->compilers, err);
     if (status == SERVERD_OK)
+        status = worker_start(&server->detached, err);
+    if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
         server_destroy(server);
@@ -60,6 +63,7 @@ static void dispatch(struct server *server)
 {
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_dispatch(&server->workers[i]);
+    worker_dispatch(&server->detached);
 }
 
 /* Every suspended connection goes on and ends. */
@@ -83,6 +87,9 @@ void server_destroy(struct server *server)
     dispatch(server); /* what the engine and the jobs have said comes before the end */
     abort_live(server);
     http_stop(server);
+    worker_stop(&server->detached);
+    detached_end_all(server);
+    worker_deinit(&server->detached);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
     grammar_cache_deinit(&server->grammars);
@@ -193,6 +200,7 @@ void server_put_events(struct server *server, const struct event *events, uint32
     }
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_wake(&server->workers[i]);
+    worker_wake(&server->detached);
 }
 
 static void put_events(void *context, const struct event *events, uint32_t n)
@@ -205,16 +213,37 @@ struct event_sink server_event_sink(struct server *server)
     return (struct event_sink){.deliver = put_events, .context = server};
 }
 
-/* ---- time ---------------------------------------------------------------------------------------
+/* ---- exchanges that are served -----------------------------------------------------------------
  */
 
-int server_hangup_fd(const struct server *server)
+void server_add_live(struct exchange *x)
 {
-    return server->hangup_fd;
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    x->next_live = server->live;
+    if (x->next_live)
+        x->next_live->previous_live = x;
+    server->live = x;
+    server->n_live++;
+    x->number = ++server->n_exchanges;
+    (void)pthread_mutex_unlock(&server->lock);
 }
 
-/* The exchange with a reference; NULL: it is over. */
-static struct exchange *find_live(struct server *server, uint64_t number)
+void server_remove_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    if (x->previous_live)
+        x->previous_live->next_live = x->next_live;
+    else
+        server->live = x->next_live;
+    if (x->next_live)
+        x->next_live->previous_live = x->previous_live;
+    server->n_live--;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+struct exchange *server_find_live(struct server *server, uint64_t number)
 {
     (void)pthread_mutex_lock(&server->lock);
     struct exchange *x = server->live;
@@ -226,12 +255,20 @@ static struct exchange *find_live(struct server *server, uint64_t number)
     return x;
 }
 
+/* ---- time ---------------------------------------------------------------------------------------
+ */
+
+int server_hangup_fd(const struct server *server)
+{
+    return server->hangup_fd;
+}
+
 void server_check_hangups(struct server *server)
 {
     struct epoll_event events[64];
     int n = epoll_wait(server->hangup_fd, events, 64, 0);
     for (int i = 0; i < n; i++) {
-        struct exchange *x = find_live(server, events[i].data.u64);
+        struct exchange *x = server_find_live(server, events[i].data.u64);
         if (!x)
             continue;
         exchange_abandon(x);
@@ -308,7 +345,7 @@ void server_tick(struct server *server)
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);
-        else if (x->has_begun)
+        else if (x->has_begun && !x->is_detached)
             tend_stream(x, now);
     metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
     (void)pthread_mutex_unlock(&server->lock);

@@ -5,6 +5,7 @@
 #define TESTS_ENGINE_FIXTURE_H
 
 #include "scheduler/engine.h"
+#include "text/reasoning.h"
 
 enum {
     N_VOCAB = 120,
@@ -71,6 +72,9 @@ struct plan {
     uint64_t deadline_ns, decode_ns, tenant, hold_ns;
     bool wants_progress;
     uint32_t weight, score_from;
+    const struct reasoning_marks *reasoning; /* one of plan_marks, or NULL */
+    bool is_reasoning_open;
+    uint32_t reasoning_budget;
 
     uint64_t id;
     struct choice_result {
@@ -92,6 +96,9 @@ struct plan {
     uint64_t prefix_handle;
     struct request_times times;
 };
+
+/* Blocks of reasoning begin with "ad" and end with "gg", one token, or "bbcc", two. */
+extern const struct reasoning_marks plan_marks[2];
 
 struct plan *plan_create(void); /* one choice, greedy, 10 tokens, prompt of 5 */
 void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed);

@@ -197,6 +197,59 @@ static void the_context_ends_a_text_with_length(void **state)
     world_destroy(world);
 }
 
+static struct plan *reasoning_plan(uint32_t budget)
+{
+    struct plan *plan = plan_create();
+    plan->max_new_tokens = 40;
+    plan->sampling.ignore_eos = true;
+    plan->reasoning = &plan_marks[1];
+    plan->is_reasoning_open = true;
+    plan->reasoning_budget = budget;
+    return plan;
+}
+
+static void a_budget_closes_the_block(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    for (uint32_t budget = 0; budget < 3; budget++) {
+        struct plan *plan = reasoning_plan(budget * 7);
+        plan_must_submit(world, plan);
+        world_run(world);
+        plan_check_whole(world, plan);
+        assert_int_equal(plan->result[0].token[budget * 7], 12);
+        assert_int_equal(plan->result[0].token[budget * 7 + 1], 24);
+        assert_int_equal(plan->result[0].n, 40);
+        free(plan);
+    }
+    world_destroy(world);
+}
+
+static void no_stop_string_is_found_in_reasoning(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *free_one = reasoning_plan(9), *plan = reasoning_plan(9);
+    uint32_t len;
+    char stop[3] = {0};
+    plan_must_submit(world, free_one);
+    world_run(world);
+    for (uint32_t at = 4; at <= 14; at += 10) { /* in the block; behind it */
+        *plan = *free_one;
+        plan->n_ends = 0;
+        plan->id = 0;
+        memset(plan->result, 0, sizeof plan->result);
+        memcpy(stop, tokenizer_piece(world->tokenizer, free_one->result[0].token[at], &len), 2);
+        plan->stop = stop;
+        plan_must_submit(world, plan);
+        world_run(world);
+        plan_check_whole(world, plan);
+        assert_true(plan->result[0].n > 11);
+        assert_true(at < 11 || plan->result[0].finish == FINISH_STOP);
+    }
+    free(free_one);
+    free(plan);
+    world_destroy(world);
+}
+
 static void stops_end_a_text_and_hold_it_back(void **state)
 {
     struct world *world = world_create(&(struct world_options){0});
@@ -810,6 +863,8 @@ int main(void)
         cmocka_unit_test(prompts_are_scored_token_by_token),
         cmocka_unit_test(no_new_tokens_only_compute_the_prompt),
         cmocka_unit_test(the_context_ends_a_text_with_length),
+        cmocka_unit_test(a_budget_closes_the_block),
+        cmocka_unit_test(no_stop_string_is_found_in_reasoning),
         cmocka_unit_test(stops_end_a_text_and_hold_it_back),
         cmocka_unit_test(embeddings_come_once_per_request),
         cmocka_unit_test(what_cannot_run_is_refused_at_the_door),

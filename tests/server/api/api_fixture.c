@@ -224,25 +224,28 @@ void api_world_check_idle(struct api_world *world)
 static const struct route routes[] = {
     {"GET", "/v1/models", endpoint_models_list, SCOPE_INFER, 0},
     {"GET", "/v1/models/{id}", endpoint_models_get, SCOPE_INFER, 0},
-    {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, JSON_BODY},
-    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, JSON_BODY},
-    {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, JSON_BODY},
-    {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, JSON_BODY},
-    {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/messages", endpoint_messages, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/messages/count_tokens", endpoint_count_tokens, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/responses", endpoint_responses, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/responses/input_tokens", endpoint_responses_input_tokens, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/messages", endpoint_messages, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/messages/count_tokens", endpoint_count_tokens, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/responses", endpoint_responses, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/responses/input_tokens", endpoint_responses_input_tokens, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
     {"POST", "/v1/chat/completions/input_tokens", endpoint_chat_input_tokens, SCOPE_INFER,
-     JSON_BODY},
-    {"POST", "/generate", endpoint_generate, SCOPE_INFER, JSON_BODY},
-    {"POST", "/completion", endpoint_llama_completion, SCOPE_INFER, JSON_BODY},
-    {"POST", "/infill", endpoint_infill, SCOPE_INFER, JSON_BODY},
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/generate", endpoint_generate, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/completion", endpoint_llama_completion, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/infill", endpoint_infill, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
 };
 
 /* The route, and what stands in the place of "{id}". */
@@ -310,7 +313,8 @@ static struct api_reply call(struct api_world *world, const char *path, const ch
     x->route = find_route(path, &rest);
     x->path_rest = rest ? strdup(rest) : NULL;
     buffer_append(&x->body, body, n);
-    x->route->handler(x);
+    if (exchange_choose_model(x) == MODEL_CHOSEN)
+        x->route->handler(x);
     run_jobs(world);
     assert_true(x->phase == PHASE_REPLIED || x->phase == PHASE_GENERATING);
     reply.status = 200;
