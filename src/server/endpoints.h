@@ -48,8 +48,10 @@ void endpoint_undrain(struct exchange *x);
 void endpoint_flush_cache(struct exchange *x);
 void endpoint_loads(struct exchange *x);
 void endpoint_server_info(struct exchange *x);
+void endpoint_slots(struct exchange *x);
 /* model_info.c */
 void endpoint_model_info(struct exchange *x);
+void endpoint_props(struct exchange *x);
 void endpoint_tokenizer_info(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);
