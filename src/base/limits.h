@@ -119,6 +119,8 @@
 #define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
+#define LIMIT_FILL_FILES            1024u /* beside the file of an infill; over it: 400 */
+#define LIMIT_RESPONSE_FIELDS       64u   /* that a request may choose; over it: 400 */
 #define LIMIT_PROMPTS               2048u
 #define LIMIT_MESSAGES              4096u
 #define LIMIT_CHOICES               128u
