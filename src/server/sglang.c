@@ -221,9 +221,7 @@ void endpoint_generate(struct exchange *x)
     struct call call = {0};
     struct api_error e;
     json_t *prompts = NULL;
-    size_t n;
-    const char *bytes = exchange_body(x, &n);
-    if (!json_body_parse(bytes, n, &body.root, &e)) {
+    if (!exchange_take_json(x, &body.root, &e)) {
         exchange_fail(x, &e);
         return;
     }
