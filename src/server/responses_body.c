@@ -428,9 +428,11 @@ static void convert_members(struct converter *c, const json_t *body)
     convert_include(c, body);
     convert_reasoning(c, json_body_get(body, "reasoning"));
     convert_truncation(c, json_body_get(body, "truncation"));
-    if (json_is_true(json_body_get(body, "background")))
-        body_refuse(&c->body, "unsupported_value", "background",
-                    "responses are made while one waits.");
+    c->out->is_background = json_is_true(json_body_get(body, "background"));
+    if (c->out->is_background && json_is_false(json_body_get(body, "store")))
+        body_refuse(&c->body, "invalid_value", "background", "needs store: true.");
+    if (c->out->is_background && exchange_context(c->body.x)->options->response_ttl <= 0)
+        body_refuse(&c->body, "unsupported_value", "background", "nothing is stored here.");
 }
 
 bool responses_body_convert(struct exchange *x, const json_t *body, const json_t *before,

@@ -11,6 +11,7 @@ struct responses_body {
     json_t *messages;     /* the conversation without instructions */
     json_t *customs;      /* names of custom tools: {"name": true} */
     int32_t n_logprobs;   /* of the texts, -1: none */
+    bool is_background;   /* it is made while nobody waits */
     bool wants_summary;   /* reasoning is shown as its summary */
     bool wants_encrypted; /* and comes along in a form to be sent back */
 };

@@ -55,7 +55,7 @@ void responses_write_object(const struct responses_reply *r, const char *status,
                    {"prompt_cache_key", "null"},
                    {"background", "false"},
                    {"metadata", "{}"}};
-    bool is_done = strcmp(status, "in_progress") != 0;
+    bool is_done = strcmp(status, "in_progress") != 0 && strcmp(status, "queued") != 0;
     bool is_cut = strcmp(status, "incomplete") == 0;
     buffer_printf(out,
                   "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","
@@ -146,4 +146,14 @@ void responses_write_item(const struct responses_reply *r, bool is_done, struct 
     buffer_append_str(out, is_custom ? ",\"input\":" : ",\"arguments\":");
     buffer_append_json_string(out, text, n);
     buffer_printf(out, ",\"status\":\"%s\"}", status);
+}
+
+const char *responses_reply_id(const struct responses_reply *r)
+{
+    return r->id;
+}
+
+void responses_write_queued(const struct responses_reply *r, struct buffer *out)
+{
+    responses_write_object(r, "queued", out);
 }

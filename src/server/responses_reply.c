@@ -51,6 +51,10 @@ struct responses_reply *responses_reply_create(struct exchange *x, struct chat_c
     buffer_init(&r->text, LIMIT_RESPONSE_TEXT);
     buffer_init(&r->output, LIMIT_RESPONSE_TEXT);
     api_make_id("resp_", r->id);
+    if (*exchange_reply_id(x)) { /* it was asked for in the background */
+        (void)snprintf(r->id, sizeof r->id, "%s", exchange_reply_id(x));
+        (void)json_object_set_new(r->request, "background", json_true());
+    }
     return r;
 }
 
