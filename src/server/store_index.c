@@ -257,6 +257,12 @@ void store_index_rollback(struct store_index *index)
         (void)run_plain(index, ROLLBACK, "rollback", &ignored);
 }
 
+void store_index_shrink(struct store_index *index)
+{
+    serverd_error ignored;
+    (void)run_plain(index, VACUUM, "shrink", &ignored);
+}
+
 serverd_status store_make_id(const char *prefix, char out[STORE_ID_BYTES], serverd_error *err)
 {
     uint8_t random[12];
