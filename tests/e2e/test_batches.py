@@ -1,9 +1,7 @@
 """/v1/batches with the openai package: results as of direct requests, whatever happens to the server."""
 import json
-import os
-import random
+import resource
 import signal
-import threading
 import time
 
 import httpx
@@ -278,4 +276,48 @@ def test_an_input_may_be_deleted_while_it_is_read(start, tiny_model, data):
     assert (batch.status, batch.request_counts.completed) == ("completed", 60)
     client.files.delete(batch.output_file_id)  # takes what nobody reads any more along
     assert contents(data) == []
+    assert s.stop() == 0
+
+
+def test_a_key_over_its_rate_has_its_lines_later(start, tiny_model, data, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("limited name=l rpm=600 tpm=100000\n")
+    s = start(tiny_model("llama"), *NULL, "--data-path", data, "--api-key-file", keys)
+    client = client_of(s, "limited")
+    batch = wait(client, submit(client, lines(620)))
+    assert (batch.status, batch.request_counts.completed) == ("completed", 620)
+    metrics = httpx.get(s.url + "/metrics", headers={"Authorization": "Bearer limited"}).text
+    assert 'serverd_batch_lines_total{outcome="ok"} 620' in metrics
+    assert 'serverd_batch_lines_total{outcome="again"}' in metrics
+    # a key that is no more: its lines are refused, and the batch ends
+    slow = submit(client, lines(3))
+    keys.write_text("other\n")
+    s.process.send_signal(signal.SIGHUP)
+    while "1 API keys are in use" not in s.log:
+        time.sleep(0.02)
+    with pytest.raises(openai.AuthenticationError):
+        client.batches.retrieve(slow.id)
+    assert s.stop() == 0
+
+
+def test_a_full_disk_ends_uploads_and_batches_but_not_the_server(start, tiny_model, data):
+    s = start(tiny_model("llama"), *NULL, "--data-path", data)
+    client = client_of(s)
+    items = lines(3000)
+    f = client.files.create(file=("in.jsonl", jsonl(items)), purpose="batch")
+    _, hard = resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE, (400_000, hard))
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.files.create(file=b"x" * 500_000, purpose="batch")
+    assert (caught.value.status_code, caught.value.code) == (507, "insufficient_storage")
+    batch = client.batches.create(input_file_id=f.id, endpoint="/v1/completions", completion_window="24h")
+    batch = wait(client, batch)
+    assert batch.status == "failed"
+    assert [e.code for e in batch.errors.data] == ["insufficient_storage"]
+    assert (batch.output_file_id, batch.error_file_id) == (None, None)
+    assert direct(s, items[:3])["line 0"]["choices"]
+    resource.prlimit(s.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    batch = client.batches.create(input_file_id=f.id, endpoint="/v1/completions", completion_window="24h")
+    batch = wait(client, batch)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3000)
     assert s.stop() == 0
