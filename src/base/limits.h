@@ -119,6 +119,8 @@
 #define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
+#define LIMIT_FILL_FILES            1024u /* beside the file of an infill; over it: 400 */
+#define LIMIT_RESPONSE_FIELDS       64u   /* that a request may choose; over it: 400 */
 #define LIMIT_PROMPTS               2048u
 #define LIMIT_MESSAGES              4096u
 #define LIMIT_CHOICES               128u
@@ -192,6 +194,10 @@
  * a trace that is asked for. */
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
+
+/* Models of one server: more are refused, and names that are longer, the end's byte too. */
+#define LIMIT_MODELS     256u
+#define LIMIT_MODEL_NAME 128u
 
 /* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
 #define LIMIT_SERVER_JOBS 16u

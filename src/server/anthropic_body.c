@@ -128,11 +128,17 @@ static void add_user(struct converter *c, const json_t *content, const char *par
 static json_t *make_call(struct converter *c, const json_t *block)
 {
     const json_t *input = json_body_get(block, "input");
-    char *arguments = json_dumps(input ? input : json_null(), JSON_COMPACT | JSON_ENCODE_ANY);
-    json_t *call = json_pack("{s:o,s:s,s:{s:O?,s:s}}", "id", plain_id(json_body_get(block, "id")),
-                             "type", "function", "function", "name", json_body_get(block, "name"),
-                             "arguments", input && arguments ? arguments : "{}");
-    free(arguments);
+    struct buffer arguments;
+    buffer_init(&arguments, LIMIT_BLOCK_TEXT);
+    if (input)
+        json_body_write(input, JSON_SPELLING_SPACED, &arguments);
+    json_t *call =
+        arguments.is_failed
+            ? NULL
+            : json_pack("{s:o,s:s,s:{s:O?,s:s}}", "id", plain_id(json_body_get(block, "id")),
+                        "type", "function", "function", "name", json_body_get(block, "name"),
+                        "arguments", input ? buffer_str(&arguments) : "{}");
+    buffer_deinit(&arguments);
     body_own(&c->body, call ? 0 : -1);
     return call;
 }
@@ -245,11 +251,9 @@ static void convert_tools(struct converter *c, const json_t *tools)
             exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
             continue;
         }
-        json_t *function = json_pack("{s:O?,s:O?}", "name", json_body_get(tool, "name"),
+        json_t *function = json_pack("{s:O?,s:O*,s:O?}", "name", json_body_get(tool, "name"),
+                                     "description", json_body_get(tool, "description"),
                                      "parameters", json_body_get(tool, "input_schema"));
-        json_t *text = json_body_get(tool, "description");
-        if (text)
-            body_own(&c->body, json_object_set(function, "description", text));
         body_own(&c->body, json_array_append_new(list, json_pack("{s:s,s:o}", "type", "function",
                                                                  "function", function)));
     }
@@ -285,8 +289,9 @@ static void convert_thinking(struct converter *c, const json_t *thinking)
     else if (!is_text(type, "adaptive"))
         body_refuse(&c->body, "invalid_value", "thinking",
                     "has to be of type enabled, disabled or adaptive.");
-    if (json_body_get(thinking, "budget_tokens"))
-        exchange_ignored_field(c->body.x, "budget_tokens");
+    json_t *budget = json_body_get(thinking, "budget_tokens");
+    if (budget && !is_text(type, "disabled"))
+        body_own(&c->body, json_object_set(c->out, "reasoning_budget", budget));
 }
 
 static void convert_output(struct converter *c, const json_t *config)

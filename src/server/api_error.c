@@ -82,6 +82,12 @@ void api_error_set(struct api_error *e, const char *code, const char *param, con
     va_end(args);
 }
 
+void api_error_unknown_model(struct api_error *e, const char *name)
+{
+    api_error_set(e, "model_not_found", "model",
+                  "The model `%.100s` does not exist; /v1/models lists those that do.", name);
+}
+
 void api_error_from(struct api_error *e, const serverd_error *err)
 {
     static const struct {

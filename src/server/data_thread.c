@@ -148,7 +148,8 @@ static void *serve(void *context)
 static bool takes_lines(void *context)
 {
     const struct data_thread *data = context;
-    return atomic_load(&data->server->model) && !atomic_load(&data->server->is_draining);
+    return !model_set_is_starting(&data->server->models) &&
+           !atomic_load(&data->server->is_draining);
 }
 
 static void end_line(void *context, const struct detached_result *result)

@@ -3,6 +3,7 @@
 #include "base/hash.h"
 #include "base/numeric.h"
 #include "server/data_thread.h"
+#include "server/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>
@@ -99,6 +100,7 @@ void exchange_unref(struct exchange *x)
     rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
+    exchange_leave_model(x);
     event_queue_deinit(&x->queue);
     buffer_deinit(&x->body);
     buffer_deinit(&x->reply);
@@ -106,6 +108,7 @@ void exchange_unref(struct exchange *x)
     upload_destroy(x->upload);
     buffer_deinit(&x->ignored_fields);
     (void)pthread_mutex_destroy(&x->lock);
+    json_decref(x->json);
     free(x->request_ids);
     free(x->path_rest);
     free(x->target);
@@ -132,13 +135,20 @@ const struct server_context *exchange_context(const struct exchange *x)
 
 const struct served_model *exchange_model(const struct exchange *x)
 {
-    return atomic_load(&x->server->model);
+    return x->model;
 }
 
 const char *exchange_body(const struct exchange *x, size_t *n)
 {
     *n = x->body.len;
     return buffer_str(&x->body);
+}
+
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e)
+{
+    *out = x->json;
+    x->json = NULL;
+    return *out || json_body_parse(buffer_str(&x->body), x->body.len, out, e);
 }
 
 const char *exchange_path_rest(const struct exchange *x)
@@ -197,31 +207,13 @@ bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t lea
     return true;
 }
 
-static int hex_value(char c)
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size)
 {
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t cap)
-{
-    size_t n = 0, len = 0;
+    size_t n = 0;
     const char *text = query_value(x, name, &n);
-    for (size_t i = 0; text && i < n; i++) {
-        if (len + 1 >= cap)
-            return false;
-        if (text[i] != '%') {
-            out[len++] = text[i];
-            continue;
-        }
-        if (n - i < 3 || hex_value(text[i + 1]) < 0 || hex_value(text[i + 2]) < 0)
-            return false;
-        out[len++] = (char)(hex_value(text[i + 1]) << 4 | hex_value(text[i + 2]));
-        i += 2;
-    }
-    out[len] = '\0';
+    if (text && n >= size)
+        return false;
+    out[text ? route_decode(text, n, out) : 0] = '\0';
     return true;
 }
 
@@ -317,7 +309,7 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
 
 static void cancel_all(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = x->model;
     (void)pthread_mutex_lock(&x->lock);
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);

@@ -18,6 +18,8 @@
 #include "text/output_formats.h"
 #include "text/tokenizer.h"
 
+#include <jansson.h>
+
 struct data_thread;
 struct exchange;
 struct file;
@@ -25,6 +27,7 @@ struct file;
 /* A loaded model and what serves it; immutable while it is published. */
 struct served_model {
     const char *name;    /* id in the API */
+    const char *path;    /* where it was loaded from; NULL: it is not told */
     const char *aliases; /* further ids, comma separated; NULL: none */
     int64_t created;     /* Unix seconds */
     struct program *program;
@@ -48,12 +51,16 @@ struct server_context {
 
 const struct server_context *exchange_context(const struct exchange *x);
 
-/* The loaded model, never NULL in a route that needs one (others see 503 first). */
+/* The model that the request names, as long as the exchange; never NULL in a route that needs one,
+ * NULL in others. */
 const struct served_model *exchange_model(const struct exchange *x);
 
 /* Request: the whole body; the decoded rest of the path of a `{id}` route; a header's value or
  * NULL; the request's id as it stands in x-request-id; when its head arrived. */
 const char *exchange_body(const struct exchange *x, size_t *n);
+/* The body as a JSON object, json_decref it. False: *e says why. Once: it may have been parsed
+ * before, to find the model, and is handed over. */
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e);
 const char *exchange_path_rest(const struct exchange *x);
 const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);
@@ -64,9 +71,9 @@ uint64_t exchange_arrival_ns(const struct exchange *x);
 bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
                         uint32_t *value, struct api_error *e);
 
-/* A text of the query string, decoded, of up to cap - 1 bytes; "": there is none of that name.
- * False: it is longer, or its escapes are broken. */
-bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t cap);
+/* A text of the query string, escapes decoded; "": there is none of that name. False: it is longer
+ * than size - 1 bytes. */
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size);
 
 /* A field that was ignored: reported in X-Serverd-Warning and counted. */
 void exchange_ignored_field(struct exchange *x, const char *name);

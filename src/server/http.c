@@ -333,7 +333,7 @@ void request_refuse_without_model(struct exchange *x)
         api_error_set(&x->refusal, "draining", NULL, "The server takes no new requests now.");
     } else if (atomic_load(&server->has_failed)) {
         api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
-    } else if (!atomic_load(&server->model)) {
+    } else if (model_set_is_starting(&server->models)) {
         uint32_t permille = atomic_load(&server->progress_permille);
         api_error_set(&x->refusal, "model_loading", NULL, "The model is being loaded (%u %%).",
                       permille / 10);
@@ -421,18 +421,45 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
     return x->body.is_failed ? MHD_NO : MHD_YES;
 }
 
+/* Calls the handler. False: the exchange has to wait for its model first. */
+static bool dispatch(struct exchange *x)
+{
+    set_times(x, 0, 0);
+    if (x->refusal.http_status != 0) {
+        exchange_fail(x, &x->refusal);
+    } else if (x->phase != PHASE_REPLIED) {
+        const enum model_choice choice = exchange_choose_model(x);
+        if (choice == MODEL_AWAITED)
+            return false;
+        if (choice == MODEL_CHOSEN)
+            x->route->handler(x);
+    }
+    if (x->phase == PHASE_GENERATING)
+        watch_hangup(x);
+    x->is_dispatched = true;
+    return true;
+}
+
+/* False: its model has come meanwhile, or it has to end. */
+static bool sleeps_for_model(struct exchange *x)
+{
+    watch_hangup(x);
+    (void)pthread_mutex_lock(&x->lock);
+    const bool sleeps = x->is_awaiting && !x->is_aborted;
+    if (sleeps)
+        suspend(x);
+    (void)pthread_mutex_unlock(&x->lock);
+    return sleeps;
+}
+
 /* Last call; comes again after each resumption. */
 static enum MHD_Result answer(struct exchange *x)
 {
-    if (!x->is_dispatched) {
-        x->is_dispatched = true;
-        set_times(x, 0, 0);
-        if (x->refusal.http_status != 0)
-            exchange_fail(x, &x->refusal);
-        else if (x->phase != PHASE_REPLIED)
-            x->route->handler(x);
-        if (x->phase == PHASE_GENERATING)
-            watch_hangup(x);
+    while (!x->is_dispatched) {
+        if (is_gone(x))
+            return MHD_NO;
+        if (!dispatch(x) && sleeps_for_model(x))
+            return MHD_YES;
     }
     while (x->phase == PHASE_GENERATING) {
         if (is_gone(x))

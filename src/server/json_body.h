@@ -2,6 +2,7 @@
 #ifndef SERVER_JSON_BODY_H
 #define SERVER_JSON_BODY_H
 
+#include "base/buffer.h"
 #include "server/api_error.h"
 
 #include <jansson.h>
@@ -16,5 +17,12 @@ json_t *json_body_get(const json_t *object, const char *name);
 
 /* An integer, 5.0 included. */
 bool json_body_integer(const json_t *value, int64_t *out);
+
+/* A space behind commas and colons, as models and templates write JSON, or none. */
+enum json_spelling { JSON_SPELLING_SPACED, JSON_SPELLING_COMPACT };
+
+/* A value as text. Numbers are the shortest decimals that read back to the same double, which is as
+ * they were written; jansson writes 0.1 as 0.10000000000000001. Depth is that of a parsed body. */
+void json_body_write(const json_t *value, enum json_spelling spelling, struct buffer *out);
 
 #endif

@@ -10,55 +10,6 @@
 
 /* ---- the fields ---- */
 
-/* Numbers as they were written, as far as a double can say: the shortest decimal. Depth is bounded
- * by the parser of the body. */
-static void write_value(const json_t *value, struct buffer *out)
-{
-    size_t i;
-    json_t *item;
-    const char *key, *comma = "";
-    switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        buffer_append_char(out, '{');
-        json_object_foreach((json_t *)value, key, item)
-        {
-            buffer_append_str(out, comma);
-            buffer_append_char(out, '"');
-            buffer_append_json(out, key, strlen(key));
-            buffer_append_str(out, "\":");
-            write_value(item, out);
-            comma = ",";
-        }
-        buffer_append_char(out, '}');
-        break;
-    case JSON_ARRAY:
-        buffer_append_char(out, '[');
-        json_array_foreach((json_t *)value, i, item)
-        {
-            buffer_append_str(out, i ? "," : "");
-            write_value(item, out);
-        }
-        buffer_append_char(out, ']');
-        break;
-    case JSON_STRING:
-        buffer_append_char(out, '"');
-        buffer_append_json(out, json_string_value(value), json_string_length(value));
-        buffer_append_char(out, '"');
-        break;
-    case JSON_INTEGER:
-        buffer_printf(out, "%lld", (long long)json_integer_value(value));
-        break;
-    case JSON_REAL:
-        buffer_append_f64(out, json_real_value(value));
-        break;
-    default:
-        buffer_append_str(out, json_is_true(value)    ? "true"
-                               : json_is_false(value) ? "false"
-                                                      : "null");
-        break;
-    }
-}
-
 /* What has been found so far. */
 struct finder {
     struct output_form *out;
@@ -85,7 +36,7 @@ static void found(struct finder *f, enum grammar_form form, const char *param, c
     if (json_is_string(value))
         buffer_append(&text, json_string_value(value), json_string_length(value));
     else if (value)
-        write_value(value, &text);
+        json_body_write(value, JSON_SPELLING_COMPACT, &text);
     if (text.len == 0)
         buffer_append_char(&text, ' ');
     f->out->text = buffer_take(&text, &f->out->n);
@@ -229,7 +180,6 @@ static void key_of(const struct output_form *form, uint8_t key[GRAMMAR_KEY_BYTES
 /* On the job thread: what the requests wait for. */
 struct preparation {
     struct output_form form;
-    const char *mark;
 };
 
 static void drop(void *context)
@@ -263,12 +213,11 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
 
 /* Gives the grammar to all requests. */
 static void assign(struct request **requests, uint32_t n, struct grammar *grammar,
-                   const struct token_trie *trie, const char *mark)
+                   const struct token_trie *trie)
 {
     for (uint32_t i = 0; i < n; i++) {
         requests[i]->grammar = grammar_ref(grammar);
         requests[i]->trie = trie;
-        requests[i]->grammar_mark = mark;
     }
 }
 
@@ -280,7 +229,7 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
         return false;
     }
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
     key_of(&p->form, key);
@@ -292,17 +241,17 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
     bool is_good = trie && (grammar || compile(x, &p->form, &grammar, e));
     if (is_good) {
         grammar_cache_keep(cache, key, grammar);
-        assign(requests, n, grammar, trie, p->mark);
+        assign(requests, n, grammar, trie);
     }
     grammar_unref(grammar);
     return is_good;
 }
 
 void output_form_generate(struct exchange *x, struct request **requests, uint32_t n,
-                          struct output_form *form, const char *mark,
-                          const struct reply_encoder *encoder, void *state, bool is_stream)
+                          struct output_form *form, const struct reply_encoder *encoder,
+                          void *state, bool is_stream)
 {
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     if (!form->is_set) {
         output_form_release(form);
@@ -312,7 +261,7 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
     key_of(form, key);
     struct grammar *grammar = grammar_cache_find(cache, key);
     if (grammar) {
-        assign(requests, n, grammar, cache->trie, mark);
+        assign(requests, n, grammar, cache->trie);
         grammar_unref(grammar);
         output_form_release(form);
         exchange_generate(x, requests, n, encoder, state, is_stream);
@@ -321,7 +270,6 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
     struct preparation *p = calloc(1, sizeof *p);
     if (p) {
         p->form = *form;
-        p->mark = mark;
         *form = (struct output_form){0};
     }
     output_form_release(form);

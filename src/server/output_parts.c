@@ -213,8 +213,10 @@ void output_parts_release(struct output_parts *o, uint64_t release)
 void output_parts_finish(struct output_parts *o, uint64_t release, bool is_cut)
 {
     release_to(o, release, true);
-    if (o->parser)
+    if (o->parser) {
         stream_parser_finish(o->parser, is_cut);
+        o->has_cut_call = stream_parser_has_cut_call(o->parser);
+    }
 }
 
 const struct output_part *output_parts_list(const struct output_parts *o, size_t *n)

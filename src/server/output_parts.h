@@ -29,6 +29,7 @@ struct output_parts {
     uint64_t n_bytes;             /* text of all tokens so far */
     uint64_t n_decided;
     uint32_t n_calls;
+    bool has_cut_call;    /* at the end: the last one is not whole */
     uint32_t n_reasoning; /* tokens that are reasoning */
     uint32_t n_choice;    /* for ids of calls */
     enum tool_id_form id_form;

@@ -108,13 +108,18 @@ static void add_call(struct converter *c, const json_t *item, const char *argume
                                             text_of(item, "name"), "arguments", arguments)));
 }
 
+/* As the model wrote it: its one argument. */
 static void add_custom_call(struct converter *c, const json_t *item)
 {
-    json_t *input = json_pack("{s:s}", "input", text_of(item, "input"));
-    char *text = json_dumps(input, JSON_COMPACT);
-    add_call(c, item, text ? text : "{}");
-    free(text);
-    json_decref(input);
+    const char *input = text_of(item, "input");
+    struct buffer text;
+    buffer_init(&text, LIMIT_ITEM_TEXT);
+    buffer_append_str(&text, "{\"input\": ");
+    buffer_append_json_string(&text, input, strlen(input));
+    buffer_append_char(&text, '}');
+    body_own(&c->body, text.is_failed ? -1 : 0);
+    add_call(c, item, buffer_str(&text));
+    buffer_deinit(&text);
 }
 
 static void add_result(struct converter *c, const json_t *item)

@@ -29,6 +29,7 @@ struct responses_reply {
     struct event finish;
 
     enum item item;       /* that is open */
+    bool is_cut;          /* it ends before its end */
     struct buffer text;   /* of the open item: text or arguments */
     char *name, *call_id; /* of an open call */
     struct buffer output; /* items that are done, comma separated */
@@ -93,10 +94,11 @@ static void write_member(const struct responses_reply *r, const char *name, cons
                          struct buffer *out)
 {
     const json_t *value = json_body_get(r->request, name);
-    char *text = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
     buffer_printf(out, ",\"%s\":", name);
-    buffer_append_str(out, text ? text : otherwise);
-    free(text);
+    if (value)
+        json_body_write(value, JSON_SPELLING_COMPACT, out);
+    else
+        buffer_append_str(out, otherwise);
 }
 
 static void write_usage(const struct responses_reply *r, struct buffer *out)
@@ -159,7 +161,7 @@ static void write_object(const struct responses_reply *r, const char *status, st
 /* The open item as it stands; is_done: with its text. */
 static void write_item(const struct responses_reply *r, bool is_done, struct buffer *out)
 {
-    const char *status = is_done ? "completed" : "in_progress";
+    const char *status = !is_done ? "in_progress" : r->is_cut ? "incomplete" : "completed";
     const char *text = is_done ? buffer_str(&r->text) : "";
     size_t n = is_done ? r->text.len : 0;
     if (r->item == ITEM_MESSAGE || r->item == ITEM_REASONING) {
@@ -422,6 +424,7 @@ static void finish(struct responses_reply *r, struct buffer *out)
     struct buffer object;
     begin(r, is_stream ? out : NULL);
     take_parts(r, is_stream ? out : NULL);
+    r->is_cut = r->finish.finish == FINISH_LENGTH || r->parts.has_cut_call;
     close_item(r, is_stream ? out : NULL);
     buffer_init(&object, LIMIT_RESPONSE_TEXT);
     write_object(r, status, &object);

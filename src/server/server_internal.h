@@ -6,7 +6,7 @@
 
 #include "server/certificate.h"
 #include "server/detached.h"
-#include "server/grammar_cache.h"
+#include "server/model_set_internal.h"
 #include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
@@ -94,6 +94,10 @@ struct exchange {
     const struct route *route;
     char *path_rest; /* decoded */
     struct buffer body;
+    json_t *json; /* of the body, until its handler takes it; NULL: not parsed */
+    const struct served_model *model; /* set before the handler is called */
+    struct model_entry *model_entry;  /* of `model`, with a reference */
+    bool is_counted;                  /* among those that await a model; under the set's mutex */
     size_t max_body;
     struct upload *upload; /* of a FORM_BODY, instead of `body`; NULL: it was refused */
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
@@ -147,6 +151,7 @@ struct exchange {
     struct event_queue queue;
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
+    bool is_awaiting;      /* its model is being loaded */
     uint32_t n_open;       /* requests whose END has not come from the engine */
     uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
@@ -245,7 +250,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
-    struct grammar_cache grammars;
+    struct model_set models;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t
@@ -262,13 +267,13 @@ struct server {
     struct http_worker detached; /* serves exchanges without a connection */
     struct data_thread *data;    /* NULL: there are no files and batches */
 
-    _Atomic(const struct served_model *) model;
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
     uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
+    int64_t created; /* the same in Unix seconds, for models that are not loaded */
 };
 
 /* http.c */
@@ -311,6 +316,23 @@ void job_thread_deinit(struct job_thread *jobs);
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
 
+/* Decodes the escapes of a part of the target; the policy has refused bad ones and %00. Returns its
+ * length, which is n at most. */
+size_t route_decode(const char *from, size_t n, char *out);
+
+/* model_choice.c */
+enum model_choice {
+    MODEL_CHOSEN,
+    MODEL_REFUSED, /* the reply is an error */
+    MODEL_AWAITED  /* it is not loaded: call again once x->is_awaiting is false */
+};
+/* Before a handler is called: finds the model that the request names, which exchange_model has from
+ * then on, for as long as the exchange lives. */
+enum model_choice exchange_choose_model(struct exchange *x);
+void exchange_leave_model(struct exchange *x); /* the last reference does that */
+/* Grammars that were compiled for the exchange's model. */
+struct grammar_cache *exchange_grammars(const struct exchange *x);
+
 /* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
 /* Gives keys their rate limits, those of the old set (may be NULL) with what was used of them. */
@@ -352,6 +374,8 @@ void server_remove_live(struct exchange *x);
 struct exchange *server_find_live(struct server *server, uint64_t number);
 /* Events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
+/* Exchanges that await a model and arrived before then try again. */
+void server_wake_awaiting(struct server *server, uint64_t before_ns);
 /* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
  * ended. */
 void server_pause(struct server *server, uint64_t timeout_ns);
@@ -359,7 +383,7 @@ void server_pause(struct server *server, uint64_t timeout_ns);
 bool server_resume(struct server *server);
 
 /* health.c */
-double server_heartbeat_age(const struct server *server);
+double server_heartbeat_age(struct server *server);
 
 void event_free(struct event *event);
 bool event_queue_push(struct event_queue *queue, const struct event *event);

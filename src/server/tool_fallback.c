@@ -4,17 +4,9 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define LIMIT_FALLBACK_TEXT (64 * MIB)
-
-static void append_json(struct buffer *out, const json_t *value)
-{
-    char *text = json_dumps(value, JSON_ENCODE_ANY);
-    buffer_append_str(out, text ? text : "null");
-    free(text);
-}
 
 static void append_content(struct buffer *out, const json_t *content)
 {
@@ -38,7 +30,7 @@ static void describe_tools(struct buffer *out, const json_t *list)
     buffer_append_str(out, "# Tools\n\nThese functions can be called:\n<tools>\n");
     json_array_foreach((json_t *)list, i, tool)
     {
-        append_json(out, tool);
+        json_body_write(tool, JSON_SPELLING_SPACED, out);
         buffer_append_char(out, '\n');
     }
     buffer_append_str(out,
@@ -58,12 +50,12 @@ static void append_calls(struct buffer *out, const json_t *calls)
         if (out->len > 0)
             buffer_append_char(out, '\n');
         buffer_append_str(out, "<tool_call>\n{\"name\": ");
-        append_json(out, json_body_get(function, "name"));
+        json_body_write(json_body_get(function, "name"), JSON_SPELLING_SPACED, out);
         buffer_append_str(out, ", \"arguments\": ");
         if (json_is_string(arguments))
             buffer_append_str(out, json_string_value(arguments));
         else
-            append_json(out, arguments);
+            json_body_write(arguments, JSON_SPELLING_SPACED, out);
         buffer_append_str(out, "}\n</tool_call>");
     }
 }

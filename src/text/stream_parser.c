@@ -54,6 +54,7 @@ struct stream_parser {
     uint32_t n_calls;     /* given out before this opening */
     uint32_t n_shown;     /* of the readers' list: begun in the sink */
     size_t n_shown_bytes; /* of the last one's arguments */
+    bool has_cut_call;
 };
 
 /* ---- formats ---- */
@@ -540,11 +541,14 @@ void stream_parser_finish(struct stream_parser *p, bool is_cut)
         struct tool_call_list *list = call_reader_calls(reader);
         if (read != CALL_DONE && list->n == 0)
             continue;
+        p->has_cut_call = read != CALL_DONE;
         give_calls(p, list, list->n, 0);
         end_call(p);
     }
-    if (p->state == IN_CALL && p->n_shown > 0)
+    if (p->state == IN_CALL && p->n_shown > 0) {
+        p->has_cut_call = true;
         end_call(p);
+    }
     if (p->state == IN_CALL)
         release_raw(p);
     if (p->state == IN_CONTENT && p->n_calls == 0)
@@ -552,4 +556,9 @@ void stream_parser_finish(struct stream_parser *p, bool is_cut)
     else
         drop_space(p);
     flush(p);
+}
+
+bool stream_parser_has_cut_call(const struct stream_parser *p)
+{
+    return p->has_cut_call;
 }

@@ -60,4 +60,7 @@ void stream_parser_push(struct stream_parser *parser, const char *bytes, size_t 
 /* The end; is_cut: by a limit, so a call that has begun is given out as far as it goes. */
 void stream_parser_finish(struct stream_parser *parser, bool is_cut);
 
+/* After the end: the last call was given out, but not all of it. */
+bool stream_parser_has_cut_call(const struct stream_parser *parser);
+
 #endif

@@ -33,10 +33,11 @@ def clean_environment(extra=None):
 
 
 class Server:
-    """A running serverd. `log` is all that it has printed so far."""
+    """A running serverd; model None: options name what it serves. `log` is all that it has printed so far."""
 
     def __init__(self, model, *options, wait_ready=True, env=None):
-        self.command = [str(BINARY), "--model-path", str(model), "--port", "0", *map(str, options)]
+        named = ["--model-path", str(model)] if model else []
+        self.command = [str(BINARY), *named, "--port", "0", *map(str, options)]
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, env=clean_environment(env))
         self.lines = []

@@ -1,6 +1,5 @@
 """Tools, Anthropic's Messages and OpenAI's Responses, by their own packages."""
 import json
-import random
 
 import anthropic
 import openai
@@ -81,28 +80,6 @@ def test_functions_of_old(client):
         name += (part and part.name) or ""
         arguments += (part and part.arguments) or ""
     assert (name, arguments) == ("get_weather", reply.message.function_call.arguments)
-
-
-def test_streams_say_the_same_as_whole_replies(client, claude):
-    dice = random.Random(11)
-    words = "weather Paris tool call city json list three short why".split()
-    for _ in range(8):
-        messages = dice.choice([CHAT[:dice.randrange(1, len(CHAT), 2)], CHAT, [
-            {"role": "user", "content": " ".join(dice.choices(words, k=dice.randrange(1, 12)))}]])
-        args = dict(model="default", messages=messages, temperature=0, max_tokens=dice.randrange(1, 40),
-                    logprobs=True, top_logprobs=dice.randrange(0, 3))
-        if dice.randrange(2):
-            args["tools"] = TOOLS
-        whole = client.chat.completions.create(**args)
-        choice = whole.choices[0]
-        chunks = list(client.chat.completions.create(**args, stream=True, stream_options={"include_usage": True}))
-        text, calls, finish = join(chunks)
-        assert text == (choice.message.content or "") and finish == choice.finish_reason
-        assert [(c["name"], c["arguments"]) for c in calls] == [
-            (c.function.name, c.function.arguments) for c in choice.message.tool_calls or []]
-        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-        shown = [e for c in chunks if c.choices and c.choices[0].logprobs for e in c.choices[0].logprobs.content]
-        assert [(e.token, e.logprob) for e in shown] == [(e.token, e.logprob) for e in choice.logprobs.content]
 
 
 def test_messages(claude):

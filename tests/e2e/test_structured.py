@@ -41,17 +41,6 @@ def test_every_choice_follows_the_schema(client):
             check_person(choice.message.content)
 
 
-def test_a_stream_is_the_whole_reply(client):
-    args = dict(response_format=schema_format(PERSON), temperature=0, max_tokens=300, logprobs=True)
-    whole = ask(client, **args)
-    chunks = list(ask(client, **args, stream=True, stream_options={"include_usage": True}))
-    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
-    shown = [e.logprob for c in chunks if c.choices and c.choices[0].logprobs for e in c.choices[0].logprobs.content]
-    assert text == whole.choices[0].message.content
-    assert shown == [e.logprob for e in whole.choices[0].logprobs.content]
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
-
-
 def test_a_limit_cuts(client):
     reply = ask(client, response_format=schema_format(PERSON), temperature=0, max_tokens=5)
     assert reply.choices[0].finish_reason == "length"
