@@ -61,6 +61,10 @@ struct request {
     uint64_t cache_space;
     uint64_t arrival_ns;  /* the clock at arrival */
     uint64_t deadline_ns; /* 0: none */
+    /* For how long it may go on behind its first token: a choice that has written the end of a line
+     * is full then. 0: any time. */
+    uint64_t decode_ns;
+    bool wants_progress; /* EVENT_PROGRESS */
     /* For how long prompt and output of its first choice stay in the prefix cache afterwards, held
      * by a handle that EVENT_END names; 0: not at all. */
     uint64_t hold_ns;
@@ -79,6 +83,7 @@ enum finish_reason {
 };
 
 enum event_kind {
+    EVENT_PROGRESS,        /* the first `index` prompt tokens are computed, or were cached */
     EVENT_PROMPT_LOGPROBS, /* of prompt token `index` */
     EVENT_TOKEN,           /* token number `index` of a choice */
     EVENT_FINISH,          /* a choice is complete */

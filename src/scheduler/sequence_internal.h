@@ -81,6 +81,7 @@ struct sequence {
     /* What the draft model has of it; NULL: nothing. */
     struct draft_context *draft_context;
     uint64_t last_token_ns;
+    bool has_line; /* its output has the end of a line; known if its request has decode_ns */
     uint32_t n_preempted;
 
     /* While it waits for the first time (queue.c). */

@@ -51,6 +51,7 @@ static const struct {
     {"queue_timeout", 503, "server_error"},
     {"too_many_connections", 503, "server_error"},
     {"timeout", 504, "server_error"},
+    {"insufficient_storage", 507, "server_error"},
     {"http_version_not_supported", 505, "invalid_request_error"},
 };
 

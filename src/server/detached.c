@@ -39,19 +39,20 @@ static void finish(struct exchange *x)
     exchange_unref(x);
 }
 
-/* False: its model has to come first. */
+/* Calls the handler. False: the exchange has to wait for its model first. */
 static bool dispatch(struct exchange *x)
 {
     struct api_error e;
-    const enum model_choice choice =
-        x->refusal.http_status != 0 ? MODEL_REFUSED : exchange_choose_model(x);
-    if (choice == MODEL_AWAITED)
-        return false;
-    x->is_dispatched = true;
-    if (x->refusal.http_status != 0)
+    if (x->refusal.http_status != 0) {
         exchange_fail(x, &x->refusal);
-    else if (choice == MODEL_CHOSEN)
-        x->route->handler(x);
+    } else {
+        const enum model_choice choice = exchange_choose_model(x);
+        if (choice == MODEL_AWAITED)
+            return false;
+        if (choice == MODEL_CHOSEN)
+            x->route->handler(x);
+    }
+    x->is_dispatched = true;
     if (x->phase != PHASE_GENERATING || !x->is_stream || x->sink.on_frames)
         return true;
     api_error_set(&e, "unsupported_value", "stream", "A stream is not possible here.");
@@ -66,10 +67,10 @@ static bool dispatch(struct exchange *x)
 static bool sleeps_for_model(struct exchange *x)
 {
     (void)pthread_mutex_lock(&x->lock);
-    x->is_suspended = x->is_awaiting && !x->is_aborted;
-    const bool is_suspended = x->is_suspended;
+    const bool sleeps = x->is_awaiting && !x->is_aborted && !x->is_gone;
+    x->is_suspended = sleeps;
     (void)pthread_mutex_unlock(&x->lock);
-    return is_suspended;
+    return sleeps;
 }
 
 static void hand_frames_over(struct exchange *x)
@@ -111,7 +112,7 @@ void detached_attend(struct exchange *x)
 {
     while (!x->is_dispatched && !is_gone(x))
         if (!dispatch(x) && sleeps_for_model(x))
-            return; /* it is woken */
+            return;
     if (is_gone(x) || advance(x))
         finish(x);
 }

@@ -72,8 +72,8 @@ static bool add_files(struct exchange *x, const struct fill_in_tokens *t,
 }
 
 /* BOS, if an empty text begins with it. */
-static bool add_begin(struct exchange *x, const char *param, struct token_list *out,
-                      struct api_error *e)
+bool fill_prompt_begin(struct exchange *x, const char *param, struct token_list *out,
+                       struct api_error *e)
 {
     struct token_list ids;
     token_list_init(&ids, 2 * VOCABULARY_MAX_FRAME);
@@ -90,7 +90,7 @@ bool fill_prompt_make(struct exchange *x, const struct fill_prompt *parts, struc
 {
     const struct fill_in_tokens t = fill_in_tokens_of(exchange_model(x)->tokenizer);
     const char *before = parts->before_param, *behind = parts->behind_param;
-    return (!parts->adds_special || add_begin(x, before, out, e)) &&
+    return (!parts->adds_special || fill_prompt_begin(x, before, out, e)) &&
            add_files(x, &t, parts, out, e) && add_id(out, t.prefix, before, e) &&
            (parts->before_ids ? add_ids(out, parts->before_ids, before, e)
                               : add_text(x, parts->before, before, out, e)) &&

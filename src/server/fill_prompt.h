@@ -26,6 +26,10 @@ bool fill_prompt_check(struct exchange *x, const char *param, struct api_error *
 bool fill_prompt_make(struct exchange *x, const struct fill_prompt *parts, struct token_list *out,
                       struct api_error *e);
 
+/* Appends BOS if the model's texts begin with it. False: *e. */
+bool fill_prompt_begin(struct exchange *x, const char *param, struct token_list *out,
+                       struct api_error *e);
+
 /* The request ends at the tokens that lead over to another file, too. False: *e. */
 bool fill_prompt_set_stops(struct exchange *x, struct request *request, struct api_error *e);
 

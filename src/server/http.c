@@ -7,6 +7,7 @@
  * comes again, or the stream's reader is called again. */
 #include "base/error.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/request_policy.h"
 #include "server/server_internal.h"
 
@@ -206,17 +207,33 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
 /* ---- replies
  * ------------------------------------------------------------------------------------- */
 
-static enum MHD_Result queue_reply(struct exchange *x)
+static struct MHD_Response *response_of_bytes(struct exchange *x)
 {
     size_t n;
     char *bytes = buffer_take(&x->reply, &n);
     struct MHD_Response *response =
         MHD_create_response_from_buffer(bytes ? n : 0, bytes ? bytes : (char *)"",
                                         bytes ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
-    if (!response) {
+    if (!response)
         free(bytes);
+    return response;
+}
+
+static struct MHD_Response *response_of_file(struct exchange *x)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_fd64(x->reply_file.bytes, x->reply_file.fd);
+    if (response)
+        x->reply_file.fd = -1; /* the response's */
+    return response;
+}
+
+static enum MHD_Result queue_reply(struct exchange *x)
+{
+    struct MHD_Response *response =
+        x->reply_file.fd >= 0 ? response_of_file(x) : response_of_bytes(x);
+    if (!response)
         return MHD_NO;
-    }
     reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
     MHD_destroy_response(response);
@@ -346,6 +363,18 @@ static void look_at_request(struct exchange *x, const char *method)
         request_refuse_without_model(x);
 }
 
+/* A form goes to the disk as it comes. */
+static void begin_upload(struct exchange *x)
+{
+    struct data_thread *data = x->server->data;
+    if (data)
+        x->upload = upload_create(x->mhd, data_thread_files(data),
+                                  x->server->context.options->max_file, &x->refusal);
+    else
+        api_error_set(&x->refusal, "feature_disabled", NULL,
+                      "This server keeps no files: it has no --data-path.");
+}
+
 /* First call. */
 static enum MHD_Result take_head(struct exchange *x, const char *method, const char *version)
 {
@@ -358,6 +387,8 @@ static enum MHD_Result take_head(struct exchange *x, const char *method, const c
     look_at_request(x, method);
     if (policy_refuses_body(x))
         return queue_refusal(x);
+    if (x->refusal.http_status == 0 && x->route && (x->route->flags & FORM_BODY))
+        begin_upload(x);
     set_times(x, 0, clock_now_ns(x->server->context.clock));
     return MHD_YES;
 }
@@ -374,6 +405,10 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
                        x->connection->body_bytes > x->max_body + SWALLOW_BYTES
                    ? MHD_NO
                    : MHD_YES;
+    if (x->upload) {
+        x->is_swallowing = !upload_take(x->upload, bytes, n, &x->refusal);
+        return MHD_YES;
+    }
     if (n > x->max_body - min_size(x->max_body, x->body.len)) {
         api_error_set(&x->refusal, "request_too_large", NULL,
                       "The body has more than the %zu bytes that are allowed.", x->max_body);

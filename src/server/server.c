@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -21,6 +22,17 @@
 
 /* ---- life --------------------------------------------------------------------------------------
  */
+
+static serverd_status open_data(struct server *server, const char *folder, serverd_error *err)
+{
+    const struct server_context *context = &server->context;
+    if (!folder || data_thread_create(server, folder, &server->data, err) == SERVERD_OK)
+        return SERVERD_OK;
+    if (context->options->data_path)
+        return err->code;
+    log_warn(context->log, "server", "no files and batches: %s", err->text);
+    return SERVERD_OK;
+}
 
 serverd_status server_create(const struct server_options *options, struct server **out,
                              serverd_error *err)
@@ -54,6 +66,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (status == SERVERD_OK)
         status = worker_start(&server->detached, err);
     if (status == SERVERD_OK)
+        status = open_data(server, options->data_folder, err);
+    if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
         server_destroy(server);
@@ -86,6 +100,7 @@ void server_end_requests(struct server *server)
     atomic_store(&server->is_draining, true);
     job_thread_stop(&server->jobs);
     job_thread_stop(&server->compilers);
+    data_thread_stop(server->data);
     dispatch(server); /* what the engine and the jobs have said comes before the end */
     abort_live(server);
 }
@@ -99,6 +114,7 @@ void server_destroy(struct server *server)
     worker_stop(&server->detached);
     detached_end_all(server);
     worker_deinit(&server->detached);
+    data_thread_destroy(server->data);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
     response_store_deinit(&server->responses);

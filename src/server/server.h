@@ -11,6 +11,9 @@ struct server;
 
 struct server_options {
     struct server_context context; /* outlives the server */
+    /* Of files and batches; NULL: there are none. If it cannot be opened the server does without
+     * it, unless the options name it. */
+    const char *data_folder;
     /* The models that can be loaded, the default first; none: one is published. */
     const struct model_config *models;
     uint32_t n_models;

@@ -10,6 +10,7 @@
 #include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
@@ -29,6 +30,7 @@ enum route_flags {
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
     WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+    FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
 struct route {
@@ -97,6 +99,7 @@ struct exchange {
     struct model_entry *model_entry;  /* of `model`, with a reference */
     bool is_counted;                  /* among those that await a model; under the set's mutex */
     size_t max_body;
+    struct upload *upload; /* of a FORM_BODY, instead of `body`; NULL: it was refused */
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
         is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
@@ -114,6 +117,7 @@ struct exchange {
     int status;
     char content_type[64];
     struct buffer reply;
+    struct file reply_file; /* the body instead, if fd is not -1 */
     uint32_t retry_after_ms;
 
     /* A generated reply. */
@@ -261,6 +265,7 @@ struct server {
     struct job_thread jobs;
     struct job_thread compilers; /* of grammars */
     struct http_worker detached; /* serves exchanges without a connection */
+    struct data_thread *data;    /* NULL: there are no files and batches */
 
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
@@ -299,7 +304,8 @@ void worker_dispatch(struct http_worker *worker);
 /* A detached exchange goes on at the next ring; it must not be in that list. */
 void worker_put_ready(struct http_worker *worker, struct exchange *x);
 
-/* job_thread.c: each job that is taken ends in one EVENT_END. */
+/* job_thread.c: each job that is taken ends in one EVENT_END, which this is. */
+void server_end_job(struct server *server, struct exchange *x, serverd_status status);
 void job_thread_init(struct job_thread *jobs, struct server *server);
 serverd_status job_thread_start(struct job_thread *jobs, serverd_error *err);
 bool job_thread_put(struct job_thread *jobs, const struct server_job *job); /* false: full */

@@ -315,11 +315,30 @@ static void run_server(struct daemon *daemon)
     (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
 }
 
+/* Where files and batches lie; NULL: nowhere. */
+static const char *data_folder(const char *wanted, char *out, size_t size)
+{
+    const char *systemd = getenv("STATE_DIRECTORY"), *xdg = getenv("XDG_STATE_HOME"),
+               *home = getenv("HOME");
+    int n = -1;
+    if (wanted)
+        n = strcmp(wanted, "off") == 0 ? -1 : snprintf(out, size, "%s", wanted);
+    else if (systemd && *systemd)
+        n = snprintf(out, size, "%.*s/data", (int)strcspn(systemd, ":"), systemd);
+    else if (xdg && *xdg == '/')
+        n = snprintf(out, size, "%s/serverd/data", xdg);
+    else if (home && *home == '/')
+        n = snprintf(out, size, "%s/.local/state/serverd/data", home);
+    return n > 0 && (size_t)n < size ? out : NULL;
+}
+
 static int run_with_log(struct daemon *daemon)
 {
     serverd_error err;
     struct server *server = NULL;
+    char data[4096];
     const struct server_options setup = {
+        .data_folder = data_folder(daemon->options->data_path, data, sizeof data),
         .context = {.options = daemon->options,
                     .clock = &system_clock,
                     .log = daemon->log,
@@ -349,6 +368,7 @@ int daemon_run(const struct options *options)
     struct daemon daemon = {.options = options, .watchdog_ms = notify_watchdog_ms()};
     serverd_error err;
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
     raise_file_limit(options->max_connections);
     if (log_create(STDERR_FILENO, (enum log_level)options->log_level,
                    (enum log_format)options->log_format, &daemon.log, &err) != SERVERD_OK) {

@@ -27,6 +27,7 @@ DEFAULT_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def clean_environment(extra=None):
     env = {k: v for k, v in os.environ.items() if not k.startswith("SERVERD_")}
     env["SERVERD_PROGRAM_CACHE"] = str(BUILD / "program-cache")
+    env["SERVERD_DATA_PATH"] = "off"
     env.update(extra or {})
     return env
 

@@ -37,7 +37,7 @@ static const serverd_node node = {
     .op = SERVERD_OP_EMBED, .n_inputs = 1, .n_outputs = 1, .layer = UINT32_MAX};
 static const uint32_t operands[] = {0, 1};
 
-/* Three control tokens, then two letters each. */
+/* Three control tokens, then two letters each; the last token ends a line. */
 static const struct vocabulary *make_vocabulary(struct program *program)
 {
     struct token_text *token = arena_array(program->arena, N_VOCAB, sizeof *token);
@@ -45,6 +45,8 @@ static const struct vocabulary *make_vocabulary(struct program *program)
     const char *special[] = {"<unk>", "<s>", "</s>"};
     for (uint32_t i = 0; i < N_VOCAB; i++) {
         char text[8] = {(char)('a' + i / 11), (char)('a' + i % 11)};
+        if (i == TOKEN_LINE)
+            text[1] = '\n';
         const char *bytes = i < 3 ? special[i] : text;
         token[i] = (struct token_text){.bytes = arena_copy(program->arena, bytes, strlen(bytes)),
                                        .len = (uint32_t)strlen(bytes),
@@ -200,6 +202,11 @@ static void deliver(void *context, const struct event *events, uint32_t n)
             break;
         case EVENT_FINISH:
             on_finish(plan, &events[i]);
+            break;
+        case EVENT_PROGRESS:
+            assert_true(plan->wants_progress && events[i].index > plan->progress);
+            plan->progress = events[i].index;
+            plan->n_progress++;
             break;
         case EVENT_PROMPT_LOGPROBS:
             on_prompt_logprobs(world, plan, &events[i]);
@@ -514,6 +521,8 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->weight = plan->weight;
     r->cache_space = plan->cache_space;
     r->deadline_ns = plan->deadline_ns;
+    r->decode_ns = plan->decode_ns;
+    r->wants_progress = plan->wants_progress;
     r->arrival_ns = clock_now_ns(&world->clock);
     return r;
 }

@@ -10,6 +10,7 @@
 enum {
     N_VOCAB = 120,
     TOKEN_EOS = 2,
+    TOKEN_LINE = N_VOCAB - 1,
     CONTEXT = 256,
     MAX_PROMPT = 160,
     MAX_CHOICES = 4,
@@ -68,7 +69,8 @@ struct plan {
         wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
-    uint64_t deadline_ns, tenant, hold_ns;
+    uint64_t deadline_ns, decode_ns, tenant, hold_ns;
+    bool wants_progress;
     uint32_t weight, score_from;
     const struct reasoning_marks *reasoning; /* one of plan_marks, or NULL */
     bool is_reasoning_open;
@@ -84,6 +86,7 @@ struct plan {
         enum finish_reason finish;
         int32_t finish_token, stop_index;
     } result[MAX_CHOICES];
+    uint32_t progress, n_progress; /* the last one's tokens */
     uint32_t n_scored, n_embeddings, n_logprobs, embedding_token;
     _Atomic uint32_t n_ends;
     serverd_status status;

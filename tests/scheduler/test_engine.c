@@ -447,6 +447,51 @@ static void times_that_are_over_end_requests(void **state)
     world_destroy(world);
 }
 
+static void the_time_for_an_output_ends_behind_a_line(void **state)
+{
+    (void)state;
+    static const int32_t line[] = {TOKEN_LINE}, letters[] = {50};
+    struct world *world = world_create(&(struct world_options){.max_running = 2});
+    struct plan *stops = plan_of(5, 100, 1), *goes_on = plan_of(5, 100, 2);
+    stops->sampling.allowed = line;
+    goes_on->sampling.allowed = letters;
+    stops->sampling.n_allowed = goes_on->sampling.n_allowed = 1;
+    stops->decode_ns = goes_on->decode_ns = 10000000;
+    plan_must_submit(world, stops);
+    plan_must_submit(world, goes_on);
+    world_step(world, 3);
+    world->now_ns += 9000000;
+    world_step(world, 1);
+    assert_false(stops->result[0].is_finished);
+    world->now_ns += 2000000;
+    world_step(world, 1);
+    assert_true(stops->result[0].is_finished);
+    assert_int_equal(stops->result[0].finish, FINISH_LENGTH);
+    assert_true(stops->result[0].n < 20);
+    world_run(world);
+    assert_int_equal(goes_on->result[0].n, 100); /* there was no line */
+    free(stops);
+    free(goes_on);
+    world_destroy(world);
+}
+
+static void who_wants_to_know_hears_how_far_the_prompt_is(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
+    struct plan *asks = plan_of(150, 5, 1), *does_not = plan_of(150, 5, 2);
+    asks->wants_progress = true;
+    plan_must_submit(world, asks);
+    plan_must_submit(world, does_not);
+    world_run(world);
+    assert_int_equal(asks->progress, 150);
+    assert_true(asks->n_progress >= 150 / 16);
+    assert_int_equal(does_not->n_progress, 0);
+    plan_finish(world, asks);
+    plan_finish(world, does_not);
+    world_destroy(world);
+}
+
 static void a_drain_can_be_taken_back(void **state)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
@@ -828,6 +873,8 @@ int main(void)
         cmocka_unit_test(a_cancelled_request_ends_within_one_step),
         cmocka_unit_test(times_that_are_over_end_requests),
         cmocka_unit_test(draining_ends_what_waits_and_lets_the_rest_finish),
+        cmocka_unit_test(the_time_for_an_output_ends_behind_a_line),
+        cmocka_unit_test(who_wants_to_know_hears_how_far_the_prompt_is),
         cmocka_unit_test(a_drain_can_be_taken_back),
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),

@@ -23,7 +23,8 @@
 #define STREAM  "{\"prompt\":\"x\",\"max_tokens\":8,\"ignore_eos\":true,\"stream\":true}"
 #define ENDLESS "{\"prompt\":\"x\",\"max_tokens\":500,\"ignore_eos\":true}"
 #define SCHEMA                                                                                     \
-    "{\"prompt\":\"x\",\"max_tokens\":4,\"response_format\":{\"type\":\"json_schema\","            \
+    "{\"prompt\":\"x\",\"temperature\":0,\"max_tokens\":4,\"response_format\":{\"type\":\"json_"   \
+    "schema\","                                                                                    \
     "\"json_schema\":{\"name\":\"a\",\"schema\":{\"type\":\"integer\"}}}}"
 
 enum { N_MANY = 64, N_THREADS = 4, WAIT_MS = 10000 };

@@ -182,9 +182,9 @@ struct api_world *api_world_create_with_cache(const char *arch)
     return create(arch, NULL, (struct world_options){.has_prefix_cache = true});
 }
 
-struct api_world *api_world_create_for_fill_in(const char *arch)
+struct api_world *api_world_create_for_fill_in(const char *arch, const char *chat_template)
 {
-    return create(arch, NULL, (struct world_options){.fills_in = true});
+    return create(arch, chat_template, (struct world_options){.fills_in = true});
 }
 
 void api_world_destroy(struct api_world *world)
@@ -244,6 +244,8 @@ static const struct route routes[] = {
     {"POST", "/v1/chat/completions/input_tokens", endpoint_chat_input_tokens, SCOPE_INFER,
      NEEDS_MODEL | JSON_BODY},
     {"POST", "/generate", endpoint_generate, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/completion", endpoint_llama_completion, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/infill", endpoint_infill, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
 };
 
 /* The route, and what stands in the place of "{id}". */

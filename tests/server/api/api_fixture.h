@@ -27,7 +27,7 @@ struct api_world *api_world_create(const char *arch, const char *chat_template);
 /* With a prefix cache, so that a reply depends on those before it. */
 struct api_world *api_world_create_with_cache(const char *arch);
 /* With tokens for fill-ins: any ids will do. */
-struct api_world *api_world_create_for_fill_in(const char *arch);
+struct api_world *api_world_create_for_fill_in(const char *arch, const char *chat_template);
 void api_world_destroy(struct api_world *world);
 
 struct api_reply {
