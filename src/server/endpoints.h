@@ -23,6 +23,7 @@ void endpoint_messages(struct exchange *x);
 void endpoint_count_tokens(struct exchange *x);
 /* sglang.c */
 void endpoint_generate(struct exchange *x);
+void endpoint_abort_request(struct exchange *x);
 /* llama.c */
 void endpoint_llama_completion(struct exchange *x);
 void endpoint_infill(struct exchange *x);
