@@ -394,21 +394,32 @@ const char *api_next_alias(const char **at, size_t *n)
     return *n > 0 ? alias : NULL;
 }
 
-static bool is_alias(const struct served_model *model, const char *name)
+bool api_is_id(const char *id, const char *aliases, const char *name, size_t n)
 {
-    const char *at = model->aliases, *alias;
-    size_t n;
-    while ((alias = api_next_alias(&at, &n)))
-        if (strlen(name) == n && memcmp(alias, name, n) == 0)
+    const char *alias;
+    size_t n_alias;
+    if (strlen(id) == n && memcmp(id, name, n) == 0)
+        return true;
+    while ((alias = api_next_alias(&aliases, &n_alias)))
+        if (n_alias == n && memcmp(alias, name, n) == 0)
             return true;
     return false;
 }
 
+const char *api_adapter_of(const char *id, const char *aliases, const char *name)
+{
+    if (!name || *name == '\0' || strcmp(name, "default") == 0 ||
+        api_is_id(id, aliases, name, strlen(name)))
+        return NULL;
+    for (const char *colon = strchr(name, ':'); colon; colon = strchr(colon + 1, ':'))
+        if (api_is_id(id, aliases, name, (size_t)(colon - name)))
+            return colon + 1;
+    return name;
+}
+
 const char *api_adapter_name(const struct served_model *model, const char *name)
 {
-    bool is_base = !name || !*name || strcmp(name, "default") == 0 ||
-                   strcmp(name, model->name) == 0 || is_alias(model, name);
-    return is_base ? NULL : name;
+    return api_adapter_of(model->name, model->aliases, name);
 }
 
 bool api_check_model(const struct served_model *model, const char *name, struct api_error *e)
@@ -416,8 +427,7 @@ bool api_check_model(const struct served_model *model, const char *name, struct 
     const char *adapter = api_adapter_name(model, name);
     if (!adapter || engine_has_adapter(model->engine, adapter))
         return true;
-    api_error_set(e, "model_not_found", "model",
-                  "The model `%.100s` does not exist; `%.100s` is served here.", name, model->name);
+    api_error_unknown_model(e, name);
     return false;
 }
 

@@ -54,8 +54,13 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
                           struct api_fields *out, struct api_error *e);
 void api_fields_release(struct api_fields *fields);
 
-/* The adapter that a model's name means: NULL for the loaded model itself, which is also "default"
- * and no name. */
+/* Are the n bytes of `name` the id, or one of the aliases (comma separated, NULL: none)? */
+bool api_is_id(const char *id, const char *aliases, const char *name, size_t n);
+
+/* The adapter that a request's model means, of the model with this id and these aliases: the name
+ * itself, or what stands behind the model and a colon. NULL: the model, which is also "default" and
+ * no name. */
+const char *api_adapter_of(const char *id, const char *aliases, const char *name);
 const char *api_adapter_name(const struct served_model *model, const char *name);
 
 /* The next of the model's aliases, of *n bytes; NULL: there is none. *at begins as the list. */

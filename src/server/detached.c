@@ -39,21 +39,38 @@ static void finish(struct exchange *x)
     exchange_unref(x);
 }
 
-static void dispatch(struct exchange *x)
+/* Calls the handler. False: the exchange has to wait for its model first. */
+static bool dispatch(struct exchange *x)
 {
     struct api_error e;
-    x->is_dispatched = true;
-    if (x->refusal.http_status != 0)
+    if (x->refusal.http_status != 0) {
         exchange_fail(x, &x->refusal);
-    else if (exchange_choose_model(x) == MODEL_CHOSEN)
-        x->route->handler(x);
+    } else {
+        const enum model_choice choice = exchange_choose_model(x);
+        if (choice == MODEL_AWAITED)
+            return false;
+        if (choice == MODEL_CHOSEN)
+            x->route->handler(x);
+    }
+    x->is_dispatched = true;
     if (x->phase != PHASE_GENERATING || !x->is_stream || x->sink.on_frames)
-        return;
+        return true;
     api_error_set(&e, "unsupported_value", "stream", "A stream is not possible here.");
     (void)pthread_mutex_lock(&x->lock);
     x->is_aborted = true; /* what its requests still say is dropped */
     (void)pthread_mutex_unlock(&x->lock);
     exchange_set_error(x, &e);
+    return true;
+}
+
+/* False: its model has come meanwhile, or it has to end. */
+static bool sleeps_for_model(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    const bool sleeps = x->is_awaiting && !x->is_aborted && !x->is_gone;
+    x->is_suspended = sleeps;
+    (void)pthread_mutex_unlock(&x->lock);
+    return sleeps;
 }
 
 static void hand_frames_over(struct exchange *x)
@@ -93,8 +110,9 @@ static bool advance(struct exchange *x)
 
 void detached_attend(struct exchange *x)
 {
-    if (!x->is_dispatched && !is_gone(x))
-        dispatch(x);
+    while (!x->is_dispatched && !is_gone(x))
+        if (!dispatch(x) && sleeps_for_model(x))
+            return;
     if (is_gone(x) || advance(x))
         finish(x);
 }

@@ -7,6 +7,8 @@ struct exchange;
 /* models.c */
 void endpoint_models_list(struct exchange *x);
 void endpoint_models_get(struct exchange *x);
+void endpoint_load_model(struct exchange *x);
+void endpoint_unload_model(struct exchange *x);
 /* openai_chat.c */
 void endpoint_chat_completions(struct exchange *x);
 void endpoint_apply_template(struct exchange *x);
@@ -34,6 +36,11 @@ void endpoint_rerank(struct exchange *x);
 void endpoint_rerank_v2(struct exchange *x);
 /* score.c */
 void endpoint_score(struct exchange *x);
+/* files.c */
+void endpoint_files_create(struct exchange *x);
+void endpoint_files_list(struct exchange *x);
+void endpoint_files_get(struct exchange *x);
+void endpoint_files_delete(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);

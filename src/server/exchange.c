@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/json_body.h"
 #include "server/server_internal.h"
 
@@ -76,6 +77,7 @@ struct exchange *exchange_create(struct server *server)
     buffer_init(&x->ignored_fields, 1 * KIB);
     x->arrival_ns = clock_now_ns(server->context.clock);
     x->max_priority = INT32_MAX;
+    x->reply_file.fd = -1;
     return x;
 }
 
@@ -98,9 +100,12 @@ void exchange_unref(struct exchange *x)
     rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
+    exchange_leave_model(x);
     event_queue_deinit(&x->queue);
     buffer_deinit(&x->body);
     buffer_deinit(&x->reply);
+    file_close(&x->reply_file);
+    upload_destroy(x->upload);
     buffer_deinit(&x->ignored_fields);
     (void)pthread_mutex_destroy(&x->lock);
     json_decref(x->json);
@@ -202,6 +207,16 @@ bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t lea
     return true;
 }
 
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size)
+{
+    size_t n = 0;
+    const char *text = query_value(x, name, &n);
+    if (n >= size)
+        return false;
+    out[text ? route_decode(text, n, out) : 0] = '\0';
+    return true;
+}
+
 /* Names come from requests: only clean ones are repeated. */
 void exchange_ignored_field(struct exchange *x, const char *name)
 {
@@ -229,6 +244,14 @@ void exchange_reply(struct exchange *x, int status, const char *content_type, st
         buffer_deinit(&x->reply);
         buffer_init(&x->reply, 0);
     }
+}
+
+void exchange_attach_file(struct exchange *x, const char *content_type, struct file *file)
+{
+    file_close(&x->reply_file);
+    x->reply_file = *file;
+    file->fd = -1;
+    (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
 }
 
 void exchange_fail(struct exchange *x, const struct api_error *e)
@@ -589,6 +612,30 @@ void exchange_run(struct exchange *x,
     settle_share(x, SERVERD_BUSY, NO_REQUEST);
     api_error_set(&e, "model_unavailable", NULL,
                   "%u jobs of this kind are being done. Please try again.", LIMIT_SERVER_JOBS);
+    exchange_fail(x, &e);
+}
+
+void exchange_run_with_data(struct exchange *x,
+                            bool (*run)(void *state, struct data_thread *data, struct api_error *e),
+                            const struct reply_encoder *encoder, void *state)
+{
+    struct api_error e;
+    struct data_thread *data = x->server->data;
+    if (!begin_single(x, encoder, state))
+        return;
+    if (data) {
+        begin_share(x); /* the data thread's, until its EVENT_END */
+        if (data_thread_put(data, x, run)) {
+            settle_share(x, SERVERD_OK, NO_REQUEST);
+            return;
+        }
+        settle_share(x, SERVERD_BUSY, NO_REQUEST);
+    }
+    if (data)
+        api_error_set(&e, "model_unavailable", NULL, "The server is busy. Please try again.");
+    else
+        api_error_set(&e, "feature_disabled", NULL,
+                      "This server keeps no files: it has no --data-path.");
     exchange_fail(x, &e);
 }
 

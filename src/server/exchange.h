@@ -1,6 +1,7 @@
 /* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
  * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
- * exchange_generate, exchange_inspect, exchange_run, exchange_unload_adapter. It knows nothing of
+ * exchange_generate, exchange_inspect, exchange_run, exchange_run_with_data,
+ * exchange_unload_adapter. It knows nothing of
  * libmicrohttpd, sockets or suspended connections. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
@@ -19,11 +20,14 @@
 
 #include <jansson.h>
 
+struct data_thread;
 struct exchange;
+struct file;
 
 /* A loaded model and what serves it; immutable while it is published. */
 struct served_model {
     const char *name;    /* id in the API */
+    const char *path;    /* where it was loaded from; NULL: it is not told */
     const char *aliases; /* further ids, comma separated; NULL: none */
     int64_t created;     /* Unix seconds */
     struct program *program;
@@ -71,12 +75,18 @@ void exchange_set_body_id(struct exchange *x, const char *id);
 bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
                         uint32_t *value, struct api_error *e);
 
+/* A text of the query string, escapes decoded; "": there is none of that name. False: it is longer
+ * than size - 1 bytes. */
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size);
+
 /* A field that was ignored: reported in X-Serverd-Warning and counted. */
 void exchange_ignored_field(struct exchange *x, const char *name);
 
 /* Reply with a whole body; takes the buffer's bytes over. */
 void exchange_reply(struct exchange *x, int status, const char *content_type, struct buffer *body);
 void exchange_fail(struct exchange *x, const struct api_error *e);
+/* In an encoder's on_end: the body is what the file holds, sent as it is read. Takes it over. */
+void exchange_attach_file(struct exchange *x, const char *content_type, struct file *file);
 
 /* Turns events into bytes of the reply. All calls come on HTTP threads, one at a time. For a
  * stream the bytes are SSE frames, sent as they come; else they are the body, sent after on_end. */
@@ -125,6 +135,12 @@ void exchange_generate_prepared(struct exchange *x, struct request **requests, u
 void exchange_run(struct exchange *x,
                   bool (*run)(void *state, const struct served_model *model, struct api_error *e),
                   const struct reply_encoder *encoder, void *state);
+
+/* The same on the thread that has files and batches (data_thread.h); without a --data-path the
+ * reply is 501. */
+void exchange_run_with_data(struct exchange *x,
+                            bool (*run)(void *state, struct data_thread *data, struct api_error *e),
+                            const struct reply_encoder *encoder, void *state);
 
 /* Has the model's engine let an adapter go (scheduler/adapters.h); the reply is what the encoder
  * makes of the one EVENT_END. Takes over the encoder's state in every case. */

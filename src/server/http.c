@@ -7,6 +7,7 @@
  * comes again, or the stream's reader is called again. */
 #include "base/error.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/request_policy.h"
 #include "server/server_internal.h"
 
@@ -206,17 +207,33 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
 /* ---- replies
  * ------------------------------------------------------------------------------------- */
 
-static enum MHD_Result queue_reply(struct exchange *x)
+static struct MHD_Response *response_of_bytes(struct exchange *x)
 {
     size_t n;
     char *bytes = buffer_take(&x->reply, &n);
     struct MHD_Response *response =
         MHD_create_response_from_buffer(bytes ? n : 0, bytes ? bytes : (char *)"",
                                         bytes ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
-    if (!response) {
+    if (!response)
         free(bytes);
+    return response;
+}
+
+static struct MHD_Response *response_of_file(struct exchange *x)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_fd64(x->reply_file.bytes, x->reply_file.fd);
+    if (response)
+        x->reply_file.fd = -1; /* the response's */
+    return response;
+}
+
+static enum MHD_Result queue_reply(struct exchange *x)
+{
+    struct MHD_Response *response =
+        x->reply_file.fd >= 0 ? response_of_file(x) : response_of_bytes(x);
+    if (!response)
         return MHD_NO;
-    }
     reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
     MHD_destroy_response(response);
@@ -316,7 +333,7 @@ void request_refuse_without_model(struct exchange *x)
         api_error_set(&x->refusal, "draining", NULL, "The server takes no new requests now.");
     } else if (atomic_load(&server->has_failed)) {
         api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
-    } else if (!atomic_load(&server->model)) {
+    } else if (model_set_is_starting(&server->models)) {
         uint32_t permille = atomic_load(&server->progress_permille);
         api_error_set(&x->refusal, "model_loading", NULL, "The model is being loaded (%u %%).",
                       permille / 10);
@@ -346,6 +363,18 @@ static void look_at_request(struct exchange *x, const char *method)
         request_refuse_without_model(x);
 }
 
+/* A form goes to the disk as it comes. */
+static void begin_upload(struct exchange *x)
+{
+    struct data_thread *data = x->server->data;
+    if (data)
+        x->upload = upload_create(x->mhd, data_thread_files(data),
+                                  x->server->context.options->max_file, &x->refusal);
+    else
+        api_error_set(&x->refusal, "feature_disabled", NULL,
+                      "This server keeps no files: it has no --data-path.");
+}
+
 /* First call. */
 static enum MHD_Result take_head(struct exchange *x, const char *method, const char *version)
 {
@@ -358,6 +387,8 @@ static enum MHD_Result take_head(struct exchange *x, const char *method, const c
     look_at_request(x, method);
     if (policy_refuses_body(x))
         return queue_refusal(x);
+    if (x->refusal.http_status == 0 && x->route && (x->route->flags & FORM_BODY))
+        begin_upload(x);
     set_times(x, 0, clock_now_ns(x->server->context.clock));
     return MHD_YES;
 }
@@ -374,6 +405,10 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
                        x->connection->body_bytes > x->max_body + SWALLOW_BYTES
                    ? MHD_NO
                    : MHD_YES;
+    if (x->upload) {
+        x->is_swallowing = !upload_take(x->upload, bytes, n, &x->refusal);
+        return MHD_YES;
+    }
     if (n > x->max_body - min_size(x->max_body, x->body.len)) {
         api_error_set(&x->refusal, "request_too_large", NULL,
                       "The body has more than the %zu bytes that are allowed.", x->max_body);
@@ -385,18 +420,45 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
     return x->body.is_failed ? MHD_NO : MHD_YES;
 }
 
+/* Calls the handler. False: the exchange has to wait for its model first. */
+static bool dispatch(struct exchange *x)
+{
+    set_times(x, 0, 0);
+    if (x->refusal.http_status != 0) {
+        exchange_fail(x, &x->refusal);
+    } else if (x->phase != PHASE_REPLIED) {
+        const enum model_choice choice = exchange_choose_model(x);
+        if (choice == MODEL_AWAITED)
+            return false;
+        if (choice == MODEL_CHOSEN)
+            x->route->handler(x);
+    }
+    if (x->phase == PHASE_GENERATING)
+        watch_hangup(x);
+    x->is_dispatched = true;
+    return true;
+}
+
+/* False: its model has come meanwhile, or it has to end. */
+static bool sleeps_for_model(struct exchange *x)
+{
+    watch_hangup(x);
+    (void)pthread_mutex_lock(&x->lock);
+    const bool sleeps = x->is_awaiting && !x->is_aborted;
+    if (sleeps)
+        suspend(x);
+    (void)pthread_mutex_unlock(&x->lock);
+    return sleeps;
+}
+
 /* Last call; comes again after each resumption. */
 static enum MHD_Result answer(struct exchange *x)
 {
-    if (!x->is_dispatched) {
-        x->is_dispatched = true;
-        set_times(x, 0, 0);
-        if (x->refusal.http_status != 0)
-            exchange_fail(x, &x->refusal);
-        else if (x->phase != PHASE_REPLIED && exchange_choose_model(x) == MODEL_CHOSEN)
-            x->route->handler(x);
-        if (x->phase == PHASE_GENERATING)
-            watch_hangup(x);
+    while (!x->is_dispatched) {
+        if (is_gone(x))
+            return MHD_NO;
+        if (!dispatch(x) && sleeps_for_model(x))
+            return MHD_YES;
     }
     while (x->phase == PHASE_GENERATING) {
         if (is_gone(x))

@@ -27,11 +27,9 @@ static void append_text(struct buffer *out, const char *text)
 
 static void reply_drain(struct exchange *x, const char *status)
 {
-    const struct served_model *model = atomic_load(&x->server->model);
-    struct engine_status engine = {0};
+    struct model_set_health engine;
     struct buffer body;
-    if (model)
-        engine_status(model->engine, &engine);
+    model_set_health(&x->server->models, &engine);
     buffer_init(&body, 1 * KIB);
     buffer_printf(&body, "{\"status\":\"%s\",\"num_running_reqs\":%u,\"num_waiting_reqs\":%u}",
                   status, engine.n_running, engine.n_waiting);

@@ -229,7 +229,7 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
         return false;
     }
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
     key_of(&p->form, key);
@@ -251,7 +251,7 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
                           struct output_form *form, const struct reply_encoder *encoder,
                           void *state, bool is_stream)
 {
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     if (!form->is_set) {
         output_form_release(form);

@@ -115,7 +115,7 @@ void request_count(struct exchange *x)
     const char *labels[] = {x->route ? x->route->path : "other", status};
     if (x->status != 0) /* 0: the client left before its answer */
         metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
-    if (!x->route || !(x->route->flags & JSON_BODY))
+    if (!x->route || !(x->route->flags & (JSON_BODY | FORM_BODY)))
         return;
     (void)pthread_mutex_lock(&x->lock);
     const bool is_gone = x->is_gone;

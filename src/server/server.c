@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -22,6 +23,17 @@
 /* ---- life --------------------------------------------------------------------------------------
  */
 
+static serverd_status open_data(struct server *server, const char *folder, serverd_error *err)
+{
+    const struct server_context *context = &server->context;
+    if (!folder || data_thread_create(server, folder, &server->data, err) == SERVERD_OK)
+        return SERVERD_OK;
+    if (context->options->data_path)
+        return err->code;
+    log_warn(context->log, "server", "no files and batches: %s", err->text);
+    return SERVERD_OK;
+}
+
 serverd_status server_create(const struct server_options *options, struct server **out,
                              serverd_error *err)
 {
@@ -29,16 +41,20 @@ serverd_status server_create(const struct server_options *options, struct server
     if (!server)
         return fail(err, SERVERD_NOMEM, "server: no memory");
     server->context = options->context;
+    server->created = clock_wall_seconds(options->context.clock);
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
     job_thread_init(&server->compilers, server);
     worker_init(&server->detached, server);
-    grammar_cache_init(&server->grammars);
+    model_set_init(&server->models, server);
     response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
+    server->models.opener = options->opener;
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
+    for (uint32_t i = 0; i < options->n_models && status == SERVERD_OK; i++)
+        status = model_set_add(&server->models, &options->models[i], err);
     if (status == SERVERD_OK && options->context.options->api_key_file)
         status = server_reload_keys(server, err);
     if (status == SERVERD_OK)
@@ -49,6 +65,8 @@ serverd_status server_create(const struct server_options *options, struct server
         status = job_thread_start(&server->compilers, err);
     if (status == SERVERD_OK)
         status = worker_start(&server->detached, err);
+    if (status == SERVERD_OK)
+        status = open_data(server, options->data_folder, err);
     if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
@@ -77,28 +95,35 @@ static void abort_live(struct server *server)
         (void)usleep(5000);
 }
 
+void server_end_requests(struct server *server)
+{
+    atomic_store(&server->is_draining, true);
+    job_thread_stop(&server->jobs);
+    job_thread_stop(&server->compilers);
+    data_thread_stop(server->data);
+    dispatch(server); /* what the engine and the jobs have said comes before the end */
+    abort_live(server);
+}
+
 void server_destroy(struct server *server)
 {
     if (!server)
         return;
-    atomic_store(&server->is_draining, true);
-    job_thread_stop(&server->jobs);
-    job_thread_stop(&server->compilers);
-    dispatch(server); /* what the engine and the jobs have said comes before the end */
-    abort_live(server);
+    server_end_requests(server);
     http_stop(server);
     worker_stop(&server->detached);
     detached_end_all(server);
     worker_deinit(&server->detached);
+    data_thread_destroy(server->data);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
-    grammar_cache_deinit(&server->grammars);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     certificate_unref(server->certificate);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
     (void)pthread_mutex_destroy(&server->lock);
+    model_set_deinit(&server->models);
     free(server);
 }
 
@@ -174,7 +199,7 @@ void server_set_progress(struct server *server, double share)
 void server_publish(struct server *server, const struct served_model *model)
 {
     atomic_store(&server->progress_permille, 1000);
-    atomic_store(&server->model, model);
+    model_set_publish(&server->models, model);
 }
 
 void server_set_failed(struct server *server)
@@ -211,6 +236,36 @@ static void put_events(void *context, const struct event *events, uint32_t n)
 struct event_sink server_event_sink(struct server *server)
 {
     return (struct event_sink){.deliver = put_events, .context = server};
+}
+
+/* ---- models -------------------------------------------------------------------------------------
+ */
+
+serverd_status server_start_models(struct server *server, serverd_error *err)
+{
+    return model_set_start(&server->models, err);
+}
+
+bool server_stop_models(struct server *server)
+{
+    return model_set_stop(&server->models);
+}
+
+void server_wake_awaiting(struct server *server, uint64_t before_ns)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    for (struct exchange *x = server->live; x; x = x->next_live) {
+        (void)pthread_mutex_lock(&x->lock);
+        const bool goes_on = x->is_awaiting && x->arrival_ns < before_ns;
+        if (goes_on) {
+            x->is_awaiting = false;
+            exchange_wake(x);
+        }
+        (void)pthread_mutex_unlock(&x->lock);
+        if (goes_on && x->worker)
+            worker_ring(x->worker);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
 }
 
 /* ---- exchanges that are served -----------------------------------------------------------------
@@ -353,6 +408,9 @@ void server_tick(struct server *server)
     metrics_set(server->context.metrics, METRIC_LOG_DROPPED,
                 (double)log_n_dropped(server->context.log));
     server_check_hangups(server);
+    const uint64_t patience = (uint64_t)(server->context.options->queue_timeout * 1e9);
+    server_wake_awaiting(server, now > patience ? now - patience : 0);
+    model_set_tick(&server->models);
 }
 
 /* ---- the end
@@ -361,25 +419,22 @@ void server_tick(struct server *server)
 void server_pause(struct server *server, uint64_t timeout_ns)
 {
     (void)pthread_mutex_lock(&server->lock);
-    const struct served_model *model = atomic_load(&server->model);
     if (!server->is_ending) {
         atomic_store(&server->is_draining, true);
         server->drain_until_ns = clock_now_ns(server->context.clock) + timeout_ns;
-        if (model)
-            engine_drain(model->engine);
+        model_set_drain(&server->models);
     }
     (void)pthread_mutex_unlock(&server->lock);
+    server_wake_awaiting(server, UINT64_MAX);
 }
 
 bool server_resume(struct server *server)
 {
     (void)pthread_mutex_lock(&server->lock);
-    const struct served_model *model = atomic_load(&server->model);
     const bool may = !server->is_ending;
     if (may) {
         server->drain_until_ns = 0;
-        if (model)
-            engine_resume(model->engine);
+        model_set_resume(&server->models);
         atomic_store(&server->is_draining, false);
     }
     (void)pthread_mutex_unlock(&server->lock);
@@ -393,8 +448,11 @@ void server_drain(struct server *server)
     server->is_ending = true;
     atomic_store(&server->is_draining, true);
     (void)pthread_mutex_unlock(&server->lock);
-    if (!was_ending)
-        http_quiesce(server);
+    if (was_ending)
+        return;
+    http_quiesce(server);
+    model_set_drain(&server->models);
+    server_wake_awaiting(server, UINT64_MAX);
 }
 
 uint32_t server_n_active(const struct server *server)

@@ -6,10 +6,11 @@
 
 #include "server/certificate.h"
 #include "server/detached.h"
-#include "server/grammar_cache.h"
+#include "server/model_set_internal.h"
 #include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
@@ -29,6 +30,7 @@ enum route_flags {
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
     WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+    FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
 struct route {
@@ -94,7 +96,10 @@ struct exchange {
     struct buffer body;
     json_t *json; /* of the body, until its handler takes it; NULL: not parsed */
     const struct served_model *model; /* set before the handler is called */
+    struct model_entry *model_entry;  /* of `model`, with a reference */
+    bool is_counted;                  /* among those that await a model; under the set's mutex */
     size_t max_body;
+    struct upload *upload; /* of a FORM_BODY, instead of `body`; NULL: it was refused */
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
         is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
@@ -114,6 +119,7 @@ struct exchange {
     int status;
     char content_type[64];
     struct buffer reply;
+    struct file reply_file; /* the body instead, if fd is not -1 */
     uint32_t retry_after_ms;
 
     /* A generated reply. */
@@ -148,6 +154,7 @@ struct exchange {
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
     bool is_cancelled;     /* by another request: what runs for it ends */
+    bool is_awaiting;      /* its model is being loaded */
     uint32_t n_open;       /* requests whose END has not come from the engine */
     uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
@@ -252,7 +259,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
-    struct grammar_cache grammars;
+    struct model_set models;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t
@@ -267,14 +274,15 @@ struct server {
     struct job_thread jobs;
     struct job_thread compilers; /* of grammars */
     struct http_worker detached; /* serves exchanges without a connection */
+    struct data_thread *data;    /* NULL: there are no files and batches */
 
-    _Atomic(const struct served_model *) model;
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
     uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
+    int64_t created; /* the same in Unix seconds, for models that are not loaded */
 };
 
 /* http.c */
@@ -305,7 +313,8 @@ void worker_dispatch(struct http_worker *worker);
 /* A detached exchange goes on at the next ring; it must not be in that list. */
 void worker_put_ready(struct http_worker *worker, struct exchange *x);
 
-/* job_thread.c: each job that is taken ends in one EVENT_END. */
+/* job_thread.c: each job that is taken ends in one EVENT_END, which this is. */
+void server_end_job(struct server *server, struct exchange *x, serverd_status status);
 void job_thread_init(struct job_thread *jobs, struct server *server);
 serverd_status job_thread_start(struct job_thread *jobs, serverd_error *err);
 bool job_thread_put(struct job_thread *jobs, const struct server_job *job); /* false: full */
@@ -316,11 +325,22 @@ void job_thread_deinit(struct job_thread *jobs);
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
 
+/* Decodes the escapes of a part of the target; the policy has refused bad ones and %00. Returns its
+ * length, which is n at most. */
+size_t route_decode(const char *from, size_t n, char *out);
+
 /* model_choice.c */
-enum model_choice { MODEL_CHOSEN, MODEL_REFUSED };
+enum model_choice {
+    MODEL_CHOSEN,
+    MODEL_REFUSED, /* the reply is an error */
+    MODEL_AWAITED  /* it is not loaded: call again once x->is_awaiting is false */
+};
 /* Before a handler is called: finds the model that the request names, which exchange_model has from
- * then on. MODEL_REFUSED: the reply is an error. */
+ * then on, for as long as the exchange lives. */
 enum model_choice exchange_choose_model(struct exchange *x);
+void exchange_leave_model(struct exchange *x); /* the last reference does that */
+/* Grammars that were compiled for the exchange's model. */
+struct grammar_cache *exchange_grammars(const struct exchange *x);
 
 /* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
@@ -363,6 +383,8 @@ void server_remove_live(struct exchange *x);
 struct exchange *server_find_live(struct server *server, uint64_t number);
 /* Events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
+/* Exchanges that await a model and arrived before then try again. */
+void server_wake_awaiting(struct server *server, uint64_t before_ns);
 /* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
  * ended. */
 void server_pause(struct server *server, uint64_t timeout_ns);
@@ -370,7 +392,7 @@ void server_pause(struct server *server, uint64_t timeout_ns);
 bool server_resume(struct server *server);
 
 /* health.c */
-double server_heartbeat_age(const struct server *server);
+double server_heartbeat_age(struct server *server);
 
 void event_free(struct event *event);
 bool event_queue_push(struct event_queue *queue, const struct event *event);

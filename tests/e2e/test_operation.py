@@ -152,7 +152,7 @@ def test_https_and_a_new_certificate(start, tiny_model, tmp_path):
     client = openai.OpenAI(base_url=url + "/v1", api_key="x", max_retries=0,
                            http_client=httpx.Client(verify=trusts_old))
     stream = client.completions.create(model="default", prompt="abc", max_tokens=100, stream=True,
-                                       extra_body={"ignore_eos": True})
+                                       stream_options={"include_usage": True}, extra_body={"ignore_eos": True})
     next(iter(stream))
     cert.write_bytes(next_cert.read_bytes())  # the key is still the old one
     s.process.send_signal(signal.SIGHUP)

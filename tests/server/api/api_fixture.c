@@ -166,9 +166,9 @@ static struct api_world *create(const char *arch, const char *chat_template,
     world->server.context = (struct server_context){
         .options = &world->options, .clock = &still_clock, .metrics = world->metrics};
     response_store_init(&world->server.responses);
-    grammar_cache_init(&world->server.grammars);
+    model_set_init(&world->server.models, &world->server);
     job_thread_init(&world->server.compilers, &world->server);
-    atomic_store(&world->server.model, &world->model);
+    model_set_publish(&world->server.models, &world->model);
     return world;
 }
 
@@ -193,7 +193,7 @@ void api_world_destroy(struct api_world *world)
     response_store_deinit(&world->server.responses);
     engine_destroy(world->engine);
     job_thread_deinit(&world->server.compilers);
-    grammar_cache_deinit(&world->server.grammars);
+    model_set_deinit(&world->server.models);
     runtime_close(world->runtime);
     worker_pool_destroy(world->workers);
     output_formats_deinit(&world->model.output);
