@@ -61,6 +61,8 @@ void endpoint_slots(struct exchange *x);
 void endpoint_model_info(struct exchange *x);
 void endpoint_props(struct exchange *x);
 void endpoint_tokenizer_info(struct exchange *x);
+/* health_generate.c */
+void endpoint_health_generate(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);
 void endpoint_live(struct exchange *x);
