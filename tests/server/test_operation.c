@@ -419,6 +419,19 @@ static void a_probe_that_takes_too_long_fails(void **state)
     edge_destroy(edge);
 }
 
+static void dashboards_of_others_find_their_names_if_they_are_wanted(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){.options = {"metrics-compat=true"}});
+    check(edge, "GET", "/metrics", NULL, 200, "\nvllm:num_requests_running{model_name=\"tiny\"} 0");
+    edge_destroy(edge);
+    edge = edge_create(&(struct edge_setup){0});
+    char *reply = ask(edge, "GET", "/metrics", NULL);
+    assert_null(strstr(reply, "vllm:"));
+    free(reply);
+    edge_destroy(edge);
+}
+
 static void the_configuration_is_told_with_its_reasons(void **state)
 {
     json_t *root = ask_json(*state, "/get_server_info"), *again = ask_json(*state, "/server_info");
@@ -511,6 +524,7 @@ int main(void)
         FACT(a_probe_gets_a_real_token),
         cmocka_unit_test(probes_do_not_pile_up),
         cmocka_unit_test(a_probe_that_takes_too_long_fails),
+        cmocka_unit_test(dashboards_of_others_find_their_names_if_they_are_wanted),
         FACT(the_configuration_is_told_with_its_reasons),
         FACT(model_and_tokenizer_introduce_themselves),
         FACT(aliases_name_the_model),
