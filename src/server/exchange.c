@@ -211,7 +211,7 @@ bool exchange_query_text(const struct exchange *x, const char *name, char *out, 
 {
     size_t n = 0;
     const char *text = query_value(x, name, &n);
-    if (n >= size)
+    if (text && n >= size)
         return false;
     out[text ? route_decode(text, n, out) : 0] = '\0';
     return true;

@@ -141,6 +141,10 @@ static void close_model(void *context, void *model)
     struct engine_status status;
     (void)context;
     engine_status(opened->engine, &status);
+    for (int i = 0; status.n_running > 0 && i < 1000; i++) { /* counted at the end of a step */
+        (void)usleep(1000);
+        engine_status(opened->engine, &status);
+    }
     assert_int_equal(status.n_running, 0);
     assert_int_equal(status.n_waiting, 0);
     engine_destroy(opened->engine);
