@@ -38,7 +38,7 @@ build "$root/build" --buildtype=release -Dtests=disabled
 serverd=$root/build/src/tools/serverd
 
 if ! prints_only; then
-    if ! given model-path; then
+    if ! given model-path && ! given models-path && ! given models; then
         need_default_model
         arguments=(--model-path "$default_model_path" "${arguments[@]}")
     fi

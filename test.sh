@@ -15,7 +15,7 @@ usage() {
   asan     the same suites under AddressSanitizer and UndefinedBehaviorSanitizer, and e2e
   tsan     the concurrent suites under ThreadSanitizer
   clients  the packages of docs/CLIENTS.md against a real model; not one of "all parts"
-  fuzz     each libFuzzer target for FUZZ_SECONDS (20) from its corpus
+  fuzz     each libFuzzer target for FUZZ_SECONDS (20) from its corpus; FUZZ_SEED (1; 0: another each time)
 
 SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
 TEXT
@@ -111,9 +111,11 @@ part_fuzz() {
         name=$(basename "$target")
         say "fuzzing ${name#fuzz_} for ${FUZZ_SECONDS:-20} s"
         mkdir -p "$root/build-fuzz/corpus/${name#fuzz_}"
+        # a seed of its own each time would make an old fault look like the newest change's
         (cd "$root/build-fuzz" && UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-            "$target" -max_total_time="${FUZZ_SECONDS:-20}" -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
-            -verbosity=0 "corpus/${name#fuzz_}" "$root/tests/fuzz/corpus/${name#fuzz_}" 2>&1 | tail -n 30)
+            "$target" -max_total_time="${FUZZ_SECONDS:-20}" -seed="${FUZZ_SEED:-1}" -timeout=20 -rss_limit_mb=4096 \
+            -print_final_stats=1 -verbosity=0 "corpus/${name#fuzz_}" "$root/tests/fuzz/corpus/${name#fuzz_}" \
+            >"$name.log" 2>&1 && tail -n 6 "$name.log" || { tail -n 100 "$name.log"; exit 1; })
     done
 }
 

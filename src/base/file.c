@@ -190,6 +190,12 @@ static bool sync_folder(const char *path)
     return is_done;
 }
 
+/* A disk without room is no fault of who writes. */
+static serverd_status write_fault(void)
+{
+    return errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? SERVERD_NOMEM : SERVERD_INVALID;
+}
+
 serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
                                serverd_error *err)
 {
@@ -204,7 +210,7 @@ serverd_status new_file_create(const char *path, unsigned mode, struct new_file 
         (void)snprintf(file.temporary, room, "%s.%016" PRIx64, path, number); /* fits */
         file.fd = open(file.temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (file.fd < 0)
-            status = fail(err, SERVERD_INVALID, "%s: cannot create: %m", file.temporary);
+            status = fail(err, write_fault(), "%s: cannot create: %m", file.temporary);
     }
     if (status != SERVERD_OK) {
         free(file.path);
@@ -224,7 +230,7 @@ serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const v
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
-            return fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+            return fail(err, write_fault(), "%s: cannot write: %m", file->path);
         p += put;
         offset += (uint64_t)put;
         n -= (size_t)put;
@@ -245,7 +251,7 @@ serverd_status new_file_commit(struct new_file *file, serverd_error *err)
 {
     serverd_status status = SERVERD_OK;
     if (fsync(file->fd) != 0 || rename(file->temporary, file->path) != 0) {
-        status = fail(err, SERVERD_INVALID, "%s: cannot write: %m", file->path);
+        status = fail(err, write_fault(), "%s: cannot write: %m", file->path);
         (void)unlink(file->temporary); /* a left-over is harmless */
     } else if (!sync_folder(file->path)) {
         status =

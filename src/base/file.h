@@ -45,7 +45,8 @@ struct new_file {
     int fd;
     char *path, *temporary;
 };
-/* `mode`: who may do what with it, as far as the process's umask lets them; 0600, 0666. */
+/* `mode`: who may do what with it, as far as the process's umask lets them; 0600, 0666. Here and in
+ * the two below SERVERD_NOMEM says that the disk has no room. */
 serverd_status new_file_create(const char *path, unsigned mode, struct new_file *out,
                                serverd_error *err);
 serverd_status new_file_write_at(struct new_file *file, uint64_t offset, const void *bytes,

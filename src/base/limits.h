@@ -119,6 +119,8 @@
 #define LIMIT_PREFIX_HANDLES 4096u
 
 /* One request: 400 with the field's name. */
+#define LIMIT_FILL_FILES            1024u /* beside the file of an infill; over it: 400 */
+#define LIMIT_RESPONSE_FIELDS       64u   /* that a request may choose; over it: 400 */
 #define LIMIT_PROMPTS               2048u
 #define LIMIT_MESSAGES              4096u
 #define LIMIT_CHOICES               128u
@@ -129,14 +131,25 @@
 #define LIMIT_LABELS                64u       /* tokens whose probability a score is */
 #define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
-#define LIMIT_KEPT_GRAMMARS         256u /* compiled, for requests that ask for the same */
-#define LIMIT_STOPS                 16u
-#define LIMIT_STOP_BYTES            1024u
-#define LIMIT_STOP_TOKEN_IDS        64u
-#define LIMIT_LOGIT_BIAS            1024u
-#define LIMIT_TOP_LOGPROBS          20u
-#define LIMIT_REQUEST_ID_BYTES      128u
-#define LIMIT_REQUEST_BYTES         (128 * MIB) /* its arena: prompt ids, stops, biases */
+/* Of --data-path: 507, or 400 with the field's name. Ages in seconds: files of batches, and of
+ * batches that have ended, go when they are so old, as with OpenAI. */
+#define LIMIT_STORED_FILES     100000u
+#define LIMIT_FILES_LISTED     10000u
+#define LIMIT_BATCHES_LISTED   100u
+#define LIMIT_FILE_NAME        255u       /* bytes */
+#define LIMIT_FORM_BYTES       (64 * KIB) /* of an upload, beside its file */
+#define LIMIT_FORM_FIELD       256u
+#define LIMIT_LEAST_FILE_AGE   3600u
+#define LIMIT_FILE_AGE         2592000u
+#define LIMIT_BATCH_AGE        2592000u
+#define LIMIT_KEPT_GRAMMARS    256u /* compiled, for requests that ask for the same */
+#define LIMIT_STOPS            16u
+#define LIMIT_STOP_BYTES       1024u
+#define LIMIT_STOP_TOKEN_IDS   64u
+#define LIMIT_LOGIT_BIAS       1024u
+#define LIMIT_TOP_LOGPROBS     20u
+#define LIMIT_REQUEST_ID_BYTES 128u
+#define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
 
 /* Of its sampling; a bad word's tokens, a breaker's bytes. */
 #define LIMIT_BAD_WORDS         1024u
@@ -170,8 +183,14 @@
 #define LIMIT_TRACE_EVENTS     (1u << 20)
 #define LIMIT_TRACE_ALL_EVENTS (1u << 18)
 
+/* Models of one server: more are refused, and names that are longer, the end's byte too. */
+#define LIMIT_MODELS     256u
+#define LIMIT_MODEL_NAME 128u
+
 /* Jobs of the server's own thread that wait or run, such as adapters that are loaded: 503. */
 #define LIMIT_SERVER_JOBS 16u
+/* Those of the thread that has files and batches: short ones. */
+#define LIMIT_DATA_JOBS 256u
 
 /* HTTP: 414, 431, drop; see server/request_policy.h. */
 #define LIMIT_TARGET_BYTES      2048u

@@ -38,13 +38,17 @@ struct row {
     const char *name, *labels, *help;
     enum metric_kind kind;
     const struct buckets *buckets;
+    bool is_of_model;
 };
 
 static const struct row rows[METRIC_COUNT] = {
 #define METRIC(id, kind, name, labels, buckets, help)                                              \
-    [METRIC_##id] = {name, labels, help, kind, &buckets_##buckets},
+    [METRIC_##id] = {name, labels, help, kind, &buckets_##buckets, false},
+#define MODEL_METRIC(id, kind, name, labels, buckets, help)                                        \
+    [METRIC_##id] = {name, labels, help, kind, &buckets_##buckets, true},
 #include "base/metrics.def"
 #undef METRIC
+#undef MODEL_METRIC
 };
 
 /* Labels without values: one series for each set of them. */
@@ -71,6 +75,8 @@ struct metric {
 struct metrics {
     pthread_mutex_t mutex;
     struct metric metrics[METRIC_COUNT];
+    char *model;                     /* label, as it is rendered; NULL: not one of several */
+    struct metrics *children, *next; /* of models; the list under the parent's mutex */
 };
 
 /* Relaxed everywhere: each value stands alone (metrics.h). */
@@ -112,6 +118,12 @@ void metrics_destroy(struct metrics *metrics)
 {
     if (!metrics)
         return;
+    while (metrics->children) {
+        struct metrics *child = metrics->children;
+        metrics->children = child->next;
+        metrics_destroy(child); /* one level deep */
+    }
+    free(metrics->model);
     for (size_t id = 0; id < METRIC_COUNT; id++) {
         struct metric *metric = &metrics->metrics[id];
         for (size_t i = 0; i < metric->n_series; i++)
@@ -120,6 +132,13 @@ void metrics_destroy(struct metrics *metrics)
     }
     (void)pthread_mutex_destroy(&metrics->mutex);
     free(metrics);
+}
+
+void metrics_reset_gauges(struct metrics *metrics)
+{
+    for (size_t id = 0; metrics && id < METRIC_COUNT; id++)
+        if (rows[id].is_of_model && rows[id].kind == GAUGE)
+            atomic_store_explicit(&metrics->metrics[id].value, 0, memory_order_relaxed);
 }
 
 /* A value that a metric can take: counters only grow, and nothing is NaN or infinite. */
@@ -277,14 +296,16 @@ static void append_head(struct buffer *out, const struct row *row)
     buffer_printf(out, " %s\n", kinds[row->kind]);
 }
 
-/* The constant labels of a metric that is no family; `bound`: with that of a bucket, too. */
-static void append_labels_of(struct buffer *out, const struct row *row, const double *bound)
+/* {model="...",phase="emit",le="1"}, of what there is; `bound` NULL: without le. */
+static void append_labels_of(struct buffer *out, const char *model, const char *labels,
+                             const double *bound)
 {
-    if (!row->labels[0] && !bound)
+    const bool has_labels = labels[0] != '\0';
+    if (!model && !has_labels && !bound)
         return;
-    buffer_printf(out, "{%s", row->labels);
+    buffer_printf(out, "{%s%s%s", model ? model : "", model && has_labels ? "," : "", labels);
     if (bound) {
-        buffer_append_str(out, row->labels[0] ? ",le=\"" : "le=\"");
+        buffer_append_str(out, model || has_labels ? ",le=\"" : "le=\"");
         if (isinf(*bound))
             buffer_append_str(out, "+Inf");
         else
@@ -294,56 +315,113 @@ static void append_labels_of(struct buffer *out, const struct row *row, const do
     buffer_append_char(out, '}');
 }
 
-static void append_histogram(struct buffer *out, const struct row *row, const struct metric *metric)
+static void append_histogram(struct buffer *out, const struct row *row, const struct metric *metric,
+                             const char *model)
 {
     uint64_t n = 0; /* buckets count all that is below their bound */
     for (unsigned i = 0; i <= row->buckets->n; i++) {
         const double bound = i < row->buckets->n ? row->buckets->bounds[i] : (double)INFINITY;
         n += atomic_load_explicit(&metric->counts[i], memory_order_relaxed);
         buffer_printf(out, "serverd_%s_bucket", row->name);
-        append_labels_of(out, row, &bound);
+        append_labels_of(out, model, row->labels, &bound);
         buffer_printf(out, " %llu\n", (unsigned long long)n);
     }
     buffer_printf(out, "serverd_%s_sum", row->name);
-    append_labels_of(out, row, NULL);
+    append_labels_of(out, model, row->labels, NULL);
     buffer_append_char(out, ' ');
     append_number(out, load(&metric->value));
     buffer_printf(out, "\nserverd_%s_count", row->name);
-    append_labels_of(out, row, NULL);
+    append_labels_of(out, model, row->labels, NULL);
     buffer_printf(out, " %llu\n", (unsigned long long)n);
 }
 
-static void append_family(struct buffer *out, const struct row *row, const struct metric *metric)
+static void append_family(struct buffer *out, const struct row *row, const struct metric *metric,
+                          const char *model)
 {
     for (size_t i = 0; i < metric->n_series; i++) {
         append_name(out, row);
-        buffer_printf(out, "{%s} ", metric->series[i].labels);
+        append_labels_of(out, model, metric->series[i].labels, NULL);
+        buffer_append_char(out, ' ');
         append_number(out, metric->series[i].value);
         buffer_append_char(out, '\n');
     }
 }
 
+static void append_metric(struct buffer *out, struct metrics *metrics, size_t id)
+{
+    const struct row *row = &rows[id];
+    const struct metric *metric = &metrics->metrics[id];
+    if (row->kind == HISTOGRAM) {
+        append_histogram(out, row, metric, metrics->model);
+    } else if (is_family(row)) {
+        (void)pthread_mutex_lock(&metrics->mutex);
+        append_family(out, row, metric, metrics->model);
+        (void)pthread_mutex_unlock(&metrics->mutex);
+    } else {
+        append_name(out, row);
+        append_labels_of(out, metrics->model, row->labels, NULL);
+        buffer_append_char(out, ' ');
+        append_number(out, load(&metric->value));
+        buffer_append_char(out, '\n');
+    }
+}
+
+/* ---- several models ---- */
+
+struct metrics *metrics_create_of_model(struct metrics *parent, const char *model)
+{
+    struct metrics *metrics = metrics_create();
+    if (!metrics)
+        return NULL;
+    struct buffer label;
+    buffer_init(&label, 4 * KIB);
+    append_labels(&label, "model", &model);
+    metrics->model = buffer_take(&label, NULL);
+    buffer_deinit(&label);
+    if (!metrics->model) {
+        metrics_destroy(metrics);
+        return NULL;
+    }
+    (void)pthread_mutex_lock(&parent->mutex);
+    struct metrics **last = &parent->children;
+    while (*last)
+        last = &(*last)->next;
+    *last = metrics;
+    (void)pthread_mutex_unlock(&parent->mutex);
+    return metrics;
+}
+
+/* Children are only ever added, at the end. */
+static struct metrics *first_child(struct metrics *metrics)
+{
+    (void)pthread_mutex_lock(&metrics->mutex);
+    struct metrics *first = metrics->children;
+    (void)pthread_mutex_unlock(&metrics->mutex);
+    return first;
+}
+
+static struct metrics *next_child(struct metrics *metrics, const struct metrics *child)
+{
+    (void)pthread_mutex_lock(&metrics->mutex);
+    struct metrics *next = child->next;
+    (void)pthread_mutex_unlock(&metrics->mutex);
+    return next;
+}
+
+/* ---- all of it ---- */
+
 void metrics_render(struct metrics *metrics, struct buffer *out)
 {
     if (!metrics)
         return;
+    struct metrics *const first = first_child(metrics);
     for (size_t id = 0; id < METRIC_COUNT; id++) {
-        const struct row *row = &rows[id];
-        const struct metric *metric = &metrics->metrics[id];
-        if (id == 0 || strcmp(row->name, rows[id - 1].name) != 0)
-            append_head(out, row);
-        if (row->kind == HISTOGRAM) {
-            append_histogram(out, row, metric);
-        } else if (is_family(row)) {
-            (void)pthread_mutex_lock(&metrics->mutex);
-            append_family(out, row, metric);
-            (void)pthread_mutex_unlock(&metrics->mutex);
-        } else {
-            append_name(out, row);
-            append_labels_of(out, row, NULL);
-            buffer_append_char(out, ' ');
-            append_number(out, load(&metric->value));
-            buffer_append_char(out, '\n');
-        }
+        if (id == 0 || strcmp(rows[id].name, rows[id - 1].name) != 0)
+            append_head(out, &rows[id]);
+        if (!first || !rows[id].is_of_model)
+            append_metric(out, metrics, id);
+        else
+            for (struct metrics *child = first; child; child = next_child(metrics, child))
+                append_metric(out, child, id);
     }
 }

@@ -8,9 +8,11 @@
 #include "base/buffer.h"
 
 enum metric_id {
-#define METRIC(id, kind, name, labels, buckets, help) METRIC_##id,
+#define METRIC(id, kind, name, labels, buckets, help)       METRIC_##id,
+#define MODEL_METRIC(id, kind, name, labels, buckets, help) METRIC_##id,
 #include "base/metrics.def"
 #undef METRIC
+#undef MODEL_METRIC
     METRIC_COUNT
 };
 
@@ -19,7 +21,12 @@ struct metrics;
 struct metrics *metrics_create(void);
 void metrics_destroy(struct metrics *metrics);
 
+/* The registry of one of several models, for its engine: what is in it is rendered with its parent,
+ * with the label model="...". Destroyed with the parent. NULL: no memory. */
+struct metrics *metrics_create_of_model(struct metrics *parent, const char *model);
+
 /* metrics may be NULL everywhere below: nothing happens. */
+void metrics_reset_gauges(struct metrics *metrics); /* an engine has gone, its counts stay */
 void metrics_add(struct metrics *metrics, enum metric_id id, double value);
 void metrics_set(struct metrics *metrics, enum metric_id id, double value);
 void metrics_observe(struct metrics *metrics, enum metric_id id, double value);

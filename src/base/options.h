@@ -28,7 +28,7 @@ struct options {
 #undef OPTION_SIZE
 #undef OPTION_BOOL
 #undef OPTION_ENUM
-    uint8_t source[64]; /* enum option_source of each row */
+    uint8_t source[128]; /* enum option_source of each row */
 };
 
 serverd_status options_init(struct options *options, serverd_error *err); /* the defaults */

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "compiler/model_file.h"
+#include "text/fill_in.h"
 
 #include <string.h>
 
@@ -130,6 +131,11 @@ static int32_t named_token(const struct hf_tokenizer *t, const char *name)
     return text ? hf_tokenizer_find(t, text) : -1;
 }
 
+static int32_t find_text(const void *tokenizer, const char *text)
+{
+    return hf_tokenizer_find(tokenizer, text);
+}
+
 static void find_specials(const struct hf_tokenizer *t)
 {
     struct vocabulary *v = t->vocabulary;
@@ -143,27 +149,13 @@ static void find_specials(const struct hf_tokenizer *t)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (*rows[i].id < 0)
             *rows[i].id = named_token(t, rows[i].name);
-    static const struct {
-        const char *text;
-        size_t offset;
-    } fill_ins[] = {
-        {"<|fim_prefix|>", offsetof(struct vocabulary, fim_prefix)},
-        {"<|fim_suffix|>", offsetof(struct vocabulary, fim_suffix)},
-        {"<|fim_middle|>", offsetof(struct vocabulary, fim_middle)},
-        {"<|fim_pad|>", offsetof(struct vocabulary, fim_pad)},
-        {"<|repo_name|>", offsetof(struct vocabulary, fim_repo)},
-        {"<|file_sep|>", offsetof(struct vocabulary, fim_separator)},
-        {"<fim_prefix>", offsetof(struct vocabulary, fim_prefix)},
-        {"<fim_suffix>", offsetof(struct vocabulary, fim_suffix)},
-        {"<fim_middle>", offsetof(struct vocabulary, fim_middle)},
-        {"<fim_pad>", offsetof(struct vocabulary, fim_pad)},
-    };
-    for (size_t i = 0; i < sizeof fill_ins / sizeof fill_ins[0]; i++) {
-        int32_t id = hf_tokenizer_find(t, fill_ins[i].text);
-        int32_t *field = (int32_t *)(void *)((char *)v + fill_ins[i].offset);
-        if (id >= 0 && *field < 0)
-            *field = id;
-    }
+    const struct fill_in_tokens fill_in = fill_in_find(find_text, t);
+    v->fim_prefix = fill_in.prefix;
+    v->fim_suffix = fill_in.suffix;
+    v->fim_middle = fill_in.middle;
+    v->fim_pad = fill_in.pad;
+    v->fim_repo = fill_in.repository;
+    v->fim_separator = fill_in.file;
 }
 
 /* ---- end tokens: those of both configurations ---------------------------------------------- */

@@ -262,7 +262,7 @@ bool json_is_text(const struct json_value *value, const char *text)
            memcmp(value->text, text, value->n) == 0;
 }
 
-bool json_equal(const struct json_value *a, const struct json_value *b)
+bool json_value_equal(const struct json_value *a, const struct json_value *b)
 {
     if (a->kind != b->kind)
         return false;
@@ -275,7 +275,7 @@ bool json_equal(const struct json_value *a, const struct json_value *b)
         if (a->n != b->n)
             return false;
         for (a = a->first, b = b->first; a; a = a->next, b = b->next)
-            if (!json_equal(a, b))
+            if (!json_value_equal(a, b))
                 return false;
         return true;
     case JSON_OBJECT:
@@ -283,7 +283,7 @@ bool json_equal(const struct json_value *a, const struct json_value *b)
             return false;
         for (a = a->first; a; a = a->next) {
             const struct json_value *other = json_member_n(b, a->name, a->name_n);
-            if (!other || !json_equal(a, other))
+            if (!other || !json_value_equal(a, other))
                 return false;
         }
         return true;

@@ -46,7 +46,7 @@ const struct json_value *json_member_n(const struct json_value *object, const ch
 bool json_is_text(const struct json_value *value, const char *text);
 
 /* Equality of JSON Schema: numbers by value, objects without order. */
-bool json_equal(const struct json_value *a, const struct json_value *b);
+bool json_value_equal(const struct json_value *a, const struct json_value *b);
 
 /* Equal values have equal hashes. */
 uint64_t json_hash(const struct json_value *value);

@@ -277,7 +277,7 @@ static uint32_t settle_strings(const struct normal *n, uint32_t *literals, uint3
     for (uint32_t i = 0; i < count; i++) {
         const struct json_value *other = own ? string_of(n, literals[i]) : NULL;
         bool is_negated = literals[i] % 2;
-        if (other && json_equal(other, own) == is_negated)
+        if (other && json_value_equal(other, own) == is_negated)
             return UINT32_MAX;
         if (!other || !is_negated)
             literals[kept++] = literals[i];

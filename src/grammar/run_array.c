@@ -118,7 +118,7 @@ bool run_item_is_new(struct run *run, struct frame *frame, uint32_t end)
         const struct json_value *value = NULL;
         if (other->seen.hash == seen.seen.hash)
             value = item_at(run, other->seen.start, other->seen.end);
-        if (value && json_equal(item, value))
+        if (value && json_value_equal(item, value))
             return false;
     }
     frame->array.seen = run_push(run, &seen);

@@ -398,7 +398,8 @@ static const struct string_set *known_format(struct normal *n, const struct json
                                              bool is_inside_not)
 {
     for (uint32_t i = 0; i < n->n_formats; i++)
-        if (n->formats[i].is_inside_not == is_inside_not && json_equal(n->formats[i].name, name))
+        if (n->formats[i].is_inside_not == is_inside_not &&
+            json_value_equal(n->formats[i].name, name))
             return &n->formats[i].set;
     enum format_use use = n->produces && !is_inside_not ? FORMAT_PRODUCE : FORMAT_CHECK;
     struct string_set *set = normal_array(n, 1, sizeof *set);

@@ -110,6 +110,8 @@ static serverd_status size_kv(struct runtime *runtime, const struct runtime_opti
                                .max_seqs = limits->max_seqs,
                                .kv_bytes = options->kv_bytes,
                                .free_bytes = least_free_bytes(runtime)};
+    if (options->free_bytes > 0)
+        demand.free_bytes = min_size(demand.free_bytes, options->free_bytes);
     if (options->wants_window_pages)
         demand.window = widest_window(&runtime->kv_spec);
     serverd_status status = kv_size_find(&demand, &runtime->kv_size, err);

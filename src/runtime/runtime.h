@@ -30,7 +30,8 @@ struct runtime_options {
     /* Memory for KV pages, rounded down to pages; 0: what limits.max_seqs full contexts need, at
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
-    uint32_t n_pages; /* so many, whatever is free, without window pages; 0: as kv_bytes says */
+    uint64_t free_bytes; /* what counts as free there, if it is less; 0: what the device says */
+    uint32_t n_pages;    /* so many, whatever is free, without window pages; 0: as kv_bytes says */
     /* Whether layers with a window get window pages (delegate.h), if that pays: what is left of
      * windows that have moved on is given to others. Who wants them fills the window table. */
     bool wants_window_pages;

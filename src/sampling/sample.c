@@ -1,6 +1,8 @@
 #include "sampling/sample.h"
 
 #include "base/error.h"
+#include "base/limits.h"
+#include "base/numeric.h"
 #include "sampling/candidates_internal.h"
 #include "sampling/context_internal.h"
 #include "sampling/logprobs.h"
@@ -18,7 +20,7 @@
 /* A slot of the open-addressed table; an empty one has token -1. */
 struct token_count {
     int32_t token;
-    uint32_t n_output; /* occurrences in the output; the prompt's do not count */
+    uint32_t n; /* occurrences in the output, the prompt's do not count; or in the window */
 };
 
 struct history {
@@ -49,7 +51,7 @@ static struct token_count *history_find(const struct history *h, int32_t token)
 }
 
 /* False: no memory, nothing changed. */
-static bool history_add(struct history *h, int32_t token, uint32_t n_output)
+static bool history_add(struct history *h, int32_t token, uint32_t n)
 {
     if (2 * (h->n + 1) > h->cap) {
         struct history larger;
@@ -65,7 +67,48 @@ static bool history_add(struct history *h, int32_t token, uint32_t n_output)
     struct token_count *s = history_find(h, token);
     h->n += s->token < 0;
     s->token = token;
-    s->n_output += n_output;
+    s->n += n;
+    return true;
+}
+
+/* ---- window: the tokens that left it do not count any more ------------------------------- */
+
+struct window {
+    int32_t *token; /* [cap], a ring; NULL: all tokens stay */
+    uint32_t first, n, cap;
+};
+
+/* False: no memory. */
+static bool window_add(struct window *w, struct history *h, int32_t token)
+{
+    if (!history_add(h, token, 1))
+        return false;
+    if (!w->token)
+        return true;
+    if (w->n == w->cap) {
+        history_find(h, w->token[w->first])->n--;
+        w->first = (w->first + 1) % w->cap;
+        w->n--;
+    }
+    w->token[(w->first + w->n++) % w->cap] = token;
+    return true;
+}
+
+/* With the newest tokens of the prompt. False: no memory. */
+static bool window_init(struct window *w, struct history *h, const struct sampler_setup *setup)
+{
+    const int32_t last = setup->params->penalty_last;
+    const uint32_t n = last < 0 ? setup->n_prompt : min_u32((uint32_t)last, setup->n_prompt);
+    if (last > 0) {
+        /* more than a context can have is as good as all */
+        w->cap = min_u32((uint32_t)last, LIMIT_CONTEXT);
+        w->token = calloc(w->cap, sizeof *w->token);
+        if (!w->token)
+            return false;
+    }
+    for (uint32_t i = setup->n_prompt - n; i < setup->n_prompt; i++)
+        if (!window_add(w, h, setup->prompt[i]))
+            return false;
     return true;
 }
 
@@ -74,14 +117,16 @@ static bool history_add(struct history *h, int32_t token, uint32_t n_output)
 struct sampler {
     struct sampler_setup setup; /* its prompt is not valid after creation */
     struct history history;     /* no slots if no penalty is on */
+    struct window window;       /* of the history, if it has one */
     struct context context;     /* empty if nothing looks at the order of tokens */
     bool lost_history;          /* a token could not be counted, or kept */
 };
 
 static bool has_penalty(const struct sampling_params *p)
 {
-    return p->repetition_penalty != 1.0f || p->frequency_penalty != 0.0f ||
-           p->presence_penalty != 0.0f;
+    bool is_on = p->repetition_penalty != 1.0f || p->frequency_penalty != 0.0f ||
+                 p->presence_penalty != 0.0f;
+    return is_on && !(p->has_penalty_window && p->penalty_last == 0);
 }
 
 struct sampler *sampler_create(const struct sampler_setup *setup)
@@ -93,9 +138,12 @@ struct sampler *sampler_create(const struct sampler_setup *setup)
     sampler->setup.prompt = NULL;
     bool is_made = !context_is_needed(setup->params) || context_init(&sampler->context, setup);
     bool counts = has_penalty(setup->params);
-    bool reads_prompt = setup->params->repetition_penalty != 1.0f;
+    bool has_window = counts && setup->params->has_penalty_window;
+    bool reads_prompt = counts && !has_window && setup->params->repetition_penalty != 1.0f;
     if (counts)
         is_made = is_made && history_init(&sampler->history, 64);
+    if (has_window)
+        is_made = is_made && window_init(&sampler->window, &sampler->history, setup);
     for (uint32_t i = 0; is_made && reads_prompt && i < setup->n_prompt; i++)
         is_made = history_add(&sampler->history, setup->prompt[i], 0);
     if (is_made)
@@ -109,13 +157,15 @@ void sampler_destroy(struct sampler *sampler)
     if (!sampler)
         return;
     free(sampler->history.slot);
+    free(sampler->window.token);
     context_deinit(&sampler->context);
     free(sampler);
 }
 
 void sampler_accept(struct sampler *sampler, int32_t token)
 {
-    if (sampler->history.slot && !history_add(&sampler->history, token, 1))
+    /* without a window as if all tokens stayed in it */
+    if (sampler->history.slot && !window_add(&sampler->window, &sampler->history, token))
         sampler->lost_history = true;
     if (sampler->context.cap > 0 && !context_add(&sampler->context, &sampler->setup, token))
         sampler->lost_history = true;
@@ -140,12 +190,12 @@ static void keep_only(struct sampling_scratch *s, const float *logits, const int
         *row_logit(s, allowed[i]) = logits[allowed[i]];
 }
 
-static float penalised(const struct sampling_params *p, float z, uint32_t n_output)
+static float penalised(const struct sampling_params *p, float z, uint32_t n)
 {
     if (z == -INFINITY)
         return z;
     z = z > 0 ? z / p->repetition_penalty : z * p->repetition_penalty;
-    z -= p->frequency_penalty * (float)n_output + (n_output > 0 ? p->presence_penalty : 0.0f);
+    z -= p->frequency_penalty * (float)n + (n > 0 ? p->presence_penalty : 0.0f);
     return z > FLT_MAX ? FLT_MAX : z < -FLT_MAX ? -FLT_MAX : z;
 }
 
@@ -182,9 +232,9 @@ static void adjust(struct sampler *sampler, struct sampling_scratch *s, const fl
         mask(s, setup->stop_tokens, setup->n_stop_tokens);
     for (uint32_t i = 0; i < sampler->history.cap && sampler->history.n; i++) {
         const struct token_count *c = &sampler->history.slot[i];
-        if (c->token >= 0) {
+        if (c->token >= 0 && (c->n > 0 || !p->has_penalty_window)) {
             float *z = row_logit(s, c->token);
-            *z = penalised(p, *z, c->n_output);
+            *z = penalised(p, *z, c->n);
         }
     }
     if (sampler->context.cap > 0)

@@ -129,6 +129,9 @@ serverd_status sampling_params_check(const struct sampling_params *params, uint3
         return err->code;
     if (params->top_k < 0)
         return fail(err, SERVERD_INVALID, "top_k: %d, allowed 0 (off) or more", params->top_k);
+    if (params->has_penalty_window && params->penalty_last < -1)
+        return fail(err, SERVERD_INVALID, "repeat_last_n: %d, allowed -1 (all) or more",
+                    params->penalty_last);
     if (params->n_bias > LIMIT_LOGIT_BIAS)
         return fail(err, SERVERD_INVALID, "logit_bias: %u tokens, at most %u allowed",
                     params->n_bias, LIMIT_LOGIT_BIAS);

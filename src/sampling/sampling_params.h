@@ -49,8 +49,12 @@ struct sampling_params {
     uint32_t n_steps;
     float repetition_penalty;                  /* (0, 10], distinct tokens of prompt + output */
     float frequency_penalty, presence_penalty; /* -2..2, output only */
-    float dry_multiplier;                      /* 0..100; 0: off */
-    float dry_base;                            /* 1..100 */
+    /* Instead, all three penalties look at the newest so many tokens of prompt + output; -1: all.
+     */
+    bool has_penalty_window;
+    int32_t penalty_last;
+    float dry_multiplier;     /* 0..100; 0: off */
+    float dry_base;           /* 1..100 */
     uint32_t dry_allowed;     /* >= 1: a repetition of so many tokens costs the multiplier */
     int32_t dry_penalty_last; /* tokens of prompt + output that are looked at; -1: all */
     const struct dry_breaker *dry_breakers; /* owned by the request */

@@ -205,6 +205,18 @@ static bool fill_token(struct engine *engine, struct sequence *s, const float *l
     return !r->wants_logprobs || event->logprobs;
 }
 
+/* The newest token is out of the time that the request has for its output. */
+static bool is_out_of_time(const struct engine *engine, struct sequence *s)
+{
+    const struct job *job = s->job;
+    uint32_t n;
+    if (job->request->decode_ns == 0)
+        return false;
+    const char *piece = tokenizer_piece(engine->options.tokenizer, s->output[s->n_output - 1], &n);
+    s->has_line |= n > 0 && memchr(piece, '\n', n) != NULL;
+    return s->has_line && engine->now_ns - job->times.first_token_ns >= job->request->decode_ns;
+}
+
 /* Draws the sequence's next token, appends it, and finishes the choice if it ends there. */
 static void commit_token(struct engine *engine, struct sequence *s, const float *logits)
 {
@@ -231,13 +243,14 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
     event.release = text.release;
     engine_event(engine, &event);
 
+    const bool is_late = is_out_of_time(engine, s);
     if (text.is_stop_token || text.is_stop_string) {
         engine_finish_choice(engine, s, FINISH_STOP, &text, event.token);
     } else if (constraint_is_complete(s->constraint)) {
         text.release = s->n_bytes;
         engine_finish_choice(engine, s, FINISH_STOP, &text,
                              -1); /* an end token would say nothing */
-    } else if (sequence_n_room(s, engine->limits.context_size) == 0) {
+    } else if (is_late || sequence_n_room(s, engine->limits.context_size) == 0) {
         text.release = s->n_bytes; /* nothing can complete a stop string any more */
         engine_finish_choice(engine, s, FINISH_LENGTH, &text, event.token);
     }
@@ -323,6 +336,13 @@ static void score_prompt(struct engine *engine, struct sequence *s, const float 
     engine_event(engine, &event);
 }
 
+static void progress_event(struct engine *engine, const struct sequence *s)
+{
+    struct event event = event_of(s->job, EVENT_PROGRESS, 0);
+    event.index = s->n_computed;
+    engine_event(engine, &event);
+}
+
 /* Only the prompt was wanted: all choices are complete, and empty. */
 static void finish_empty(struct engine *engine, struct sequence *s)
 {
@@ -387,6 +407,8 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
         score_prompt(engine, s, logits + (size_t)i * engine->width);
     end -= slice->n_drafts;
     advance(engine, s, end);
+    if (job->request->wants_progress && s->choice == 0 && s->n_output == 0)
+        progress_event(engine, s);
     if (job->is_ending || sequence_n_left(s) > 0)
         return n_logit_rows;
 

@@ -3,7 +3,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "grammar/token_mask.h"
-#include "text/stop_matcher.h"
+#include "text/reasoning.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +13,15 @@
 
 struct constraint {
     struct constraint_memory *memory;
-    struct matcher *matcher;
-    struct stop_string mark;        /* the request's, behind which the grammar begins */
-    struct stop_matcher *mark_seen; /* looks for it; NULL: there is none, or it has come */
-    struct buffer forced;           /* text that must come */
-    struct token_list ids;          /* its tokens, of which n_taken have come */
+    struct matcher *matcher;             /* NULL: no grammar */
+    const struct reasoning_marks *marks; /* the model's; NULL: it writes no reasoning */
+    struct reasoning_track track;
+    uint32_t budget;       /* of reasoning, in tokens */
+    uint32_t n_closing;    /* tokens of the mark that closes it, since it was used up */
+    bool may_open;         /* nothing was said yet, and a block may come first */
+    bool is_reasoning;     /* the last token was of a block, or of its marks */
+    struct buffer forced;  /* text that must come */
+    struct token_list ids; /* its tokens, of which n_taken have come */
     uint32_t n_taken;
     bool has_looked; /* for such text, since the last token */
 };
@@ -49,13 +53,13 @@ struct constraint *constraint_create(struct constraint_memory *memory,
     buffer_init(&c->forced, FORCED_BYTES + 1);
     token_list_init(&c->ids, FORCED_BYTES);
     c->memory = memory;
-    if (request->grammar_mark) {
-        c->mark =
-            (struct stop_string){request->grammar_mark, (uint32_t)strlen(request->grammar_mark)};
-        c->mark_seen = stop_matcher_create(&c->mark, 1);
-    }
-    bool has_mark = c->mark_seen || !request->grammar_mark;
-    if (has_mark && prepare_memory(memory, request->trie))
+    c->marks = request->reasoning;
+    c->budget = request->reasoning_budget;
+    c->may_open = request->grammar && request->may_reason && c->marks && c->marks->open_token >= 0;
+    reasoning_track_begin(&c->track, c->marks && request->is_reasoning_open);
+    if (!request->grammar)
+        return c;
+    if (prepare_memory(memory, request->trie))
         c->matcher = matcher_create(request->grammar);
     if (c->matcher)
         return c;
@@ -69,7 +73,6 @@ void constraint_destroy(struct constraint *c)
         return;
     if (c->matcher)
         matcher_destroy(c->matcher);
-    stop_matcher_destroy(c->mark_seen);
     buffer_deinit(&c->forced);
     token_list_deinit(&c->ids);
     free(c);
@@ -78,6 +81,8 @@ void constraint_destroy(struct constraint *c)
 static bool allows(void *user, int32_t token)
 {
     struct constraint *c = user;
+    if (c->may_open && token == c->marks->open_token)
+        return true;
     return (uint32_t)token < c->memory->trie->n_tokens &&
            matcher_allows_token(c->matcher, c->memory->trie, (uint32_t)token);
 }
@@ -86,39 +91,47 @@ static const uint64_t *make_mask(void *user)
 {
     struct constraint *c = user;
     matcher_mask(c->matcher, c->memory->masks, c->memory->mask);
+    if (c->may_open)
+        c->memory->mask[c->marks->open_token / 64] |= UINT64_C(1) << (c->marks->open_token % 64);
     return matcher_has_failed(c->matcher) ? NULL : c->memory->mask;
 }
 
 bool constraint_filter(struct constraint *c, struct token_filter *out)
 {
-    if (!c || c->mark_seen)
+    if (!c || !c->matcher || c->track.is_open)
         return false;
     *out = (struct token_filter){allows, make_mask, c};
     return true;
 }
 
-/* What stands behind the mark in the same token is the frame's. */
-static void look_for_mark(struct constraint *c, const char *bytes, uint32_t n)
+/* The budget is used up: the closing mark has to come, or the rest of it. */
+static bool must_close(const struct constraint *c)
 {
-    uint32_t index;
-    uint64_t begin, end;
-    if (!stop_matcher_push(c->mark_seen, bytes, n, &index, &begin, &end))
-        return;
-    stop_matcher_destroy(c->mark_seen);
-    c->mark_seen = NULL;
+    return c->n_closing > 0 || (c->track.is_open && c->track.n_tokens >= c->budget);
+}
+
+/* What stands behind a mark in the same token is the frame's. */
+static void follow_reasoning(struct constraint *c, const struct tokenizer *tokenizer, int32_t token)
+{
+    uint32_t n;
+    const char *bytes = tokenizer_piece(tokenizer, token, &n);
+    bool was_open = c->track.is_open;
+    if (must_close(c) && ++c->n_closing == c->marks->n_close_tokens)
+        c->n_closing = 0;
+    reasoning_track_push(&c->track, c->marks, bytes, n, tokenizer_is_control(tokenizer, token));
+    c->is_reasoning = was_open || c->track.is_open;
 }
 
 bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, int32_t token)
 {
     if (!c)
         return true;
-    if (c->mark_seen) {
-        uint32_t n;
-        const char *bytes = tokenizer_piece(tokenizer, token, &n);
-        look_for_mark(c, bytes, n);
-        return true;
-    }
+    if (c->marks)
+        follow_reasoning(c, tokenizer, token);
+    c->may_open = false;
     c->has_looked = false;
+    if (!c->matcher || c->is_reasoning)
+        return true;
     if (c->n_taken < c->ids.n && c->ids.id[c->n_taken] == token)
         c->n_taken++;
     else
@@ -129,7 +142,12 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
 
 bool constraint_is_complete(struct constraint *c)
 {
-    return c && !c->mark_seen && matcher_is_complete(c->matcher);
+    return c && c->matcher && !c->track.is_open && matcher_is_complete(c->matcher);
+}
+
+bool constraint_is_reasoning(const struct constraint *c)
+{
+    return c && c->is_reasoning;
 }
 
 /* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
@@ -159,7 +177,12 @@ uint32_t constraint_look_ahead(struct constraint *c, const struct tokenizer *tok
                                int32_t *out, uint32_t n_most)
 {
     uint32_t n = 0;
-    if (!c || c->mark_seen)
+    if (c && must_close(c)) {
+        for (; n < n_most && c->n_closing + n < c->marks->n_close_tokens; n++)
+            out[n] = c->marks->close_tokens[c->n_closing + n];
+        return n;
+    }
+    if (!c || !c->matcher || c->track.is_open || c->may_open)
         return 0;
     if (c->n_taken == c->ids.n && !c->has_looked)
         find_forced(c, tokenizer);

@@ -1,5 +1,5 @@
-/* Output that a grammar rules: which token may come next in one sequence, and which must. Engine
- * thread. */
+/* What rules the output of one sequence: which token may come next, and which must. A grammar rules
+ * what is no reasoning, a budget how long that may be. Engine thread. */
 #ifndef SCHEDULER_CONSTRAINT_INTERNAL_H
 #define SCHEDULER_CONSTRAINT_INTERNAL_H
 
@@ -18,13 +18,14 @@ void constraint_memory_deinit(struct constraint_memory *memory);
 
 struct constraint;
 
-/* Of a new sequence of the request, which has a grammar. NULL: no memory. */
+/* Of a new sequence of the request, which has a grammar or a model that reasons. NULL: no memory.
+ */
 struct constraint *constraint_create(struct constraint_memory *memory,
                                      const struct request *request);
 void constraint_destroy(struct constraint *constraint); /* NULL is fine */
 
-/* The filter of the next draw; false: anything may come (c NULL, or its mark has not). It points to
- * the constraint and the memory. */
+/* The filter of the next draw; false: anything may come (c NULL, no grammar, or a block of
+ * reasoning is open). It points to the constraint and the memory. */
 bool constraint_filter(struct constraint *c, struct token_filter *out);
 
 /* The token was appended. False: the grammar went over a bound. */
@@ -33,9 +34,12 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
 /* Nothing can follow any more. */
 bool constraint_is_complete(struct constraint *c);
 
+/* The last token was reasoning, or one of its marks. */
+bool constraint_is_reasoning(const struct constraint *c);
+
 /* The token that has to come next, because the grammar leaves no choice about the text: the first
- * one of that text as the tokenizer cuts it, whatever the load of the engine. -1: there is a
- * choice. */
+ * one of that text as the tokenizer cuts it, whatever the load of the engine; or because the budget
+ * of reasoning is used up. -1: there is a choice. */
 int32_t constraint_forced(struct constraint *c, const struct tokenizer *tokenizer);
 
 /* That one and those behind it, up to n_most; returns how many. */

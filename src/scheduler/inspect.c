@@ -20,8 +20,10 @@ static bool take_memory(struct inspection *inspection, const struct runtime *run
         inspection->tokens = calloc(max_size(o->max_tokens, 1), sizeof *inspection->tokens);
         return inspection->nodes && inspection->tokens;
     }
-    inspection->steps = calloc(max_size(o->max_steps, 1), sizeof *inspection->steps);
     inspection->requests = calloc(LIMIT_INSPECT_REQUESTS, sizeof *inspection->requests);
+    if (o->kind == INSPECT_REQUESTS)
+        return inspection->requests != NULL;
+    inspection->steps = calloc(max_size(o->max_steps, 1), sizeof *inspection->steps);
     serverd_error ignored; /* there is too little memory, as for the rest */
     return inspection->steps && inspection->requests &&
            (o->max_events == 0 || runtime_create_trace(runtime, o->max_events, o->max_steps,
@@ -216,9 +218,8 @@ void engine_trace_step(struct engine *engine)
     step->n_evictable = totals.n_evictable;
 }
 
-void engine_trace_request(struct engine *engine, const struct job *job)
+static void record_request(struct inspection *trace, const struct job *job)
 {
-    struct inspection *trace = engine->trace;
     if (trace->n_requests == LIMIT_INSPECT_REQUESTS) {
         trace->n_requests_lost++;
         return;
@@ -230,6 +231,18 @@ void engine_trace_request(struct engine *engine, const struct job *job)
         .n_cached = job->n_cached,
         .n_output = job->n_output,
     };
+}
+
+void engine_trace_request(struct engine *engine, const struct job *job)
+{
+    record_request(engine->trace, job);
+}
+
+static void record_running(const struct engine *engine, struct inspection *inspection)
+{
+    for (const struct job *job = engine->live; job; job = job->live_next)
+        if (!job->is_queued && !job->is_ending)
+            record_request(inspection, job);
 }
 
 bool engine_trace_ends(const struct engine *engine)
@@ -332,6 +345,10 @@ void engine_answer_inspections(struct engine *engine)
             switch (open[i]->options.kind) {
             case INSPECT_CACHE:
                 record_cache(engine, open[i]);
+                is_over = true;
+                break;
+            case INSPECT_REQUESTS:
+                record_running(engine, open[i]);
                 is_over = true;
                 break;
             case INSPECT_STEPS:

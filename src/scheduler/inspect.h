@@ -15,9 +15,10 @@
 struct engine;
 
 enum inspection_kind {
-    INSPECT_CACHE, /* the KV cache as it is now */
-    INSPECT_STEPS, /* the next steps */
-    INSPECT_FLUSH, /* forgets the prefixes that no sequence uses, those that handles hold, too */
+    INSPECT_CACHE,    /* the KV cache as it is now */
+    INSPECT_REQUESTS, /* those that run now: of STEPS the records alone */
+    INSPECT_STEPS,    /* the next steps */
+    INSPECT_FLUSH,    /* forgets the prefixes that no sequence uses, those that handles hold, too */
 };
 
 struct inspection_options {

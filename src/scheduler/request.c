@@ -19,6 +19,7 @@ struct request *request_create(void)
         .score_from = 1,
         .sampling = sampling_params_default(),
         .skips_special = true,
+        .reasoning_budget = UINT32_MAX,
         .arena = arena,
     };
     return request;

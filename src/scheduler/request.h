@@ -13,6 +13,7 @@
 
 struct grammar;
 struct inspection;
+struct reasoning_marks;
 struct token_trie;
 
 /* One prompt and how to continue it. Made on an HTTP thread; owned by the engine from a
@@ -42,12 +43,16 @@ struct request {
     /* Encoders: prompt tokens of the first text of a pair; those behind are of the second. 0: there
      * is one text. */
     uint32_t n_first_segment;
-    /* What the output has to be; NULL: anything. A reference that is the request's; the trie is the
-     * model's and outlives it. From behind this mark of the output on, if there is one, such as the
-     * end of reasoning. */
+    /* How the model marks reasoning: it is no part of what stops and grammar are about. NULL: it
+     * writes none. The model's, which outlives the request. */
+    const struct reasoning_marks *reasoning;
+    bool is_reasoning_open;    /* the prompt ends inside of a block */
+    bool may_reason;           /* else, with a grammar: the output may begin with a block */
+    uint32_t reasoning_budget; /* tokens; then the block is closed. UINT32_MAX: any number */
+    /* What the output has to be, reasoning apart; NULL: anything. A reference that is the
+     * request's; the trie is the model's and outlives it. */
     struct grammar *grammar;
     const struct token_trie *trie;
-    const char *grammar_mark;
     const char *adapter; /* the name of one (adapters.h); NULL: the base alone */
     int32_t priority;    /* higher: sooner */
     uint64_t tenant;     /* who asks: tenants share the engine by their weights */
@@ -56,6 +61,10 @@ struct request {
     uint64_t cache_space;
     uint64_t arrival_ns;  /* the clock at arrival */
     uint64_t deadline_ns; /* 0: none */
+    /* For how long it may go on behind its first token: a choice that has written the end of a line
+     * is full then. 0: any time. */
+    uint64_t decode_ns;
+    bool wants_progress; /* EVENT_PROGRESS */
     /* For how long prompt and output of its first choice stay in the prefix cache afterwards, held
      * by a handle that EVENT_END names; 0: not at all. */
     uint64_t hold_ns;
@@ -74,6 +83,7 @@ enum finish_reason {
 };
 
 enum event_kind {
+    EVENT_PROGRESS,        /* the first `index` prompt tokens are computed, or were cached */
     EVENT_PROMPT_LOGPROBS, /* of prompt token `index` */
     EVENT_TOKEN,           /* token number `index` of a choice */
     EVENT_FINISH,          /* a choice is complete */

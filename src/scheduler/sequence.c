@@ -62,7 +62,7 @@ serverd_status sequence_prepare(struct sequence *s, const struct sequence_limits
     s->sampler = sampler_create(&setup);
     if (!s->sampler)
         goto no_memory;
-    if (r->grammar) {
+    if (r->grammar || r->reasoning) {
         s->constraint = constraint_create(limits->constraints, r);
         if (!s->constraint)
             goto no_memory;
@@ -127,9 +127,11 @@ struct text_step sequence_push_text(struct sequence *s, const struct tokenizer *
     if (r->skips_special && tokenizer_is_control(tokenizer, token))
         len = 0;
     s->n_bytes += len;
-    if (!s->matcher || index < r->sampling.min_tokens) {
-        s->matcher_base = s->n_bytes;
-        step.release = s->n_bytes;
+    step.release = s->n_bytes;
+    if (!s->matcher)
+        return step;
+    if (index < r->sampling.min_tokens || constraint_is_reasoning(s->constraint)) {
+        stop_matcher_skip(s->matcher, len);
         return step;
     }
     uint32_t stop;
@@ -137,9 +139,9 @@ struct text_step sequence_push_text(struct sequence *s, const struct tokenizer *
     step.is_stop_string = len > 0 && stop_matcher_push(s->matcher, piece, len, &stop, &begin, &end);
     if (step.is_stop_string) {
         step.stop_index = (int32_t)stop;
-        step.release = s->matcher_base + (r->includes_stop ? end : begin);
+        step.release = r->includes_stop ? end : begin;
     } else {
-        step.release = s->matcher_base + stop_matcher_safe(s->matcher);
+        step.release = stop_matcher_safe(s->matcher);
     }
     return step;
 }

@@ -73,15 +73,15 @@ struct sequence {
     uint32_t window_begin, window_end, n_reused;
     uint32_t n_scored; /* prompt log probabilities given out */
     struct sampler *sampler;
-    struct constraint *constraint; /* NULL: no grammar */
+    struct constraint *constraint; /* NULL: neither grammar nor reasoning */
     struct stop_matcher *matcher;  /* NULL: no stop strings */
-    uint64_t matcher_base;         /* bytes of text that were not searched (min_tokens) */
     uint64_t n_bytes;              /* of the text */
     uint32_t n_failures;           /* steps that failed since it last got on */
     struct drafter *drafter;       /* guesses its next tokens; NULL: it has not done so yet */
     /* What the draft model has of it; NULL: nothing. */
     struct draft_context *draft_context;
     uint64_t last_token_ns;
+    bool has_line; /* its output has the end of a line; known if its request has decode_ns */
     uint32_t n_preempted;
 
     /* While it waits for the first time (queue.c). */

@@ -139,11 +139,9 @@ static bool read_change(struct exchange *x, const json_t *root, bool is_load,
 
 static void change(struct exchange *x, bool is_load)
 {
-    size_t n;
     struct api_error e;
     json_t *root;
-    const char *body = exchange_body(x, &n);
-    if (!json_body_parse(body, n, &root, &e)) {
+    if (!exchange_take_json(x, &root, &e)) {
         exchange_fail(x, &e);
         return;
     }

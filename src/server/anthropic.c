@@ -10,10 +10,8 @@ static bool read_call(struct exchange *x, bool needs_limit, struct chat_call *ca
 {
     struct api_fields fields;
     json_t *body, *chat;
-    size_t n;
     int64_t limit = 4096;
-    const char *bytes = exchange_body(x, &n);
-    if (!json_body_parse(bytes, n, &body, e))
+    if (!exchange_take_json(x, &body, e))
         return false;
     const json_t *stated = json_body_get(body, "max_tokens");
     if (needs_limit && stated && (!json_body_integer(stated, &limit) || limit < 1)) {

@@ -290,8 +290,9 @@ static void convert_thinking(struct converter *c, const json_t *thinking)
     else if (!is_text(type, "adaptive"))
         body_refuse(&c->body, "invalid_value", "thinking",
                     "has to be of type enabled, disabled or adaptive.");
-    if (json_body_get(thinking, "budget_tokens"))
-        exchange_ignored_field(c->body.x, "budget_tokens");
+    json_t *budget = json_body_get(thinking, "budget_tokens");
+    if (budget && !is_text(type, "disabled"))
+        body_own(&c->body, json_object_set(c->out, "reasoning_budget", budget));
 }
 
 static void convert_output(struct converter *c, const json_t *config)

@@ -51,6 +51,7 @@ static const struct {
     {"queue_timeout", 503, "server_error"},
     {"too_many_connections", 503, "server_error"},
     {"timeout", 504, "server_error"},
+    {"insufficient_storage", 507, "server_error"},
     {"http_version_not_supported", 505, "invalid_request_error"},
 };
 
@@ -79,6 +80,12 @@ void api_error_set(struct api_error *e, const char *code, const char *param, con
     (void)snprintf(e->param, sizeof e->param, "%s", param ? param : "");
     (void)vsnprintf(e->message, sizeof e->message, format, args);
     va_end(args);
+}
+
+void api_error_unknown_model(struct api_error *e, const char *name)
+{
+    api_error_set(e, "model_not_found", "model",
+                  "The model `%.100s` does not exist; /v1/models lists those that do.", name);
 }
 
 void api_error_from(struct api_error *e, const serverd_error *err)

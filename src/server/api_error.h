@@ -20,6 +20,9 @@ struct api_error {
 void api_error_set(struct api_error *e, const char *code, const char *param, const char *format,
                    ...) __attribute__((format(printf, 4, 5)));
 
+/* 404: no model has that name. */
+void api_error_unknown_model(struct api_error *e, const char *name);
+
 /* From an error of the rooms below. */
 void api_error_from(struct api_error *e, const serverd_error *err);
 

@@ -36,55 +36,58 @@ struct field {
 
 #define AT(member) offsetof(struct api_fields, member)
 #define GENERATE   (API_CHAT | API_COMPLETIONS)
+#define LLAMA      (API_LLAMA | API_INFILL)
+#define SAMPLE     (GENERATE | LLAMA)
 #define TEMPLATED  (API_CHAT | API_APPLY_TEMPLATE | API_TOKENIZE)
 #define PAIRS      (API_RERANK | API_SCORE)
-#define EVERY      255u
+#define EVERY      1023u
 #define TOKENS_MAX 1e9
 
 static const struct field fields[] = {
     {"model", FIELD_STRING, EVERY, AT(model), 0, 0},
-    {"prompt", FIELD_JSON, API_COMPLETIONS | API_TOKENIZE, AT(prompt), 0, 0},
+    {"prompt", FIELD_JSON, API_COMPLETIONS | API_TOKENIZE | LLAMA, AT(prompt), 0, 0},
     {"messages", FIELD_JSON, TEMPLATED, AT(messages), 0, 0},
     {"input", FIELD_JSON, API_EMBEDDINGS, AT(input), 0, 0},
     {"content", FIELD_JSON, API_TOKENIZE, AT(content), 0, 0},
     {"tokens", FIELD_JSON, API_DETOKENIZE, AT(tokens), 0, 0},
-    {"max_tokens", FIELD_INT, GENERATE, AT(max_tokens), -1, TOKENS_MAX},
+    {"max_tokens", FIELD_INT, SAMPLE, AT(max_tokens), -1, TOKENS_MAX},
     {"max_completion_tokens", FIELD_INT, API_CHAT, AT(max_completion_tokens), -1, TOKENS_MAX},
-    {"n", FIELD_INT, GENERATE, AT(n), 1, LIMIT_CHOICES},
+    {"n", FIELD_INT, SAMPLE, AT(n), 1, LIMIT_CHOICES},
     {"best_of", FIELD_INT, API_COMPLETIONS, AT(best_of), 1, LIMIT_CHOICES},
-    {"stream", FIELD_BOOL, GENERATE, AT(stream), 0, 0},
+    {"stream", FIELD_BOOL, SAMPLE, AT(stream), 0, 0},
     {"stream_options", FIELD_JSON, GENERATE, AT(stream_options), 0, 0},
     {"echo", FIELD_BOOL, API_COMPLETIONS, AT(echo), 0, 0},
+    {"suffix", FIELD_JSON, API_COMPLETIONS, AT(suffix), 0, 0},
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
     {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
     {"truncate_prompt_tokens", FIELD_INT, GENERATE, AT(truncate_prompt_tokens), -1, TOKENS_MAX},
-    {"temperature", FIELD_FLOAT, GENERATE, AT(temperature), 0, 100},
-    {"top_k", FIELD_INT, GENERATE, AT(top_k), -1, INT32_MAX},
-    {"top_p", FIELD_FLOAT, GENERATE, AT(top_p), 1e-9, 1},
-    {"min_p", FIELD_FLOAT, GENERATE, AT(min_p), 0, 1},
+    {"temperature", FIELD_FLOAT, SAMPLE, AT(temperature), 0, 100},
+    {"top_k", FIELD_INT, SAMPLE, AT(top_k), -1, INT32_MAX},
+    {"top_p", FIELD_FLOAT, SAMPLE, AT(top_p), 1e-9, 1},
+    {"min_p", FIELD_FLOAT, SAMPLE, AT(min_p), 0, 1},
     {"repetition_penalty", FIELD_FLOAT, GENERATE, AT(repetition_penalty), 1e-3, 10},
-    {"frequency_penalty", FIELD_FLOAT, GENERATE, AT(frequency_penalty), -2, 2},
-    {"presence_penalty", FIELD_FLOAT, GENERATE, AT(presence_penalty), -2, 2},
-    {"logit_bias", FIELD_JSON, GENERATE, AT(logit_bias), 0, 0},
+    {"frequency_penalty", FIELD_FLOAT, SAMPLE, AT(frequency_penalty), -2, 2},
+    {"presence_penalty", FIELD_FLOAT, SAMPLE, AT(presence_penalty), -2, 2},
+    {"logit_bias", FIELD_JSON, SAMPLE, AT(logit_bias), 0, 0},
     {"allowed_token_ids", FIELD_JSON, GENERATE, AT(allowed_token_ids), 0, 0},
     {"bad_words", FIELD_JSON, GENERATE, AT(bad_words), 0, 0},
-    {"typical_p", FIELD_FLOAT, GENERATE, AT(typical_p), 1e-9, 1},
-    {"top_n_sigma", FIELD_FLOAT, GENERATE, AT(top_n_sigma), -1e9, 1e9},
-    {"xtc_probability", FIELD_FLOAT, GENERATE, AT(xtc_probability), 0, 1},
-    {"xtc_threshold", FIELD_FLOAT, GENERATE, AT(xtc_threshold), 0, 1},
-    {"dry_multiplier", FIELD_FLOAT, GENERATE, AT(dry_multiplier), 0, 100},
-    {"dry_base", FIELD_FLOAT, GENERATE, AT(dry_base), 1, 100},
-    {"dry_allowed_length", FIELD_INT, GENERATE, AT(dry_allowed_length), 1, INT32_MAX},
-    {"dry_penalty_last_n", FIELD_INT, GENERATE, AT(dry_penalty_last_n), -1, INT32_MAX},
-    {"dry_sequence_breakers", FIELD_JSON, GENERATE, AT(dry_sequence_breakers), 0, 0},
-    {"samplers", FIELD_JSON, GENERATE, AT(samplers), 0, 0},
+    {"typical_p", FIELD_FLOAT, SAMPLE, AT(typical_p), 1e-9, 1},
+    {"top_n_sigma", FIELD_FLOAT, SAMPLE, AT(top_n_sigma), -1e9, 1e9},
+    {"xtc_probability", FIELD_FLOAT, SAMPLE, AT(xtc_probability), 0, 1},
+    {"xtc_threshold", FIELD_FLOAT, SAMPLE, AT(xtc_threshold), 0, 1},
+    {"dry_multiplier", FIELD_FLOAT, SAMPLE, AT(dry_multiplier), 0, 100},
+    {"dry_base", FIELD_FLOAT, SAMPLE, AT(dry_base), 1, 100},
+    {"dry_allowed_length", FIELD_INT, SAMPLE, AT(dry_allowed_length), 1, INT32_MAX},
+    {"dry_penalty_last_n", FIELD_INT, SAMPLE, AT(dry_penalty_last_n), -1, INT32_MAX},
+    {"dry_sequence_breakers", FIELD_JSON, SAMPLE, AT(dry_sequence_breakers), 0, 0},
+    {"samplers", FIELD_JSON, SAMPLE, AT(samplers), 0, 0},
     {"logprobs_mode", FIELD_STRING, GENERATE, AT(logprobs_mode), 0, 0},
-    {"post_sampling_probs", FIELD_BOOL, GENERATE, AT(post_sampling_probs), 0, 0},
-    {"seed", FIELD_INT, GENERATE, AT(seed), -0x1p63, 0x1p63},
+    {"post_sampling_probs", FIELD_BOOL, SAMPLE, AT(post_sampling_probs), 0, 0},
+    {"seed", FIELD_INT, SAMPLE, AT(seed), -0x1p63, 0x1p63},
     {"min_tokens", FIELD_INT, GENERATE, AT(min_tokens), 0, TOKENS_MAX},
-    {"ignore_eos", FIELD_BOOL, GENERATE, AT(ignore_eos), 0, 0},
-    {"stop", FIELD_JSON, GENERATE, AT(stop), 0, 0},
+    {"ignore_eos", FIELD_BOOL, SAMPLE, AT(ignore_eos), 0, 0},
+    {"stop", FIELD_JSON, SAMPLE, AT(stop), 0, 0},
     {"stop_token_ids", FIELD_JSON, GENERATE, AT(stop_token_ids), 0, 0},
     {"include_stop_str_in_output", FIELD_BOOL, GENERATE, AT(include_stop_str_in_output), 0, 0},
     {"no_stop_trim", FIELD_BOOL, GENERATE, AT(include_stop_str_in_output), 0, 0},
@@ -97,7 +100,7 @@ static const struct field fields[] = {
     {"with_pieces", FIELD_BOOL, API_TOKENIZE, AT(with_pieces), 0, 0},
     {"return_tokens_as_token_ids", FIELD_BOOL, GENERATE, AT(return_tokens_as_token_ids), 0, 0},
     {"return_token_ids", FIELD_BOOL, GENERATE, AT(return_token_ids), 0, 0},
-    {"priority", FIELD_INT, GENERATE, AT(priority), INT32_MIN, INT32_MAX},
+    {"priority", FIELD_INT, SAMPLE, AT(priority), INT32_MIN, INT32_MAX},
     {"add_generation_prompt", FIELD_BOOL, TEMPLATED, AT(add_generation_prompt), 0, 0},
     {"continue_final_message", FIELD_BOOL, TEMPLATED, AT(continue_final_message), 0, 0},
     {"chat_template_kwargs", FIELD_JSON, TEMPLATED, AT(chat_template_kwargs), 0, 0},
@@ -118,6 +121,25 @@ static const struct field fields[] = {
     {"encoding_format", FIELD_STRING, API_EMBEDDINGS, AT(encoding_format), 0, 0},
     {"dimensions", FIELD_INT, API_EMBEDDINGS, AT(dimensions), 1, 1e6},
     {"normalize", FIELD_BOOL, API_EMBEDDINGS, AT(normalize), 0, 0},
+    /* llama-server's */
+    {"n_predict", FIELD_INT, LLAMA, AT(max_tokens), -1, TOKENS_MAX},
+    {"n_cmpl", FIELD_INT, LLAMA, AT(n), 1, LIMIT_CHOICES},
+    {"n_probs", FIELD_INT, LLAMA, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
+    {"repeat_penalty", FIELD_FLOAT, LLAMA, AT(repetition_penalty), 1e-3, 10},
+    {"repeat_last_n", FIELD_INT, LLAMA, AT(repeat_last_n), -1, INT32_MAX},
+    {"t_max_predict_ms", FIELD_INT, LLAMA, AT(t_max_predict_ms), -1, 1e9},
+    {"cache_prompt", FIELD_BOOL, LLAMA, AT(cache_prompt), 0, 0},
+    {"return_tokens", FIELD_BOOL, LLAMA, AT(return_tokens), 0, 0},
+    {"return_progress", FIELD_BOOL, LLAMA, AT(return_progress), 0, 0},
+    {"timings_per_token", FIELD_BOOL, LLAMA, AT(timings_per_token), 0, 0},
+    {"response_fields", FIELD_JSON, LLAMA, AT(response_fields), 0, 0},
+    {"lora", FIELD_JSON, LLAMA, AT(lora), 0, 0},
+    {"input_prefix", FIELD_JSON, API_INFILL, AT(input_prefix), 0, 0},
+    {"input_suffix", FIELD_JSON, API_INFILL, AT(input_suffix), 0, 0},
+    {"input_extra", FIELD_JSON, API_INFILL, AT(input_extra), 0, 0},
+    {"id_slot", FIELD_NOTHING, LLAMA, 0, 0, 0},
+    {"n_keep", FIELD_NOTHING, LLAMA, 0, 0, 0},
+    {"n_cache_reuse", FIELD_NOTHING, LLAMA, 0, 0, 0},
     /* accounting and hints */
     {"user", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"safety_identifier", FIELD_NOTHING, EVERY, 0, 0, 0},
@@ -138,9 +160,12 @@ static const struct field fields[] = {
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
+    {"reasoning_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"max_thinking_tokens", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
+    {"thinking_token_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
     /* the form of the output: output_form.c reads them */
     {"response_format", FIELD_NOTHING, GENERATE, 0, 0, 0},
-    {"json_schema", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"json_schema", FIELD_NOTHING, SAMPLE, 0, 0, 0},
     {"guided_json", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"guided_regex", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"guided_choice", FIELD_NOTHING, GENERATE, 0, 0, 0},
@@ -148,13 +173,10 @@ static const struct field fields[] = {
     {"structured_outputs", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"regex", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"choice", FIELD_NOTHING, GENERATE, 0, 0, 0},
-    {"grammar", FIELD_NOTHING, GENERATE, 0, 0, 0},
+    {"grammar", FIELD_NOTHING, SAMPLE, 0, 0, 0},
     {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
-    {"reasoning_budget", FIELD_REFUSED, API_CHAT, 0, -1, -1},
-    {"max_thinking_tokens", FIELD_REFUSED, API_CHAT, 0, -1, -1},
-    {"suffix", FIELD_REFUSED, API_COMPLETIONS, 0, 0, 0},
     {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
     {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
@@ -265,7 +287,18 @@ static bool has_own_shape(const char *name)
     return strcmp(name, "modalities") == 0;
 }
 
-static void set_initial(struct api_fields *out, json_t *root)
+/* What llama-server takes where a request says nothing, whatever the model recommends. */
+static void set_llama_defaults(struct api_fields *out)
+{
+    out->temperature = 0.8;
+    out->top_k = 40;
+    out->top_p = 0.95;
+    out->min_p = 0.05;
+    out->repeat_last_n = 64;
+    out->temperature_is_last = true;
+}
+
+static void set_initial(struct api_fields *out, enum api_endpoint endpoint, json_t *root)
 {
     *out = (struct api_fields){.root = root,
                                .max_tokens = API_UNSET,
@@ -291,8 +324,11 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .dry_base = NAN,
                                .prompt_logprobs = API_UNSET,
                                .truncate_prompt_tokens = API_UNSET,
+                               .reasoning_budget = -1,
                                .dry_allowed_length = API_UNSET,
                                .dry_penalty_last_n = API_UNSET,
+                               .repeat_last_n = API_UNSET,
+                               .cache_prompt = true,
                                .skip_special_tokens = true,
                                .add_special_tokens = true,
                                .parse_special = true,
@@ -300,6 +336,8 @@ static void set_initial(struct api_fields *out, json_t *root)
                                .normalize = true,
                                .parallel_tool_calls = true,
                                .separate_reasoning = true};
+    if (endpoint & LLAMA)
+        set_llama_defaults(out);
 }
 
 static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
@@ -326,8 +364,8 @@ static bool read_all(struct exchange *x, enum api_endpoint endpoint, struct api_
 bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t *root,
                           struct api_fields *out, struct api_error *e)
 {
-    set_initial(out, root);
-    if (read_all(x, endpoint, out, e) && api_check_model(x, out->model, e))
+    set_initial(out, endpoint, root);
+    if (read_all(x, endpoint, out, e) && api_check_model(exchange_model(x), out->model, e))
         return true;
     api_fields_release(out);
     return false;
@@ -336,10 +374,8 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
 bool api_fields_read(struct exchange *x, enum api_endpoint endpoint, struct api_fields *out,
                      struct api_error *e)
 {
-    size_t n;
-    const char *body = exchange_body(x, &n);
     json_t *root;
-    return json_body_parse(body, n, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
+    return exchange_take_json(x, &root, e) && api_fields_read_json(x, endpoint, root, out, e);
 }
 
 void api_fields_release(struct api_fields *f)
@@ -358,31 +394,40 @@ const char *api_next_alias(const char **at, size_t *n)
     return *n > 0 ? alias : NULL;
 }
 
-static bool is_alias(const struct served_model *model, const char *name)
+bool api_is_id(const char *id, const char *aliases, const char *name, size_t n)
 {
-    const char *at = model->aliases, *alias;
-    size_t n;
-    while ((alias = api_next_alias(&at, &n)))
-        if (strlen(name) == n && memcmp(alias, name, n) == 0)
+    const char *alias;
+    size_t n_alias;
+    if (strlen(id) == n && memcmp(id, name, n) == 0)
+        return true;
+    while ((alias = api_next_alias(&aliases, &n_alias)))
+        if (n_alias == n && memcmp(alias, name, n) == 0)
             return true;
     return false;
 }
 
-const char *api_adapter_name(const struct served_model *model, const char *name)
+const char *api_adapter_of(const char *id, const char *aliases, const char *name)
 {
-    bool is_base = !name || !*name || strcmp(name, "default") == 0 ||
-                   strcmp(name, model->name) == 0 || is_alias(model, name);
-    return is_base ? NULL : name;
+    if (!name || *name == '\0' || strcmp(name, "default") == 0 ||
+        api_is_id(id, aliases, name, strlen(name)))
+        return NULL;
+    for (const char *colon = strchr(name, ':'); colon; colon = strchr(colon + 1, ':'))
+        if (api_is_id(id, aliases, name, (size_t)(colon - name)))
+            return colon + 1;
+    return name;
 }
 
-bool api_check_model(struct exchange *x, const char *name, struct api_error *e)
+const char *api_adapter_name(const struct served_model *model, const char *name)
 {
-    const char *adapter = api_adapter_name(exchange_model(x), name);
-    if (!adapter || engine_has_adapter(exchange_model(x)->engine, adapter))
+    return api_adapter_of(model->name, model->aliases, name);
+}
+
+bool api_check_model(const struct served_model *model, const char *name, struct api_error *e)
+{
+    const char *adapter = api_adapter_name(model, name);
+    if (!adapter || engine_has_adapter(model->engine, adapter))
         return true;
-    api_error_set(e, "model_not_found", "model",
-                  "The model `%.100s` does not exist; `%.100s` is served here.", name,
-                  exchange_model(x)->name);
+    api_error_unknown_model(e, name);
     return false;
 }
 

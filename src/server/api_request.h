@@ -15,7 +15,9 @@ enum api_endpoint {
     API_DETOKENIZE = 16,
     API_APPLY_TEMPLATE = 32,
     API_RERANK = 64,
-    API_SCORE = 128
+    API_SCORE = 128,
+    API_LLAMA = 256, /* llama-server's /completion */
+    API_INFILL = 512 /* and its /infill */
 };
 
 #define API_UNSET INT64_MIN /* an integer that the request does not state; floats: NaN */
@@ -27,19 +29,21 @@ struct api_fields {
     json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
         *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
         *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
-        *query, *texts, *text_1, *text_2, *items, *label_token_ids;
+        *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix, *response_fields,
+        *lora, *input_prefix, *input_suffix, *input_extra;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
         *logprobs_mode;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
-        truncate_prompt_tokens;
+        truncate_prompt_tokens, reasoning_budget, repeat_last_n, t_max_predict_ms;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
         typical_p, top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
         add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
         return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
         continue_final_message, normalize, parallel_tool_calls, separate_reasoning,
-        return_documents, return_text, raw_scores, apply_softmax, item_first, post_sampling_probs;
+        return_documents, return_text, raw_scores, apply_softmax, item_first, post_sampling_probs,
+        cache_prompt, return_tokens, return_progress, timings_per_token, temperature_is_last;
 };
 
 /* Parses the exchange's body. False: *e; nothing to release. */
@@ -50,15 +54,20 @@ bool api_fields_read_json(struct exchange *x, enum api_endpoint endpoint, json_t
                           struct api_fields *out, struct api_error *e);
 void api_fields_release(struct api_fields *fields);
 
-/* The adapter that a model's name means: NULL for the loaded model itself, which is also "default"
- * and no name. */
+/* Are the n bytes of `name` the id, or one of the aliases (comma separated, NULL: none)? */
+bool api_is_id(const char *id, const char *aliases, const char *name, size_t n);
+
+/* The adapter that a request's model means, of the model with this id and these aliases: the name
+ * itself, or what stands behind the model and a colon. NULL: the model, which is also "default" and
+ * no name. */
+const char *api_adapter_of(const char *id, const char *aliases, const char *name);
 const char *api_adapter_name(const struct served_model *model, const char *name);
 
 /* The next of the model's aliases, of *n bytes; NULL: there is none. *at begins as the list. */
 const char *api_next_alias(const char **at, size_t *n);
 
 /* The name must be the loaded model's, "default", empty, or that of an adapter. */
-bool api_check_model(struct exchange *x, const char *name, struct api_error *e);
+bool api_check_model(const struct served_model *model, const char *name, struct api_error *e);
 
 /* False: the model makes no text, *e says what it does. */
 bool api_check_generates(struct exchange *x, struct api_error *e);

@@ -16,11 +16,38 @@ static const struct stream_format *choose_format(const struct served_model *mode
     return model->output.by_need[has_tools][is_apart];
 }
 
+/* What the engine has to know of reasoning. */
+static bool set_reasoning(struct exchange *x, struct chat_call *call, const struct buffer *prompt,
+                          struct api_error *e)
+{
+    const struct output_formats *output = &exchange_model(x)->output;
+    const int64_t budget = call->fields.reasoning_budget;
+    if (!output->reasoning) {
+        if (budget >= 0)
+            exchange_ignored_field(x, "reasoning_budget");
+        return true;
+    }
+    if (budget >= 0 && output->marks.n_close_tokens == 0) {
+        api_error_set(e, "unsupported_value", "reasoning_budget",
+                      "reasoning_budget: this model has no tokens that end its reasoning.");
+        return false;
+    }
+    struct request *r = call->request;
+    const char *text = buffer_str(prompt);
+    r->reasoning = &output->marks;
+    r->is_reasoning_open = reasoning_is_open(output->reasoning, text, prompt->len);
+    r->may_reason = call->fields.add_generation_prompt && !call->fields.continue_final_message &&
+                    !reasoning_is_over(output->reasoning, text, prompt->len);
+    r->reasoning_budget = budget >= 0 ? (uint32_t)budget : UINT32_MAX;
+    call->is_reasoning_open = r->is_reasoning_open;
+    return true;
+}
+
 static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_logprobs,
                          struct api_error *e)
 {
-    const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
     struct buffer prompt;
+    bool is_good = false;
     struct token_list ids;
     buffer_init(&prompt, LIMIT_TEMPLATE_OUTPUT);
     token_list_init(&ids, LIMIT_CONTEXT);
@@ -33,12 +60,11 @@ static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_l
         else
             call->request =
                 api_make_request(x, &call->fields, ids.id, ids.n, -1, n_logprobs, "messages", e);
+        is_good = call->request && set_reasoning(x, call, &prompt, e);
     }
-    call->is_reasoning_open =
-        reasoning && reasoning_is_open(reasoning, buffer_str(&prompt), prompt.len);
     token_list_deinit(&ids);
     buffer_deinit(&prompt);
-    return call->request != NULL;
+    return is_good;
 }
 
 /* Calls are held to their form where the family has a grammar for it. */
@@ -101,10 +127,7 @@ void chat_call_generate(struct exchange *x, struct chat_call *call,
     if (requests) {
         requests[0] = call->request;
         call->request = NULL;
-        const struct reasoning_format *reasoning = exchange_model(x)->output.reasoning;
-        output_form_generate(x, requests, 1, &call->form,
-                             call->is_reasoning_open ? reasoning->close : NULL, encoder, state,
-                             is_stream);
+        output_form_generate(x, requests, 1, &call->form, encoder, state, is_stream);
         return;
     }
     struct api_error e;

@@ -350,7 +350,9 @@ static bool make_globals(struct maker *m, struct exchange *x, const struct api_f
         if (!is_off)
             set(m, globals, "reasoning_effort",
                 keep(m, template_string(m->arena, f->reasoning_effort, n)));
+        /* what templates call it */
         set(m, globals, "enable_thinking", keep(m, template_bool(m->arena, !is_off)));
+        set(m, globals, "thinking", keep(m, template_bool(m->arena, !is_off)));
     }
     const char *key;
     json_t *value;

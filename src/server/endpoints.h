@@ -7,6 +7,8 @@ struct exchange;
 /* models.c */
 void endpoint_models_list(struct exchange *x);
 void endpoint_models_get(struct exchange *x);
+void endpoint_load_model(struct exchange *x);
+void endpoint_unload_model(struct exchange *x);
 /* openai_chat.c */
 void endpoint_chat_completions(struct exchange *x);
 void endpoint_apply_template(struct exchange *x);
@@ -23,6 +25,9 @@ void endpoint_messages(struct exchange *x);
 void endpoint_count_tokens(struct exchange *x);
 /* sglang.c */
 void endpoint_generate(struct exchange *x);
+/* llama.c */
+void endpoint_llama_completion(struct exchange *x);
+void endpoint_infill(struct exchange *x);
 /* embeddings.c */
 void endpoint_embeddings(struct exchange *x);
 /* rerank.c */
@@ -30,6 +35,11 @@ void endpoint_rerank(struct exchange *x);
 void endpoint_rerank_v2(struct exchange *x);
 /* score.c */
 void endpoint_score(struct exchange *x);
+/* files.c */
+void endpoint_files_create(struct exchange *x);
+void endpoint_files_list(struct exchange *x);
+void endpoint_files_get(struct exchange *x);
+void endpoint_files_delete(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);
@@ -45,8 +55,10 @@ void endpoint_undrain(struct exchange *x);
 void endpoint_flush_cache(struct exchange *x);
 void endpoint_loads(struct exchange *x);
 void endpoint_server_info(struct exchange *x);
+void endpoint_slots(struct exchange *x);
 /* model_info.c */
 void endpoint_model_info(struct exchange *x);
+void endpoint_props(struct exchange *x);
 void endpoint_tokenizer_info(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);

@@ -2,6 +2,8 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
+#include "server/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>
@@ -74,6 +76,8 @@ struct exchange *exchange_create(struct server *server)
     buffer_init(&x->reply, SIZE_MAX / 2);
     buffer_init(&x->ignored_fields, 1 * KIB);
     x->arrival_ns = clock_now_ns(server->context.clock);
+    x->max_priority = INT32_MAX;
+    x->reply_file.fd = -1;
     return x;
 }
 
@@ -96,15 +100,29 @@ void exchange_unref(struct exchange *x)
     rate_limit_unref(x->limit);
     if (x->encoder_state)
         x->encoder.destroy(x->encoder_state);
+    exchange_leave_model(x);
     event_queue_deinit(&x->queue);
     buffer_deinit(&x->body);
     buffer_deinit(&x->reply);
+    file_close(&x->reply_file);
+    upload_destroy(x->upload);
     buffer_deinit(&x->ignored_fields);
     (void)pthread_mutex_destroy(&x->lock);
+    json_decref(x->json);
     free(x->request_ids);
     free(x->path_rest);
     free(x->target);
     free(x);
+}
+
+void exchange_make_request_id(struct exchange *x)
+{
+    uint8_t random[16] = {0};
+    serverd_error ignored; /* an id without randomness is still an id */
+    (void)random_bytes(random, sizeof random, &ignored);
+    memcpy(x->request_id, "req_", 4);
+    for (size_t i = 0; i < sizeof random; i++)
+        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
 }
 
 /* ---- the request -------------------------------------------------------------------------------
@@ -117,13 +135,20 @@ const struct server_context *exchange_context(const struct exchange *x)
 
 const struct served_model *exchange_model(const struct exchange *x)
 {
-    return atomic_load(&x->server->model);
+    return x->model;
 }
 
 const char *exchange_body(const struct exchange *x, size_t *n)
 {
     *n = x->body.len;
     return buffer_str(&x->body);
+}
+
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e)
+{
+    *out = x->json;
+    x->json = NULL;
+    return *out || json_body_parse(buffer_str(&x->body), x->body.len, out, e);
 }
 
 const char *exchange_path_rest(const struct exchange *x)
@@ -182,6 +207,16 @@ bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t lea
     return true;
 }
 
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size)
+{
+    size_t n = 0;
+    const char *text = query_value(x, name, &n);
+    if (text && n >= size)
+        return false;
+    out[text ? route_decode(text, n, out) : 0] = '\0';
+    return true;
+}
+
 /* Names come from requests: only clean ones are repeated. */
 void exchange_ignored_field(struct exchange *x, const char *name)
 {
@@ -209,6 +244,14 @@ void exchange_reply(struct exchange *x, int status, const char *content_type, st
         buffer_deinit(&x->reply);
         buffer_init(&x->reply, 0);
     }
+}
+
+void exchange_attach_file(struct exchange *x, const char *content_type, struct file *file)
+{
+    file_close(&x->reply_file);
+    x->reply_file = *file;
+    file->fd = -1;
+    (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
 }
 
 void exchange_fail(struct exchange *x, const struct api_error *e)
@@ -266,7 +309,7 @@ static void end_error(struct exchange *x, const struct event *event, struct api_
 
 static void cancel_all(struct exchange *x)
 {
-    const struct served_model *model = exchange_model(x);
+    const struct served_model *model = x->model;
     (void)pthread_mutex_lock(&x->lock);
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);
@@ -336,6 +379,8 @@ static bool submit_all(struct exchange *x, struct request **requests, uint32_t n
         requests[i]->user = x;
         requests[i]->user_index = i;
         requests[i]->arrival_ns = x->arrival_ns;
+        if (requests[i]->priority > x->max_priority)
+            requests[i]->priority = x->max_priority;
         begin_share(x);
         uint64_t id = 0;
         const bool is_draining = atomic_load(&x->server->is_draining);
@@ -542,6 +587,30 @@ void exchange_run(struct exchange *x,
     exchange_fail(x, &e);
 }
 
+void exchange_run_with_data(struct exchange *x,
+                            bool (*run)(void *state, struct data_thread *data, struct api_error *e),
+                            const struct reply_encoder *encoder, void *state)
+{
+    struct api_error e;
+    struct data_thread *data = x->server->data;
+    if (!begin_single(x, encoder, state))
+        return;
+    if (data) {
+        begin_share(x); /* the data thread's, until its EVENT_END */
+        if (data_thread_put(data, x, run)) {
+            settle_share(x, SERVERD_OK, NO_REQUEST);
+            return;
+        }
+        settle_share(x, SERVERD_BUSY, NO_REQUEST);
+    }
+    if (data)
+        api_error_set(&e, "model_unavailable", NULL, "The server is busy. Please try again.");
+    else
+        api_error_set(&e, "feature_disabled", NULL,
+                      "This server keeps no files: it has no --data-path.");
+    exchange_fail(x, &e);
+}
+
 /* ---- events: their way in -----------------------------------------------------------------------
  */
 
@@ -550,7 +619,15 @@ void exchange_wake(struct exchange *x)
     if (!x->is_suspended)
         return;
     x->is_suspended = false;
-    MHD_resume_connection(x->mhd);
+    if (x->is_detached)
+        worker_put_ready(x->worker, x);
+    else
+        MHD_resume_connection(x->mhd);
+}
+
+bool exchange_may_sleep(const struct exchange *x)
+{
+    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
 }
 
 void exchange_abort(struct exchange *x)

@@ -1,6 +1,7 @@
 /* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
  * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
- * exchange_generate, exchange_inspect, exchange_run, exchange_unload_adapter. It knows nothing of
+ * exchange_generate, exchange_inspect, exchange_run, exchange_run_with_data,
+ * exchange_unload_adapter. It knows nothing of
  * libmicrohttpd, sockets or suspended connections. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
@@ -17,11 +18,16 @@
 #include "text/output_formats.h"
 #include "text/tokenizer.h"
 
+#include <jansson.h>
+
+struct data_thread;
 struct exchange;
+struct file;
 
 /* A loaded model and what serves it; immutable while it is published. */
 struct served_model {
     const char *name;    /* id in the API */
+    const char *path;    /* where it was loaded from; NULL: it is not told */
     const char *aliases; /* further ids, comma separated; NULL: none */
     int64_t created;     /* Unix seconds */
     struct program *program;
@@ -45,12 +51,16 @@ struct server_context {
 
 const struct server_context *exchange_context(const struct exchange *x);
 
-/* The loaded model, never NULL in a route that needs one (others see 503 first). */
+/* The model that the request names, as long as the exchange; never NULL in a route that needs one,
+ * NULL in others. */
 const struct served_model *exchange_model(const struct exchange *x);
 
 /* Request: the whole body; the decoded rest of the path of a `{id}` route; a header's value or
  * NULL; the request's id as it stands in x-request-id; when its head arrived. */
 const char *exchange_body(const struct exchange *x, size_t *n);
+/* The body as a JSON object, json_decref it. False: *e says why. Once: it may have been parsed
+ * before, to find the model, and is handed over. */
+bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e);
 const char *exchange_path_rest(const struct exchange *x);
 const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);
@@ -61,12 +71,18 @@ uint64_t exchange_arrival_ns(const struct exchange *x);
 bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
                         uint32_t *value, struct api_error *e);
 
+/* A text of the query string, escapes decoded; "": there is none of that name. False: it is longer
+ * than size - 1 bytes. */
+bool exchange_query_text(const struct exchange *x, const char *name, char *out, size_t size);
+
 /* A field that was ignored: reported in X-Serverd-Warning and counted. */
 void exchange_ignored_field(struct exchange *x, const char *name);
 
 /* Reply with a whole body; takes the buffer's bytes over. */
 void exchange_reply(struct exchange *x, int status, const char *content_type, struct buffer *body);
 void exchange_fail(struct exchange *x, const struct api_error *e);
+/* In an encoder's on_end: the body is what the file holds, sent as it is read. Takes it over. */
+void exchange_attach_file(struct exchange *x, const char *content_type, struct file *file);
 
 /* Turns events into bytes of the reply. All calls come on HTTP threads, one at a time. For a
  * stream the bytes are SSE frames, sent as they come; else they are the body, sent after on_end. */
@@ -111,6 +127,12 @@ void exchange_generate_prepared(struct exchange *x, struct request **requests, u
 void exchange_run(struct exchange *x,
                   bool (*run)(void *state, const struct served_model *model, struct api_error *e),
                   const struct reply_encoder *encoder, void *state);
+
+/* The same on the thread that has files and batches (data_thread.h); without a --data-path the
+ * reply is 501. */
+void exchange_run_with_data(struct exchange *x,
+                            bool (*run)(void *state, struct data_thread *data, struct api_error *e),
+                            const struct reply_encoder *encoder, void *state);
 
 /* Has the model's engine let an adapter go (scheduler/adapters.h); the reply is what the encoder
  * makes of the one EVENT_END. Takes over the encoder's state in every case. */

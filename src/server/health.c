@@ -46,32 +46,32 @@ static void fail_with(struct exchange *x, const char *code, const char *text)
     exchange_fail(x, &e);
 }
 
-double server_heartbeat_age(const struct server *server)
+double server_heartbeat_age(struct server *server)
 {
-    const struct served_model *model = atomic_load(&server->model);
-    struct engine_status status;
-    if (!model)
-        return 0.0;
-    engine_status(model->engine, &status);
-    uint64_t now = clock_now_ns(server->context.clock);
-    return now > status.heartbeat_ns ? (double)(now - status.heartbeat_ns) * 1e-9 : 0.0;
+    struct model_set_health health;
+    model_set_health(&server->models, &health);
+    return health.heartbeat_age;
 }
 
-bool server_is_healthy(const struct server *server)
+bool server_is_healthy(struct server *server)
 {
-    const struct served_model *model = atomic_load(&server->model);
-    struct engine_status status;
-    if (!model)
-        return false;
-    engine_status(model->engine, &status);
-    return !status.is_lost && server_heartbeat_age(server) < DEAD_AFTER_SECONDS;
+    struct model_set_health health;
+    model_set_health(&server->models, &health);
+    return health.has_started && !health.is_lost && health.heartbeat_age < DEAD_AFTER_SECONDS;
+}
+
+static bool has_started(struct server *server)
+{
+    struct model_set_health health;
+    model_set_health(&server->models, &health);
+    return health.has_started;
 }
 
 static void reply_health(struct exchange *x, bool ok_while_loading)
 {
     if (atomic_load(&x->server->has_failed)) {
         fail_with(x, "model_unavailable", "The model could not be loaded.");
-    } else if (!exchange_model(x)) {
+    } else if (!has_started(x->server)) {
         if (ok_while_loading)
             reply_ok(x);
         else

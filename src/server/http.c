@@ -6,8 +6,8 @@
  * awaited the connection is suspended; when they are delivered it is resumed, and the last call
  * comes again, or the stream's reader is called again. */
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/request_policy.h"
 #include "server/server_internal.h"
 
@@ -143,33 +143,6 @@ static void unwatch_hangup(struct exchange *x)
 /* ---- the begin and the end of a request
  * -------------------------------------------------------------- */
 
-static void add_live(struct exchange *x)
-{
-    struct server *server = x->server;
-    (void)pthread_mutex_lock(&server->lock);
-    x->next_live = server->live;
-    if (x->next_live)
-        x->next_live->previous_live = x;
-    server->live = x;
-    server->n_live++;
-    x->number = ++server->n_exchanges;
-    (void)pthread_mutex_unlock(&server->lock);
-}
-
-static void remove_live(struct exchange *x)
-{
-    struct server *server = x->server;
-    (void)pthread_mutex_lock(&server->lock);
-    if (x->previous_live)
-        x->previous_live->next_live = x->next_live;
-    else
-        server->live = x->next_live;
-    if (x->next_live)
-        x->next_live->previous_live = x->previous_live;
-    server->n_live--;
-    (void)pthread_mutex_unlock(&server->lock);
-}
-
 /* The request line is there: what the library passes here becomes the request's context. */
 static void *begin_request(void *context, const char *target, struct MHD_Connection *mhd)
 {
@@ -188,7 +161,7 @@ static void *begin_request(void *context, const char *target, struct MHD_Connect
         return NULL;
     }
     set_times(x, x->arrival_ns, 0);
-    add_live(x);
+    server_add_live(x);
     return x;
 }
 
@@ -198,24 +171,6 @@ static bool is_gone(struct exchange *x)
     bool gone = x->is_gone;
     (void)pthread_mutex_unlock(&x->lock);
     return gone;
-}
-
-static void count_response(struct exchange *x)
-{
-    char status[16];
-    (void)snprintf(status, sizeof status, "%d", x->status);
-    const char *labels[] = {x->route ? x->route->path : "other", status};
-    if (x->status != 0) /* 0: the client left before its answer */
-        metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
-    if (!x->route || !(x->route->flags & JSON_BODY))
-        return;
-    const char *outcome = is_gone(x)                             ? "cancelled"
-                          : x->status == 429 || x->status == 503 ? "rejected"
-                          : x->status == 504                     ? "timeout"
-                          : x->status >= 400 || x->has_failed    ? "error"
-                                                                 : "ok";
-    const char *outcome_labels[] = {x->route->path, outcome};
-    metrics_add_labelled(x->server->context.metrics, METRIC_REQUESTS, outcome_labels, 1);
 }
 
 /* A client that closed its half together with its request: the library has read that request and
@@ -238,13 +193,13 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
     unwatch_hangup(x);
     if (how != MHD_REQUEST_TERMINATED_COMPLETED_OK)
         exchange_abandon(x);
-    count_response(x);
+    request_count(x);
     x->end_ns = clock_now_ns(x->server->context.clock);
     if (x->has_begun)
         atomic_fetch_sub(&x->server->n_streams, 1);
     set_idle(x);
     notice_half_close(x);
-    remove_live(x);
+    server_remove_live(x);
     x->mhd = NULL;
     exchange_unref(x);
 }
@@ -252,17 +207,33 @@ static void end_request(void *context, struct MHD_Connection *mhd, void **reques
 /* ---- replies
  * ------------------------------------------------------------------------------------- */
 
-static enum MHD_Result queue_reply(struct exchange *x)
+static struct MHD_Response *response_of_bytes(struct exchange *x)
 {
     size_t n;
     char *bytes = buffer_take(&x->reply, &n);
     struct MHD_Response *response =
         MHD_create_response_from_buffer(bytes ? n : 0, bytes ? bytes : (char *)"",
                                         bytes ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT);
-    if (!response) {
+    if (!response)
         free(bytes);
+    return response;
+}
+
+static struct MHD_Response *response_of_file(struct exchange *x)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_fd64(x->reply_file.bytes, x->reply_file.fd);
+    if (response)
+        x->reply_file.fd = -1; /* the response's */
+    return response;
+}
+
+static enum MHD_Result queue_reply(struct exchange *x)
+{
+    struct MHD_Response *response =
+        x->reply_file.fd >= 0 ? response_of_file(x) : response_of_bytes(x);
+    if (!response)
         return MHD_NO;
-    }
     reply_headers_add(x, response);
     enum MHD_Result result = MHD_queue_response(x->mhd, (unsigned)x->status, response);
     MHD_destroy_response(response);
@@ -277,12 +248,6 @@ static enum MHD_Result queue_refusal(struct exchange *x)
 
 /* ---- streams
  * ------------------------------------------------------------------------------------- */
-
-/* Under x->lock: nothing has come since the queue was looked at. */
-static bool may_sleep(const struct exchange *x)
-{
-    return x->queue.first == x->queue.n && !x->is_aborted && !x->needs_ping;
-}
 
 static void suspend(struct exchange *x)
 {
@@ -309,7 +274,7 @@ static ssize_t read_stream(void *context, uint64_t position, char *out, size_t m
         if (x->is_ended)
             return MHD_CONTENT_READER_END_OF_STREAM;
         (void)pthread_mutex_lock(&x->lock);
-        bool sleeps = may_sleep(x);
+        bool sleeps = exchange_may_sleep(x);
         if (sleeps)
             suspend(x);
         (void)pthread_mutex_unlock(&x->lock);
@@ -358,22 +323,17 @@ static void choose_request_id(struct exchange *x)
         memcpy(x->request_id, sent, n + 1);
         return;
     }
-    uint8_t random[16] = {0};
-    serverd_error ignored; /* an id without randomness is still an id */
-    (void)random_bytes(random, sizeof random, &ignored);
-    memcpy(x->request_id, "req_", 4);
-    for (size_t i = 0; i < sizeof random; i++)
-        (void)snprintf(x->request_id + 4 + 2 * i, 3, "%02x", random[i]);
+    exchange_make_request_id(x);
 }
 
-static void refuse_without_model(struct exchange *x)
+void request_refuse_without_model(struct exchange *x)
 {
     struct server *server = x->server;
     if (atomic_load(&server->is_draining) && !(x->route->flags & WHILE_DRAINING)) {
         api_error_set(&x->refusal, "draining", NULL, "The server takes no new requests now.");
     } else if (atomic_load(&server->has_failed)) {
         api_error_set(&x->refusal, "model_unavailable", NULL, "The model could not be loaded.");
-    } else if (!atomic_load(&server->model)) {
+    } else if (model_set_is_starting(&server->models)) {
         uint32_t permille = atomic_load(&server->progress_permille);
         api_error_set(&x->refusal, "model_loading", NULL, "The model is being loaded (%u %%).",
                       permille / 10);
@@ -400,7 +360,19 @@ static void look_at_request(struct exchange *x, const char *method)
     if (!route_find(x, method) || !auth_check(x))
         return;
     if (x->route->flags & NEEDS_MODEL)
-        refuse_without_model(x);
+        request_refuse_without_model(x);
+}
+
+/* A form goes to the disk as it comes. */
+static void begin_upload(struct exchange *x)
+{
+    struct data_thread *data = x->server->data;
+    if (data)
+        x->upload = upload_create(x->mhd, data_thread_files(data),
+                                  x->server->context.options->max_file, &x->refusal);
+    else
+        api_error_set(&x->refusal, "feature_disabled", NULL,
+                      "This server keeps no files: it has no --data-path.");
 }
 
 /* First call. */
@@ -415,6 +387,8 @@ static enum MHD_Result take_head(struct exchange *x, const char *method, const c
     look_at_request(x, method);
     if (policy_refuses_body(x))
         return queue_refusal(x);
+    if (x->refusal.http_status == 0 && x->route && (x->route->flags & FORM_BODY))
+        begin_upload(x);
     set_times(x, 0, clock_now_ns(x->server->context.clock));
     return MHD_YES;
 }
@@ -431,6 +405,10 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
                        x->connection->body_bytes > x->max_body + SWALLOW_BYTES
                    ? MHD_NO
                    : MHD_YES;
+    if (x->upload) {
+        x->is_swallowing = !upload_take(x->upload, bytes, n, &x->refusal);
+        return MHD_YES;
+    }
     if (n > x->max_body - min_size(x->max_body, x->body.len)) {
         api_error_set(&x->refusal, "request_too_large", NULL,
                       "The body has more than the %zu bytes that are allowed.", x->max_body);
@@ -442,18 +420,45 @@ static enum MHD_Result take_body(struct exchange *x, const char *bytes, size_t n
     return x->body.is_failed ? MHD_NO : MHD_YES;
 }
 
+/* Calls the handler. False: the exchange has to wait for its model first. */
+static bool dispatch(struct exchange *x)
+{
+    set_times(x, 0, 0);
+    if (x->refusal.http_status != 0) {
+        exchange_fail(x, &x->refusal);
+    } else if (x->phase != PHASE_REPLIED) {
+        const enum model_choice choice = exchange_choose_model(x);
+        if (choice == MODEL_AWAITED)
+            return false;
+        if (choice == MODEL_CHOSEN)
+            x->route->handler(x);
+    }
+    if (x->phase == PHASE_GENERATING)
+        watch_hangup(x);
+    x->is_dispatched = true;
+    return true;
+}
+
+/* False: its model has come meanwhile, or it has to end. */
+static bool sleeps_for_model(struct exchange *x)
+{
+    watch_hangup(x);
+    (void)pthread_mutex_lock(&x->lock);
+    const bool sleeps = x->is_awaiting && !x->is_aborted;
+    if (sleeps)
+        suspend(x);
+    (void)pthread_mutex_unlock(&x->lock);
+    return sleeps;
+}
+
 /* Last call; comes again after each resumption. */
 static enum MHD_Result answer(struct exchange *x)
 {
-    if (!x->is_dispatched) {
-        x->is_dispatched = true;
-        set_times(x, 0, 0);
-        if (x->refusal.http_status != 0)
-            exchange_fail(x, &x->refusal);
-        else if (x->phase != PHASE_REPLIED)
-            x->route->handler(x);
-        if (x->phase == PHASE_GENERATING)
-            watch_hangup(x);
+    while (!x->is_dispatched) {
+        if (is_gone(x))
+            return MHD_NO;
+        if (!dispatch(x) && sleeps_for_model(x))
+            return MHD_YES;
     }
     while (x->phase == PHASE_GENERATING) {
         if (is_gone(x))
@@ -467,7 +472,7 @@ static enum MHD_Result answer(struct exchange *x)
             break;
         }
         (void)pthread_mutex_lock(&x->lock);
-        bool sleeps = may_sleep(x);
+        bool sleeps = exchange_may_sleep(x);
         if (sleeps)
             suspend(x);
         (void)pthread_mutex_unlock(&x->lock);

@@ -52,7 +52,7 @@ static void forget_first(struct job_thread *jobs)
     (void)pthread_mutex_unlock(&jobs->mutex);
 }
 
-static void end(struct server *server, struct exchange *x, serverd_status status)
+void server_end_job(struct server *server, struct exchange *x, serverd_status status)
 {
     const struct event event = {.kind = EVENT_END,
                                 .status = status,
@@ -77,7 +77,7 @@ static void do_job(struct server *server, const struct server_job *job, bool is_
             api_error_set(&e, "draining", NULL, "The server is going down.");
         x->job_error = e;
     }
-    end(server, x, is_done ? SERVERD_OK : SERVERD_INTERNAL);
+    server_end_job(server, x, is_done ? SERVERD_OK : SERVERD_INTERNAL);
 }
 
 static void *serve(void *context)

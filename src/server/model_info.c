@@ -1,14 +1,18 @@
 /* What clients ask about the model and its tokenizer before they use it. */
 #include "base/utf8.h"
 #include "server/endpoints.h"
-#include "server/exchange.h"
+#include "server/llama_settings.h"
 
 #include <string.h>
+
+#ifndef PROJECT_VERSION
+#define PROJECT_VERSION "0"
+#endif
 
 void endpoint_model_info(struct exchange *x)
 {
     const struct served_model *model = exchange_model(x);
-    const char *path = exchange_context(x)->options->model_path;
+    const char *path = model->path;
     struct buffer body;
     buffer_init(&body, 64 * KIB);
     buffer_append_str(&body, "{\"model_path\":");
@@ -19,6 +23,60 @@ void endpoint_model_info(struct exchange *x)
     buffer_append_json_string(&body, path ? path : "", path ? strlen(path) : 0);
     buffer_printf(&body, ",\"is_generation\":%s}",
                   model->program->config.is_encoder ? "false" : "true");
+    exchange_reply(x, 200, "application/json", &body);
+}
+
+/* ---- llama-server's form ------------------------------------------------------------------------
+ */
+
+/* The settings of a request that says nothing. False: *e. */
+static bool write_default_settings(struct exchange *x, struct buffer *out, struct api_error *e)
+{
+    static const int32_t any_token[] = {0};
+    struct api_fields fields;
+    json_t *nothing = json_object();
+    if (!nothing) {
+        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        return false;
+    }
+    if (!api_fields_read_json(x, API_LLAMA, nothing, &fields, e))
+        return false;
+    struct request *request = api_make_request(x, &fields, any_token, 1, -1, -1, "prompt", e);
+    if (request)
+        llama_settings_write(x, &fields, request, true, out);
+    if (request)
+        request_destroy(request);
+    api_fields_release(&fields);
+    return request != NULL;
+}
+
+static void append_text(struct buffer *out, const char *text)
+{
+    buffer_append_json_string(out, text ? text : "", text ? strlen(text) : 0);
+}
+
+void endpoint_props(struct exchange *x)
+{
+    const struct served_model *model = exchange_model(x);
+    const struct options *options = exchange_context(x)->options;
+    struct api_error e;
+    struct buffer body;
+    buffer_init(&body, 64 * MIB);
+    buffer_printf(
+        &body, "{\"default_generation_settings\":{\"n_ctx\":%u,\"params\":", model->context_size);
+    if (!write_default_settings(x, &body, &e)) {
+        buffer_deinit(&body);
+        exchange_fail(x, &e);
+        return;
+    }
+    buffer_printf(&body, "},\"total_slots\":%u,\"model_alias\":", (uint32_t)options->max_running);
+    append_text(&body, model->name);
+    buffer_append_str(&body, ",\"model_path\":");
+    append_text(&body, options->model_path);
+    buffer_append_str(&body, ",\"chat_template\":");
+    append_text(&body, model->chat_template_source);
+    buffer_append_str(&body, ",\"modalities\":{\"vision\":false,\"audio\":false},"
+                             "\"build_info\":\"serverd " PROJECT_VERSION "\"}");
     exchange_reply(x, 200, "application/json", &body);
 }
 

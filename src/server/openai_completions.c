@@ -1,5 +1,6 @@
 #include "base/numeric.h"
 #include "server/endpoints.h"
+#include "server/fill_prompt.h"
 #include "server/openai_reply.h"
 #include "server/output_form.h"
 
@@ -23,10 +24,37 @@ static bool add_text(struct exchange *x, const struct api_fields *f, const json_
                         &out->items[out->n++], e);
 }
 
+/* An empty suffix is none. */
+static bool fills_in(const struct api_fields *f)
+{
+    return json_string_length(f->suffix) > 0;
+}
+
+/* The prompt stands before the gap, as a text or as ids. */
+static bool add_fill_in(struct exchange *x, const struct api_fields *f, const json_t *item,
+                        struct prompt_list *out, struct api_error *e)
+{
+    struct token_list ids;
+    token_list_init(&ids, LIMIT_CONTEXT);
+    const struct fill_prompt parts = {
+        .before = {json_string_value(item), json_string_length(item)},
+        .before_ids = json_is_array(item) ? &ids : NULL,
+        .behind = {json_string_value(f->suffix), json_string_length(f->suffix)},
+        .adds_special = f->add_special_tokens,
+        .before_param = "prompt",
+        .behind_param = "suffix"};
+    bool is_good = (!parts.before_ids || api_read_ids(x, item, "prompt", &ids, e)) &&
+                   fill_prompt_make(x, &parts, &out->items[out->n++], e);
+    token_list_deinit(&ids);
+    return is_good;
+}
+
 static bool add_prompt(struct exchange *x, const struct api_fields *f, const json_t *item,
                        struct prompt_list *out, struct api_error *e)
 {
     token_list_init(&out->items[out->n], LIMIT_CONTEXT);
+    if (fills_in(f) && (json_is_string(item) || json_is_array(item)))
+        return add_fill_in(x, f, item, out, e);
     if (json_is_string(item))
         return add_text(x, f, item, out, e);
     if (json_is_array(item))
@@ -84,6 +112,24 @@ static bool read_logprobs(const struct api_fields *f, int32_t *out, struct api_e
     return true;
 }
 
+/* What becomes of an echo, or of a prompt that is cut, when text follows behind the gap, nobody has
+ * said. */
+static bool check_suffix(struct exchange *x, const struct api_fields *f, struct api_error *e)
+{
+    if (f->suffix && !json_is_string(f->suffix)) {
+        api_error_set(e, "invalid_type", "suffix", "suffix has to be a string.");
+        return false;
+    }
+    if (!fills_in(f))
+        return true;
+    if (f->echo || f->truncate_prompt_tokens != API_UNSET) {
+        api_error_set(e, "unsupported_value", "suffix",
+                      "suffix cannot be used with echo or truncate_prompt_tokens.");
+        return false;
+    }
+    return fill_prompt_check(x, "suffix", e);
+}
+
 static bool check_fields(struct exchange *x, const struct api_fields *f, struct api_error *e)
 {
     bool ignored;
@@ -101,7 +147,7 @@ static bool check_fields(struct exchange *x, const struct api_fields *f, struct 
                       "they cannot be streamed.");
         return false;
     }
-    return openai_read_stream_options(f, &ignored, &ignored, e);
+    return check_suffix(x, f, e) && openai_read_stream_options(f, &ignored, &ignored, e);
 }
 
 /* One request for the engine per prompt; the array and what is in it. The best of the choices are
@@ -130,7 +176,7 @@ static struct request **make_requests(struct exchange *x, const struct api_field
         }
         requests[i] =
             api_make_request(x, f, ids->id, ids->n, DEFAULT_TOKENS, n_wanted, "prompt", e);
-        is_good = requests[i] != NULL;
+        is_good = requests[i] && (!fills_in(f) || fill_prompt_set_stops(x, requests[i], e));
         if (is_good)
             requests[i]->wants_prompt_logprobs |= f->echo && n_logprobs >= 0 && ids->n > 1;
     }
@@ -164,7 +210,7 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
     for (uint32_t i = 0; i < prompts->n && is_good; i++)
         is_good = openai_reply_set_prompt(reply, i, prompts->items[i].id, prompts->items[i].n);
     if (is_good) {
-        output_form_generate(x, requests, prompts->n, form, NULL, &openai_reply_encoder, reply,
+        output_form_generate(x, requests, prompts->n, form, &openai_reply_encoder, reply,
                              is_stream);
         return;
     }

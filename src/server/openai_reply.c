@@ -1,70 +1,17 @@
-#include "server/openai_reply.h"
+#include "server/openai_reply_internal.h"
 
 #include "base/numeric.h"
-#include "base/utf8.h"
-#include "server/output_parts.h"
-#include "server/server_internal.h"
-#include "server/token_logprobs.h"
-#include "text/detokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define LIMIT_REPLY_TEXT (256 * MIB)
-
-struct choice {
-    struct output_parts parts; /* not yet sent; of a whole reply: all */
-    struct logprob_text logprobs;
-    bool is_dirty; /* stands in the list of choices that have something to send */
-    struct buffer token_ids;
-    uint64_t n_code_points; /* of the text of all tokens so far, for text_offset */
-    double logprob;         /* of all tokens together, if the best are to be found; else 0 */
-    uint32_t n_tokens;
-    bool has_begun, is_finished, has_ended; /* has_ended: the finish has been sent */
-    struct event finish;                    /* what EVENT_FINISH said */
-};
-
-struct prompt {
-    int32_t *ids;
-    uint32_t n, n_cached;
-    struct buffer text;
-    struct logprob_text logprobs;
-    struct buffer scores; /* elements of "prompt_logprobs" */
-    uint64_t n_code_points;
-};
-
-struct openai_reply {
-    const struct served_model *model;
-    struct api_fields fields;
-    struct tool_use tools;
-    struct output_setup output; /* of every choice */
-    struct token_style style;
-    bool is_chat, is_echo, is_stream, include_usage, continuous_usage;
-    int32_t n_logprobs;
-    uint32_t n_prompts, n_choices, n_shown; /* choices per prompt, of which n_shown are shown */
-    char id[64];
-    int64_t created;
-    struct prompt *prompts;
-    struct choice *choices; /* [n_prompts * n_choices] */
-    uint32_t *dirty;        /* [n_prompts * n_choices] choices that have something to send */
-    uint32_t n_dirty;
-    struct buffer head; /* of each chunk or the whole reply, up to the choices */
-    uint64_t n_prompt_tokens, n_cached, n_output, n_reasoning;
-};
-
 /* ---- life --------------------------------------------------------------------------------------
  */
-
-static void on_decided(void *user, enum stream_part part, uint64_t begin, uint64_t n)
-{
-    struct choice *choice = user;
-    logprob_text_decide(&choice->logprobs, part, begin + n);
-}
 
 static bool choice_init(struct choice *choice, const struct openai_reply *reply)
 {
     struct output_setup output = reply->output;
-    output.decided = reply->is_chat ? on_decided : NULL;
+    output.decided = reply->shape->decided;
     output.user = choice;
     buffer_init(&choice->token_ids, LIMIT_REPLY_TEXT);
     logprob_text_init(&choice->logprobs);
@@ -95,9 +42,8 @@ bool openai_read_stream_options(const struct api_fields *fields, bool *include_u
 
 static void make_head(struct openai_reply *reply)
 {
-    const char *object = reply->is_chat
-                             ? reply->is_stream ? "chat.completion.chunk" : "chat.completion"
-                             : "text_completion";
+    const struct choice_shape *shape = reply->shape;
+    const char *object = reply->is_stream ? shape->chunk_object : shape->object;
     buffer_printf(&reply->head,
                   "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", reply->id, object,
                   (long long)reply->created);
@@ -139,7 +85,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     reply->model = exchange_model(setup->exchange);
     take_over(reply, setup);
     size_t n = (size_t)setup->n_prompts * (size_t)reply->fields.n;
-    reply->is_chat = setup->call != NULL;
+    reply->shape = setup->call ? &openai_chat_choice : &openai_completion_choice;
     reply->is_echo = setup->is_echo;
     reply->is_stream = reply->fields.stream;
     reply->style = (struct token_style){.tokenizer = reply->model->tokenizer,
@@ -151,7 +97,7 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     reply->n_prompt_tokens = setup->n_prompt_tokens;
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
-    api_make_id(reply->is_chat ? "chatcmpl-" : "cmpl-", reply->id);
+    api_make_id(reply->shape->id_prefix, reply->id);
     reply->created = clock_wall_seconds(exchange_context(setup->exchange)->clock);
     buffer_init(&reply->head, MIB);
     make_head(reply);
@@ -202,20 +148,6 @@ void openai_reply_destroy(struct openai_reply *reply)
 
 /* ---- parts that whole replies and chunks share ---- */
 
-/* The value of "logprobs"; `before` is the prompt's part, or NULL. */
-static void write_logprobs(const struct openai_reply *reply, const struct logprob_text *before,
-                           const struct choice *choice, struct buffer *out)
-{
-    const struct logprob_text *l = &choice->logprobs;
-    bool is_empty = reply->is_chat ? l->content.len == 0 : l->n == 0 && (!before || before->n == 0);
-    if (reply->n_logprobs < 0 || (reply->is_stream && is_empty))
-        buffer_append_str(out, "null");
-    else if (reply->is_chat)
-        logprob_text_write_chat(l, out);
-    else
-        logprob_text_write_completion(l, before, out);
-}
-
 static void write_head(const struct openai_reply *reply, struct buffer *out)
 {
     buffer_append(out, reply->head.data, reply->head.len);
@@ -256,7 +188,7 @@ static const char *finish_reason(const struct openai_reply *reply, const struct 
     return reply->tools.is_legacy ? "function_call" : "tool_calls";
 }
 
-static void write_finish(const struct openai_reply *reply, const struct choice *choice,
+void openai_write_finish(const struct openai_reply *reply, const struct choice *choice,
                          bool is_last, struct buffer *out)
 {
     if (!is_last) {
@@ -269,29 +201,28 @@ static void write_finish(const struct openai_reply *reply, const struct choice *
     write_stop(reply, &choice->finish, true, out);
 }
 
-static void write_token_ids(const struct openai_reply *reply, const struct choice *choice,
+void openai_write_token_ids(const struct openai_reply *reply, const struct choice *choice,
                             struct buffer *out)
 {
     if (reply->fields.return_token_ids)
         buffer_printf(out, ",\"token_ids\":[%s]", buffer_str(&choice->token_ids));
 }
 
-static void write_prompt_logprobs(const struct openai_reply *reply, const struct prompt *prompt,
+void openai_write_prompt_logprobs(const struct openai_reply *reply, const struct prompt *prompt,
                                   struct buffer *out)
 {
     if (reply->fields.prompt_logprobs != API_UNSET)
         buffer_printf(out, ",\"prompt_logprobs\":[%s]", buffer_str(&prompt->scores));
 }
 
-static const struct prompt *echoed_prompt(const struct openai_reply *reply, uint32_t index)
+const struct prompt *openai_echoed_prompt(const struct openai_reply *reply, uint32_t index)
 {
     return reply->is_echo ? &reply->prompts[index / reply->n_choices] : NULL;
 }
 
-/* ---- chunks
- * -------------------------------------------------------------------------------------- */
+/* ---- chunks ---- */
 
-static void end_chunk(const struct openai_reply *reply, struct buffer *out)
+void openai_end_chunk(const struct openai_reply *reply, struct buffer *out)
 {
     buffer_append_char(out, ']');
     if (reply->include_usage) {
@@ -304,55 +235,7 @@ static void end_chunk(const struct openai_reply *reply, struct buffer *out)
     buffer_append_str(out, "}\n\n");
 }
 
-static void write_call_delta(const struct openai_reply *reply, const struct choice *choice,
-                             const struct output_part *part, struct buffer *out)
-{
-    const struct output_parts *parts = &choice->parts;
-    bool is_legacy = reply->tools.is_legacy;
-    if (is_legacy)
-        buffer_append_str(out, "\"function_call\":{");
-    else
-        buffer_printf(out, "\"tool_calls\":[{\"index\":%u,", part->call);
-    if (part->kind == OUTPUT_CALL) {
-        const char *id = output_call_id(parts, part), *name = output_call_name(parts, part);
-        if (!is_legacy) {
-            buffer_append_str(out, "\"id\":");
-            buffer_append_json_string(out, id, strlen(id));
-            buffer_append_str(out, ",\"type\":\"function\",\"function\":{");
-        }
-        buffer_append_str(out, "\"name\":");
-        buffer_append_json_string(out, name, strlen(name));
-        buffer_append_str(out, ",\"arguments\":\"\"");
-    } else {
-        buffer_append_str(out, is_legacy ? "\"arguments\":" : "\"function\":{\"arguments\":");
-        buffer_append_json_string(out, parts->text.data + part->begin, part->n);
-    }
-    buffer_append_str(out, is_legacy ? "}" : "}}]");
-}
-
-static void write_part_delta(const struct openai_reply *reply, const struct choice *choice,
-                             const struct output_part *part, struct buffer *out)
-{
-    const char *text = part ? choice->parts.text.data + part->begin : "";
-    size_t n = part ? part->n : 0;
-    switch (part ? part->kind : OUTPUT_CONTENT) {
-    case OUTPUT_CONTENT:
-        buffer_append_str(out, "\"content\":");
-        buffer_append_json_string(out, text, n);
-        break;
-    case OUTPUT_REASONING:
-        buffer_append_str(out, "\"reasoning_content\":");
-        buffer_append_json_string(out, text, n);
-        buffer_append_str(out, ",\"reasoning\":");
-        buffer_append_json_string(out, text, n);
-        break;
-    default:
-        write_call_delta(reply, choice, part, out);
-        break;
-    }
-}
-
-static void begin_chunk(struct openai_reply *reply, uint32_t index, struct buffer *out)
+void openai_begin_chunk(const struct openai_reply *reply, uint32_t index, struct buffer *out)
 {
     buffer_append_str(out, "data: ");
     write_head(reply, out);
@@ -360,97 +243,12 @@ static void begin_chunk(struct openai_reply *reply, uint32_t index, struct buffe
     buffer_append_u64(out, index);
 }
 
-/* A frame with one part; NULL: with no text at all. Log probabilities go with the content. */
-static void write_chat_part(struct openai_reply *reply, uint32_t index,
-                            const struct output_part *part, struct buffer *out)
-{
-    struct choice *choice = &reply->choices[index];
-    begin_chunk(reply, index, out);
-    buffer_append_str(out, ",\"delta\":{");
-    if (!choice->has_begun)
-        buffer_append_str(out, "\"role\":\"assistant\",");
-    write_part_delta(reply, choice, part, out);
-    buffer_append_str(out, "},\"logprobs\":");
-    bool is_content = part && part->kind == OUTPUT_CONTENT;
-    if (is_content)
-        write_logprobs(reply, NULL, choice, out);
-    else
-        buffer_append_str(out, "null");
-    write_finish(reply, choice, false, out);
-    write_token_ids(reply, choice, out);
-    buffer_append_char(out, '}');
-    end_chunk(reply, out);
-    choice->has_begun = true;
-    buffer_reset(&choice->token_ids);
-    if (is_content)
-        logprob_text_reset(&choice->logprobs);
-}
-
-static void write_chat_finish(struct openai_reply *reply, uint32_t index, struct buffer *out)
-{
-    struct choice *choice = &reply->choices[index];
-    begin_chunk(reply, index, out);
-    buffer_append_str(out, ",\"delta\":{},\"logprobs\":");
-    write_logprobs(reply, NULL, choice, out);
-    write_finish(reply, choice, true, out);
-    write_token_ids(reply, choice, out);
-    buffer_append_char(out, '}');
-    end_chunk(reply, out);
-    choice->has_ended = true;
-}
-
-/* What has gathered of a chat's choice: a frame for each part, and the finish alone. */
-static void write_chat_chunks(struct openai_reply *reply, uint32_t index, struct buffer *out)
-{
-    struct choice *choice = &reply->choices[index];
-    size_t n;
-    const struct output_part *list = output_parts_list(&choice->parts, &n);
-    for (size_t i = 0; i < n; i++)
-        write_chat_part(reply, index, &list[i], out);
-    output_parts_taken(&choice->parts);
-    if (!choice->is_finished || choice->has_ended)
-        return;
-    if (!choice->has_begun)
-        write_chat_part(reply, index, NULL, out);
-    write_chat_finish(reply, index, out);
-}
-
-/* The same of a completion's, in one frame. */
-static void write_completion_chunk(struct openai_reply *reply, uint32_t index, struct buffer *out)
-{
-    struct choice *choice = &reply->choices[index];
-    const struct prompt *prompt = choice->has_begun ? NULL : echoed_prompt(reply, index);
-    const struct buffer *text = &choice->parts.text;
-    bool is_last = choice->is_finished;
-    if ((text->len == 0 && !is_last) || choice->has_ended)
-        return;
-    begin_chunk(reply, index, out);
-    buffer_append_str(out, ",\"text\":\"");
-    if (prompt)
-        buffer_append_json(out, buffer_str(&prompt->text), prompt->text.len);
-    buffer_append_json(out, buffer_str(text), text->len);
-    buffer_append_str(out, "\",\"logprobs\":");
-    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
-    write_finish(reply, choice, is_last, out);
-    write_token_ids(reply, choice, out);
-    buffer_append_char(out, '}');
-    end_chunk(reply, out);
-    choice->has_begun = true;
-    choice->has_ended = is_last;
-    output_parts_taken(&choice->parts);
-    buffer_reset(&choice->token_ids);
-    logprob_text_reset(&choice->logprobs);
-}
-
 static void write_dirty(struct openai_reply *reply, struct buffer *out)
 {
     for (uint32_t i = 0; i < reply->n_dirty; i++) {
         uint32_t index = reply->dirty[i];
         reply->choices[index].is_dirty = false;
-        if (reply->is_chat)
-            write_chat_chunks(reply, index, out);
-        else
-            write_completion_chunk(reply, index, out);
+        reply->shape->write_chunks(reply, index, out);
     }
     reply->n_dirty = 0;
 }
@@ -464,8 +262,7 @@ static void mark_dirty(struct openai_reply *reply, uint32_t index)
     reply->dirty[reply->n_dirty++] = index;
 }
 
-/* ---- events
- * -------------------------------------------------------------------------------------- */
+/* ---- events ---- */
 
 /* Output and prompt may be asked for different numbers; the engine knows the larger. */
 static void clip_top(const struct openai_reply *reply, const struct event *event)
@@ -491,26 +288,10 @@ static void on_prompt_logprobs(struct openai_reply *reply, const struct event *e
     prompt->n_code_points += token_code_points(&reply->style, token);
 }
 
-/* A token without text of its own is no part of a chat's content. */
-static void add_token_logprob(struct openai_reply *reply, struct choice *choice,
-                              const struct event *event)
-{
-    if (event->logprobs)
-        choice->logprob += event->logprobs->chosen.logprob;
-    bool is_shown = event->logprobs && reply->n_logprobs >= 0;
-    clip_top(reply, event);
-    if (!reply->is_chat && is_shown)
-        logprob_text_add(&choice->logprobs, &reply->style, event->token, event->logprobs,
-                         choice->n_code_points);
-    if (reply->is_chat && is_shown && !event->is_hidden &&
-        token_has_text(&reply->style, event->token))
-        logprob_text_hold(&choice->logprobs, &reply->style, event->logprobs, choice->parts.n_bytes);
-}
-
 /* The first token of a choice with echo continues the prompt's offsets. */
 static void begin_offsets(struct openai_reply *reply, uint32_t index)
 {
-    const struct prompt *prompt = echoed_prompt(reply, index);
+    const struct prompt *prompt = openai_echoed_prompt(reply, index);
     struct choice *choice = &reply->choices[index];
     if (prompt && choice->n_code_points == 0)
         choice->n_code_points = prompt->n_code_points;
@@ -521,7 +302,11 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
     struct choice *choice = &reply->choices[index];
     begin_offsets(reply, index);
     choice->n_tokens++;
-    add_token_logprob(reply, choice, event);
+    if (event->logprobs)
+        choice->logprob += event->logprobs->chosen.logprob;
+    clip_top(reply, event);
+    if (event->logprobs && reply->n_logprobs >= 0)
+        reply->shape->add_logprobs(reply, choice, event);
     if (reply->fields.return_token_ids) {
         if (choice->token_ids.len > 0)
             buffer_append_char(&choice->token_ids, ',');
@@ -574,96 +359,14 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
     }
 }
 
-/* ---- the end
- * ------------------------------------------------------------------------------------- */
-
-/* All parts of one kind, as one JSON string; false: there are none. */
-static bool write_joined_parts(const struct output_parts *parts, enum output_kind kind,
-                               const char *name, struct buffer *out)
-{
-    size_t n;
-    const struct output_part *list = output_parts_list(parts, &n);
-    bool has_begun = false;
-    for (size_t i = 0; i < n; i++) {
-        if (list[i].kind != kind)
-            continue;
-        if (!has_begun)
-            buffer_printf(out, ",\"%s\":\"", name);
-        has_begun = true;
-        buffer_append_json(out, parts->text.data + list[i].begin, list[i].n);
-    }
-    if (has_begun)
-        buffer_append_char(out, '"');
-    return has_begun;
-}
-
-static void write_calls(const struct openai_reply *reply, const struct choice *choice,
-                        struct buffer *out)
-{
-    const struct output_parts *parts = &choice->parts;
-    size_t n;
-    const struct output_part *list = output_parts_list(parts, &n);
-    bool is_legacy = reply->tools.is_legacy;
-    for (size_t i = 0; i < n; i++) {
-        if (list[i].kind != OUTPUT_CALL)
-            continue;
-        const char *id = output_call_id(parts, &list[i]), *name = output_call_name(parts, &list[i]);
-        if (is_legacy) {
-            buffer_append_str(out, ",\"function_call\":{\"name\":");
-        } else {
-            buffer_append_str(out, list[i].call == 0 ? ",\"tool_calls\":[{\"id\":" : ",{\"id\":");
-            buffer_append_json_string(out, id, strlen(id));
-            buffer_append_str(out, ",\"type\":\"function\",\"function\":{\"name\":");
-        }
-        buffer_append_json_string(out, name, strlen(name));
-        buffer_append_str(out, ",\"arguments\":");
-        bool has_arguments = i + 1 < n && list[i + 1].kind == OUTPUT_ARGUMENTS;
-        buffer_append_json_string(out, has_arguments ? parts->text.data + list[i + 1].begin : "",
-                                  has_arguments ? list[i + 1].n : 0);
-        buffer_append_str(out, is_legacy ? "}" : "}}");
-    }
-    if (parts->n_calls > 0 && !is_legacy)
-        buffer_append_char(out, ']');
-}
-
-static void write_message(const struct openai_reply *reply, const struct choice *choice,
-                          struct buffer *out)
-{
-    const struct output_parts *parts = &choice->parts;
-    buffer_append_str(out, ",\"message\":{\"role\":\"assistant\"");
-    if (!write_joined_parts(parts, OUTPUT_CONTENT, "content", out)) {
-        bool has_other = output_parts_has(parts, OUTPUT_REASONING) || parts->n_calls > 0;
-        buffer_append_str(out, has_other ? ",\"content\":null" : ",\"content\":\"\"");
-    }
-    buffer_append_str(out, ",\"refusal\":null");
-    if (write_joined_parts(parts, OUTPUT_REASONING, "reasoning_content", out))
-        (void)write_joined_parts(parts, OUTPUT_REASONING, "reasoning", out);
-    write_calls(reply, choice, out);
-    buffer_append_char(out, '}');
-}
+/* ---- the end ---- */
 
 /* Choice `index`, as the one of that number in the reply. */
 static void write_choice(const struct openai_reply *reply, uint32_t index, uint32_t number,
                          struct buffer *out)
 {
-    const struct choice *choice = &reply->choices[index];
-    const struct prompt *prompt = echoed_prompt(reply, index);
     buffer_printf(out, "%s{\"index\":%u", number ? "," : "", number);
-    if (reply->is_chat) {
-        write_message(reply, choice, out);
-    } else {
-        buffer_append_str(out, ",\"text\":\"");
-        if (prompt)
-            buffer_append_json(out, buffer_str(&prompt->text), prompt->text.len);
-        buffer_append_json(out, buffer_str(&choice->parts.text), choice->parts.text.len);
-        buffer_append_char(out, '"');
-    }
-    buffer_append_str(out, ",\"logprobs\":");
-    write_logprobs(reply, prompt ? &prompt->logprobs : NULL, choice, out);
-    write_finish(reply, choice, true, out);
-    write_token_ids(reply, choice, out);
-    if (!reply->is_chat)
-        write_prompt_logprobs(reply, &reply->prompts[index / reply->n_choices], out);
+    reply->shape->write_choice(reply, index, out);
     buffer_append_char(out, '}');
 }
 
@@ -723,8 +426,8 @@ static void reply_on_end(void *state, struct buffer *out)
     for (uint32_t i = 0; i < reply->n_prompts * reply->n_shown; i++)
         write_choice(reply, choice_of(reply, i), i, out);
     buffer_append_char(out, ']');
-    if (reply->is_chat)
-        write_prompt_logprobs(reply, &reply->prompts[0], out);
+    if (reply->shape->write_tail)
+        reply->shape->write_tail(reply, out);
     buffer_append_str(out, ",\"usage\":");
     write_usage(reply, out);
     buffer_append_char(out, '}');
@@ -748,31 +451,3 @@ const struct reply_encoder openai_reply_encoder = {.on_event = reply_on_event,
                                                    .on_end = reply_on_end,
                                                    .on_error = reply_on_error,
                                                    .destroy = reply_destroy};
-
-bool openai_reply_set_prompt(struct openai_reply *reply, uint32_t i, const int32_t *ids, uint32_t n)
-{
-    struct prompt *prompt = &reply->prompts[i];
-    if (!reply->is_echo)
-        return true;
-    prompt->ids = calloc(max_size(n, 1), sizeof *ids);
-    if (!prompt->ids)
-        return false;
-    memcpy(prompt->ids, ids, n * sizeof *ids);
-    prompt->n = n;
-    /* the text as the detokenizer of the answer would show it */
-    struct detokenizer detokenizer;
-    detokenizer_init(&detokenizer, reply->model->tokenizer, reply->fields.skip_special_tokens);
-    for (uint32_t t = 0; t < n; t++) {
-        detokenizer_push(&detokenizer, ids[t]);
-        detokenizer_take(&detokenizer, UINT64_MAX, &prompt->text);
-    }
-    detokenizer_finish(&detokenizer, UINT64_MAX, &prompt->text);
-    detokenizer_deinit(&detokenizer);
-    if (n > 0 && reply->n_logprobs >= 0) { /* of the first nothing is known */
-        logprob_text_add(&prompt->logprobs, &reply->style, ids[0], NULL, 0);
-        prompt->n_code_points = token_code_points(&reply->style, ids[0]);
-    } else {
-        prompt->n_code_points = count_code_points(buffer_str(&prompt->text), prompt->text.len);
-    }
-    return !prompt->text.is_failed;
-}

@@ -27,11 +27,9 @@ static void append_text(struct buffer *out, const char *text)
 
 static void reply_drain(struct exchange *x, const char *status)
 {
-    const struct served_model *model = exchange_model(x);
-    struct engine_status engine = {0};
+    struct model_set_health engine;
     struct buffer body;
-    if (model)
-        engine_status(model->engine, &engine);
+    model_set_health(&x->server->models, &engine);
     buffer_init(&body, 1 * KIB);
     buffer_printf(&body, "{\"status\":\"%s\",\"num_running_reqs\":%u,\"num_waiting_reqs\":%u}",
                   status, engine.n_running, engine.n_waiting);
@@ -203,6 +201,46 @@ static const struct inspection_options totals_only = {.kind = INSPECT_CACHE};
 void endpoint_loads(struct exchange *x)
 {
     inspect(x, &totals_only, &loads_encoder);
+}
+
+/* ---- what runs ----------------------------------------------------------------------------------
+ */
+
+/* A place of a running sequence is called a slot by llama-server; record NULL: a free one. */
+static void write_slot(const struct operation_reply *reply, uint32_t i,
+                       const struct request_record *record, struct buffer *out)
+{
+    const bool guesses = exchange_context(reply->x)->options->speculation != 0;
+    buffer_printf(out, "%s{\"id\":%u,\"n_ctx\":%u,\"speculative\":%s,\"is_processing\":%s",
+                  i > 0 ? "," : "", i, reply->model->context_size, guesses ? "true" : "false",
+                  record ? "true" : "false");
+    if (record)
+        buffer_printf(out,
+                      ",\"id_task\":%" PRIu64
+                      ",\"n_prompt_tokens\":%u,\"n_prompt_tokens_cache\":%u,\"next_token\":"
+                      "{\"has_next_token\":true,\"n_decoded\":%u}",
+                      record->id, record->n_prompt, record->n_cached, record->n_output);
+    buffer_append_char(out, '}');
+}
+
+static void on_slots_end(void *state, struct buffer *out)
+{
+    const struct operation_reply *reply = state;
+    const struct inspection *found = reply->inspection;
+    const uint32_t n_slots = (uint32_t)exchange_context(reply->x)->options->max_running;
+    buffer_append_char(out, '[');
+    for (uint32_t i = 0; i < max_u32(n_slots, found->n_requests); i++)
+        write_slot(reply, i, i < found->n_requests ? &found->requests[i] : NULL, out);
+    buffer_append_char(out, ']');
+}
+
+static const struct reply_encoder slots_encoder = {
+    .on_event = on_event, .on_end = on_slots_end, .on_error = on_error, .destroy = destroy};
+
+void endpoint_slots(struct exchange *x)
+{
+    const struct inspection_options running = {.kind = INSPECT_REQUESTS};
+    inspect(x, &running, &slots_encoder);
 }
 
 /* ---- configuration -----------------------------------------------------------------------------

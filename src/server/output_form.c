@@ -180,7 +180,6 @@ static void key_of(const struct output_form *form, uint8_t key[GRAMMAR_KEY_BYTES
 /* On the job thread: what the requests wait for. */
 struct preparation {
     struct output_form form;
-    const char *mark;
 };
 
 static void drop(void *context)
@@ -214,12 +213,11 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
 
 /* Gives the grammar to all requests. */
 static void assign(struct request **requests, uint32_t n, struct grammar *grammar,
-                   const struct token_trie *trie, const char *mark)
+                   const struct token_trie *trie)
 {
     for (uint32_t i = 0; i < n; i++) {
         requests[i]->grammar = grammar_ref(grammar);
         requests[i]->trie = trie;
-        requests[i]->grammar_mark = mark;
     }
 }
 
@@ -231,7 +229,7 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
         return false;
     }
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
     key_of(&p->form, key);
@@ -243,17 +241,17 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
     bool is_good = trie && (grammar || compile(x, &p->form, &grammar, e));
     if (is_good) {
         grammar_cache_keep(cache, key, grammar);
-        assign(requests, n, grammar, trie, p->mark);
+        assign(requests, n, grammar, trie);
     }
     grammar_unref(grammar);
     return is_good;
 }
 
 void output_form_generate(struct exchange *x, struct request **requests, uint32_t n,
-                          struct output_form *form, const char *mark,
-                          const struct reply_encoder *encoder, void *state, bool is_stream)
+                          struct output_form *form, const struct reply_encoder *encoder,
+                          void *state, bool is_stream)
 {
-    struct grammar_cache *cache = &x->server->grammars;
+    struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     if (!form->is_set) {
         output_form_release(form);
@@ -263,7 +261,7 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
     key_of(form, key);
     struct grammar *grammar = grammar_cache_find(cache, key);
     if (grammar) {
-        assign(requests, n, grammar, cache->trie, mark);
+        assign(requests, n, grammar, cache->trie);
         grammar_unref(grammar);
         output_form_release(form);
         exchange_generate(x, requests, n, encoder, state, is_stream);
@@ -272,7 +270,6 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
     struct preparation *p = calloc(1, sizeof *p);
     if (p) {
         p->form = *form;
-        p->mark = mark;
         *form = (struct output_form){0};
     }
     output_form_release(form);

@@ -24,10 +24,9 @@ void output_form_release(struct output_form *form);
 bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
                           struct api_error *e);
 
-/* exchange_generate of requests whose output has the form; mark: they begin with reasoning, which
- * ends so (NULL: they do not). The form is taken over. */
+/* exchange_generate of requests whose output has the form, which is taken over. */
 void output_form_generate(struct exchange *x, struct request **requests, uint32_t n,
-                          struct output_form *form, const char *mark,
-                          const struct reply_encoder *encoder, void *state, bool is_stream);
+                          struct output_form *form, const struct reply_encoder *encoder,
+                          void *state, bool is_stream);
 
 #endif

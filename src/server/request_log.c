@@ -107,3 +107,24 @@ void request_log_write(const struct exchange *x)
     };
     log_record(context->log, LOG_INFO, "server", fields, sizeof fields / sizeof *fields, "request");
 }
+
+void request_count(struct exchange *x)
+{
+    char status[16];
+    (void)snprintf(status, sizeof status, "%d", x->status);
+    const char *labels[] = {x->route ? x->route->path : "other", status};
+    if (x->status != 0) /* 0: the client left before its answer */
+        metrics_add_labelled(x->server->context.metrics, METRIC_HTTP_RESPONSES, labels, 1);
+    if (!x->route || !(x->route->flags & (JSON_BODY | FORM_BODY)))
+        return;
+    (void)pthread_mutex_lock(&x->lock);
+    const bool is_gone = x->is_gone;
+    (void)pthread_mutex_unlock(&x->lock);
+    const char *outcome = is_gone                                ? "cancelled"
+                          : x->status == 429 || x->status == 503 ? "rejected"
+                          : x->status == 504                     ? "timeout"
+                          : x->status >= 400 || x->has_failed    ? "error"
+                                                                 : "ok";
+    const char *outcome_labels[] = {x->route->path, outcome};
+    metrics_add_labelled(x->server->context.metrics, METRIC_REQUESTS, outcome_labels, 1);
+}

@@ -266,10 +266,10 @@ bool policy_refuses_head(struct exchange *x, const char *method, const char *ver
  * ---------------------------------------------------------------------------------------- */
 
 /* type/subtype without parameters. */
-static bool is_json(const char *content_type)
+static bool is_type(const char *content_type, const char *wanted)
 {
     size_t n = strcspn(content_type, "; \t");
-    return n == strlen("application/json") && strncasecmp(content_type, "application/json", n) == 0;
+    return n == strlen(wanted) && strncasecmp(content_type, wanted, n) == 0;
 }
 
 bool policy_refuses_body(struct exchange *x)
@@ -279,8 +279,12 @@ bool policy_refuses_body(struct exchange *x)
     const char *coding = exchange_header(x, "content-encoding");
     uint64_t length = 0;
     bool has_length = length_text && parse_u64(length_text, 0, INT64_MAX, &length);
-    bool wants_body = x->route && (x->route->flags & JSON_BODY);
-    size_t limit = wants_body ? x->server->context.options->max_body : 0;
+    const struct options *options = x->server->context.options;
+    bool wants_form = x->route && (x->route->flags & FORM_BODY);
+    bool wants_body = wants_form || (x->route && (x->route->flags & JSON_BODY));
+    size_t limit = wants_form   ? options->max_file + LIMIT_FORM_BYTES
+                   : wants_body ? options->max_body
+                                : 0;
     x->max_body = limit;
     if (x->refusal.http_status != 0)
         return length > SWALLOWED_BODY || x->is_chunked;
@@ -305,7 +309,10 @@ bool policy_refuses_body(struct exchange *x)
     if (coding && strcasecmp(coding, "identity") != 0)
         api_error_set(&x->refusal, "unsupported_media_type", NULL,
                       "The body is compressed; send it as it is.");
-    else if (!type || !is_json(type))
+    else if (wants_form && (!type || !is_type(type, "multipart/form-data")))
+        api_error_set(&x->refusal, "unsupported_media_type", NULL,
+                      "Content-Type has to be multipart/form-data.");
+    else if (!wants_form && (!type || !is_type(type, "application/json")))
         api_error_set(&x->refusal, "unsupported_media_type", NULL,
                       "Content-Type has to be application/json.");
     return x->refusal.http_status != 0 && (length > SWALLOWED_BODY || x->is_chunked);

@@ -51,20 +51,13 @@ static bool read_call(struct exchange *x, const json_t *root, struct responses_b
     return false;
 }
 
-static bool parse(struct exchange *x, json_t **out, struct api_error *e)
-{
-    size_t n;
-    const char *bytes = exchange_body(x, &n);
-    return json_body_parse(bytes, n, out, e);
-}
-
 void endpoint_responses(struct exchange *x)
 {
     struct responses_body body;
     struct chat_call call;
     struct api_error e;
     json_t *root;
-    if (!parse(x, &root, &e)) {
+    if (!exchange_take_json(x, &root, &e)) {
         exchange_fail(x, &e);
         return;
     }
@@ -101,7 +94,7 @@ void endpoint_responses_input_tokens(struct exchange *x)
     struct chat_call call;
     struct api_error e;
     json_t *root = NULL;
-    if (parse(x, &root, &e) && read_call(x, root, &body, &call, &e)) {
+    if (exchange_take_json(x, &root, &e) && read_call(x, root, &body, &call, &e)) {
         reply_count(x, &call);
         responses_body_release(&body);
         chat_call_release(&call);

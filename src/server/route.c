@@ -27,9 +27,7 @@ static int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Decodes the escapes of one segment; the policy has refused bad ones and %00. Returns its
- * length. */
-static size_t decode_segment(const char *from, size_t n, char *out)
+size_t route_decode(const char *from, size_t n, char *out)
 {
     size_t len = 0;
     for (size_t i = 0; i < n; i++) {
@@ -55,7 +53,7 @@ static bool decode_path(const char *raw, size_t n, char *out, size_t *id_from)
         while (at + segment < n && raw[at + segment] != '/')
             segment++;
         out[len++] = '/';
-        size_t decoded = decode_segment(raw + at, segment, out + len);
+        size_t decoded = route_decode(raw + at, segment, out + len);
         bool is_dots = (decoded == 1 && out[len] == '.') ||
                        (decoded == 2 && out[len] == '.' && out[len + 1] == '.');
         if (is_dots || memchr(out + len, '\\', decoded))

@@ -36,7 +36,8 @@ static const struct {
 #undef SAME
 };
 
-static void set_numbers(const struct api_fields *f, struct sampling_params *params)
+static void set_numbers(const struct api_fields *f, int64_t context_size,
+                        struct sampling_params *params)
 {
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         double stated = *(const double *)((const char *)f + numbers[i].from);
@@ -47,6 +48,10 @@ static void set_numbers(const struct api_fields *f, struct sampling_params *para
         params->dry_allowed = (uint32_t)f->dry_allowed_length;
     if (f->dry_penalty_last_n != API_UNSET)
         params->dry_penalty_last = (int32_t)f->dry_penalty_last_n;
+    if (f->repeat_last_n != API_UNSET) { /* more than the context can have are all */
+        params->has_penalty_window = true;
+        params->penalty_last = f->repeat_last_n >= context_size ? -1 : (int32_t)f->repeat_last_n;
+    }
 }
 
 /* ---- the order of the steps -------------------------------------------------------------- */
@@ -80,13 +85,35 @@ static bool is_penalty(const char *name)
     return name && (strcmp(name, "penalties") == 0 || strcmp(name, "dry") == 0);
 }
 
+/* Of the steps as they are by default. */
+static void move_temperature_last(struct sampling_params *params)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < params->n_steps; i++)
+        if (params->step[i] != STEP_TEMPERATURE)
+            params->step[n++] = params->step[i];
+    params->step[n] = STEP_TEMPERATURE;
+}
+
+/* The name of a step, as requests call it. */
+const char *sampling_step_name(enum sampling_step step)
+{
+    size_t i = 0;
+    while (step_names[i].step != step)
+        i++;
+    return step_names[i].name;
+}
+
 /* Steps that are not named do not run. */
 static bool set_steps(const struct api_fields *f, struct sampling_params *params,
                       struct api_error *e)
 {
     bool is_taken[N_SAMPLING_STEPS] = {false};
-    if (!f->samplers)
+    if (!f->samplers) {
+        if (f->temperature_is_last)
+            move_temperature_last(params);
         return true;
+    }
     if (!json_is_array(f->samplers)) {
         api_error_set(e, "invalid_type", "samplers", "samplers has to be a list of names.");
         return false;
@@ -415,7 +442,7 @@ static bool set_logprobs_mode(const struct api_fields *f, struct request *reques
 bool sampling_fields_read(struct exchange *x, const struct api_fields *fields,
                           struct request *request, struct api_error *e)
 {
-    set_numbers(fields, &request->sampling);
+    set_numbers(fields, exchange_model(x)->context_size, &request->sampling);
     return set_bias(x, fields, request, e) && set_steps(fields, &request->sampling, e) &&
            set_breakers(fields, request, e) && set_bad_words(x, fields, request, e) &&
            set_logprobs_mode(fields, request, e);

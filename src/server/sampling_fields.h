@@ -9,4 +9,6 @@
 bool sampling_fields_read(struct exchange *x, const struct api_fields *fields,
                           struct request *request, struct api_error *e);
 
+const char *sampling_step_name(enum sampling_step step);
+
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "server/data_thread.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>
@@ -22,6 +23,17 @@
 /* ---- life --------------------------------------------------------------------------------------
  */
 
+static serverd_status open_data(struct server *server, const char *folder, serverd_error *err)
+{
+    const struct server_context *context = &server->context;
+    if (!folder || data_thread_create(server, folder, &server->data, err) == SERVERD_OK)
+        return SERVERD_OK;
+    if (context->options->data_path)
+        return err->code;
+    log_warn(context->log, "server", "no files and batches: %s", err->text);
+    return SERVERD_OK;
+}
+
 serverd_status server_create(const struct server_options *options, struct server **out,
                              serverd_error *err)
 {
@@ -29,15 +41,20 @@ serverd_status server_create(const struct server_options *options, struct server
     if (!server)
         return fail(err, SERVERD_NOMEM, "server: no memory");
     server->context = options->context;
+    server->created = clock_wall_seconds(options->context.clock);
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
     job_thread_init(&server->jobs, server);
     job_thread_init(&server->compilers, server);
-    grammar_cache_init(&server->grammars);
+    worker_init(&server->detached, server);
+    model_set_init(&server->models, server);
     response_store_init(&server->responses);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
+    server->models.opener = options->opener;
     serverd_status status =
         server->hangup_fd >= 0 ? SERVERD_OK : fail(err, SERVERD_INTERNAL, "server: epoll: %m");
+    for (uint32_t i = 0; i < options->n_models && status == SERVERD_OK; i++)
+        status = model_set_add(&server->models, &options->models[i], err);
     if (status == SERVERD_OK && options->context.options->api_key_file)
         status = server_reload_keys(server, err);
     if (status == SERVERD_OK)
@@ -46,6 +63,10 @@ serverd_status server_create(const struct server_options *options, struct server
         status = job_thread_start(&server->jobs, err);
     if (status == SERVERD_OK)
         status = job_thread_start(&server->compilers, err);
+    if (status == SERVERD_OK)
+        status = worker_start(&server->detached, err);
+    if (status == SERVERD_OK)
+        status = open_data(server, options->data_folder, err);
     if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
@@ -60,6 +81,7 @@ static void dispatch(struct server *server)
 {
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_dispatch(&server->workers[i]);
+    worker_dispatch(&server->detached);
 }
 
 /* Every suspended connection goes on and ends. */
@@ -73,25 +95,35 @@ static void abort_live(struct server *server)
         (void)usleep(5000);
 }
 
+void server_end_requests(struct server *server)
+{
+    atomic_store(&server->is_draining, true);
+    job_thread_stop(&server->jobs);
+    job_thread_stop(&server->compilers);
+    data_thread_stop(server->data);
+    dispatch(server); /* what the engine and the jobs have said comes before the end */
+    abort_live(server);
+}
+
 void server_destroy(struct server *server)
 {
     if (!server)
         return;
-    atomic_store(&server->is_draining, true);
-    job_thread_stop(&server->jobs);
-    job_thread_stop(&server->compilers);
-    dispatch(server); /* what the engine and the jobs have said comes before the end */
-    abort_live(server);
+    server_end_requests(server);
     http_stop(server);
+    worker_stop(&server->detached);
+    detached_end_all(server);
+    worker_deinit(&server->detached);
+    data_thread_destroy(server->data);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
-    grammar_cache_deinit(&server->grammars);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     certificate_unref(server->certificate);
     if (server->hangup_fd >= 0)
         (void)close(server->hangup_fd);
     (void)pthread_mutex_destroy(&server->lock);
+    model_set_deinit(&server->models);
     free(server);
 }
 
@@ -167,7 +199,7 @@ void server_set_progress(struct server *server, double share)
 void server_publish(struct server *server, const struct served_model *model)
 {
     atomic_store(&server->progress_permille, 1000);
-    atomic_store(&server->model, model);
+    model_set_publish(&server->models, model);
 }
 
 void server_set_failed(struct server *server)
@@ -193,6 +225,7 @@ void server_put_events(struct server *server, const struct event *events, uint32
     }
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_wake(&server->workers[i]);
+    worker_wake(&server->detached);
 }
 
 static void put_events(void *context, const struct event *events, uint32_t n)
@@ -205,16 +238,67 @@ struct event_sink server_event_sink(struct server *server)
     return (struct event_sink){.deliver = put_events, .context = server};
 }
 
-/* ---- time ---------------------------------------------------------------------------------------
+/* ---- models -------------------------------------------------------------------------------------
  */
 
-int server_hangup_fd(const struct server *server)
+serverd_status server_start_models(struct server *server, serverd_error *err)
 {
-    return server->hangup_fd;
+    return model_set_start(&server->models, err);
 }
 
-/* The exchange with a reference; NULL: it is over. */
-static struct exchange *find_live(struct server *server, uint64_t number)
+bool server_stop_models(struct server *server)
+{
+    return model_set_stop(&server->models);
+}
+
+void server_wake_awaiting(struct server *server, uint64_t before_ns)
+{
+    (void)pthread_mutex_lock(&server->lock);
+    for (struct exchange *x = server->live; x; x = x->next_live) {
+        (void)pthread_mutex_lock(&x->lock);
+        const bool goes_on = x->is_awaiting && x->arrival_ns < before_ns;
+        if (goes_on) {
+            x->is_awaiting = false;
+            exchange_wake(x);
+        }
+        (void)pthread_mutex_unlock(&x->lock);
+        if (goes_on && x->worker)
+            worker_ring(x->worker);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+/* ---- exchanges that are served -----------------------------------------------------------------
+ */
+
+void server_add_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    x->next_live = server->live;
+    if (x->next_live)
+        x->next_live->previous_live = x;
+    server->live = x;
+    server->n_live++;
+    x->number = ++server->n_exchanges;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+void server_remove_live(struct exchange *x)
+{
+    struct server *server = x->server;
+    (void)pthread_mutex_lock(&server->lock);
+    if (x->previous_live)
+        x->previous_live->next_live = x->next_live;
+    else
+        server->live = x->next_live;
+    if (x->next_live)
+        x->next_live->previous_live = x->previous_live;
+    server->n_live--;
+    (void)pthread_mutex_unlock(&server->lock);
+}
+
+struct exchange *server_find_live(struct server *server, uint64_t number)
 {
     (void)pthread_mutex_lock(&server->lock);
     struct exchange *x = server->live;
@@ -226,12 +310,20 @@ static struct exchange *find_live(struct server *server, uint64_t number)
     return x;
 }
 
+/* ---- time ---------------------------------------------------------------------------------------
+ */
+
+int server_hangup_fd(const struct server *server)
+{
+    return server->hangup_fd;
+}
+
 void server_check_hangups(struct server *server)
 {
     struct epoll_event events[64];
     int n = epoll_wait(server->hangup_fd, events, 64, 0);
     for (int i = 0; i < n; i++) {
-        struct exchange *x = find_live(server, events[i].data.u64);
+        struct exchange *x = server_find_live(server, events[i].data.u64);
         if (!x)
             continue;
         exchange_abandon(x);
@@ -309,7 +401,7 @@ void server_tick(struct server *server)
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);
-        else if (x->has_begun)
+        else if (x->has_begun && !x->is_detached)
             tend_stream(x, now);
     metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
     (void)pthread_mutex_unlock(&server->lock);
@@ -317,6 +409,9 @@ void server_tick(struct server *server)
     metrics_set(server->context.metrics, METRIC_LOG_DROPPED,
                 (double)log_n_dropped(server->context.log));
     server_check_hangups(server);
+    const uint64_t patience = (uint64_t)(server->context.options->queue_timeout * 1e9);
+    server_wake_awaiting(server, now > patience ? now - patience : 0);
+    model_set_tick(&server->models);
 }
 
 /* ---- the end
@@ -325,25 +420,22 @@ void server_tick(struct server *server)
 void server_pause(struct server *server, uint64_t timeout_ns)
 {
     (void)pthread_mutex_lock(&server->lock);
-    const struct served_model *model = atomic_load(&server->model);
     if (!server->is_ending) {
         atomic_store(&server->is_draining, true);
         server->drain_until_ns = clock_now_ns(server->context.clock) + timeout_ns;
-        if (model)
-            engine_drain(model->engine);
+        model_set_drain(&server->models);
     }
     (void)pthread_mutex_unlock(&server->lock);
+    server_wake_awaiting(server, UINT64_MAX);
 }
 
 bool server_resume(struct server *server)
 {
     (void)pthread_mutex_lock(&server->lock);
-    const struct served_model *model = atomic_load(&server->model);
     const bool may = !server->is_ending;
     if (may) {
         server->drain_until_ns = 0;
-        if (model)
-            engine_resume(model->engine);
+        model_set_resume(&server->models);
         atomic_store(&server->is_draining, false);
     }
     (void)pthread_mutex_unlock(&server->lock);
@@ -357,8 +449,11 @@ void server_drain(struct server *server)
     server->is_ending = true;
     atomic_store(&server->is_draining, true);
     (void)pthread_mutex_unlock(&server->lock);
-    if (!was_ending)
-        http_quiesce(server);
+    if (was_ending)
+        return;
+    http_quiesce(server);
+    model_set_drain(&server->models);
+    server_wake_awaiting(server, UINT64_MAX);
 }
 
 uint32_t server_n_active(const struct server *server)

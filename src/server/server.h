@@ -5,11 +5,19 @@
 #define SERVER_SERVER_H
 
 #include "server/exchange.h"
+#include "server/model_set.h"
 
 struct server;
 
 struct server_options {
     struct server_context context; /* outlives the server */
+    /* Of files and batches; NULL: there are none. If it cannot be opened the server does without
+     * it, unless the options name it. */
+    const char *data_folder;
+    /* The models that can be loaded, the default first; none: one is published. */
+    const struct model_config *models;
+    uint32_t n_models;
+    struct model_opener opener;
 };
 
 /* Reads the key file and the certificate, binds and listens; replies 503 to what needs a model
@@ -22,13 +30,21 @@ uint32_t server_n_keys(const struct server *server);
 /* Where the engine's events go. */
 struct event_sink server_event_sink(struct server *server);
 
-void server_set_progress(struct server *server, double share); /* of loading, 0..1 */
+/* Begins to load models, the default first; the others when requests ask for them. */
+serverd_status server_start_models(struct server *server, serverd_error *err);
+/* Ends what engines run; after it their last events are out, and no model comes any more. False:
+ * one is being loaded, which nobody can stop: then call server_end_requests, and end the process.
+ */
+bool server_stop_models(struct server *server);
+
+void server_set_progress(struct server *server, double share); /* of loading the default, 0..1 */
+/* A model that the caller has opened, and closes after the server. */
 void server_publish(struct server *server, const struct served_model *model);
-/* Loading failed for good: 503 model_unavailable. */
+/* The only model could not be loaded: 503 model_unavailable. */
 void server_set_failed(struct server *server);
 
-/* The engine moves; false without a model, too. */
-bool server_is_healthy(const struct server *server);
+/* All engines move; false before the first load has ended, too. */
+bool server_is_healthy(struct server *server);
 
 /* Loop thread, a few times a second: time-outs, hang-ups, gauges. */
 void server_tick(struct server *server);
@@ -47,7 +63,9 @@ bool server_has_tls(const struct server *server);
 /* Stop accepting; /ready turns 503. Then wait until server_n_active is 0 or time is up. */
 void server_drain(struct server *server);
 uint32_t server_n_active(const struct server *server);
-/* Ends what is left; the engine must have stopped. */
+/* Replies that are not complete end; engines must have stopped. */
+void server_end_requests(struct server *server);
+/* Ends what is left and closes the models; engines must have stopped. */
 void server_destroy(struct server *server);
 
 #endif

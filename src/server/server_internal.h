@@ -5,10 +5,12 @@
 #define SERVER_INTERNAL_H
 
 #include "server/certificate.h"
-#include "server/grammar_cache.h"
+#include "server/detached.h"
+#include "server/model_set_internal.h"
 #include "server/rate_limit.h"
 #include "server/response_store.h"
 #include "server/server.h"
+#include "server/upload.h"
 
 #include <microhttpd.h>
 #include <pthread.h>
@@ -28,6 +30,7 @@ enum route_flags {
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
     WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+    FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
 struct route {
@@ -91,7 +94,12 @@ struct exchange {
     const struct route *route;
     char *path_rest; /* decoded */
     struct buffer body;
+    json_t *json; /* of the body, until its handler takes it; NULL: not parsed */
+    const struct served_model *model; /* set before the handler is called */
+    struct model_entry *model_entry;  /* of `model`, with a reference */
+    bool is_counted;                  /* among those that await a model; under the set's mutex */
     size_t max_body;
+    struct upload *upload; /* of a FORM_BODY, instead of `body`; NULL: it was refused */
     bool is_chunked, has_seen_head, is_dispatched, is_swallowing,
         is_last;              /* is_last: the connection ends */
     struct api_error refusal; /* http_status 0: none */
@@ -109,6 +117,7 @@ struct exchange {
     int status;
     char content_type[64];
     struct buffer reply;
+    struct file reply_file; /* the body instead, if fd is not -1 */
     uint32_t retry_after_ms;
 
     /* A generated reply. */
@@ -131,11 +140,18 @@ struct exchange {
 
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
 
+    /* Of one without a connection (detached.h): the worker is the server's `detached`. */
+    bool is_detached;
+    struct detached_sink sink;
+    struct exchange *next_ready; /* under the worker's mailbox_lock */
+    int32_t max_priority;        /* of its requests */
+
     /* Between the two sides, under `lock`. */
     pthread_mutex_t lock;
     struct event_queue queue;
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
+    bool is_awaiting;      /* its model is being loaded */
     uint32_t n_open;       /* requests whose END has not come from the engine */
     uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
@@ -149,6 +165,9 @@ void exchange_unref(struct exchange *x);
 void exchange_deliver(struct exchange *x, const struct event *event);
 /* Wakes a suspended connection; under x->lock. Other threads than the worker's ring then. */
 void exchange_wake(struct exchange *x);
+/* Under x->lock: nothing has come since the queue was looked at. */
+bool exchange_may_sleep(const struct exchange *x);
+void exchange_make_request_id(struct exchange *x);
 /* The reply ends with an error as soon as its thread looks at it. */
 void exchange_abort(struct exchange *x);
 /* The same if something runs for it, which is cancelled. */
@@ -163,7 +182,8 @@ void exchange_set_error(struct exchange *x, const struct api_error *e);
 /* ---- HTTP threads ------------------------------------------------------------------------------
  */
 
-/* One thread, with a daemon of the library that it runs, and the events for its exchanges. */
+/* One thread, with a daemon of the library that it runs, and the events for its exchanges. Without
+ * a daemon it serves detached exchanges. */
 struct http_worker {
     struct server *server;
     struct MHD_Daemon *daemon;
@@ -177,6 +197,7 @@ struct http_worker {
     struct event_queue dispatched;
     pthread_mutex_t mailbox_lock;
     struct event_queue mailbox;
+    struct exchange *first_ready, *last_ready; /* detached ones that have something to do */
 };
 
 /* ---- the job thread ----------------------------------------------------------------------------
@@ -229,7 +250,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
-    struct grammar_cache grammars;
+    struct model_set models;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
     pthread_mutex_t
@@ -243,20 +264,29 @@ struct server {
     struct certificate *certificate; /* of new connections; NULL: no TLS, ever */
     struct job_thread jobs;
     struct job_thread compilers; /* of grammars */
+    struct http_worker detached; /* serves exchanges without a connection */
+    struct data_thread *data;    /* NULL: there are no files and batches */
 
-    _Atomic(const struct served_model *) model;
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
     uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;
+    int64_t created; /* the same in Unix seconds, for models that are not loaded */
 };
 
 /* http.c */
 serverd_status http_start(struct server *server, serverd_error *err);
 void http_quiesce(struct server *server); /* no new connections, as soon as its threads see it */
 void http_stop(struct server *server);
+/* 503 as the refusal of an exchange whose route needs a model, if there is none for it. */
+void request_refuse_without_model(struct exchange *x);
+
+/* detached.c */
+void detached_attend(struct exchange *x); /* its thread: what there is to do for it */
+/* The thread has ended: what is left ends, too. */
+void detached_end_all(struct server *server);
 
 /* worker.c */
 void worker_init(struct http_worker *worker, struct server *server);
@@ -271,8 +301,11 @@ void worker_wake(struct http_worker *worker);
 void worker_ring(struct http_worker *worker);
 /* Delivers the mailbox: the worker's own thread, and whoever ends the server. */
 void worker_dispatch(struct http_worker *worker);
+/* A detached exchange goes on at the next ring; it must not be in that list. */
+void worker_put_ready(struct http_worker *worker, struct exchange *x);
 
-/* job_thread.c: each job that is taken ends in one EVENT_END. */
+/* job_thread.c: each job that is taken ends in one EVENT_END, which this is. */
+void server_end_job(struct server *server, struct exchange *x, serverd_status status);
 void job_thread_init(struct job_thread *jobs, struct server *server);
 serverd_status job_thread_start(struct job_thread *jobs, serverd_error *err);
 bool job_thread_put(struct job_thread *jobs, const struct server_job *job); /* false: full */
@@ -282,6 +315,23 @@ void job_thread_deinit(struct job_thread *jobs);
 
 /* route.c: the route of a decoded path, or the refusal. */
 bool route_find(struct exchange *x, const char *method);
+
+/* Decodes the escapes of a part of the target; the policy has refused bad ones and %00. Returns its
+ * length, which is n at most. */
+size_t route_decode(const char *from, size_t n, char *out);
+
+/* model_choice.c */
+enum model_choice {
+    MODEL_CHOSEN,
+    MODEL_REFUSED, /* the reply is an error */
+    MODEL_AWAITED  /* it is not loaded: call again once x->is_awaiting is false */
+};
+/* Before a handler is called: finds the model that the request names, which exchange_model has from
+ * then on, for as long as the exchange lives. */
+enum model_choice exchange_choose_model(struct exchange *x);
+void exchange_leave_model(struct exchange *x); /* the last reference does that */
+/* Grammars that were compiled for the exchange's model. */
+struct grammar_cache *exchange_grammars(const struct exchange *x);
 
 /* key_file.c */
 serverd_status key_set_read(const char *path, struct key_set **out, serverd_error *err);
@@ -295,6 +345,8 @@ void key_set_unref(struct key_set *keys);
 void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e);
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
+/* The same for a request from inside that a key's owner has a right to. */
+bool auth_check_owner(struct exchange *x, uint64_t tenant);
 
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);
@@ -304,7 +356,7 @@ bool cors_is_allowed(const struct exchange *x); /* it names an allowed origin */
 /* reply_headers.c: headers that every reply has. */
 void reply_headers_add(struct exchange *x, struct MHD_Response *response);
 
-/* request_log.c: one line for each request that has ended. */
+/* request_log.c: one line for each request that has ended, and the counters of requests. */
 void request_summary_add(struct request_summary *summary, const struct event *event);
 /* Milliseconds that it waited for its place, computed its prompt, and generated. */
 struct request_durations {
@@ -313,9 +365,17 @@ struct request_durations {
 struct request_durations request_summary_durations(const struct request_summary *summary,
                                                    uint64_t arrival_ns);
 void request_log_write(const struct exchange *x); /* both sides are done with it */
+void request_count(struct exchange *x);           /* its reply has ended */
 
-/* server.c: events into the mailboxes of their exchanges' threads. */
+/* server.c: the list of exchanges that are served; the one of a number, with a reference, or NULL.
+ */
+void server_add_live(struct exchange *x);
+void server_remove_live(struct exchange *x);
+struct exchange *server_find_live(struct server *server, uint64_t number);
+/* Events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
+/* Exchanges that await a model and arrived before then try again. */
+void server_wake_awaiting(struct server *server, uint64_t before_ns);
 /* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
  * ended. */
 void server_pause(struct server *server, uint64_t timeout_ns);
@@ -323,7 +383,7 @@ void server_pause(struct server *server, uint64_t timeout_ns);
 bool server_resume(struct server *server);
 
 /* health.c */
-double server_heartbeat_age(const struct server *server);
+double server_heartbeat_age(struct server *server);
 
 void event_free(struct event *event);
 bool event_queue_push(struct event_queue *queue, const struct event *event);

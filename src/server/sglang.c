@@ -237,9 +237,7 @@ void endpoint_generate(struct exchange *x)
     struct call call = {0};
     struct api_error e;
     json_t *prompts = NULL;
-    size_t n;
-    const char *bytes = exchange_body(x, &n);
-    if (!json_body_parse(bytes, n, &body.root, &e)) {
+    if (!exchange_take_json(x, &body.root, &e)) {
         exchange_fail(x, &e);
         return;
     }
@@ -261,8 +259,8 @@ void endpoint_generate(struct exchange *x)
     }
     if (reply) {
         bool is_stream = call.fields.stream;
-        output_form_generate(x, call.requests, call.n, &call.form, NULL, &sglang_reply_encoder,
-                             reply, is_stream);
+        output_form_generate(x, call.requests, call.n, &call.form, &sglang_reply_encoder, reply,
+                             is_stream);
     } else {
         call_release(&call);
         exchange_fail(x, &e);

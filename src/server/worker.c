@@ -69,14 +69,43 @@ void worker_dispatch(struct http_worker *worker)
     (void)pthread_mutex_unlock(&worker->dispatch_lock);
 }
 
+/* ---- exchanges without a connection ------------------------------------------------------------
+ */
+
+void worker_put_ready(struct http_worker *worker, struct exchange *x)
+{
+    (void)pthread_mutex_lock(&worker->mailbox_lock);
+    x->next_ready = NULL;
+    if (worker->last_ready)
+        worker->last_ready->next_ready = x;
+    else
+        worker->first_ready = x;
+    worker->last_ready = x;
+    (void)pthread_mutex_unlock(&worker->mailbox_lock);
+}
+
+/* Those that are ready now: others may never stop coming. */
+static void attend_detached(struct http_worker *worker)
+{
+    (void)pthread_mutex_lock(&worker->mailbox_lock);
+    struct exchange *x = worker->first_ready;
+    worker->first_ready = worker->last_ready = NULL;
+    (void)pthread_mutex_unlock(&worker->mailbox_lock);
+    while (x) {
+        struct exchange *next = x->next_ready;
+        detached_attend(x);
+        x = next;
+    }
+}
+
 /* ---- the thread --------------------------------------------------------------------------------
  */
 
-/* Until the library has something to do of its own accord. */
-static int wait_ms(struct MHD_Daemon *daemon)
+/* Until the thread has something to do of its own accord. */
+static int wait_ms(struct http_worker *worker)
 {
     MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(daemon, &ms) != MHD_YES || ms > LONGEST_WAIT_MS)
+    if (!worker->daemon || MHD_get_timeout(worker->daemon, &ms) != MHD_YES || ms > LONGEST_WAIT_MS)
         return LONGEST_WAIT_MS;
     return (int)ms;
 }
@@ -96,18 +125,21 @@ static void *serve(void *context)
 {
     struct http_worker *worker = context;
     const union MHD_DaemonInfo *info =
-        MHD_get_daemon_info(worker->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+        worker->daemon ? MHD_get_daemon_info(worker->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
     struct pollfd fds[] = {{.fd = worker->wake_fd, .events = POLLIN},
                            {.fd = info ? info->epoll_fd : -1, .events = POLLIN}};
     while (!atomic_load(&worker->is_stopping)) {
-        if (poll(fds, 2, wait_ms(worker->daemon)) > 0 && fds[0].revents) {
+        if (poll(fds, 2, wait_ms(worker)) > 0 && fds[0].revents) {
             uint64_t count;
             (void)!read(worker->wake_fd, &count, sizeof count);
             worker_dispatch(worker); /* resumes connections, which the library then looks at */
         }
         if (atomic_exchange(&worker->asks_quiesce, false))
             quiesce(worker);
-        (void)MHD_run(worker->daemon);
+        if (worker->daemon)
+            (void)MHD_run(worker->daemon);
+        else
+            attend_detached(worker);
     }
     return NULL;
 }
@@ -129,7 +161,7 @@ serverd_status worker_start(struct http_worker *worker, serverd_error *err)
         return fail(err, SERVERD_INTERNAL, "server: thread: %m");
     }
     worker->has_thread = true;
-    (void)pthread_setname_np(worker->thread, "http");
+    (void)pthread_setname_np(worker->thread, worker->daemon ? "http" : "detached");
     return SERVERD_OK;
 }
 

@@ -49,3 +49,22 @@ void tool_call_list_drop_last(struct tool_call_list *list)
 {
     tool_call_deinit(&list->calls[--list->n]);
 }
+
+static bool set_word(struct buffer *word, const char *text, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+            return false;
+    buffer_append(word, text, n);
+    return !word->is_failed;
+}
+
+bool tool_call_set_name(struct tool_call *call, const char *name, size_t n)
+{
+    return n > 0 && set_word(&call->name, name, n);
+}
+
+bool tool_call_set_id(struct tool_call *call, const char *id, size_t n)
+{
+    return set_word(&call->id, id, n);
+}

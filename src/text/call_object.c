@@ -60,11 +60,20 @@ static bool end_object_name(struct call_object *o)
 {
     struct buffer name;
     buffer_init(&name, LIMIT_TOOL_NAME);
-    bool is_good = json_string_decode(buffer_str(&o->value), o->value.len, &name) && name.len > 0 &&
-                   !name.is_failed && last_call(o)->name.len == 0;
-    if (is_good)
-        buffer_append(&last_call(o)->name, name.data, name.len);
+    bool is_good = last_call(o)->name.len == 0 &&
+                   json_string_decode(buffer_str(&o->value), o->value.len, &name) &&
+                   tool_call_set_name(last_call(o), buffer_str(&name), name.len);
     buffer_deinit(&name);
+    return is_good;
+}
+
+static bool end_object_id(struct call_object *o)
+{
+    struct buffer id;
+    buffer_init(&id, LIMIT_TOOL_NAME);
+    bool is_good = json_string_decode(buffer_str(&o->value), o->value.len, &id) &&
+                   tool_call_set_id(last_call(o), buffer_str(&id), id.len);
+    buffer_deinit(&id);
     return is_good;
 }
 
@@ -100,7 +109,7 @@ static bool end_object_value(struct call_object *o)
                json_string_decode(buffer_str(&o->value), o->value.len, &call->arguments);
     }
     if (is_id_key(o) && buffer_str(&o->value)[0] == '"')
-        return json_string_decode(o->value.data, o->value.len, &call->id);
+        return end_object_id(o);
     return !o->is_strict || is_id_key(o) || key_is(o, "type");
 }
 
@@ -134,9 +143,7 @@ static bool end_key(struct call_object *o)
     if (!o->is_named)
         return !o->key.is_failed;
     struct tool_call *call = tool_call_list_add(o->list);
-    if (call)
-        buffer_append(&call->name, buffer_str(&o->key), o->key.len);
-    return call && call->name.len > 0 && !call->name.is_failed;
+    return call && tool_call_set_name(call, buffer_str(&o->key), o->key.len);
 }
 
 static enum call_read close_call(struct call_object *o)

@@ -130,10 +130,7 @@ size_t call_reader_settled(const struct call_reader *r)
 static bool set_name(struct call_reader *r, const char *name, size_t n)
 {
     struct tool_call *call = this_call(r);
-    if (!call || n == 0)
-        return false;
-    buffer_append(&call->name, name, n);
-    return !call->name.is_failed;
+    return call && tool_call_set_name(call, name, n);
 }
 
 /* functions.NAME:INDEX */
@@ -146,9 +143,8 @@ static bool end_index_name(struct call_reader *r, const char *text, size_t n)
     }
     while (n > 0 && is_space(text[n - 1]))
         n--;
-    if (!call)
+    if (!call || !tool_call_set_id(call, text, n))
         return false;
-    buffer_append(&call->id, text, n);
     const char *colon = memrchr(text, ':', n);
     if (colon)
         n = (size_t)(colon - text);
@@ -156,7 +152,7 @@ static bool end_index_name(struct call_reader *r, const char *text, size_t n)
         text += 10;
         n -= 10;
     }
-    return !call->id.is_failed && set_name(r, text, n);
+    return set_name(r, text, n);
 }
 
 /* Text between CDATA marks may hold the closing mark. */
@@ -210,9 +206,7 @@ static bool end_slot(struct call_reader *r, enum call_slot slot)
         return end_index_name(r, text, n);
     case SLOT_ID:
         call = this_call(r);
-        if (call)
-            buffer_append(&call->id, text, n);
-        return call && !call->id.is_failed;
+        return call && tool_call_set_id(call, text, n);
     case SLOT_KEY:
         buffer_reset(&r->key);
         buffer_append(&r->key, text, n);

@@ -22,6 +22,10 @@ void tool_call_list_init(struct tool_call_list *list);
 void tool_call_list_deinit(struct tool_call_list *list);
 struct tool_call *tool_call_list_add(struct tool_call_list *list); /* NULL: failed */
 void tool_call_list_drop_last(struct tool_call_list *list);
+/* Both take text that can stand in a reply: false for control characters, or more than
+ * LIMIT_TOOL_NAME; a name has at least one byte. */
+bool tool_call_set_name(struct tool_call *call, const char *name, size_t n);
+bool tool_call_set_id(struct tool_call *call, const char *id, size_t n);
 
 /* What is known of the tools. */
 struct tool_types {

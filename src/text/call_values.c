@@ -257,9 +257,8 @@ bool call_python_parse(const char *text, size_t n, struct tool_call_list *out)
         skip_space(&c);
         size_t n_name = word_length(&c);
         struct tool_call *call = n_name > 0 ? tool_call_list_add(out) : NULL;
-        if (!call)
+        if (!call || !tool_call_set_name(call, c.at, n_name))
             return false;
-        buffer_append(&call->name, c.at, n_name);
         c.at += n_name;
         buffer_append_char(&call->arguments, '{');
         if (!take(&c, "(") || !take_items(&c, 0, ")", "=", &call->arguments))

@@ -182,5 +182,5 @@ bool json_value_is_valid(const char *text, size_t n)
 bool json_string_decode(const char *text, size_t n, struct buffer *out)
 {
     struct cursor c = {text, text + n};
-    return take_string(&c, out) && c.at == c.end;
+    return take_string(&c, out) && c.at == c.end && !out->is_failed;
 }

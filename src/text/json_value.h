@@ -15,7 +15,7 @@ size_t json_value_length(const char *text, size_t n);
 bool json_value_is_valid(const char *text, size_t n);
 
 /* Appends what the string literal text[0..n-1], quotes included, stands for. False: it is none, or
- * has half of a surrogate pair. */
+ * has half of a surrogate pair, or more than fits. */
 bool json_string_decode(const char *text, size_t n, struct buffer *out);
 
 #endif

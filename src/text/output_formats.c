@@ -29,6 +29,8 @@ serverd_status output_formats_init(struct output_formats *f, const struct tokeni
     *f = (struct output_formats){0};
     serverd_status status =
         choose(f, template_source ? template_source : "", family_name, reasoning_name, err);
+    if (status == SERVERD_OK)
+        status = reasoning_marks_init(&f->marks, tokenizer, f->reasoning, err);
     for (int need = 1; need < 4 && status == SERVERD_OK; need++) {
         bool has_calls = need >> 1, has_reasoning = need & 1;
         /* calls alone, where the model writes no reasoning to look for */

@@ -74,6 +74,12 @@ bool stop_matcher_push(struct stop_matcher *m, const char *bytes, uint32_t len, 
     return is_found;
 }
 
+void stop_matcher_skip(struct stop_matcher *m, uint32_t len)
+{
+    m->n_bytes += len;
+    m->tail_len = 0;
+}
+
 /* The longest end of the text that is the start of a string. */
 static uint32_t possible_start(const struct stop_matcher *m, const struct stop_string *s)
 {

@@ -24,6 +24,9 @@ void stop_matcher_destroy(struct stop_matcher *matcher);
 bool stop_matcher_push(struct stop_matcher *matcher, const char *bytes, uint32_t len,
                        uint32_t *index, uint64_t *begin, uint64_t *end);
 
+/* So many bytes of text are not searched: no match lies in them, nor across them. */
+void stop_matcher_skip(struct stop_matcher *matcher, uint32_t len);
+
 /* Bytes from the start that can no longer become part of a match. */
 uint64_t stop_matcher_safe(const struct stop_matcher *matcher);
 

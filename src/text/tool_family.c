@@ -262,14 +262,24 @@ static size_t last_end(const char *text, size_t n, const char *mark)
     return 0;
 }
 
+static bool is_space(const char *text, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!memchr(" \t\r\n", text[i], 4))
+            return false;
+    return true;
+}
+
 bool reasoning_is_open(const struct reasoning_format *format, const char *prompt, size_t n)
 {
     size_t opened = last_end(prompt, n, format->open);
-    if (opened == 0 || last_end(prompt, n, format->close) > opened)
-        return false;
     /* text behind the mark is a message, not the start of one */
-    for (size_t i = opened; i < n; i++)
-        if (!strchr(" \t\r\n", prompt[i]))
-            return false;
-    return true;
+    return opened > 0 && last_end(prompt, n, format->close) <= opened &&
+           is_space(prompt + opened, n - opened);
+}
+
+bool reasoning_is_over(const struct reasoning_format *format, const char *prompt, size_t n)
+{
+    size_t closed = last_end(prompt, n, format->close);
+    return closed > 0 && is_space(prompt + closed, n - closed);
 }

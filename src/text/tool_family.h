@@ -65,5 +65,7 @@ const struct reasoning_format *reasoning_format_at(size_t i);
 
 /* Whether a prompt ends inside a block of reasoning. */
 bool reasoning_is_open(const struct reasoning_format *format, const char *prompt, size_t n);
+/* Whether it ends behind one: the template has left no room for another. */
+bool reasoning_is_over(const struct reasoning_format *format, const char *prompt, size_t n);
 
 #endif

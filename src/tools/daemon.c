@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "tools/model.h"
+#include "tools/model_list.h"
 #include "tools/notify.h"
 #include "tools/trace_file.h"
 
@@ -33,13 +34,13 @@ struct daemon {
     uv_timer_t tick;
     uv_poll_t hangups;
     uv_signal_t signals[N_SIGNALS];
-    uv_work_t load;
 
-    /* Written by the load job, read by the loop after it. */
-    struct model *model;
-    serverd_status load_status;
+    struct model_list models;
+    /* The first load: written by the thread that loads, read by the loop after it is woken. */
+    uv_async_t first_load;
     serverd_error load_error;
-    bool is_loaded; /* the job has ended */
+    atomic_bool has_tried; /* it has ended */
+    bool is_started;       /* and the loop knows */
 
     bool is_draining;
     uint64_t drain_until_ns;
@@ -68,8 +69,6 @@ static void begin_drain(struct daemon *daemon, const char *why)
              server_n_active(daemon->server), daemon->options->drain_timeout);
     notify_manager("STOPPING=1");
     server_drain(daemon->server);
-    if (daemon->model)
-        engine_drain(model_served(daemon->model)->engine);
     (void)uv_timer_set_repeat(&daemon->tick, DRAIN_TICK_MS);
     (void)uv_timer_again(&daemon->tick);
 }
@@ -98,7 +97,7 @@ static void on_signal(uv_signal_t *signal, int number)
         return;
     }
     const char *name = number == SIGINT ? "SIGINT" : "SIGTERM";
-    if (daemon->is_draining || !daemon->is_loaded) {
+    if (daemon->is_draining || !daemon->is_started) {
         log_info(daemon->log, "daemon", "%s: ending now", name);
         stop(daemon);
     } else {
@@ -114,7 +113,7 @@ static void feed_watchdog(struct daemon *daemon, uint64_t now)
     if (daemon->watchdog_ms == 0 ||
         now - daemon->last_watchdog_ns < daemon->watchdog_ms * UINT64_C(1000000) / 3)
         return;
-    if (daemon->model && !server_is_healthy(daemon->server))
+    if (daemon->is_started && !server_is_healthy(daemon->server))
         return; /* the manager restarts what does not move */
     daemon->last_watchdog_ns = now;
     notify_manager("WATCHDOG=1");
@@ -142,49 +141,80 @@ static void on_hangup(uv_poll_t *poll, int status, int events)
 /* ---- loading
  * ------------------------------------------------------------------------------------- */
 
-static void set_progress(void *context, double share)
+/* The default model of --model-path has to be there; of a folder's, the others are served without.
+ */
+static bool is_needed(const struct daemon *daemon)
 {
-    struct daemon *daemon = context;
-    server_set_progress(daemon->server, share);
+    return daemon->options->model_path || daemon->models.n == 1;
 }
 
-static void load_model(uv_work_t *work)
+static void start_trace(struct daemon *daemon, const struct served_model *served)
 {
-    struct daemon *daemon = work->data;
-    const struct model_setup setup = {.options = daemon->options,
-                                      .clock = &system_clock,
-                                      .log = daemon->log,
-                                      .metrics = daemon->metrics,
-                                      .sink = daemon->trace ? trace_file_sink(daemon->trace)
-                                                            : server_event_sink(daemon->server),
-                                      .progress = set_progress,
-                                      .progress_context = daemon};
-    daemon->load_status = model_open(&setup, &daemon->model, &daemon->load_error);
-}
-
-static void start_trace(struct daemon *daemon)
-{
-    const struct served_model *served = model_served(daemon->model);
     serverd_error err;
     if (daemon->trace && trace_file_start(daemon->trace, served->engine, served->name,
                                           (uint32_t)daemon->options->trace_steps, &err))
         log_error(daemon->log, "daemon", "%s", err.text);
 }
 
-static void on_loaded(uv_work_t *work, int status)
+static serverd_status open_model(void *context, const struct model_config *config,
+                                 struct model_load *load, void **model,
+                                 const struct served_model **served, serverd_error *err)
 {
-    struct daemon *daemon = work->data;
-    (void)status;
-    daemon->is_loaded = true;
-    if (daemon->load_status != SERVERD_OK) {
-        log_error(daemon->log, "daemon", "%s", daemon->load_error.text);
+    struct daemon *daemon = context;
+    const bool is_default = config->path == daemon->models.items[0].path;
+    const struct model_setup setup = {.options = daemon->options,
+                                      .clock = &system_clock,
+                                      .log = daemon->log,
+                                      .metrics = daemon->metrics,
+                                      .sink = daemon->trace ? trace_file_sink(daemon->trace)
+                                                            : server_event_sink(daemon->server),
+                                      .config = config,
+                                      .load = load,
+                                      .is_default = is_default};
+    struct model *opened;
+    serverd_status status = model_open(&setup, &opened, err);
+    if (status != SERVERD_OK)
+        return status;
+    *model = opened;
+    *served = model_served(opened);
+    if (is_default)
+        start_trace(daemon, *served);
+    return SERVERD_OK;
+}
+
+static void close_model(void *context, void *model)
+{
+    (void)context;
+    model_close(model);
+}
+
+/* Only the first load is news for the loop. */
+static void has_loaded(void *context, const struct model_config *config,
+                       const struct served_model *served, const serverd_error *err)
+{
+    struct daemon *daemon = context;
+    (void)config;
+    if (atomic_load(&daemon->has_tried))
+        return;
+    if (!served)
+        daemon->load_error = *err;
+    atomic_store(&daemon->has_tried, true);
+    (void)uv_async_send(&daemon->first_load);
+}
+
+static void on_first_load(uv_async_t *async)
+{
+    struct daemon *daemon = async->data;
+    const bool has_failed = daemon->load_error.code != SERVERD_OK;
+    if (daemon->is_started || !atomic_load(&daemon->has_tried))
+        return;
+    daemon->is_started = true;
+    if (has_failed && is_needed(daemon)) {
         daemon->exit_code = EXIT_BAD_MODEL;
         server_set_failed(daemon->server);
         stop(daemon);
         return;
     }
-    start_trace(daemon);
-    server_publish(daemon->server, model_served(daemon->model));
     log_info(daemon->log, "daemon", "ready");
     notify_manager("READY=1\nSTATUS=serving");
 }
@@ -225,8 +255,8 @@ static void start_loop(struct daemon *daemon)
     (void)uv_poll_init(&daemon->loop, &daemon->hangups, server_hangup_fd(daemon->server));
     daemon->hangups.data = daemon;
     (void)uv_poll_start(&daemon->hangups, UV_READABLE, on_hangup);
-    daemon->load.data = daemon;
-    (void)uv_queue_work(&daemon->loop, &daemon->load, load_model, on_loaded);
+    (void)uv_async_init(&daemon->loop, &daemon->first_load, on_first_load);
+    daemon->first_load.data = daemon;
 }
 
 static void close_handle(uv_handle_t *handle, void *context)
@@ -236,35 +266,67 @@ static void close_handle(uv_handle_t *handle, void *context)
         uv_close(handle, NULL);
 }
 
-/* The loop's threads end with the process if the model is still being loaded. */
+/* Nothing stops a load but the end of the process. */
 static void end_process_while_loading(struct daemon *daemon)
 {
+    server_end_requests(daemon->server);
+    log_info(daemon->log, "daemon", "ends with %d while a model is being loaded",
+             daemon->exit_code);
     log_destroy(daemon->log);
     _exit(daemon->exit_code);
 }
 
 static void run_server(struct daemon *daemon)
 {
+    serverd_error err;
     announce(daemon);
     start_loop(daemon);
-    (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
-    if (!daemon->is_loaded)
-        end_process_while_loading(daemon);
+    if (server_start_models(daemon->server, &err) == SERVERD_OK) {
+        (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    } else {
+        log_error(daemon->log, "daemon", "%s", err.text);
+        daemon->exit_code = EXIT_BAD_MODEL;
+    }
     server_drain(daemon->server);
-    model_stop(daemon->model);
+    if (!server_stop_models(daemon->server))
+        end_process_while_loading(daemon);
     (void)trace_file_write(daemon->trace, daemon->log);
     uv_walk(&daemon->loop, close_handle, NULL);
     (void)uv_run(&daemon->loop, UV_RUN_DEFAULT);
+}
+
+/* Where files and batches lie; NULL: nowhere. */
+static const char *data_folder(const char *wanted, char *out, size_t size)
+{
+    const char *systemd = getenv("STATE_DIRECTORY"), *xdg = getenv("XDG_STATE_HOME"),
+               *home = getenv("HOME");
+    int n = -1;
+    if (wanted)
+        n = strcmp(wanted, "off") == 0 ? -1 : snprintf(out, size, "%s", wanted);
+    else if (systemd && *systemd)
+        n = snprintf(out, size, "%.*s/data", (int)strcspn(systemd, ":"), systemd);
+    else if (xdg && *xdg == '/')
+        n = snprintf(out, size, "%s/serverd/data", xdg);
+    else if (home && *home == '/')
+        n = snprintf(out, size, "%s/.local/state/serverd/data", home);
+    return n > 0 && (size_t)n < size ? out : NULL;
 }
 
 static int run_with_log(struct daemon *daemon)
 {
     serverd_error err;
     struct server *server = NULL;
-    const struct server_options setup = {.context = {.options = daemon->options,
-                                                     .clock = &system_clock,
-                                                     .log = daemon->log,
-                                                     .metrics = daemon->metrics}};
+    char data[4096];
+    const struct server_options setup = {
+        .data_folder = data_folder(daemon->options->data_path, data, sizeof data),
+        .context = {.options = daemon->options,
+                    .clock = &system_clock,
+                    .log = daemon->log,
+                    .metrics = daemon->metrics},
+        .models = daemon->models.items,
+        .n_models = daemon->models.n,
+        .opener = {
+            .open = open_model, .close = close_model, .has_loaded = has_loaded, .context = daemon}};
     if (server_create(&setup, &server, &err) != SERVERD_OK) {
         (void)fprintf(stderr, "serverd: %s\n", err.text);
         uv_walk(&daemon->loop, close_handle, NULL);
@@ -277,7 +339,6 @@ static int run_with_log(struct daemon *daemon)
         log_error(daemon->log, "daemon", "%s", err.text);
     run_server(daemon);
     server_destroy(server);
-    model_close(daemon->model);
     trace_file_destroy(daemon->trace);
     return daemon->exit_code;
 }
@@ -287,6 +348,7 @@ int daemon_run(const struct options *options)
     struct daemon daemon = {.options = options, .watchdog_ms = notify_watchdog_ms()};
     serverd_error err;
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
     raise_file_limit(options->max_connections);
     if (log_create(STDERR_FILENO, (enum log_level)options->log_level,
                    (enum log_format)options->log_format, &daemon.log, &err) != SERVERD_OK) {
@@ -295,13 +357,17 @@ int daemon_run(const struct options *options)
     }
     daemon.metrics = metrics_create();
     int code = EXIT_BAD_MODEL;
-    if (!daemon.metrics || uv_loop_init(&daemon.loop) != 0) {
+    if (daemon.metrics && model_list_create(options, daemon.metrics, &daemon.models, &err)) {
+        (void)fprintf(stderr, "serverd: %s\n", err.text);
+        code = EXIT_BAD_OPTION;
+    } else if (!daemon.metrics || uv_loop_init(&daemon.loop) != 0) {
         (void)fprintf(stderr, "serverd: no memory\n");
     } else {
         code = run_with_log(&daemon);
         (void)uv_loop_close(&daemon.loop);
     }
     log_info(daemon.log, "daemon", "ends with %d", code);
+    model_list_destroy(&daemon.models);
     metrics_destroy(daemon.metrics);
     log_destroy(daemon.log);
     return code;

@@ -13,6 +13,7 @@
 #include "scheduler/draft_model.h"
 #include "tools/program_open.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +39,7 @@ struct model {
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
     bool has_stopped;
-    char name[128];
+    struct metrics *metrics;
     struct served_model served;
 };
 
@@ -64,8 +65,7 @@ struct progress_part {
 static void forward_progress(void *context, double share)
 {
     const struct progress_part *part = context;
-    if (part->setup->progress)
-        part->setup->progress(part->setup->progress_context, part->begin + part->share * share);
+    model_load_progress(part->setup->load, part->begin + part->share * share);
 }
 
 static serverd_status open_program(const struct model *model, const struct model_setup *setup,
@@ -83,37 +83,20 @@ static serverd_status open_program(const struct model *model, const struct model
     return program_open(&options, out, err);
 }
 
-/* The file's name without its ending, or the folder's, unless another is given. */
-static void choose_name(struct model *model, const struct options *options)
+/* Options that say how one model is to be treated are the default one's. */
+static const char *own_option(const struct model_setup *setup, const char *value)
 {
-    const char *path = options->model_path;
-    size_t end = strlen(path);
-    while (end > 1 && path[end - 1] == '/') /* of a folder */
-        end--;
-    const char *slash = memrchr(path, '/', end > 1 ? end - 1 : 0);
-    const char *file = slash ? slash + 1 : path;
-    if (options->served_model_name)
-        (void)snprintf(model->name, sizeof model->name, "%s", options->served_model_name);
-    else
-        (void)snprintf(model->name, sizeof model->name, "%.*s", (int)(path + end - file), file);
-    static const char *const endings[] = {".gguf", ".sdp", ".zip"};
-    size_t n = strlen(model->name);
-    for (size_t i = 0; i < sizeof endings / sizeof *endings && !options->served_model_name; i++) {
-        size_t len = strlen(endings[i]);
-        if (n > len && strcmp(model->name + n - len, endings[i]) == 0)
-            model->name[n - len] = '\0';
-    }
+    return setup->is_default ? value : NULL;
 }
 
-static serverd_status read_template(struct model *model, const struct options *options,
-                                    serverd_error *err)
+static serverd_status read_template(struct model *model, const char *path, serverd_error *err)
 {
     const struct program_template *own = program_find_template(model->program, "default");
     const char *source = own ? own->source : NULL;
     size_t n = own ? own->len : 0;
-    if (options->chat_template) {
-        serverd_status status = file_read(options->chat_template, LIMIT_TEMPLATE_SOURCE,
-                                          &model->template_source, &n, err);
+    if (path) {
+        serverd_status status =
+            file_read(path, LIMIT_TEMPLATE_SOURCE, &model->template_source, &n, err);
         if (status != SERVERD_OK)
             return error_context(err, "chat-template");
         source = model->template_source;
@@ -129,8 +112,9 @@ static serverd_status read_template(struct model *model, const struct options *o
 static serverd_status open_template(struct model *model, const struct model_setup *setup,
                                     serverd_error *err)
 {
-    serverd_status status = read_template(model, setup->options, err);
-    if (status == SERVERD_OK || setup->options->chat_template)
+    const char *path = own_option(setup, setup->options->chat_template);
+    serverd_status status = read_template(model, path, err);
+    if (status == SERVERD_OK || path)
         return status;
     log_warn(setup->log, "model", "%s: chat is not possible; give another with --chat-template",
              err->text);
@@ -149,9 +133,9 @@ static uint32_t context_size(const struct model *model, const struct model_setup
     return wanted;
 }
 
-static bool wants_disk(const struct options *options)
+static bool wants_disk(const struct model_setup *setup)
 {
-    return options->kv_disk_path && options->prefix_cache;
+    return own_option(setup, setup->options->kv_disk_path) && setup->options->prefix_cache;
 }
 
 static struct runtime_options runtime_options(const struct model *model,
@@ -214,6 +198,25 @@ static void explain(const struct model *model, const struct model_setup *setup)
     buffer_deinit(&text);
 }
 
+/* Asks for the memory of the model and its draft model. What no device foretells counts as what is
+ * in the file. */
+static serverd_status reserve(struct model *model, const struct model_setup *setup,
+                              const struct runtime_options *opening, serverd_error *err)
+{
+    struct runtime_memory memory;
+    uint64_t bytes = model->program->config.weight_bytes;
+    if (model_load_memory(setup->load) > 0) {
+        serverd_status status = runtime_predict(model->program, opening, &memory, err);
+        if (status != SERVERD_OK && status != SERVERD_UNSUPPORTED)
+            return status;
+        if (status == SERVERD_OK)
+            bytes = runtime_memory_peak(&memory);
+    }
+    if (model->draft_program)
+        bytes += model->draft_program->config.weight_bytes;
+    return model_load_reserve(setup->load, bytes, err);
+}
+
 static serverd_status open_runtime(struct model *model, const struct model_setup *setup,
                                    serverd_error *err)
 {
@@ -234,9 +237,12 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
                                       .max_adapter_rank = (uint32_t)options->max_adapter_rank};
     opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
+    opening.free_bytes = model_load_memory(setup->load) / 2;
     opening.wants_window_pages = true;
-    opening.wants_kv_identity = wants_disk(options);
-    serverd_status status = runtime_open(model->program, &opening, &model->runtime, err);
+    opening.wants_kv_identity = wants_disk(setup);
+    serverd_status status = reserve(model, setup, &opening, err);
+    if (status == SERVERD_OK)
+        status = runtime_open(model->program, &opening, &model->runtime, err);
     if (status == SERVERD_OK && options->explain)
         explain(model, setup);
     return status;
@@ -244,17 +250,17 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
 
 /* ---- the draft model ------------------------------------------------------------------------- */
 
-static bool wants_draft(const struct options *options)
+static bool wants_draft(const struct model_setup *setup)
 {
-    return options->draft_model_path && options->speculation;
+    return own_option(setup, setup->options->draft_model_path) && setup->options->speculation;
 }
 
 static serverd_status compile_draft(struct model *model, const struct model_setup *setup,
                                     serverd_error *err)
 {
-    if (setup->options->draft_model_path && !setup->options->speculation)
+    if (own_option(setup, setup->options->draft_model_path) && !setup->options->speculation)
         log_warn(setup->log, "model", "draft-model-path is not used: speculation is off");
-    if (!wants_draft(setup->options))
+    if (!wants_draft(setup))
         return SERVERD_OK;
     serverd_status status =
         open_program(model, setup, setup->options->draft_model_path, &model->draft_program, err);
@@ -305,7 +311,7 @@ static serverd_status add_adapter(struct model *model, const struct model_setup 
                                   serverd_error *err)
 {
     struct adapter *adapter;
-    if (strcmp(name, model->name) == 0 || strcmp(name, "default") == 0)
+    if (strcmp(name, setup->config->name) == 0 || strcmp(name, "default") == 0)
         return fail(err, SERVERD_INVALID, "%s is the model's name", name);
     serverd_status status = adapter_import(path, model->program, &adapter, err);
     if (status != SERVERD_OK)
@@ -339,7 +345,7 @@ static serverd_status add_entry(struct model *model, const struct model_setup *s
 static serverd_status add_adapters(struct model *model, const struct model_setup *setup,
                                    serverd_error *err)
 {
-    const char *list = setup->options->lora;
+    const char *list = setup->config->adapters;
     char *text = list ? strdup(list) : NULL, *rest = NULL;
     if (!list)
         return SERVERD_OK;
@@ -365,10 +371,10 @@ static serverd_status open_disk(struct model *model, const struct model_setup *s
                                      .store_bytes = DISK_STORE_BYTES,
                                      .load_bytes = DISK_LOAD_BYTES,
                                      .clock = setup->clock,
-                                     .metrics = setup->metrics,
+                                     .metrics = setup->config->metrics,
                                      .log = forward_log,
                                      .log_context = setup->log};
-    if (!wants_disk(options))
+    if (!wants_disk(setup))
         return SERVERD_OK;
     serverd_status status = runtime_kv_identity(model->runtime, disk.identity, err);
     if (status == SERVERD_UNSUPPORTED) {
@@ -389,7 +395,7 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .tokenizer = model->tokenizer,
         .clock = setup->clock,
         .log = setup->log,
-        .metrics = setup->metrics,
+        .metrics = setup->config->metrics,
         .sink = setup->sink,
         .context_size = runtime_limits(model->runtime)->max_context,
         .max_running = (uint32_t)options->max_running,
@@ -429,7 +435,7 @@ static void describe(struct model *model, const struct model_setup *setup)
     log_info(setup->log, "model",
              "%s: %s, %s, %.1f M parameters, context %u, on %s, KV cache for %llu tokens "
              "(%llu MiB)",
-             model->name, config->architecture, config->quantisation,
+             setup->config->name, config->architecture, config->quantisation,
              (double)config->n_parameters / 1e6, model->served.context_size,
              runtime_device(model->runtime),
              (unsigned long long)runtime_n_pages(model->runtime) * SERVERD_PAGE_TOKENS,
@@ -446,15 +452,16 @@ static serverd_status open_parts(struct model *model, const struct model_setup *
     if (status == SERVERD_OK)
         status = load_delegates(model, setup, err);
     if (status == SERVERD_OK)
-        status = open_program(model, setup, setup->options->model_path, &model->program, err);
+        status = open_program(model, setup, setup->config->path, &model->program, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
     if (status == SERVERD_OK)
         status = open_template(model, setup, err);
     if (status == SERVERD_OK)
-        status = output_formats_init(
-            &model->served.output, model->tokenizer, model->served.chat_template_source,
-            setup->options->tool_call_parser, setup->options->reasoning_parser, err);
+        status = output_formats_init(&model->served.output, model->tokenizer,
+                                     model->served.chat_template_source,
+                                     own_option(setup, setup->options->tool_call_parser),
+                                     own_option(setup, setup->options->reasoning_parser), err);
     if (status == SERVERD_OK)
         status = compile_draft(model, setup, err); /* refused before anything is packed */
     if (status == SERVERD_OK)
@@ -473,14 +480,15 @@ serverd_status model_open(const struct model_setup *setup, struct model **out, s
     struct model *model = calloc(1, sizeof *model);
     if (!model)
         return fail(err, SERVERD_NOMEM, "model: no memory");
-    choose_name(model, setup->options);
+    model->metrics = setup->config->metrics;
     serverd_status status = open_parts(model, setup, err);
     if (status != SERVERD_OK) {
         model_close(model);
-        return status;
+        return error_context(err, "%.100s", setup->config->name);
     }
-    model->served.name = model->name;
-    model->served.aliases = setup->options->model_alias;
+    model->served.name = setup->config->name;
+    model->served.path = setup->config->path;
+    model->served.aliases = setup->config->aliases;
     model->served.created = clock_wall_seconds(setup->clock);
     model->served.program = model->program;
     model->served.tokenizer = model->tokenizer;
@@ -528,5 +536,7 @@ void model_close(struct model *model)
     program_unref(model->draft_program);
     program_unref(model->program);
     free(model->template_source);
+    metrics_reset_gauges(model->metrics);
     free(model);
+    (void)malloc_trim(0); /* what the heap has of it goes back to the system */
 }

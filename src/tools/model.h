@@ -12,11 +12,12 @@ struct model_setup {
     struct log *log;
     struct metrics *metrics;
     struct event_sink sink;
-    void (*progress)(void *context, double share);
-    void *progress_context;
+    const struct model_config *config; /* outlives the model */
+    struct model_load *load;
+    bool is_default; /* options of a single model are its own */
 };
 
-/* Compiles, opens and starts the model; takes seconds. Any one thread. */
+/* Compiles, opens and starts the model; takes seconds. The server's thread for that. */
 serverd_status model_open(const struct model_setup *setup, struct model **out, serverd_error *err);
 
 const struct served_model *model_served(const struct model *model);

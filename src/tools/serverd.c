@@ -66,10 +66,6 @@ int main(int argc, char **argv)
         code = EXIT_BAD_OPTION;
     } else if (request != OPTIONS_RUN) {
         code = run_request(request);
-    } else if (!options.model_path) {
-        (void)fprintf(stderr, "serverd: --model-path: names the model to serve; "
-                              "see --help\n");
-        code = EXIT_BAD_OPTION;
     } else {
         code = daemon_run(&options);
     }

@@ -27,15 +27,17 @@ DEFAULT_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def clean_environment(extra=None):
     env = {k: v for k, v in os.environ.items() if not k.startswith("SERVERD_")}
     env["SERVERD_PROGRAM_CACHE"] = str(BUILD / "program-cache")
+    env["SERVERD_DATA_PATH"] = "off"
     env.update(extra or {})
     return env
 
 
 class Server:
-    """A running serverd. `log` is all that it has printed so far."""
+    """A running serverd; model None: options name what it serves. `log` is all that it has printed so far."""
 
     def __init__(self, model, *options, wait_ready=True, env=None):
-        self.command = [str(BINARY), "--model-path", str(model), "--port", "0", *map(str, options)]
+        named = ["--model-path", str(model)] if model else []
+        self.command = [str(BINARY), *named, "--port", "0", *map(str, options)]
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, env=clean_environment(env))
         self.lines = []

@@ -25,6 +25,8 @@ static const struct {
     {"/v1/responses", false},
     {"/generate", false},
     {"/v1/messages/count_tokens", false},
+    {"/completion", false},
+    {"/infill", false},
 };
 
 /* Tools and documents show, too. */
@@ -52,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct api_world *worlds[2];
     if (!worlds[0]) {
-        worlds[0] = api_world_create("llama", TEMPLATE);
+        worlds[0] = api_world_create_for_fill_in("llama", TEMPLATE);
         worlds[1] = api_world_create("bert", NULL);
     }
     if (size == 0)

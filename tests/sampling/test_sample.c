@@ -554,6 +554,55 @@ static void penalties_equal_a_dense_count(void **state)
     sampling_scratch_destroy(scratch);
 }
 
+/* All three penalties look at the newest tokens of prompt and output alike. */
+static void penalties_of_a_window_equal_a_dense_count(void **state)
+{
+    (void)state;
+    enum { N = 200, N_PROMPT = 90, N_OUTPUT = 150 };
+    static const int32_t lasts[] = {-1, 0, 1, 7, 64, 91, 1000000};
+    for (size_t w = 0; w < sizeof lasts / sizeof *lasts; w++) {
+        random_state = 99 + w;
+        float logits[N], adjusted[N];
+        int32_t all[N_PROMPT + N_OUTPUT];
+        random_logits(logits, N);
+        for (uint32_t i = 0; i < N_PROMPT; i++)
+            all[i] = (int32_t)random_below(N);
+        struct sampling_params params = sampling_params_default(),
+                               plain = sampling_params_default();
+        params.repetition_penalty = 1.4f;
+        params.frequency_penalty = 0.2f;
+        params.presence_penalty = 0.3f;
+        params.has_penalty_window = true;
+        params.penalty_last = lasts[w];
+        struct sampler_setup setup = {
+            .params = &params, .n_vocab = N, .prompt = all, .n_prompt = N_PROMPT};
+        struct sampler_setup plain_setup = {.params = &plain, .n_vocab = N};
+        struct sampler *sampler = sampler_create(&setup);
+        struct sampling_scratch *scratch = sampling_scratch_create(N);
+        for (uint32_t i = 0; i < N_OUTPUT; i++) {
+            uint32_t n_all = N_PROMPT + i, count[N] = {0};
+            uint32_t n = lasts[w] < 0 || (uint32_t)lasts[w] > n_all ? n_all : (uint32_t)lasts[w];
+            for (uint32_t k = n_all - n; k < n_all; k++)
+                count[all[k]]++;
+            for (uint32_t t = 0; t < N; t++) {
+                float z = logits[t];
+                if (count[t] > 0 && z > -INFINITY) {
+                    z = z > 0 ? z / 1.4f : z * 1.4f;
+                    z -= 0.2f * (float)count[t] + 0.3f;
+                }
+                adjusted[t] = z;
+            }
+            int32_t token;
+            assert_int_equal(sampler_draw(sampler, scratch, logits, i, &token, &err), SERVERD_OK);
+            assert_int_equal(token, draw_once(&plain_setup, adjusted, i));
+            sampler_accept(sampler, token);
+            all[n_all] = token;
+        }
+        sampler_destroy(sampler);
+        sampling_scratch_destroy(scratch);
+    }
+}
+
 static void logprobs_are_those_of_a_naive_softmax(void **state)
 {
     for (uint64_t seed = 1; seed <= 200; seed++) {
@@ -695,6 +744,7 @@ static void parameters_out_of_range_are_named(void **state)
     NAMED("top_p", p.top_p = 1.1f);
     NAMED("min_p", p.min_p = -1);
     NAMED("repetition_penalty", p.repetition_penalty = 0);
+    NAMED("repeat_last_n", (p.has_penalty_window = true, p.penalty_last = -2));
     NAMED("frequency_penalty", p.frequency_penalty = 2.5f);
     NAMED("presence_penalty", p.presence_penalty = -INFINITY);
     NAMED("logit_bias", (p.bias = &bias, p.n_bias = 1));
@@ -721,6 +771,7 @@ int main(void)
         cmocka_unit_test(end_and_stop_tokens_wait_for_min_tokens),
         cmocka_unit_test(penalties_count_what_they_should),
         cmocka_unit_test(penalties_equal_a_dense_count),
+        cmocka_unit_test(penalties_of_a_window_equal_a_dense_count),
         cmocka_unit_test(logprobs_are_those_of_a_naive_softmax),
         cmocka_unit_test(the_quick_exponential_is_exact_to_a_few_bits),
         cmocka_unit_test(all_levels_give_the_same_bits),

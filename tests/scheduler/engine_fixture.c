@@ -37,7 +37,7 @@ static const serverd_node node = {
     .op = SERVERD_OP_EMBED, .n_inputs = 1, .n_outputs = 1, .layer = UINT32_MAX};
 static const uint32_t operands[] = {0, 1};
 
-/* Three control tokens, then two letters each. */
+/* Three control tokens, then two letters each; the last token ends a line. */
 static const struct vocabulary *make_vocabulary(struct program *program)
 {
     struct token_text *token = arena_array(program->arena, N_VOCAB, sizeof *token);
@@ -45,6 +45,8 @@ static const struct vocabulary *make_vocabulary(struct program *program)
     const char *special[] = {"<unk>", "<s>", "</s>"};
     for (uint32_t i = 0; i < N_VOCAB; i++) {
         char text[8] = {(char)('a' + i / 11), (char)('a' + i % 11)};
+        if (i == TOKEN_LINE)
+            text[1] = '\n';
         const char *bytes = i < 3 ? special[i] : text;
         token[i] = (struct token_text){.bytes = arena_copy(program->arena, bytes, strlen(bytes)),
                                        .len = (uint32_t)strlen(bytes),
@@ -200,6 +202,11 @@ static void deliver(void *context, const struct event *events, uint32_t n)
             break;
         case EVENT_FINISH:
             on_finish(plan, &events[i]);
+            break;
+        case EVENT_PROGRESS:
+            assert_true(plan->wants_progress && events[i].index > plan->progress);
+            plan->progress = events[i].index;
+            plan->n_progress++;
             break;
         case EVENT_PROMPT_LOGPROBS:
             on_prompt_logprobs(world, plan, &events[i]);
@@ -432,6 +439,18 @@ void world_check_empty(struct world *world)
 
 /* ---- plans ------------------------------------------------------------------------------- */
 
+/* Token i is the letters i / 11 and i % 11. */
+const struct reasoning_marks plan_marks[2] = {{.open = {.text = "ad", .n = 2},
+                                               .close = {.text = "gg", .n = 2},
+                                               .open_token = 3,
+                                               .close_tokens = {72},
+                                               .n_close_tokens = 1},
+                                              {.open = {.text = "ad", .n = 2},
+                                               .close = {.text = "bbcc", .n = 4},
+                                               .open_token = 3,
+                                               .close_tokens = {12, 24},
+                                               .n_close_tokens = 2}};
+
 struct plan *plan_create(void)
 {
     struct plan *plan = calloc(1, sizeof *plan);
@@ -442,6 +461,7 @@ struct plan *plan_create(void)
     plan->sampling = sampling_params_default();
     plan->sampling.temperature = 0;
     plan->stop_token = -1;
+    plan->reasoning_budget = UINT32_MAX;
     plan_fill_prompt(plan, 5, 1);
     return plan;
 }
@@ -486,6 +506,9 @@ struct request *plan_request(struct world *world, struct plan *plan)
         r->n_stop_tokens = 1;
     }
     r->includes_stop = plan->includes_stop;
+    r->reasoning = plan->reasoning;
+    r->is_reasoning_open = plan->is_reasoning_open;
+    r->reasoning_budget = plan->reasoning_budget;
     r->wants_logprobs = plan->wants_logprobs;
     r->logprobs_are_processed = plan->logprobs_are_processed;
     r->wants_prompt_logprobs = plan->wants_prompt_logprobs;
@@ -498,6 +521,8 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->weight = plan->weight;
     r->cache_space = plan->cache_space;
     r->deadline_ns = plan->deadline_ns;
+    r->decode_ns = plan->decode_ns;
+    r->wants_progress = plan->wants_progress;
     r->arrival_ns = clock_now_ns(&world->clock);
     return r;
 }
@@ -530,6 +555,47 @@ static const char *piece_of(const void *user, int32_t token, uint32_t *n)
     return tokenizer_piece(user, token, n);
 }
 
+/* Where a text of the plan's is, found by looking at all of it. */
+struct thought {
+    bool is_open;
+    size_t begin; /* of the block, or of what stands behind the last one */
+    uint32_t n_tokens, n_forced;
+};
+
+/* The token that has to come, -1: none. */
+static int32_t forced_token(const struct plan *plan, struct thought *thought)
+{
+    const struct reasoning_marks *marks = plan->reasoning;
+    bool is_over = thought->is_open && thought->n_tokens >= plan->reasoning_budget;
+    if (!marks || (!is_over && thought->n_forced == 0))
+        return -1;
+    int32_t token = marks->close_tokens[thought->n_forced++];
+    thought->n_forced %= marks->n_close_tokens;
+    return token;
+}
+
+/* A token has made the text longer; whether it is no answer. */
+static bool think(const struct plan *plan, struct thought *thought, const char *text)
+{
+    bool was_open = thought->is_open;
+    if (!plan->reasoning)
+        return false;
+    const char *begin = text + thought->begin;
+    const char *close = was_open ? strstr(begin, plan->reasoning->close.text) : NULL;
+    if (close) {
+        thought->is_open = false;
+        thought->begin = (size_t)(close - text) + plan->reasoning->close.n;
+        begin = text + thought->begin;
+    }
+    if (!thought->is_open &&
+        strncmp(begin, plan->reasoning->open.text, plan->reasoning->open.n) == 0) {
+        thought->is_open = true;
+        thought->begin += plan->reasoning->open.n;
+    }
+    thought->n_tokens += was_open && thought->is_open;
+    return was_open || thought->is_open;
+}
+
 void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
             struct choice_result *out)
 {
@@ -551,6 +617,7 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
     uint64_t state = NULL_MODEL_EMPTY, len = 0, searched_from = 0;
     int32_t token = plan->prompt[plan->n_prompt - 1];
     char text[CONTEXT * 8] = "";
+    struct thought thought = {.is_open = plan->is_reasoning_open};
     *out = (struct choice_result){.finish_token = -1, .stop_index = -1, .is_finished = true};
     out->finish = FINISH_LENGTH;
     for (uint32_t i = 0; i < plan->n_prompt; i++)
@@ -559,7 +626,11 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
         float logits[N_VOCAB] = {0};
         logits[null_model_answer(state, token, world->repeat, 0, N_VOCAB)] = 16.0f;
         serverd_error err;
-        must(sampler_draw(sampler, scratch, logits, out->n, &token, &err), &err);
+        int32_t forced = forced_token(plan, &thought);
+        if (forced >= 0)
+            token = forced;
+        else
+            must(sampler_draw(sampler, scratch, logits, out->n, &token, &err), &err);
         sampler_accept(sampler, token);
         state = null_model_next(state, token, plan->n_prompt + out->n);
         out->token[out->n++] = token;
@@ -571,7 +642,7 @@ void oracle(const struct world *world, const struct plan *plan, uint32_t choice,
             break;
         }
         out->release = len = append_piece(world, text, len, token);
-        if (out->n <= plan->sampling.min_tokens)
+        if (think(plan, &thought, text) || out->n <= plan->sampling.min_tokens)
             searched_from = len;
         const char *match = plan->stop ? strstr(text + searched_from, plan->stop) : NULL;
         if (match) {

@@ -5,10 +5,12 @@
 #define TESTS_ENGINE_FIXTURE_H
 
 #include "scheduler/engine.h"
+#include "text/reasoning.h"
 
 enum {
     N_VOCAB = 120,
     TOKEN_EOS = 2,
+    TOKEN_LINE = N_VOCAB - 1,
     CONTEXT = 256,
     MAX_PROMPT = 160,
     MAX_CHOICES = 4,
@@ -67,8 +69,12 @@ struct plan {
         wants_embedding;
     uint32_t n_top_logprobs;
     int32_t priority;
-    uint64_t deadline_ns, tenant, hold_ns;
+    uint64_t deadline_ns, decode_ns, tenant, hold_ns;
+    bool wants_progress;
     uint32_t weight, score_from;
+    const struct reasoning_marks *reasoning; /* one of plan_marks, or NULL */
+    bool is_reasoning_open;
+    uint32_t reasoning_budget;
 
     uint64_t id;
     struct choice_result {
@@ -80,6 +86,7 @@ struct plan {
         enum finish_reason finish;
         int32_t finish_token, stop_index;
     } result[MAX_CHOICES];
+    uint32_t progress, n_progress; /* the last one's tokens */
     uint32_t n_scored, n_embeddings, n_logprobs, embedding_token;
     _Atomic uint32_t n_ends;
     serverd_status status;
@@ -89,6 +96,9 @@ struct plan {
     uint64_t prefix_handle;
     struct request_times times;
 };
+
+/* Blocks of reasoning begin with "ad" and end with "gg", one token, or "bbcc", two. */
+extern const struct reasoning_marks plan_marks[2];
 
 struct plan *plan_create(void); /* one choice, greedy, 10 tokens, prompt of 5 */
 void plan_fill_prompt(struct plan *plan, uint32_t n_prompt, uint64_t seed);

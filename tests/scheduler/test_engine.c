@@ -197,6 +197,59 @@ static void the_context_ends_a_text_with_length(void **state)
     world_destroy(world);
 }
 
+static struct plan *reasoning_plan(uint32_t budget)
+{
+    struct plan *plan = plan_create();
+    plan->max_new_tokens = 40;
+    plan->sampling.ignore_eos = true;
+    plan->reasoning = &plan_marks[1];
+    plan->is_reasoning_open = true;
+    plan->reasoning_budget = budget;
+    return plan;
+}
+
+static void a_budget_closes_the_block(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    for (uint32_t budget = 0; budget < 3; budget++) {
+        struct plan *plan = reasoning_plan(budget * 7);
+        plan_must_submit(world, plan);
+        world_run(world);
+        plan_check_whole(world, plan);
+        assert_int_equal(plan->result[0].token[budget * 7], 12);
+        assert_int_equal(plan->result[0].token[budget * 7 + 1], 24);
+        assert_int_equal(plan->result[0].n, 40);
+        free(plan);
+    }
+    world_destroy(world);
+}
+
+static void no_stop_string_is_found_in_reasoning(void **state)
+{
+    struct world *world = world_create(&(struct world_options){0});
+    struct plan *free_one = reasoning_plan(9), *plan = reasoning_plan(9);
+    uint32_t len;
+    char stop[3] = {0};
+    plan_must_submit(world, free_one);
+    world_run(world);
+    for (uint32_t at = 4; at <= 14; at += 10) { /* in the block; behind it */
+        *plan = *free_one;
+        plan->n_ends = 0;
+        plan->id = 0;
+        memset(plan->result, 0, sizeof plan->result);
+        memcpy(stop, tokenizer_piece(world->tokenizer, free_one->result[0].token[at], &len), 2);
+        plan->stop = stop;
+        plan_must_submit(world, plan);
+        world_run(world);
+        plan_check_whole(world, plan);
+        assert_true(plan->result[0].n > 11);
+        assert_true(at < 11 || plan->result[0].finish == FINISH_STOP);
+    }
+    free(free_one);
+    free(plan);
+    world_destroy(world);
+}
+
 static void stops_end_a_text_and_hold_it_back(void **state)
 {
     struct world *world = world_create(&(struct world_options){0});
@@ -391,6 +444,51 @@ static void times_that_are_over_end_requests(void **state)
     world_check_empty(world);
     free(running);
     free(waiting);
+    world_destroy(world);
+}
+
+static void the_time_for_an_output_ends_behind_a_line(void **state)
+{
+    (void)state;
+    static const int32_t line[] = {TOKEN_LINE}, letters[] = {50};
+    struct world *world = world_create(&(struct world_options){.max_running = 2});
+    struct plan *stops = plan_of(5, 100, 1), *goes_on = plan_of(5, 100, 2);
+    stops->sampling.allowed = line;
+    goes_on->sampling.allowed = letters;
+    stops->sampling.n_allowed = goes_on->sampling.n_allowed = 1;
+    stops->decode_ns = goes_on->decode_ns = 10000000;
+    plan_must_submit(world, stops);
+    plan_must_submit(world, goes_on);
+    world_step(world, 3);
+    world->now_ns += 9000000;
+    world_step(world, 1);
+    assert_false(stops->result[0].is_finished);
+    world->now_ns += 2000000;
+    world_step(world, 1);
+    assert_true(stops->result[0].is_finished);
+    assert_int_equal(stops->result[0].finish, FINISH_LENGTH);
+    assert_true(stops->result[0].n < 20);
+    world_run(world);
+    assert_int_equal(goes_on->result[0].n, 100); /* there was no line */
+    free(stops);
+    free(goes_on);
+    world_destroy(world);
+}
+
+static void who_wants_to_know_hears_how_far_the_prompt_is(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
+    struct plan *asks = plan_of(150, 5, 1), *does_not = plan_of(150, 5, 2);
+    asks->wants_progress = true;
+    plan_must_submit(world, asks);
+    plan_must_submit(world, does_not);
+    world_run(world);
+    assert_int_equal(asks->progress, 150);
+    assert_true(asks->n_progress >= 150 / 16);
+    assert_int_equal(does_not->n_progress, 0);
+    plan_finish(world, asks);
+    plan_finish(world, does_not);
     world_destroy(world);
 }
 
@@ -765,6 +863,8 @@ int main(void)
         cmocka_unit_test(prompts_are_scored_token_by_token),
         cmocka_unit_test(no_new_tokens_only_compute_the_prompt),
         cmocka_unit_test(the_context_ends_a_text_with_length),
+        cmocka_unit_test(a_budget_closes_the_block),
+        cmocka_unit_test(no_stop_string_is_found_in_reasoning),
         cmocka_unit_test(stops_end_a_text_and_hold_it_back),
         cmocka_unit_test(embeddings_come_once_per_request),
         cmocka_unit_test(what_cannot_run_is_refused_at_the_door),
@@ -773,6 +873,8 @@ int main(void)
         cmocka_unit_test(a_cancelled_request_ends_within_one_step),
         cmocka_unit_test(times_that_are_over_end_requests),
         cmocka_unit_test(draining_ends_what_waits_and_lets_the_rest_finish),
+        cmocka_unit_test(the_time_for_an_output_ends_behind_a_line),
+        cmocka_unit_test(who_wants_to_know_hears_how_far_the_prompt_is),
         cmocka_unit_test(a_drain_can_be_taken_back),
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),

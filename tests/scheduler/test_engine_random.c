@@ -74,6 +74,11 @@ static struct plan *random_plan(const struct world *world)
     plan->n_top_logprobs = random_below(4);
     plan->score_from = 1 + random_below(plan->n_prompt);
     plan->priority = one_in(4) ? (int32_t)random_below(3) * 8 : 0;
+    if (one_in(3)) {
+        plan->reasoning = &plan_marks[random_below(2)];
+        plan->is_reasoning_open = one_in(2);
+        plan->reasoning_budget = one_in(2) ? random_below(20) : UINT32_MAX;
+    }
     plan->tenant = random_below(3);
     plan->weight = random_below(4);
     plan->hold_ns = one_in(6) ? 1 + random_below(100) * 1000000u : 0;

@@ -208,7 +208,10 @@ struct edge *edge_create(const struct edge_setup *setup)
     const struct server_options options = {.context = {.options = &edge->options,
                                                        .clock = &edge->clock,
                                                        .log = edge->log,
-                                                       .metrics = edge->metrics}};
+                                                       .metrics = edge->metrics},
+                                           .models = setup->models,
+                                           .n_models = setup->n_models,
+                                           .opener = setup->opener};
     must(server_create(&options, &edge->server, &err), &err);
     open_model(edge, setup->device);
     if (!setup->is_loading)
@@ -223,6 +226,7 @@ void edge_destroy(struct edge *edge)
     engine_drain(edge->engine);
     edge_stop_loop(edge);
     engine_stop(edge->engine);
+    assert_true(server_stop_models(edge->server));
     server_destroy(edge->server);
     engine_destroy(edge->engine);
     runtime_close(edge->runtime);

@@ -17,6 +17,10 @@ struct edge_setup {
     const char *keys;       /* text of the key file; NULL: none */
     bool is_loading;        /* no model is published */
     int log_fd;             /* JSON from level info on; 0: no log */
+    /* Of the server, which the test tells to load them; none: `is_loading` or the one model. */
+    const struct model_config *models;
+    uint32_t n_models;
+    struct model_opener opener;
 };
 
 struct edge {

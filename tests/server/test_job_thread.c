@@ -50,6 +50,7 @@ static void fill(struct edge *edge, struct gate *gates, uint32_t n, uint32_t *or
         assert_int_equal(sem_init(&gates[i].has_begun, 0, 0), 0);
         assert_int_equal(sem_init(&gates[i].may_end, 0, 0), 0);
         x->worker = &edge->server->workers[0];
+        x->model = &edge->model;
         x->encoder.destroy = keep;
         x->encoder_state = &gates[i];
         x->n_open = 1; /* with the one reference, which the end gives back */

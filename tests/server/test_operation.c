@@ -330,6 +330,38 @@ static void loads_say_what_runs(void **state)
     edge_wait_idle(edge);
 }
 
+static void slots_show_what_runs(void **state)
+{
+    struct edge *edge = *state;
+    int fd = begin(edge, ENDLESS);
+    assert_true(client_wait_for(fd, "data: "));
+    json_t *root = ask_json(edge, "/slots");
+    const json_t *first = json_array_get(root, 0), *second = json_array_get(root, 1);
+    assert_int_equal(json_array_size(root), 16); /* --max-running */
+    assert_true(json_is_true(json_object_get(first, "is_processing")));
+    assert_true(number(first, "n_prompt_tokens") >= 1);
+    assert_true(number(json_object_get(first, "next_token"), "n_decoded") >= 1);
+    assert_true(json_is_false(json_object_get(second, "is_processing")));
+    json_decref(root);
+    (void)close(fd);
+    edge_wait_idle(edge);
+    root = ask_json(edge, "/slots");
+    assert_true(json_is_false(json_object_get(json_array_get(root, 0), "is_processing")));
+    json_decref(root);
+}
+
+static void properties_have_the_settings_that_requests_get(void **state)
+{
+    json_t *root = ask_json(*state, "/props");
+    const json_t *settings = json_object_get(root, "default_generation_settings");
+    const json_t *params = json_object_get(settings, "params");
+    assert_true(number(settings, "n_ctx") == EDGE_CONTEXT);
+    assert_true(number(params, "temperature") == 0.8 && number(params, "seed") == -1);
+    assert_true(number(root, "total_slots") == 16);
+    assert_true(json_is_string(json_object_get(root, "chat_template")));
+    json_decref(root);
+}
+
 static void the_configuration_is_told_with_its_reasons(void **state)
 {
     json_t *root = ask_json(*state, "/get_server_info"), *again = ask_json(*state, "/server_info");
@@ -417,6 +449,8 @@ int main(void)
         FACT(a_flush_makes_the_cache_cold),
         FACT(a_patient_flush_is_busy_if_requests_run_on),
         FACT(loads_say_what_runs),
+        FACT(slots_show_what_runs),
+        FACT(properties_have_the_settings_that_requests_get),
         FACT(the_configuration_is_told_with_its_reasons),
         FACT(model_and_tokenizer_introduce_themselves),
         FACT(aliases_name_the_model),

@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "compiler/compile.h"
 #include "program/tokenizer_image.h"
+#include "text/fill_in.h"
 #include "text/tokenizer.h"
 
 #include <jansson.h>
@@ -160,6 +161,56 @@ static void vocabularies_of_five_families_give_the_reference_s_ids(void **state)
         check_vocabulary(names[i]);
 }
 
+/* ---- fill-in ---- */
+
+static void check_piece(const struct tokenizer *tokenizer, int32_t id, const char *text)
+{
+    uint32_t n;
+    const char *piece = tokenizer_piece(tokenizer, id, &n);
+    assert_int_equal(n, strlen(text));
+    assert_memory_equal(piece, text, n);
+}
+
+static void tokens_of_a_fill_in_are_found_by_their_texts(void **state)
+{
+    (void)state;
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/vocab/ggml-vocab-deepseek-coder.gguf", folder);
+    struct loaded l = load(path);
+    const struct fill_in_tokens t = fill_in_tokens_of(l.tokenizer);
+    check_piece(l.tokenizer, t.prefix, "<｜fim▁begin｜>");
+    check_piece(l.tokenizer, t.suffix, "<｜fim▁hole｜>");
+    check_piece(l.tokenizer, t.middle, "<｜fim▁end｜>");
+    assert_int_equal(t.file, -1);
+    unload(&l);
+    (void)snprintf(path, sizeof path, "%s/vocab/ggml-vocab-gpt-2.gguf", folder);
+    l = load(path);
+    assert_int_equal(fill_in_tokens_of(l.tokenizer).prefix, -1);
+    unload(&l);
+}
+
+static int32_t find_in_list(const void *list, const char *text)
+{
+    const char *const *texts = list;
+    for (int32_t i = 0; texts[i]; i++)
+        if (strcmp(texts[i], text) == 0)
+            return i;
+    return -1;
+}
+
+static void a_family_has_all_three_tokens_of_a_fill_in_or_none_of_its_tokens_counts(void **state)
+{
+    (void)state;
+    const char *const mixed[] = {"<|fim_prefix|>", "<fim_suffix>", "<|fim_middle|>",
+                                 "<file_sep>",     "<fim_prefix>", NULL},
+                      *const whole[] = {"<|fim_prefix|>", "<file_sep>",   "<fim_middle>",
+                                        "<fim_suffix>",   "<fim_prefix>", NULL};
+    struct fill_in_tokens t = fill_in_find(find_in_list, mixed);
+    assert_true(t.prefix == -1 && t.suffix == -1 && t.middle == -1 && t.file == -1);
+    t = fill_in_find(find_in_list, whole);
+    assert_true(t.prefix == 4 && t.suffix == 3 && t.middle == 2 && t.file == 1 && t.pad == -1);
+}
+
 /* The model's file, if it is here. */
 static bool find_model(const char *name, char path[512])
 {
@@ -230,6 +281,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vocabularies_of_five_families_give_the_reference_s_ids),
         cmocka_unit_test(real_models_give_their_own_ids),
+        cmocka_unit_test(tokens_of_a_fill_in_are_found_by_their_texts),
+        cmocka_unit_test(a_family_has_all_three_tokens_of_a_fill_in_or_none_of_its_tokens_counts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,7 +125,12 @@ static void create_engine(struct api_world *world, bool has_prefix_cache)
     must(engine_create(&options, &world->engine, &err), &err);
 }
 
-static struct api_world *create(const char *arch, const char *chat_template, bool has_prefix_cache)
+struct world_options {
+    bool has_prefix_cache, fills_in;
+};
+
+static struct api_world *create(const char *arch, const char *chat_template,
+                                struct world_options options)
 {
     serverd_error err;
     struct api_world *world = calloc(1, sizeof *world);
@@ -134,13 +139,21 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     world->metrics = metrics_create();
     compile_synthetic(world, arch);
     compile_template(world, chat_template);
+    if (options.fills_in) {
+        struct vocabulary *v = &world->program->vocabulary;
+        v->fim_prefix = API_FIM_PREFIX;
+        v->fim_suffix = API_FIM_SUFFIX;
+        v->fim_middle = API_FIM_MIDDLE;
+        v->fim_repo = API_FIM_REPOSITORY;
+        v->fim_separator = API_FIM_FILE;
+    }
     must(tokenizer_create(&world->program->vocabulary, &world->tokenizer, &err), &err);
     must(output_formats_init(&world->model.output, world->tokenizer,
                              world->model.chat_template_source, NULL, NULL, &err),
          &err);
     must(worker_pool_create(1, &world->workers, &err), &err);
     open_runtime(world);
-    create_engine(world, has_prefix_cache);
+    create_engine(world, options.has_prefix_cache);
     world->model.name = "tiny";
     world->model.created = 1600000000;
     world->model.program = world->program;
@@ -153,20 +166,25 @@ static struct api_world *create(const char *arch, const char *chat_template, boo
     world->server.context = (struct server_context){
         .options = &world->options, .clock = &still_clock, .metrics = world->metrics};
     response_store_init(&world->server.responses);
-    grammar_cache_init(&world->server.grammars);
+    model_set_init(&world->server.models, &world->server);
     job_thread_init(&world->server.compilers, &world->server);
-    atomic_store(&world->server.model, &world->model);
+    model_set_publish(&world->server.models, &world->model);
     return world;
 }
 
 struct api_world *api_world_create(const char *arch, const char *chat_template)
 {
-    return create(arch, chat_template, false);
+    return create(arch, chat_template, (struct world_options){0});
 }
 
 struct api_world *api_world_create_with_cache(const char *arch)
 {
-    return create(arch, NULL, true);
+    return create(arch, NULL, (struct world_options){.has_prefix_cache = true});
+}
+
+struct api_world *api_world_create_for_fill_in(const char *arch, const char *chat_template)
+{
+    return create(arch, chat_template, (struct world_options){.fills_in = true});
 }
 
 void api_world_destroy(struct api_world *world)
@@ -175,7 +193,7 @@ void api_world_destroy(struct api_world *world)
     response_store_deinit(&world->server.responses);
     engine_destroy(world->engine);
     job_thread_deinit(&world->server.compilers);
-    grammar_cache_deinit(&world->server.grammars);
+    model_set_deinit(&world->server.models);
     runtime_close(world->runtime);
     worker_pool_destroy(world->workers);
     output_formats_deinit(&world->model.output);
@@ -206,23 +224,28 @@ void api_world_check_idle(struct api_world *world)
 static const struct route routes[] = {
     {"GET", "/v1/models", endpoint_models_list, SCOPE_INFER, 0},
     {"GET", "/v1/models/{id}", endpoint_models_get, SCOPE_INFER, 0},
-    {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, JSON_BODY},
-    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, JSON_BODY},
-    {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, JSON_BODY},
-    {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, JSON_BODY},
-    {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/messages", endpoint_messages, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/messages/count_tokens", endpoint_count_tokens, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/responses", endpoint_responses, SCOPE_INFER, JSON_BODY},
-    {"POST", "/v1/responses/input_tokens", endpoint_responses_input_tokens, SCOPE_INFER, JSON_BODY},
+    {"POST", "/v1/chat/completions", endpoint_chat_completions, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/completions", endpoint_completions, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/embeddings", endpoint_embeddings, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/rerank", endpoint_rerank, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v2/rerank", endpoint_rerank_v2, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/reranking", endpoint_rerank, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/score", endpoint_score, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/tokenize", endpoint_tokenize, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/detokenize", endpoint_detokenize, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/apply-template", endpoint_apply_template, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/messages", endpoint_messages, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/messages/count_tokens", endpoint_count_tokens, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/responses", endpoint_responses, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/v1/responses/input_tokens", endpoint_responses_input_tokens, SCOPE_INFER,
+     NEEDS_MODEL | JSON_BODY},
     {"POST", "/v1/chat/completions/input_tokens", endpoint_chat_input_tokens, SCOPE_INFER,
-     JSON_BODY},
-    {"POST", "/generate", endpoint_generate, SCOPE_INFER, JSON_BODY},
+     NEEDS_MODEL | JSON_BODY},
+    {"POST", "/generate", endpoint_generate, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/completion", endpoint_llama_completion, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
+    {"POST", "/infill", endpoint_infill, SCOPE_INFER, NEEDS_MODEL | JSON_BODY},
 };
 
 /* The route, and what stands in the place of "{id}". */
@@ -290,7 +313,8 @@ static struct api_reply call(struct api_world *world, const char *path, const ch
     x->route = find_route(path, &rest);
     x->path_rest = rest ? strdup(rest) : NULL;
     buffer_append(&x->body, body, n);
-    x->route->handler(x);
+    if (exchange_choose_model(x) == MODEL_CHOSEN)
+        x->route->handler(x);
     run_jobs(world);
     assert_true(x->phase == PHASE_REPLIED || x->phase == PHASE_GENERATING);
     reply.status = 200;

@@ -7,6 +7,8 @@
 
 #include "server/server_internal.h"
 
+enum { API_FIM_PREFIX = 300, API_FIM_SUFFIX, API_FIM_MIDDLE, API_FIM_REPOSITORY, API_FIM_FILE };
+
 struct api_world {
     struct server server;
     struct options options;
@@ -24,6 +26,8 @@ struct api_world {
 struct api_world *api_world_create(const char *arch, const char *chat_template);
 /* With a prefix cache, so that a reply depends on those before it. */
 struct api_world *api_world_create_with_cache(const char *arch);
+/* With tokens for fill-ins: any ids will do. */
+struct api_world *api_world_create_for_fill_in(const char *arch, const char *chat_template);
 void api_world_destroy(struct api_world *world);
 
 struct api_reply {

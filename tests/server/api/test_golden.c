@@ -107,6 +107,12 @@ static void score_replies_are_as_recorded(void **state)
     check_file("score.txt", "llama");
 }
 
+static void llama_replies_are_as_recorded(void **state)
+{
+    (void)state;
+    check_file("llama.txt", "llama");
+}
+
 static void tokenizer_and_model_replies_are_as_recorded(void **state)
 {
     (void)state;
@@ -127,6 +133,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(embedding_replies_are_as_recorded),
         cmocka_unit_test(rerank_replies_are_as_recorded),
         cmocka_unit_test(score_replies_are_as_recorded),
+        cmocka_unit_test(llama_replies_are_as_recorded),
         cmocka_unit_test(tokenizer_and_model_replies_are_as_recorded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
