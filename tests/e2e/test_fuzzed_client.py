@@ -15,8 +15,8 @@ MEMORY_MIB = 128  # that it may grow by, sanitizers' and caches' included; a lea
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("arch,share", [("llama", 0.8), ("bert", 0.2)])
-def test_nothing_breaks_and_nothing_is_kept(start, tiny_model, arch, share):
-    s = start(tiny_model(arch), "--ctx-size", 256, "--response-ttl", 1)
+def test_nothing_breaks_and_nothing_is_kept(start, tiny_model, tmp_path, arch, share):
+    s = start(tiny_model(arch), "--ctx-size", 256, "--response-ttl", 1, "--data-path", tmp_path / "data")
     outcome, memory = fuzz_client.fuzz(s.port, s.process.pid, int(N_REQUESTS * share), FIRST_SEED)
     assert s.process.poll() is None, s.log[-5000:]
     assert not outcome.failures, "\n".join(outcome.failures[:5])

@@ -225,6 +225,11 @@ FIELDS = {
     "encoding_format": choose("float", "base64", "zzz"), "dimensions": choose(1, 8, 64, 65), "normalize": FLAG, "top_n": choose(1, 2), "return_documents": FLAG,
     "return_text": FLAG, "raw_scores": FLAG, "apply_softmax": FLAG, "item_first": FLAG, "return_logprob": FLAG, "logprob_start_len": choose(-1, 0, 3, 10**6),
     "top_logprobs_num": choose(0, 2, 20), "return_text_in_logprobs": FLAG, "rid": lambda dice: dice.choice(TEXTS), "sampling_seed": choose(1, 2),
+    "n_predict": SMALL, "n_cmpl": choose(1, 2), "n_probs": choose(0, 1, 20, 21), "post_sampling_probs": FLAG, "return_progress": FLAG,
+    "response_fields": choose(["content"], ["timings/prompt_n", "/", "", "a//b"], [1], []), "lora": choose([{"id": 0, "scale": 0.5}], [], [{}]),
+    "input_prefix": text, "input_suffix": text, "input_extra": choose([{"filename": "a", "text": "b"}], [{}], [1]), "reasoning_budget": choose(-1, 0, 2),
+    "max_thinking_tokens": choose(0, 3), "t_max_predict_ms": choose(1, 1000), "repeat_last_n": choose(-1, 0, 64), "repeat_penalty": number(0.5, 2),
+    "input_file_id": choose("file_1"), "endpoint": choose("/v1/completions", "/zzz"), "completion_window": choose("24h", "zzz"),
     "add_special": FLAG, "parse_special": FLAG, "return_token_strs": FLAG, "with_pieces": FLAG, "lora_name": choose("a", "../x"),
     "lora_path": choose("/etc/passwd", "../x", "a"), "timeout_s": choose(0.2), "steps": choose(1, 2), "timeout": choose(1), "strict": FLAG}
 SAMPLING = [f for f in ("temperature top_p top_k min_p n stop seed min_tokens ignore_eos regex json_schema logit_bias repetition_penalty "
@@ -248,14 +253,31 @@ BODIES = {
     "/detokenize": (["tokens"], ["model"]), "/apply-template": (["messages"], ["tools", "chat_template_kwargs", "add_generation_prompt"]),
 }
 # where a field has another form
-FORMS = {"/v1/responses": {"input": lambda dice: dice.choice([text(dice), few(dice, item, 4)]), "tools": lambda dice: few(dice, flat_tool),
+FORMS = {"/models/load": {"model": choose("none", "", "../x")}, "/models/unload": {"model": choose("none", "", "../x")},
+         "/v1/responses": {"input": lambda dice: dice.choice([text(dice), few(dice, item, 4)]), "tools": lambda dice: few(dice, flat_tool),
                            "text": lambda dice: {"format": response_format(dice)}},
          "/v1/messages": {"messages": lambda dice: few(dice, turn, 4), "tools": lambda dice: few(dice, plain_tool), "max_tokens": choose(1, 2, 8)},
          "/v1/embeddings": {"input": lambda dice: dice.choice([text(dice), few(dice, text), [3, 4], ids(dice)])}, "/tokenize": {"prompt": text},
          "/generate": {"text": lambda dice: dice.choice([text(dice), few(dice, text)])}}
 for p, q in (("/v1/responses/input_tokens", "/v1/responses"), ("/v1/messages/count_tokens", "/v1/messages")):
     FORMS[p] = FORMS[q]
+BODIES["/completion"] = BODIES["/infill"] = (
+    ["prompt", "n_predict"], COMMON + "input_prefix input_suffix input_extra n_probs post_sampling_probs return_progress response_fields lora".split())
+BODIES["/models/load"] = BODIES["/models/unload"] = (["model"], [])
 BODIES["/v2/rerank"] = BODIES["/reranking"] = BODIES["/v1/rerank"]
+
+
+def make_form(dice):
+    """multipart/form-data, more or less."""
+    file = dice.choice([b"", b'{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"a","max_tokens":1}}\n', b"\0\xff" * 50,
+                        b"a" * 5000, b"\r\n--b", b"\r\n--bb--\r\n"])
+    name = dice.choice(["a.jsonl", "../../x", "\xe4", "", "a" * 300, 'a"b', "a\0b"])
+    fields = [("purpose", dice.choice(["batch", "user_data", "zzz", ""])), (dice.choice(["x", "expires_after[seconds]", ""]), "1")]
+    parts = [f'Content-Disposition: form-data; name="{k}"\r\n\r\n{v}'.encode() for k, v in fields[:dice.randrange(3)]]
+    for _ in range(dice.choice([0, 1, 1, 1, 2])):
+        parts.append(f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode("latin-1") + file)
+    dice.shuffle(parts)
+    return b"".join(b"--bb\r\n" + p + b"\r\n" for p in parts) + dice.choice([b"--bb--\r\n"] * 8 + [b"", b"--bb", b"--bb--"])
 
 
 def some(dice, names, forms=None):
@@ -296,9 +318,7 @@ def make_body(dice, path):
     if dice.randrange(4) == 0:
         mutate(dice, body)
     data = write(body, dice).encode("utf-8", "surrogatepass")
-    if dice.randrange(25) == 0:
-        data = damage(dice, data)
-    return data
+    return damage(dice, data) if dice.randrange(25) == 0 else data
 
 
 def damage(dice, data):
@@ -325,14 +345,16 @@ class Request:
     def __init__(self, dice):
         self.method, path = dice.choice(ALL_ROUTES)
         has_body = self.method in ("POST", "PUT")
-        body = make_body(dice, path) if has_body and not path.startswith(("/admin", "/flush", "/reset", "/debug")) else b""
+        is_form = path == "/v1/files"
+        body = make_form(dice) if has_body and is_form else make_body(dice, path) if has_body and not path.startswith(("/admin", "/flush", "/reset", "/debug")) else b""
         target = spell_path(dice, path)
         if dice.randrange(40) == 0:
             self.method = dice.choice(["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE"])
         headers = ["Host: x"]
         is_chunked = has_body and dice.randrange(12) == 0
         if has_body:
-            headers.append("Content-Type: " + dice.choice(["application/json"] * 24 + ["application/json; charset=utf-8", "text/plain"]))
+            kind = dice.choice(["multipart/form-data; boundary=bb"] * 9 + ["multipart/form-data", "application/json"]) if is_form else None
+            headers.append("Content-Type: " + kind if kind else "Content-Type: " + dice.choice(["application/json"] * 24 + ["application/json; charset=utf-8", "text/plain"]))
             headers.append("Transfer-Encoding: chunked" if is_chunked else f"Content-Length: {len(body)}")
         headers += dice.choice([[]] * 8 + [[dice.choice(HEADERS)]])
         self.closes = is_chunked or dice.randrange(20) == 0
@@ -593,7 +615,7 @@ def main():
     parser.add_argument("options", nargs="*", help="of the server")
     a = parser.parse_args()
     log = open("fuzz_client.log", "w", encoding="utf-8")
-    process = subprocess.Popen([a.serverd, "--model-path", a.model, "--port", "0", "--response-ttl", "1", "--ctx-size", "256", *a.options],
+    process = subprocess.Popen([a.serverd, "--model-path", a.model, "--port", "0", "--response-ttl", "1", "--ctx-size", "256", "--data-path", "fuzz_client.data", *a.options],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     for line in process.stdout:
         log.write(line)
