@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "server/dialect_body.h"
+#include "server/modality.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,9 +50,9 @@ static void append_text(struct converter *c, const json_t *block, const char *pa
     const json_t *text = json_body_get(block, "text");
     const char *type = type_of(block);
     if (!is_text(type, "text") || !json_is_string(text)) {
-        bool is_other = is_text(type, "image") || is_text(type, "document");
+        bool is_other = modality_is_other(type);
         body_refuse(&c->body, is_other ? "unsupported_modality" : "invalid_value", param,
-                    is_other ? "this model reads text only." : "has to be a block of text.");
+                    is_other ? MODALITY_REFUSAL : "has to be a block of text.");
         return;
     }
     if (is_volatile(c, json_string_value(text)))
@@ -251,9 +252,10 @@ static void convert_tools(struct converter *c, const json_t *tools)
             exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
             continue;
         }
-        json_t *function = json_pack("{s:O?,s:O*,s:O?}", "name", json_body_get(tool, "name"),
+        json_t *function = json_pack("{s:O?,s:O*,s:O?,s:O*}", "name", json_body_get(tool, "name"),
                                      "description", json_body_get(tool, "description"),
-                                     "parameters", json_body_get(tool, "input_schema"));
+                                     "parameters", json_body_get(tool, "input_schema"), "strict",
+                                     json_body_get(tool, "strict"));
         body_own(&c->body, json_array_append_new(list, json_pack("{s:s,s:o}", "type", "function",
                                                                  "function", function)));
     }
@@ -285,7 +287,8 @@ static void convert_thinking(struct converter *c, const json_t *thinking)
     const char *type = type_of(thinking);
     if (is_text(type, "enabled") || is_text(type, "disabled"))
         set_new(c, c->out, "chat_template_kwargs",
-                json_pack("{s:b}", "enable_thinking", is_text(type, "enabled")));
+                json_pack("{s:b,s:b}", "enable_thinking", is_text(type, "enabled"), "thinking",
+                          is_text(type, "enabled")));
     else if (!is_text(type, "adaptive"))
         body_refuse(&c->body, "invalid_value", "thinking",
                     "has to be of type enabled, disabled or adaptive.");
