@@ -95,8 +95,10 @@ void batch_fail(struct batches *batches, struct active_batch *batch, struct buff
 {
     struct buffer list;
     size_t n;
-    if (batch->row.status == BATCH_FAILED)
+    if (batch->row.status == BATCH_FAILED) {
+        buffer_deinit(errors);
         return;
+    }
     buffer_init(&list, SIZE_MAX / 2);
     buffer_printf(&list, "[%s]", buffer_str(errors));
     buffer_deinit(errors);
