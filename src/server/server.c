@@ -246,6 +246,17 @@ serverd_status server_start_models(struct server *server, serverd_error *err)
     return model_set_start(&server->models, err);
 }
 
+serverd_status server_add_model(struct server *server, const struct model_config *config,
+                                serverd_error *err)
+{
+    return model_set_add(&server->models, config, err);
+}
+
+void server_mark_model(struct server *server, const char *name, bool is_there)
+{
+    model_set_mark(&server->models, name, is_there);
+}
+
 bool server_stop_models(struct server *server)
 {
     return model_set_stop(&server->models);
@@ -347,12 +358,13 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
     return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
 }
 
-/* A client that closed its half in the midst of a request. The library hears of it only if the
- * news does not come together with bytes; shutting down once more is news of its own. */
+/* A client that closed its half in the midst of a request, or of the next one's first line. The
+ * library hears of it only if the news does not come together with bytes; shutting down once more
+ * is news of its own. */
 static void notice_half_close(const struct connection *c)
 {
     char byte;
-    if ((c->head_began_ns != 0 || c->body_began_ns != 0) &&
+    if ((c->head_began_ns != 0 || c->body_began_ns != 0 || c->idle_since_ns != 0) &&
         recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
         (void)shutdown(c->fd, SHUT_RD);
 }
