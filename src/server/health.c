@@ -109,7 +109,7 @@ void endpoint_version(struct exchange *x)
 void endpoint_metrics(struct exchange *x)
 {
     struct buffer body;
-    buffer_init(&body, 4 * MIB);
+    buffer_init(&body, LIMIT_METRICS_BYTES);
     metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
     metrics_render(x->server->context.metrics, &body);
     exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);

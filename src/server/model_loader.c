@@ -275,7 +275,8 @@ serverd_status model_set_start(struct model_set *set, serverd_error *err)
 void model_set_tick(struct model_set *set)
 {
     (void)pthread_mutex_lock(&set->mutex);
-    (void)pthread_cond_signal(&set->has_changed);
+    if (set->is_loading || options_of(set)->models_idle_timeout > 0) /* the rest is told at once */
+        (void)pthread_cond_signal(&set->has_changed);
     (void)pthread_mutex_unlock(&set->mutex);
 }
 

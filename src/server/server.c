@@ -420,7 +420,10 @@ void server_tick(struct server *server)
                 (double)log_n_dropped(server->context.log));
     server_check_hangups(server);
     const uint64_t patience = (uint64_t)(server->context.options->queue_timeout * 1e9);
-    server_wake_awaiting(server, now > patience ? now - patience : 0);
+    uint64_t before_ns = now > patience ? now - patience : 0;
+    if (atomic_load(&server->is_draining)) /* one may have begun to wait as the drain began */
+        before_ns = UINT64_MAX;
+    server_wake_awaiting(server, before_ns);
     model_set_tick(&server->models);
 }
 

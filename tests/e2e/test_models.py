@@ -242,6 +242,7 @@ def come_and_go(s, name, n):
     return resident_mib(s.process), threads_of(s.process), files_of(s.process)
 
 
+@pytest.mark.timing
 def test_unloading_gives_everything_back(start, folder):
     s = start(None, "--models-path", folder, *SMALL)
     before = come_and_go(s, "llama", 5)
