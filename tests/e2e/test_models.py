@@ -89,6 +89,7 @@ def alone(tiny_model):
 # ---- answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.concurrent
 def test_models_answer_at_once_as_each_alone(start, folder, alone):
     s = start(None, "--models-path", folder, *SMALL)
     calls = [(arch, i, body) for arch in ARCHITECTURES for i, body in enumerate(bodies(arch))] * 2
@@ -163,6 +164,7 @@ def test_a_second_model_has_adapters_of_its_own(start, folder, tiny_model, tmp_p
 # ---- coming and going ----------------------------------------------------------------------------
 
 
+@pytest.mark.concurrent
 def test_a_broken_file_harms_nobody_else(start, folder):
     whole = (folder / "llama.gguf").read_bytes()
     (folder / "llama.gguf").write_bytes(whole[:len(whole) // 2])
