@@ -1,6 +1,7 @@
 /* SGLang's /generate: texts or ids, one or many, with its own names for the sampling parameters. */
 #include "base/numeric.h"
 #include "server/endpoints.h"
+#include "server/modality.h"
 #include "server/output_form.h"
 #include "server/server_internal.h"
 #include "server/sglang_reply.h"
@@ -120,11 +121,26 @@ static bool read_prompts(struct body *b, json_t **made, struct api_error *e)
     return true;
 }
 
+/* Beside the text, one for each prompt; an empty one is none. */
+static bool refuse_media(const json_t *root, struct api_error *e)
+{
+    static const char *const media[] = {"image_data", "audio_data", "video_data"};
+    for (size_t i = 0; i < sizeof media / sizeof *media; i++) {
+        const json_t *value = json_body_get(root, media[i]);
+        bool is_empty = !value || (json_is_array(value) && json_array_size(value) == 0) ||
+                        (json_is_string(value) && json_string_length(value) == 0);
+        if (!is_empty)
+            return refuse(e, "unsupported_modality", media[i], "is there: " MODALITY_REFUSAL);
+    }
+    return true;
+}
+
 static bool read_body(struct body *b, struct api_error *e)
 {
     b->start = -1;
     b->wants_logprobs = json_is_true(json_body_get(b->root, "return_logprob"));
-    return read_int(b->root, "logprob_start_len", -1, LIMIT_CONTEXT, &b->start, e) &&
+    return refuse_media(b->root, e) &&
+           read_int(b->root, "logprob_start_len", -1, LIMIT_CONTEXT, &b->start, e) &&
            read_int(b->root, "top_logprobs_num", 0, LIMIT_TOP_LOGPROBS, &b->n_top, e);
 }
 
@@ -242,6 +258,9 @@ void endpoint_generate(struct exchange *x)
             api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
     }
     if (reply) {
+        const char *id = json_string_value(json_body_get(body.root, "rid"));
+        if (id)
+            exchange_set_body_id(x, id);
         bool is_stream = call.fields.stream;
         output_form_generate(x, call.requests, call.n, &call.form, &sglang_reply_encoder, reply,
                              is_stream);
@@ -251,4 +270,46 @@ void endpoint_generate(struct exchange *x)
     }
     json_decref(prompts);
     json_decref(body.root);
+}
+
+/* ---- aborting ---- */
+
+/* The id, NULL for all. False: *e. */
+static bool read_abort(struct exchange *x, const json_t *root, const char **id, struct api_error *e)
+{
+    const json_t *all = json_body_get(root, "abort_all"), *rid = json_body_get(root, "rid");
+    *id = json_string_value(rid);
+    if ((all && !json_is_boolean(all)) || (rid && !*id))
+        return refuse(e, "invalid_type", all && !json_is_boolean(all) ? "abort_all" : "rid",
+                      "has to be true or false, or a string.");
+    if (json_is_true(all)) {
+        *id = NULL;
+        if (!x->is_admin)
+            api_error_set(e, "insufficient_scope", "abort_all",
+                          "Only administrators may abort all requests.");
+        return x->is_admin;
+    }
+    return (*id && **id) ||
+           refuse(e, "missing_required_parameter", "rid", "or abort_all has to be there.");
+}
+
+void endpoint_abort_request(struct exchange *x)
+{
+    struct api_error e;
+    struct buffer body;
+    json_t *root;
+    const char *id;
+    if (!exchange_take_json(x, &root, &e)) {
+        exchange_fail(x, &e);
+        return;
+    }
+    if (read_abort(x, root, &id, &e)) {
+        uint32_t n = exchange_cancel_others(x->server, id, x->tenant, x->is_admin);
+        buffer_init(&body, 1 * KIB);
+        buffer_printf(&body, "{\"aborted\":%u}", n);
+        exchange_reply(x, 200, "application/json", &body);
+    } else {
+        exchange_fail(x, &e);
+    }
+    json_decref(root);
 }
