@@ -22,12 +22,6 @@ static const struct options *options_of(const struct model_set *set)
     return set->server->context.options;
 }
 
-/* Requests that await a model look again. Not under the mutex. */
-static void tell(struct model_set *set)
-{
-    server_wake_awaiting(set->server, UINT64_MAX);
-}
-
 /* ---- unloading, under the mutex ----------------------------------------------------------------
  */
 
@@ -225,7 +219,7 @@ static void load(struct model_set *set, struct model_entry *entry)
     (void)pthread_mutex_unlock(&set->mutex);
     if (set->opener.has_loaded)
         set->opener.has_loaded(set->opener.context, &entry->config, served, &err);
-    tell(set);
+    server_wake_awaiting(set->server);
     (void)pthread_mutex_lock(&set->mutex);
 }
 
