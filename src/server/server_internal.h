@@ -29,7 +29,7 @@ enum route_flags {
     NEEDS_MODEL = 1,
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
-    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503; looks, loads nothing */
     FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
