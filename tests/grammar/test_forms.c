@@ -190,16 +190,15 @@ static void tag_formats_combine(void **state)
 
 static void members_come_in_order(void **state)
 {
-    struct grammar *grammar =
-        compiled(
-            GRAMMAR_TAGS,
-            FORMAT("{\"type\": \"members\", \"separator\": \",\", \"members\": "
-                   "[{\"content\": " TEXT("a") "}, {\"content\": " TEXT(
-                       "b") ", \"is_required\": true}, {\"content\": " TEXT("c") "}, "
-                                                                                 "{\"content\":"
-                                                                                 " " TEXT("d") "}]"
-                                                                                               "}"),
-            false);
+    struct grammar *grammar = compiled(
+        GRAMMAR_TAGS,
+        FORMAT("{\"type\": \"members\", \"separator\": \",\", \"members\": "
+               "[{\"content\": " TEXT("a") "}, {\"content\": " TEXT(
+                   "b") ", \"is_required\": true}, {\"content\": " TEXT("c") "}, "
+                                                                             "{\"content\":"
+                                                                             " " TEXT("d") "}]"
+                                                                                           "}"),
+        false);
     static const char *const good[] = {"b", "a,b", "b,c", "b,d", "a,b,c,d", "a,b,d"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
         assert_accepts(grammar, good[i]);
