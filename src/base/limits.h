@@ -272,5 +272,6 @@
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
+#define LIMIT_METRICS_BYTES (32 * MIB) /* rendered, of all models: 500 */
 
 #endif
