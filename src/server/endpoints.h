@@ -41,6 +41,11 @@ void endpoint_files_create(struct exchange *x);
 void endpoint_files_list(struct exchange *x);
 void endpoint_files_get(struct exchange *x);
 void endpoint_files_delete(struct exchange *x);
+/* batches.c */
+void endpoint_batches_create(struct exchange *x);
+void endpoint_batches_list(struct exchange *x);
+void endpoint_batches_get(struct exchange *x);
+void endpoint_batches_cancel(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);
