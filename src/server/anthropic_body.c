@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "server/dialect_body.h"
+#include "server/modality.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,9 +50,9 @@ static void append_text(struct converter *c, const json_t *block, const char *pa
     const json_t *text = json_body_get(block, "text");
     const char *type = type_of(block);
     if (!is_text(type, "text") || !json_is_string(text)) {
-        bool is_other = is_text(type, "image") || is_text(type, "document");
+        bool is_other = modality_is_other(type);
         body_refuse(&c->body, is_other ? "unsupported_modality" : "invalid_value", param,
-                    is_other ? "this model reads text only." : "has to be a block of text.");
+                    is_other ? MODALITY_REFUSAL : "has to be a block of text.");
         return;
     }
     if (is_volatile(c, json_string_value(text)))

@@ -97,7 +97,8 @@ void batch_fail(struct batches *batches, struct active_batch *batch, struct buff
 void batch_fail_with(struct batches *batches, struct active_batch *batch, const serverd_error *err);
 bool batch_is_done(const struct active_batch *batch, uint32_t index);
 
-/* batch_validate.c: a piece of checking the input; at its end the batch is in progress, or failed. */
+/* batch_validate.c: a piece of checking the input; at its end the batch is in progress, or failed.
+ */
 void batch_validate(struct batches *batches, struct active_batch *batch);
 void batch_write_error(struct buffer *out, const struct batch_fault *fault, uint32_t number);
 

@@ -1,6 +1,7 @@
 #include "server/chat_prompt.h"
 
 #include "base/numeric.h"
+#include "server/modality.h"
 #include "server/server_internal.h"
 #include "server/tool_use.h"
 
@@ -18,7 +19,6 @@ struct maker {
     struct arena *arena;
     const struct tokenizer *tokenizer;
     const json_t *messages, *tools;
-    size_t n_inserted;          /* messages in front that the request does not have */
     const json_t *open_message; /* NULL: none */
     bool is_failed;
 };
@@ -96,8 +96,8 @@ static void set(struct maker *m, struct template_value *map, const char *key,
         m->is_failed = true;
 }
 
-/* ---- messages
- * ------------------------------------------------------------------------------------ */
+/* ---- what the request says, before anything is made of it --------------------------------------
+ */
 
 static bool fault(struct api_error *e, const char *code, size_t i, const char *member,
                   const char *text)
@@ -108,73 +108,117 @@ static bool fault(struct api_error *e, const char *code, size_t i, const char *m
     return false;
 }
 
-static bool check_role(const json_t *message, size_t i, const char **role, struct api_error *e)
+static bool check_role(const json_t *message, size_t i, struct api_error *e)
 {
     static const char *const roles[] = {"system",    "developer", "user",
                                         "assistant", "tool",      "function"};
     const json_t *value = json_body_get(message, "role");
-    *role = json_string_value(value);
+    const char *role = json_string_value(value);
     if (!value)
         return fault(e, "missing_required_parameter", i, "role", "is missing.");
-    for (size_t r = 0; *role && r < sizeof roles / sizeof *roles; r++)
-        if (strcmp(roles[r], *role) == 0)
+    for (size_t r = 0; role && r < sizeof roles / sizeof *roles; r++)
+        if (strcmp(roles[r], role) == 0)
             return true;
     return fault(e, "invalid_value", i, "role",
                  "has to be system, developer, user, assistant, tool or function.");
 }
 
-/* Parts of text become one text, a line each. */
-static bool join_parts(const json_t *parts, size_t i, struct buffer *out, struct api_error *e)
+/* The text of a part; NULL: it has none. */
+static const json_t *part_text(const json_t *part)
 {
-    for (size_t p = 0; p < json_array_size(parts); p++) {
-        const json_t *part = json_array_get(parts, p);
+    const char *type = json_string_value(json_object_get(part, "type"));
+    bool is_refusal = type && strcmp(type, "refusal") == 0;
+    if (!type || !(is_refusal || strcmp(type, "text") == 0))
+        return NULL;
+    const json_t *text = json_object_get(part, type);
+    return json_is_string(text) ? text : NULL;
+}
+
+static bool check_content(const json_t *message, size_t i, struct api_error *e)
+{
+    const json_t *content = json_body_get(message, "content");
+    bool may_lack = strcmp(json_string_value(json_body_get(message, "role")), "assistant") == 0;
+    if (!content)
+        return may_lack || fault(e, "missing_required_parameter", i, "content", "is missing.");
+    if (!json_is_string(content) && !json_is_array(content))
+        return fault(e, "invalid_type", i, "content", "has to be a string or a list of parts.");
+    for (size_t p = 0; p < json_array_size(content); p++) {
+        const json_t *part = json_array_get(content, p);
         const char *type = json_string_value(json_object_get(part, "type"));
-        const json_t *text = json_object_get(part, "text");
-        if (type && strcmp(type, "refusal") == 0)
-            text = json_object_get(part, "refusal");
-        else if (type && strcmp(type, "text") != 0)
-            return fault(e, "unsupported_modality", i, "content",
-                         "this model reads text only; image, audio and file parts are not "
-                         "supported.");
-        if (!type || !json_is_string(text))
+        if (type && modality_is_other(type))
+            return fault(e, "unsupported_modality", i, "content", MODALITY_REFUSAL);
+        if (!part_text(part))
             return fault(e, "invalid_type", i, "content",
                          "has to be a string or a list of {type: \"text\", text}.");
-        if (p > 0)
-            buffer_append_char(out, '\n');
-        buffer_append(out, json_string_value(text), json_string_length(text));
     }
     return true;
 }
 
-static bool add_content(struct maker *m, const json_t *message, size_t i, const char *role,
-                        struct template_value *out, struct api_error *e)
+static bool check_message(const json_t *message, size_t i, struct api_error *e)
+{
+    const json_t *calls = json_body_get(message, "tool_calls");
+    if (!json_is_object(message))
+        return fault(e, "invalid_type", i, "", "is no object.");
+    if (!check_role(message, i, e) || !check_content(message, i, e))
+        return false;
+    if (calls && !json_is_array(calls))
+        return fault(e, "invalid_type", i, "tool_calls", "has to be a list.");
+    return true;
+}
+
+static bool check_messages(const struct api_fields *f, struct api_error *e)
+{
+    size_t n = json_array_size(f->messages);
+    if (!f->messages) {
+        api_error_set(e, "missing_required_parameter", "messages", "messages is missing.");
+        return false;
+    }
+    if (!json_is_array(f->messages)) {
+        api_error_set(e, "invalid_type", "messages", "messages has to be a list.");
+        return false;
+    }
+    if (n == 0 || n > LIMIT_MESSAGES) {
+        api_error_set(e, "invalid_value", "messages",
+                      "messages has %zu elements, allowed are 1 to %u.", n, LIMIT_MESSAGES);
+        return false;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (!check_message(json_array_get(f->messages, i), i, e))
+            return false;
+    return true;
+}
+
+/* ---- messages
+ * ------------------------------------------------------------------------------------ */
+
+/* Parts of text become one text, a line each. */
+static void join_parts(const json_t *parts, struct buffer *out)
+{
+    for (size_t p = 0; p < json_array_size(parts); p++) {
+        const json_t *text = part_text(json_array_get(parts, p));
+        if (p > 0)
+            buffer_append_char(out, '\n');
+        buffer_append(out, json_string_value(text), json_string_length(text));
+    }
+}
+
+static struct template_value *make_content(struct maker *m, const json_t *message)
 {
     const json_t *content = json_body_get(message, "content");
     bool is_open = message == m->open_message;
-    bool may_lack = strcmp(role, "assistant") == 0;
-    if (!content && !may_lack)
-        return fault(e, "missing_required_parameter", i, "content", "is missing.");
     if (!content) {
         bool has_calls = json_array_size(json_body_get(message, "tool_calls")) > 0;
-        set(m, out, "content",
-            keep(m, has_calls ? template_none(m->arena) : template_string(m->arena, "", 0)));
-        return true;
+        return keep(m, has_calls ? template_none(m->arena) : template_string(m->arena, "", 0));
     }
-    if (json_is_string(content)) {
-        set(m, out, "content",
-            guarded_text(m, json_string_value(content), json_string_length(content), is_open));
-        return true;
-    }
-    if (!json_is_array(content))
-        return fault(e, "invalid_type", i, "content", "has to be a string or a list of parts.");
+    if (json_is_string(content))
+        return guarded_text(m, json_string_value(content), json_string_length(content), is_open);
     struct buffer text;
     buffer_init(&text, LIMIT_PROMPT_TEXT);
-    bool is_good = join_parts(content, i, &text, e);
-    if (is_good)
-        set(m, out, "content", guarded_text(m, buffer_str(&text), text.len, is_open));
+    join_parts(content, &text);
+    struct template_value *value = guarded_text(m, buffer_str(&text), text.len, is_open);
     m->is_failed = m->is_failed || text.is_failed;
     buffer_deinit(&text);
-    return is_good;
+    return value;
 }
 
 /* Arguments of earlier calls reach the template as an object if they parse as one, within the
@@ -196,37 +240,29 @@ static struct template_value *convert_call(struct maker *m, const json_t *call)
     return value;
 }
 
-static bool add_calls(struct maker *m, const json_t *message, size_t i, struct template_value *out,
-                      struct api_error *e)
+static void add_calls(struct maker *m, const json_t *message, struct template_value *out)
 {
     const json_t *calls = json_body_get(message, "tool_calls");
     if (!calls)
-        return true;
-    if (!json_is_array(calls))
-        return fault(e, "invalid_type", i, "tool_calls", "has to be a list.");
+        return;
     struct template_value *list = keep(m, template_list(m->arena));
     for (size_t c = 0; c < json_array_size(calls) && !m->is_failed; c++) {
         struct template_value *call = convert_call(m, json_array_get(calls, c));
         m->is_failed = m->is_failed || !template_list_add(m->arena, list, call);
     }
     set(m, out, "tool_calls", list);
-    return true;
 }
 
-static bool add_message(struct maker *m, const json_t *message, size_t i, bool knows_developer,
-                        struct template_value *list, struct api_error *e)
+static void add_message(struct maker *m, const json_t *message, bool knows_developer,
+                        struct template_value *list)
 {
-    const char *role;
-    if (!json_is_object(message))
-        return fault(e, "invalid_type", i, "", "is no object.");
-    if (!check_role(message, i, &role, e))
-        return false;
+    const char *role = json_string_value(json_body_get(message, "role"));
     if (strcmp(role, "developer") == 0 && !knows_developer)
         role = "system";
     struct template_value *out = keep(m, template_map(m->arena));
     set(m, out, "role", keep(m, template_string(m->arena, role, strlen(role))));
-    if (!add_content(m, message, i, role, out, e) || !add_calls(m, message, i, out, e))
-        return false;
+    set(m, out, "content", make_content(m, message));
+    add_calls(m, message, out);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)message, key, value)
@@ -238,7 +274,6 @@ static bool add_message(struct maker *m, const json_t *message, size_t i, bool k
     }
     if (!m->is_failed && !template_list_add(m->arena, list, out))
         m->is_failed = true;
-    return true;
 }
 
 /* The last message is left open if the request says so. */
@@ -264,25 +299,6 @@ static bool choose_open(struct maker *m, const struct api_fields *f, struct api_
     return true;
 }
 
-static bool check_messages(const struct api_fields *f, struct api_error *e)
-{
-    size_t n = json_array_size(f->messages);
-    if (!f->messages) {
-        api_error_set(e, "missing_required_parameter", "messages", "messages is missing.");
-        return false;
-    }
-    if (!json_is_array(f->messages)) {
-        api_error_set(e, "invalid_type", "messages", "messages has to be a list.");
-        return false;
-    }
-    if (n == 0 || n > LIMIT_MESSAGES) {
-        api_error_set(e, "invalid_value", "messages",
-                      "messages has %zu elements, allowed are 1 to %u.", n, LIMIT_MESSAGES);
-        return false;
-    }
-    return true;
-}
-
 static bool make_messages(struct maker *m, struct exchange *x, const struct api_fields *f,
                           struct template_value **out, struct api_error *e)
 {
@@ -292,9 +308,7 @@ static bool make_messages(struct maker *m, struct exchange *x, const struct api_
     bool knows_developer = strstr(exchange_model(x)->chat_template_source, "developer") != NULL;
     *out = keep(m, template_list(m->arena));
     for (size_t i = 0; i < n && !m->is_failed; i++)
-        if (!add_message(m, json_array_get(m->messages, i), i - m->n_inserted, knows_developer,
-                         *out, e))
-            return false;
+        add_message(m, json_array_get(m->messages, i), knows_developer, *out);
     return true;
 }
 
@@ -413,7 +427,6 @@ bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const js
     struct maker m = {.arena = arena_create(LIMIT_TEMPLATE_MEMORY),
                       .tokenizer = model->tokenizer,
                       .messages = messages,
-                      .n_inserted = json_array_size(messages) - json_array_size(f->messages),
                       .tools = tools};
     bool is_good = m.arena && messages;
     if (is_good)

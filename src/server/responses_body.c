@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "server/dialect_body.h"
+#include "server/modality.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,9 +44,8 @@ static void append_parts(struct converter *c, const json_t *content, struct buff
     {
         const char *type = text_of(part, "type");
         const json_t *text = json_body_get(part, is_text(type, "refusal") ? "refusal" : "text");
-        if (is_text(type, "input_image") || is_text(type, "input_file") ||
-            is_text(type, "input_audio"))
-            body_refuse(&c->body, "unsupported_modality", c->param, "this model reads text only.");
+        if (modality_is_other(type))
+            body_refuse(&c->body, "unsupported_modality", c->param, MODALITY_REFUSAL);
         else if (!json_is_string(text))
             body_refuse(&c->body, "invalid_value", c->param, "has a part that is no text.");
         if (i > 0)

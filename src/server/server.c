@@ -358,12 +358,13 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
     return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
 }
 
-/* A client that closed its half in the midst of a request. The library hears of it only if the
- * news does not come together with bytes; shutting down once more is news of its own. */
+/* A client that closed its half in the midst of a request, or of the next one's first line. The
+ * library hears of it only if the news does not come together with bytes; shutting down once more
+ * is news of its own. */
 static void notice_half_close(const struct connection *c)
 {
     char byte;
-    if ((c->head_began_ns != 0 || c->body_began_ns != 0) &&
+    if ((c->head_began_ns != 0 || c->body_began_ns != 0 || c->idle_since_ns != 0) &&
         recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
         (void)shutdown(c->fd, SHUT_RD);
 }

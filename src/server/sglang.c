@@ -1,6 +1,7 @@
 /* SGLang's /generate: texts or ids, one or many, with its own names for the sampling parameters. */
 #include "base/numeric.h"
 #include "server/endpoints.h"
+#include "server/modality.h"
 #include "server/output_form.h"
 #include "server/server_internal.h"
 #include "server/sglang_reply.h"
@@ -121,11 +122,26 @@ static bool read_prompts(struct body *b, json_t **made, struct api_error *e)
     return true;
 }
 
+/* Beside the text, one for each prompt; an empty one is none. */
+static bool refuse_media(const json_t *root, struct api_error *e)
+{
+    static const char *const media[] = {"image_data", "audio_data", "video_data"};
+    for (size_t i = 0; i < sizeof media / sizeof *media; i++) {
+        const json_t *value = json_body_get(root, media[i]);
+        bool is_empty = !value || (json_is_array(value) && json_array_size(value) == 0) ||
+                        (json_is_string(value) && json_string_length(value) == 0);
+        if (!is_empty)
+            return refuse(e, "unsupported_modality", media[i], "is there: " MODALITY_REFUSAL);
+    }
+    return true;
+}
+
 static bool read_body(struct body *b, struct api_error *e)
 {
     b->start = -1;
     b->wants_logprobs = json_is_true(json_body_get(b->root, "return_logprob"));
-    return read_int(b->root, "logprob_start_len", -1, LIMIT_CONTEXT, &b->start, e) &&
+    return refuse_media(b->root, e) &&
+           read_int(b->root, "logprob_start_len", -1, LIMIT_CONTEXT, &b->start, e) &&
            read_int(b->root, "top_logprobs_num", 0, LIMIT_TOP_LOGPROBS, &b->n_top, e);
 }
 

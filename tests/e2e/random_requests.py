@@ -51,7 +51,8 @@ def extras(dice):
     """Fields beyond those that every dialect has a name for, taken by all of them."""
     return dice.choice([{}, {}, {}, {"repetition_penalty": 1.3}, {"frequency_penalty": 0.5}, {"min_p": 0.05},
                         {"logit_bias": {"40": 5, "41": -100}}, {"skip_special_tokens": False}, {"min_tokens": 4},
-                        {"ignore_eos": True}, {"include_stop_str_in_output": True}])
+                        {"ignore_eos": True}, {"include_stop_str_in_output": True}, {"reasoning_budget": 5},
+                        {"reasoning_budget": 20}])
 
 
 MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "f", "parameters": {}}']
@@ -190,6 +191,16 @@ def text_request(dice, seen):
             "logprobs": dice.choice([None, None, 0, 3])}
 
 
+def llama_body(request, prompts):
+    form_fields = dict(request["form"])
+    if not set(form_fields) <= {"grammar"}:
+        return None
+    body = {**request["sampling"], **form_fields, "prompt": prompts, "n_cmpl": request["n"], "n_predict": request["limit"],
+            "stop": request["stop"], "return_tokens": True, "n_probs": request["logprobs"] or 0, "repeat_last_n": 64}
+    order = ["temperature", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc"]
+    return {"top_k": 0, "top_p": 1, "min_p": 0, "samplers": order, **body}  # as they are elsewhere
+
+
 def text_body(request, dialect):
     """None: the dialect has no word for it."""
     prompts = request["prompts"] if len(request["prompts"]) > 1 else request["prompts"][0]
@@ -197,6 +208,8 @@ def text_body(request, dialect):
     if dialect == "completions":
         return {**fields, **request["form"], "prompt": prompts, "max_tokens": request["limit"],
                 "logprobs": request["logprobs"]}
+    if dialect == "completion":
+        return llama_body(request, prompts)
     form_fields = dict(request["form"])
     if "grammar" in form_fields:
         form_fields = {"ebnf": form_fields["grammar"]}

@@ -78,7 +78,7 @@ def both_ways(served, dialect, body, dice):
             replies[is_stream] = wire.call(served.port, dialect, {**body, **more})
         except (AssertionError, wire.Refused) as e:
             if "leave no token to draw" not in str(e):
-                raise AssertionError(f"{told} {more}: {e}").with_traceback(e.__traceback__)
+                raise AssertionError(f"{e}: {told} {more}").with_traceback(e.__traceback__)
             replies[is_stream] = None
     if replies[True] is None or replies[False] is None:
         assert replies[True] is None and replies[False] is None, told
@@ -148,6 +148,11 @@ def texts(served, dice):
         same = [(c["text"], c["finish_reason"], (c["logprobs"] or {}).get("token_logprobs", [])) for c in reply["choices"]]
         wire.require_same(same, [(t, f, l) for t, f, _, l in other], json.dumps(completion))
         assert reply["usage"]["completion_tokens"] == sum(n for _, _, n, _ in other)
+    body = made.text_body(request, "completion")
+    if body:
+        other = both_ways(served, "completion", body, dice)
+        other = other if isinstance(other, list) else [other]
+        wire.require_same([c["text"] for c in reply["choices"]], [o["content"] for o in other], json.dumps(completion))
     more = made.completions_only(dice)
     if more:
         both_ways(served, "completions", {**completion, **more}, dice)

@@ -8,7 +8,7 @@ import http.client
 import json
 
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "responses": "/v1/responses",
-         "messages": "/v1/messages", "generate": "/generate"}
+         "messages": "/v1/messages", "generate": "/generate", "completion": "/completion"}
 
 
 class Refused(Exception):
@@ -236,8 +236,29 @@ def join_generate(events, body):
     return of[None] if None in of else [of[i] for i in sorted(of)]
 
 
+# ---- llama-server ----
+
+def join_completion(events, _):
+    """Events hold new text; the last of a choice has the rest."""
+    assert all(name is None for name, _ in events)
+    objects = [json.loads(text) for _, text in events]
+    refuse_errors(objects)
+    of = {}
+    for event in objects:
+        old = of.get(event["index"], {"content": "", "tokens": [], "completion_probabilities": []})
+        assert not old.get("stop")
+        event["content"] = old["content"] + event["content"]
+        event["tokens"] = old["tokens"] + event["tokens"]
+        if "completion_probabilities" in event:
+            event["completion_probabilities"] = old["completion_probabilities"] + event["completion_probabilities"]
+        assert len(event["tokens"]) == event["tokens_predicted"]
+        of[event["index"]] = event
+    assert all(e["stop"] for e in of.values())
+    return of[0] if len(of) == 1 else [of[i] for i in sorted(of)]
+
+
 JOIN = {"chat": join_openai, "completions": join_openai, "responses": join_responses, "messages": join_messages,
-        "generate": join_generate}
+        "generate": join_generate, "completion": join_completion}
 
 
 def call(port, dialect, body, headers=None):
@@ -259,7 +280,7 @@ def is_object(text):
         return False
 
 
-VOLATILE = {"id", "created", "created_at", "call_id", "item_id", "signature", "e2e_latency", "store"}
+VOLATILE = {"timings", "seed", "tokens_cached", "stream", "id", "created", "created_at", "call_id", "item_id", "signature", "e2e_latency", "store"}
 
 
 def comparable(value, keep_usage=True):
@@ -290,7 +311,7 @@ def differences(a, b, path=""):
 def require_same(a, b, told):
     found = differences(a, b)
     if found:
-        raise AssertionError(told + "".join(f"\n    {path}: {x!r} != {y!r}" for path, x, y in found[:5]))
+        raise AssertionError("".join(f"{path}: {x!r} != {y!r}\n    " for path, x, y in found[:5]) + told)
 
 
 FINISH = {"stop": "stop", "length": "length", "tool_calls": "stop", "function_call": "stop", "completed": "stop",
