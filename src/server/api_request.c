@@ -63,7 +63,8 @@ static const struct field fields[] = {
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
     {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
-    {"truncate_prompt_tokens", FIELD_INT, GENERATE, AT(truncate_prompt_tokens), -1, TOKENS_MAX},
+    {"truncate_prompt_tokens", FIELD_INT, GENERATE | API_EMBEDDINGS, AT(truncate_prompt_tokens), -1,
+     TOKENS_MAX},
     {"temperature", FIELD_FLOAT, SAMPLE, AT(temperature), 0, 100},
     {"top_k", FIELD_INT, SAMPLE, AT(top_k), -1, INT32_MAX},
     {"top_p", FIELD_FLOAT, SAMPLE, AT(top_p), 1e-9, 1},
@@ -180,7 +181,7 @@ static const struct field fields[] = {
     {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
-    {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
+    {"truncate_prompt_tokens", FIELD_REFUSED, PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
 };
 
