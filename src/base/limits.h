@@ -131,6 +131,8 @@
 #define LIMIT_LABELS                64u       /* tokens whose probability a score is */
 #define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
+#define LIMIT_BACKGROUND            64u /* responses made while nobody waits; more get 429 */
+#define LIMIT_FOLLOWERS             8u  /* streams of one of them; more get 429 */
 /* Of --data-path: 507, or 400 with the field's name. Ages in seconds: files of batches, and of
  * batches that have ended, go when they are so old, as with OpenAI. */
 #define LIMIT_STORED_FILES   100000u

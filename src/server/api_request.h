@@ -35,7 +35,7 @@ struct api_fields {
         *logprobs_mode, *service_tier, *user, *safety_identifier;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
-        truncate_prompt_tokens, reasoning_budget, repeat_last_n, t_max_predict_ms;
+        truncate_prompt_tokens, reasoning_budget, max_tool_calls, repeat_last_n, t_max_predict_ms;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
         typical_p, top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,

@@ -1,3 +1,4 @@
+#include "base/base64.h"
 #include "base/numeric.h"
 #include "server/api_request.h"
 #include "server/endpoints.h"
@@ -29,21 +30,11 @@ static void destroy(void *state)
 /* ---- the reply
  * ------------------------------------------------------------------------------------ */
 
+/* Little-endian, as this machine. */
 static void write_base64(const float *x, uint32_t n, struct buffer *out)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const uint8_t *bytes = (const uint8_t *)x; /* little-endian, as this machine */
-    size_t len = (size_t)n * sizeof *x;
     buffer_append_char(out, '"');
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t word = (uint32_t)bytes[i] << 16;
-        word |= i + 1 < len ? (uint32_t)bytes[i + 1] << 8 : 0;
-        word |= i + 2 < len ? bytes[i + 2] : 0;
-        const char four[] = {digits[word >> 18], digits[word >> 12 & 63],
-                             i + 1 < len ? digits[word >> 6 & 63] : '=',
-                             i + 2 < len ? digits[word & 63] : '='};
-        buffer_append(out, four, sizeof four);
-    }
+    base64_append(out, x, (size_t)n * sizeof *x);
     buffer_append_char(out, '"');
 }
 

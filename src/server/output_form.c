@@ -201,7 +201,6 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
 {
     const struct server_context *context = exchange_context(x);
     const struct grammar_options options = {.whitespace = form->whitespace,
-                                            .clock = context->clock,
                                             .tokenizer = exchange_model(x)->tokenizer};
     const char *code = NULL;
     serverd_error err;

@@ -49,6 +49,7 @@ serverd_status server_create(const struct server_options *options, struct server
     worker_init(&server->detached, server);
     model_set_init(&server->models, server);
     response_store_init(&server->responses);
+    background_set_init(&server->background);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     server->models.opener = options->opener;
     serverd_status status =
@@ -117,6 +118,7 @@ void server_destroy(struct server *server)
     data_thread_destroy(server->data);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
+    background_set_deinit(&server->background);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     certificate_unref(server->certificate);

@@ -5,6 +5,7 @@
 #define SERVER_INTERNAL_H
 
 #include "server/certificate.h"
+#include "server/background.h"
 #include "server/detached.h"
 #include "server/model_set_internal.h"
 #include "server/rate_limit.h"
@@ -147,6 +148,7 @@ struct exchange {
     struct detached_sink sink;
     struct exchange *next_ready; /* under the worker's mailbox_lock */
     int32_t max_priority;        /* of its requests */
+    char reply_id[64];           /* "": a reply may choose its own */
 
     /* Between the two sides, under `lock`. */
     pthread_mutex_t lock;
@@ -259,6 +261,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
+    struct background_set background;
     struct model_set models;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
