@@ -133,15 +133,27 @@
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
 /* Of --data-path: 507, or 400 with the field's name. Ages in seconds: files of batches, and of
  * batches that have ended, go when they are so old, as with OpenAI. */
-#define LIMIT_STORED_FILES     100000u
-#define LIMIT_FILES_LISTED     10000u
-#define LIMIT_BATCHES_LISTED   100u
-#define LIMIT_FILE_NAME        255u       /* bytes */
-#define LIMIT_FORM_BYTES       (64 * KIB) /* of an upload, beside its file */
-#define LIMIT_FORM_FIELD       256u
-#define LIMIT_LEAST_FILE_AGE   3600u
-#define LIMIT_FILE_AGE         2592000u
-#define LIMIT_BATCH_AGE        2592000u
+#define LIMIT_STORED_FILES   100000u
+#define LIMIT_FILES_LISTED   10000u
+#define LIMIT_BATCHES_LISTED 100u
+#define LIMIT_FILE_NAME      255u       /* bytes */
+#define LIMIT_FORM_BYTES     (64 * KIB) /* of an upload, beside its file */
+#define LIMIT_FORM_FIELD     256u
+#define LIMIT_LEAST_FILE_AGE 3600u
+#define LIMIT_FILE_AGE       2592000u
+#define LIMIT_BATCH_AGE      2592000u
+/* Batches: 429 for more that have not ended, of a key and of all; so many of them take turns, the
+ * others wait. Of one: its validation fails with these errors, and no more than so many. */
+#define LIMIT_OPEN_BATCHES     4096u
+#define LIMIT_OPEN_BATCHES_KEY 256u
+#define LIMIT_ACTIVE_BATCHES   64u
+#define LIMIT_BATCH_RUNNING    1024u /* lines at once, whatever --batch-running says */
+#define LIMIT_BATCH_LINES      50000u
+#define LIMIT_BATCH_ERRORS     100u
+#define LIMIT_CUSTOM_ID        512u /* bytes */
+#define LIMIT_METADATA_PAIRS   16u
+#define LIMIT_METADATA_KEY     64u
+#define LIMIT_METADATA_VALUE   512u
 #define LIMIT_KEPT_GRAMMARS    256u /* compiled, for requests that ask for the same */
 #define LIMIT_STOPS            16u
 #define LIMIT_STOP_BYTES       1024u

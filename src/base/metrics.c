@@ -1,4 +1,4 @@
-#include "base/metrics.h"
+#include "base/metrics_internal.h"
 
 #include "base/hash.h"
 #include "base/limits.h"
@@ -7,14 +7,14 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- the table ---- */
 
-enum metric_kind { COUNTER, GAUGE, HISTOGRAM };
-
 #define MAX_BUCKETS 17u /* with +Inf */
+#define MAX_NAME    128u
 
 /* Upper bounds, ascending; +Inf is implied. */
 struct buckets {
@@ -273,7 +273,7 @@ void metrics_set_labelled(struct metrics *metrics, enum metric_id id, const char
 
 /* ---- Prometheus text, version 0.0.4 ---- */
 
-static void append_number(struct buffer *out, double x)
+void metrics_append_number(struct buffer *out, double x)
 {
     if (x == floor(x) && fabs(x) < 0x1p53)
         buffer_printf(out, "%lld", (long long)x);
@@ -309,29 +309,30 @@ static void append_labels_of(struct buffer *out, const char *model, const char *
         if (isinf(*bound))
             buffer_append_str(out, "+Inf");
         else
-            append_number(out, *bound);
+            metrics_append_number(out, *bound);
         buffer_append_char(out, '"');
     }
     buffer_append_char(out, '}');
 }
 
-static void append_histogram(struct buffer *out, const struct row *row, const struct metric *metric,
-                             const char *model)
+/* name: as it is shown, without the ending of its kind. */
+static void append_histogram(struct buffer *out, const char *name, const struct row *row,
+                             const struct metric *metric, const char *model, const char *labels)
 {
     uint64_t n = 0; /* buckets count all that is below their bound */
     for (unsigned i = 0; i <= row->buckets->n; i++) {
         const double bound = i < row->buckets->n ? row->buckets->bounds[i] : (double)INFINITY;
         n += atomic_load_explicit(&metric->counts[i], memory_order_relaxed);
-        buffer_printf(out, "serverd_%s_bucket", row->name);
-        append_labels_of(out, model, row->labels, &bound);
+        buffer_printf(out, "%s_bucket", name);
+        append_labels_of(out, model, labels, &bound);
         buffer_printf(out, " %llu\n", (unsigned long long)n);
     }
-    buffer_printf(out, "serverd_%s_sum", row->name);
-    append_labels_of(out, model, row->labels, NULL);
+    buffer_printf(out, "%s_sum", name);
+    append_labels_of(out, model, labels, NULL);
     buffer_append_char(out, ' ');
-    append_number(out, load(&metric->value));
-    buffer_printf(out, "\nserverd_%s_count", row->name);
-    append_labels_of(out, model, row->labels, NULL);
+    metrics_append_number(out, load(&metric->value));
+    buffer_printf(out, "\n%s_count", name);
+    append_labels_of(out, model, labels, NULL);
     buffer_printf(out, " %llu\n", (unsigned long long)n);
 }
 
@@ -342,7 +343,7 @@ static void append_family(struct buffer *out, const struct row *row, const struc
         append_name(out, row);
         append_labels_of(out, model, metric->series[i].labels, NULL);
         buffer_append_char(out, ' ');
-        append_number(out, metric->series[i].value);
+        metrics_append_number(out, metric->series[i].value);
         buffer_append_char(out, '\n');
     }
 }
@@ -352,7 +353,9 @@ static void append_metric(struct buffer *out, struct metrics *metrics, size_t id
     const struct row *row = &rows[id];
     const struct metric *metric = &metrics->metrics[id];
     if (row->kind == HISTOGRAM) {
-        append_histogram(out, row, metric, metrics->model);
+        char name[MAX_NAME];
+        (void)snprintf(name, sizeof name, "serverd_%s", row->name);
+        append_histogram(out, name, row, metric, metrics->model, row->labels);
     } else if (is_family(row)) {
         (void)pthread_mutex_lock(&metrics->mutex);
         append_family(out, row, metric, metrics->model);
@@ -361,7 +364,7 @@ static void append_metric(struct buffer *out, struct metrics *metrics, size_t id
         append_name(out, row);
         append_labels_of(out, metrics->model, row->labels, NULL);
         buffer_append_char(out, ' ');
-        append_number(out, load(&metric->value));
+        metrics_append_number(out, load(&metric->value));
         buffer_append_char(out, '\n');
     }
 }
@@ -424,4 +427,69 @@ void metrics_render(struct metrics *metrics, struct buffer *out)
             for (struct metrics *child = first; child; child = next_child(metrics, child))
                 append_metric(out, child, id);
     }
+}
+
+/* ---- for other names of the same ---- */
+
+double metrics_sum(struct metrics *metrics, enum metric_id id)
+{
+    const struct metric *metric = &metrics->metrics[id];
+    double sum = 0;
+    if (!is_family(&rows[id]))
+        return load(&metric->value);
+    (void)pthread_mutex_lock(&metrics->mutex);
+    for (size_t i = 0; i < metric->n_series; i++)
+        sum += metric->series[i].value;
+    (void)pthread_mutex_unlock(&metrics->mutex);
+    return sum;
+}
+
+double metrics_count(struct metrics *metrics, enum metric_id id)
+{
+    uint64_t n = 0;
+    for (unsigned i = 0; i <= rows[id].buckets->n; i++)
+        n += atomic_load_explicit(&metrics->metrics[id].counts[i], memory_order_relaxed);
+    return (double)n;
+}
+
+void metrics_append_histogram(struct buffer *out, const char *name, const char *labels,
+                              struct metrics *metrics, enum metric_id id)
+{
+    append_histogram(out, name, &rows[id], &metrics->metrics[id], NULL, labels);
+}
+
+void metrics_append_family(struct buffer *out, const char *name, const char *labels,
+                           const char *key, struct metrics *metrics, enum metric_id id)
+{
+    const struct metric *metric = &metrics->metrics[id];
+    (void)pthread_mutex_lock(&metrics->mutex);
+    for (size_t i = 0; i < metric->n_series; i++) {
+        const char *value = strchr(metric->series[i].labels, '=');
+        buffer_printf(out, "%s{%s,%s%s} ", name, labels, key, value ? value : "=\"\"");
+        metrics_append_number(out, metric->series[i].value);
+        buffer_append_char(out, '\n');
+    }
+    (void)pthread_mutex_unlock(&metrics->mutex);
+}
+
+void metrics_append_label(struct buffer *out, const char *key, const char *value)
+{
+    append_labels(out, key, &value);
+}
+
+struct metrics *metrics_next_of_models(struct metrics *metrics, struct metrics *previous)
+{
+    if (previous)
+        return previous == metrics ? NULL : next_child(metrics, previous);
+    struct metrics *first = first_child(metrics);
+    return first ? first : metrics;
+}
+
+const char *metrics_model(const struct metrics *metrics, size_t *n)
+{
+    static const char key[] = "model=\"";
+    if (!metrics->model)
+        return NULL;
+    *n = strlen(metrics->model) - (sizeof key - 1) - 1;
+    return metrics->model + sizeof key - 1;
 }

@@ -40,4 +40,8 @@ void metrics_set_labelled(struct metrics *metrics, enum metric_id id, const char
 
 void metrics_render(struct metrics *metrics, struct buffer *out);
 
+/* The same numbers under the names that dashboards and routers for vLLM, SGLang and llama-server
+ * know, with the label model_name; model: the name of the only one. */
+void metrics_render_compat(struct metrics *metrics, const char *model, struct buffer *out);
+
 #endif

@@ -200,6 +200,7 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
         grammar_budget_init(&c.budget, grammar->work, clock, deadline);
         machine_builder_init(&c.builder, &c.budget, grammar->keep, !options->checks,
                              options->whitespace);
+        c.builder.tokenizer = options->tokenizer;
         status = forms[form](&c);
     }
     if (has_failed(&c, status, "invalid_grammar")) {

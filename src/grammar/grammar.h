@@ -44,12 +44,16 @@ enum json_whitespace {
     WHITESPACE_FLEXIBLE /* runs of at most LIMIT_GRAMMAR_SPACES between any two tokens */
 };
 
+struct tokenizer;
+
 struct grammar_options {
     bool checks;                     /* else it produces */
     enum json_whitespace whitespace; /* of production */
     const struct clock *clock;       /* NULL: processor time of the calling thread */
     uint64_t max_ns;                 /* of compiling; 0: LIMIT_GRAMMAR_TIME_NS */
     size_t max_bytes;                /* of compiling, twice; 0: LIMIT_GRAMMAR_BYTES */
+    /* Whose control tokens structural tags may ask for; NULL: there are none. */
+    const struct tokenizer *tokenizer;
 };
 
 /* On failure *code is one of "invalid_schema", "unsupported_schema", "invalid_regex",

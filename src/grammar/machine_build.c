@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#define MACHINE_BYTES 1024u /* of a text given as bytes */
+
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 void machine_builder_init(struct machine_builder *builder, struct grammar_budget *budget,
@@ -100,6 +102,51 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
         text->reach = reach;
     }
     return status;
+}
+
+/* State i + 1 has read i of the bytes. */
+static struct dfa *dfa_of_bytes(struct arena *keep, const char *bytes, size_t n)
+{
+    struct dfa *dfa = arena_alloc(keep, sizeof *dfa);
+    uint32_t n_states = (uint32_t)n + 2, n_classes = 1;
+    uint8_t class_of[256] = {0};
+    for (size_t i = 0; i < n; i++)
+        if (class_of[(uint8_t)bytes[i]] == 0)
+            class_of[(uint8_t)bytes[i]] = (uint8_t)n_classes++;
+    uint16_t *next = arena_array(keep, (size_t)n_states * n_classes, sizeof *next);
+    uint8_t *flags = arena_array(keep, n_states, sizeof *flags);
+    if (!dfa || !next || !flags)
+        return NULL;
+    memset(next, 0, (size_t)n_states * n_classes * sizeof *next);
+    memset(flags, 0, n_states);
+    for (uint32_t i = 0; i < n; i++)
+        next[(i + 1) * n_classes + class_of[(uint8_t)bytes[i]]] = (uint16_t)(i + 2);
+    flags[n_states - 1] = DFA_ACCEPTS;
+    *dfa = (struct dfa){.n_states = n_states,
+                        .start = 1,
+                        .n_classes = n_classes,
+                        .max = UNBOUNDED,
+                        .next16 = next,
+                        .flags = flags};
+    memcpy(dfa->class_of, class_of, sizeof class_of);
+    return dfa;
+}
+
+serverd_status machine_builder_bytes(struct machine_builder *builder, const char *bytes, size_t n,
+                                     uint32_t *out, serverd_error *err)
+{
+    if (n > MACHINE_BYTES)
+        return fail(err, SERVERD_TIMEOUT, "grammar: a token of %zu bytes, at most %u allowed", n,
+                    MACHINE_BYTES);
+    struct machine_text *text = machine_table_add(builder, &builder->texts, sizeof *text);
+    struct text_source *kept = machine_table_add(builder, &builder->text_sources, sizeof *kept);
+    struct dfa *dfa = dfa_of_bytes(builder->keep, bytes, n);
+    if (!text || !kept || !dfa)
+        return grammar_budget_memory(err);
+    *text = (struct machine_text){.is_plain = true, .dfa = dfa};
+    *kept = (struct text_source){.set = {.min = UNBOUNDED}, .is_plain = true}; /* as no other */
+    *out = builder->texts.n - 1;
+    return SERVERD_OK;
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
@@ -325,22 +372,52 @@ static serverd_status emit_all(struct planner *p, uint32_t root, uint32_t *out, 
     return status;
 }
 
+/* The document of a schema; failures are the normal form's. */
+static void begin_schema(struct machine_builder *builder, const struct json_value *schema,
+                         struct normal *n, serverd_error *err)
+{
+    struct schema_document *document;
+    *n = (struct normal){.err = err};
+    serverd_status status = schema_document_create(builder->budget, schema, &document, err);
+    if (status == SERVERD_OK)
+        status = normal_init(n, builder->budget, document, builder->produces, err);
+    if (status != SERVERD_OK)
+        normal_failed(n, status, NULL);
+}
+
+serverd_status machine_builder_strings(struct machine_builder *builder,
+                                       const struct json_value *schema,
+                                       const struct string_set **out, uint32_t *n_out,
+                                       const char **code, serverd_error *err)
+{
+    struct normal n;
+    *n_out = 0;
+    begin_schema(builder, schema, &n, err);
+    uint32_t root = normal_ok(&n) ? goal_add(&n, GOAL_TRUE, literal_of_schema(&n, schema)) : 0;
+    if (normal_ok(&n) && root != GOAL_FALSE) {
+        goal_expand(&n, root);
+        *out = n.goals[root]->scalars.strings;
+        *n_out = n.goals[root]->scalars.n_strings;
+    }
+    if (normal_ok(&n) && *n_out == 0)
+        normal_refuse(&n, SERVERD_INVALID, schema, "no string satisfies the schema");
+    *code = n.code;
+    return n.status;
+}
+
 serverd_status machine_builder_schema(struct machine_builder *builder,
                                       const struct json_value *schema, uint32_t *out,
                                       const char **code, serverd_error *err)
 {
-    struct schema_document *document;
-    struct normal n = {0};
+    struct normal n;
     struct planner p = {.n = &n, .builder = builder};
-    serverd_status status = schema_document_create(builder->budget, schema, &document, err);
-    if (status != SERVERD_OK) {
-        n.err = err;
-        normal_failed(&n, status, NULL);
+    serverd_status status = SERVERD_OK;
+    begin_schema(builder, schema, &n, err);
+    if (!normal_ok(&n)) {
         *code = n.code;
-        return status;
+        return n.status;
     }
-    status = normal_init(&n, builder->budget, document, builder->produces, err);
-    if (status == SERVERD_OK && !builder->produces && !builder->number_texts)
+    if (!builder->produces && !builder->number_texts)
         status = number_text_automaton(builder->budget, &builder->number_texts, err);
     if (status != SERVERD_OK)
         normal_failed(&n, status, NULL);

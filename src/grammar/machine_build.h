@@ -21,6 +21,7 @@ struct machine_builder {
     struct machine_table values, arrays, objects, texts, code;
     struct machine_table text_sources; /* what a text was made from, so that it is made once */
     const struct automaton *number_texts;
+    const struct tokenizer *tokenizer; /* of control tokens; NULL: there are none */
 };
 
 void machine_builder_init(struct machine_builder *builder, struct grammar_budget *budget,
@@ -37,6 +38,16 @@ serverd_status machine_builder_text(struct machine_builder *builder, const struc
 serverd_status machine_builder_schema(struct machine_builder *builder,
                                       const struct json_value *schema, uint32_t *out,
                                       const char **code, serverd_error *err);
+
+/* The strings that satisfy a schema, as sets in the budget's arena. Errors as above. */
+serverd_status machine_builder_strings(struct machine_builder *builder,
+                                       const struct json_value *schema,
+                                       const struct string_set **out, uint32_t *n_out,
+                                       const char **code, serverd_error *err);
+
+/* A text of these bytes alone, whatever they are. */
+serverd_status machine_builder_bytes(struct machine_builder *builder, const char *bytes, size_t n,
+                                     uint32_t *out, serverd_error *err);
 
 /* Index of the new instruction; UINT32_MAX: no memory. */
 uint32_t machine_builder_code(struct machine_builder *builder, struct machine_code code);

@@ -8,6 +8,16 @@
  *     triggered_tags {triggers, tags, at_least_one, stop_after_first}
  *     tags_with_separator {tags, separator, at_least_one, stop_after_first}
  *
+ * and, of which calls of tools are made:
+ *     token {token}                     that control token of the vocabulary
+ *     string {schema, stop, is_framed}  a string of the schema as it is, without `stop` in it;
+ *                                       framed: nor what readers of tagged values take off
+ *     members {members: [{content, is_required}], separator}   in order
+ *     repeat {content, separator, min, max}                    separator: a text or a format
+ *     interleaved {triggers, parts: [{begin, content, is_last}]}
+ *                                       free text with parts in it; triggers only begin parts
+ *     text_unless {unless}              any text that begins with none of these, white space apart
+ *
  * Free text goes on to the first trigger in it; then one of the tags that begin with that trigger
  * has to follow. With at_least_one the text may not be over before a tag. As the content of a tag
  * any_text goes on to the first `end`. */

@@ -290,6 +290,33 @@ static void walk_exit(struct walk *walk, const struct frame *top, uint32_t index
     walk_pieces(walk, index);
 }
 
+/* The bytes that may follow if the text of `top` is over, but not here: some of it comes before. */
+static void find_behind(struct walk *walk, const struct frame *top, bool behind[256])
+{
+    struct run *run = &walk->matcher->run;
+    struct frame_set *first = &walk->cache->sets[0], *next = &walk->cache->sets[1];
+    first->n = 0;
+    run->at = (uint32_t)walk->n_bytes + 1;
+    buffer_append_char(&run->bytes, '\0');
+    run_resume(run, top->parent, run->at, first);
+    uint32_t n_frames = run->pool.n;
+    for (unsigned byte = 0; byte < 256 && first->n > 0; byte++) {
+        run->bytes.len = run->at;
+        run_step(run, first, (uint8_t)byte, next);
+        behind[byte] = next->n > 0;
+        frame_pool_release(&run->pool, n_frames);
+    }
+    put_back(walk);
+}
+
+static bool goes_on_with(const struct trie_node *nodes, uint32_t index, const bool bytes[256])
+{
+    for (uint32_t child = index + 1; child < nodes[index].end; child = nodes[child].end)
+        if (bytes[nodes[child].byte])
+            return true;
+    return false;
+}
+
 /* A plain text: tokens that stay inside; then, wherever it may be over within a token, what comes
  * behind it. What comes behind it if it is over already is a top of its own. */
 static bool add_text(struct walk *walk, const struct frame *top)
@@ -302,9 +329,16 @@ static bool add_text(struct walk *walk, const struct frame *top)
     if (!kept)
         return false;
     add_kept(walk, kept);
-    for (size_t word = 0; leaves && word < exit_words(walk->cache->trie); word++)
-        for (uint64_t bits = kept->exits[word]; bits; bits &= bits - 1)
-            walk_exit(walk, top, (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(bits));
+    bool behind[256] = {false};
+    if (leaves)
+        find_behind(walk, top, behind);
+    for (size_t word = 0; leaves && word < exit_words(walk->cache->trie); word++) {
+        for (uint64_t bits = kept->exits[word]; bits; bits &= bits - 1) {
+            uint32_t node = (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(bits);
+            if (goes_on_with(walk->cache->trie->pieces.nodes, node, behind))
+                walk_exit(walk, top, node);
+        }
+    }
     return true;
 }
 

@@ -1,5 +1,6 @@
 #include "grammar/token_trie.h"
 
+#include "base/buffer.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
@@ -184,18 +185,56 @@ serverd_status token_trie_create(const struct text_of_token *texts, uint32_t n_t
     return SERVERD_OK;
 }
 
+/* What a token stands for in the texts of grammars. Marks go into `marks`, which has room. */
+static struct text_of_token text_of(const struct tokenizer *tokenizer, int32_t id,
+                                    struct buffer *marks)
+{
+    struct text_of_token text = {0};
+    text.bytes = tokenizer_piece(tokenizer, id, &text.n);
+    if (!tokenizer_is_control(tokenizer, id)) {
+        bool has_mark = memchr(text.bytes, (uint8_t)TOKEN_MARK_BEGIN, text.n) ||
+                        memchr(text.bytes, (uint8_t)TOKEN_MARK_END, text.n);
+        return has_mark ? (struct text_of_token){0} : text; /* single bytes are tokens, too */
+    }
+    if (tokenizer_is_end(tokenizer, id) || text.n == 0)
+        return (struct text_of_token){0};
+    size_t begin = marks->len;
+    buffer_append_char(marks, TOKEN_MARK_BEGIN);
+    buffer_append(marks, text.bytes, text.n);
+    buffer_append_char(marks, TOKEN_MARK_END);
+    return (struct text_of_token){marks->data + begin, text.n + 2};
+}
+
+static size_t bytes_of_marks(const struct tokenizer *tokenizer, uint32_t n_tokens)
+{
+    size_t bytes = 1;
+    uint32_t n;
+    for (uint32_t id = 0; id < n_tokens; id++) {
+        if (tokenizer_is_control(tokenizer, (int32_t)id)) {
+            (void)tokenizer_piece(tokenizer, (int32_t)id, &n);
+            bytes += (size_t)n + 2;
+        }
+    }
+    return bytes;
+}
+
 serverd_status token_trie_of_tokenizer(const struct tokenizer *tokenizer, struct token_trie **out,
                                        serverd_error *err)
 {
     uint32_t n_tokens = tokenizer_vocabulary(tokenizer)->n_tokens, n_ends;
     const int32_t *ends = tokenizer_end_tokens(tokenizer, &n_ends);
     struct text_of_token *texts = calloc((size_t)n_tokens + 1, sizeof *texts);
-    if (!texts)
-        return fail(err, SERVERD_NOMEM, "tokens: no memory");
-    for (uint32_t id = 0; id < n_tokens; id++)
-        if (!tokenizer_is_control(tokenizer, (int32_t)id))
-            texts[id].bytes = tokenizer_piece(tokenizer, (int32_t)id, &texts[id].n);
-    serverd_status status = token_trie_create(texts, n_tokens, ends, n_ends, out, err);
+    struct buffer marks;
+    buffer_init(&marks, SIZE_MAX / 2);
+    serverd_status status = SERVERD_OK;
+    buffer_reserve(&marks, bytes_of_marks(tokenizer, n_tokens)); /* so that they do not move */
+    if (!texts || marks.is_failed)
+        status = fail(err, SERVERD_NOMEM, "tokens: no memory");
+    for (uint32_t id = 0; id < n_tokens && status == SERVERD_OK; id++)
+        texts[id] = text_of(tokenizer, (int32_t)id, &marks);
+    if (status == SERVERD_OK)
+        status = token_trie_create(texts, n_tokens, ends, n_ends, out, err);
+    buffer_deinit(&marks);
     free(texts);
     return status;
 }

@@ -20,6 +20,11 @@
 
 #define TOKEN_PIECE_MAX 255u /* bytes; longer tokens are in no mask */
 
+/* A control token is spelled as its name between two bytes that no UTF-8 text has: so a grammar can
+ * ask for that token and nothing else can pass for it, and no text of a grammar has it. */
+#define TOKEN_MARK_BEGIN '\xfe'
+#define TOKEN_MARK_END   '\xfd'
+
 struct trie_node {
     uint32_t end;        /* the first node behind this one and all below it */
     uint32_t first_item; /* items of this node: first_item .. the next node's first_item - 1 */
@@ -64,7 +69,7 @@ serverd_status token_trie_create(const struct text_of_token *texts, uint32_t n_t
                                  const int32_t *end_tokens, uint32_t n_end_tokens,
                                  struct token_trie **out, serverd_error *err);
 
-/* The same for a model's tokenizer: without control tokens, which no text contains. */
+/* The same for a model's tokenizer: control tokens as marks, but for end tokens. */
 serverd_status token_trie_of_tokenizer(const struct tokenizer *tokenizer, struct token_trie **out,
                                        serverd_error *err);
 void token_trie_destroy(struct token_trie *trie);

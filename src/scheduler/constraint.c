@@ -120,6 +120,10 @@ static void follow_reasoning(struct constraint *c, const struct tokenizer *token
         c->n_closing = 0;
     reasoning_track_push(&c->track, c->marks, bytes, n, tokenizer_is_control(tokenizer, token));
     c->is_reasoning = was_open || c->track.is_open;
+    if (c->matcher && !was_open && c->track.is_open) { /* the grammar knows nothing of the mark */
+        (void)matcher_rollback(c->matcher, c->track.n_before);
+        c->ids.n = c->n_taken = 0;
+    }
 }
 
 bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, int32_t token)
@@ -150,27 +154,50 @@ bool constraint_is_reasoning(const struct constraint *c)
     return c && c->is_reasoning;
 }
 
-/* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
- * what follows. Done once for each such text, so that the cuts do not depend on who asks when. */
-static void find_forced(struct constraint *c, const struct tokenizer *tokenizer)
+/* Appends the tokens of forced[at..end-1], of which there are no more than the text says; false: a
+ * tokenizer that adds a space in front does not say this text. */
+static bool cut_text(struct constraint *c, const struct tokenizer *tokenizer, size_t at, size_t end)
 {
     serverd_error ignored;
-    uint32_t n_good = 0, n_bytes;
-    size_t at = 0;
+    uint32_t n_good = c->ids.n, n_bytes;
+    if (tokenizer_encode(tokenizer, c->forced.data + at, end - at, 0, &c->ids, &ignored)) {
+        c->ids.n = n_good;
+        return false;
+    }
+    for (; n_good < c->ids.n; n_good++, at += n_bytes) {
+        const char *piece = tokenizer_piece(tokenizer, c->ids.id[n_good], &n_bytes);
+        if (n_bytes == 0 || n_bytes > end - at || memcmp(piece, c->forced.data + at, n_bytes) != 0)
+            break;
+    }
+    bool is_good = n_good == c->ids.n && at == end;
+    c->ids.n = n_good;
+    return is_good;
+}
+
+/* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
+ * what follows, unless it is a control token. Done once for each such text, so that the cuts do not
+ * depend on who asks when. */
+static void find_forced(struct constraint *c, const struct tokenizer *tokenizer)
+{
     buffer_reset(&c->forced);
     c->ids.n = c->n_taken = 0;
     matcher_forced(c->matcher, FORCED_BYTES, &c->forced);
-    if (c->forced.len == 0 || c->forced.is_failed ||
-        tokenizer_encode(tokenizer, c->forced.data, c->forced.len, 0, &c->ids, &ignored))
-        c->ids.n = 0;
-    /* a tokenizer that adds a space in front does not say this text */
-    for (; n_good + 1 < c->ids.n; n_good++, at += n_bytes) {
-        const char *piece = tokenizer_piece(tokenizer, c->ids.id[n_good], &n_bytes);
-        if (n_bytes == 0 || n_bytes > c->forced.len - at ||
-            memcmp(piece, c->forced.data + at, n_bytes) != 0)
-            break;
+    const char *text = c->forced.data;
+    for (size_t at = 0, n = c->forced.is_failed ? 0 : c->forced.len; at < n;) {
+        bool is_mark = text[at] == TOKEN_MARK_BEGIN;
+        const char *stop = memchr(text + at, is_mark ? TOKEN_MARK_END : TOKEN_MARK_BEGIN, n - at);
+        size_t end = stop ? (size_t)(stop - text) + is_mark : n;
+        if (is_mark) {
+            int32_t id = stop ? tokenizer_find(tokenizer, text + at + 1, end - at - 2) : -1;
+            if (id < 0 || !token_list_add(&c->ids, id))
+                return;
+        } else if (!cut_text(c, tokenizer, at, end)) {
+            return;
+        } else if (!stop) {
+            c->ids.n--;
+        }
+        at = end;
     }
-    c->ids.n = n_good;
 }
 
 uint32_t constraint_look_ahead(struct constraint *c, const struct tokenizer *tokenizer,

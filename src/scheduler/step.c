@@ -219,6 +219,8 @@ static void publish(struct engine *engine)
     metrics_set(metrics, METRIC_REQUESTS_RUNNING, engine->n_running);
     metrics_set(metrics, METRIC_REQUESTS_WAITING, atomic_load(&s->n_queued));
     metrics_set(metrics, METRIC_REQUESTS_WAITING_TOKENS, (double)atomic_load(&s->n_queued_tokens));
+    const double rate = atomic_load_explicit(&s->tokens_per_second, memory_order_relaxed);
+    metrics_set(metrics, METRIC_TOKEN_RATE, engine->n_running > 0 ? rate : 0.0);
     metrics_set(metrics, METRIC_BATCH_ROWS, engine->step.n_rows);
     metrics_set(metrics, METRIC_RESERVE_RATIO, engine->reserve_ratio);
     metrics_set(metrics, METRIC_KV_PAGES_TOTAL, cache.n_pages);

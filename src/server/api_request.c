@@ -2,6 +2,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "server/request_class.h"
 #include "server/sampling_fields.h"
 #include "server/server_internal.h"
 
@@ -131,7 +132,7 @@ static const struct field fields[] = {
     {"cache_prompt", FIELD_BOOL, LLAMA, AT(cache_prompt), 0, 0},
     {"return_tokens", FIELD_BOOL, LLAMA, AT(return_tokens), 0, 0},
     {"return_progress", FIELD_BOOL, LLAMA, AT(return_progress), 0, 0},
-    {"timings_per_token", FIELD_BOOL, LLAMA, AT(timings_per_token), 0, 0},
+    {"timings_per_token", FIELD_BOOL, SAMPLE, AT(timings_per_token), 0, 0},
     {"response_fields", FIELD_JSON, LLAMA, AT(response_fields), 0, 0},
     {"lora", FIELD_JSON, LLAMA, AT(lora), 0, 0},
     {"input_prefix", FIELD_JSON, API_INFILL, AT(input_prefix), 0, 0},
@@ -141,13 +142,13 @@ static const struct field fields[] = {
     {"n_keep", FIELD_NOTHING, LLAMA, 0, 0, 0},
     {"n_cache_reuse", FIELD_NOTHING, LLAMA, 0, 0, 0},
     /* accounting and hints */
-    {"user", FIELD_NOTHING, EVERY, 0, 0, 0},
-    {"safety_identifier", FIELD_NOTHING, EVERY, 0, 0, 0},
+    {"user", FIELD_STRING, EVERY, AT(user), 0, 0},
+    {"safety_identifier", FIELD_STRING, EVERY, AT(safety_identifier), 0, 0},
     {"prompt_cache_key", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"cache_salt", FIELD_STRING, EVERY, AT(cache_salt), 0, 0},
     {"store", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"metadata", FIELD_NOTHING, EVERY, 0, 0, 0},
-    {"service_tier", FIELD_NOTHING, EVERY, 0, 0, 0},
+    {"service_tier", FIELD_STRING, EVERY, AT(service_tier), 0, 0},
     {"prediction", FIELD_NOTHING, API_CHAT, 0, 0, 0},
     {"stream_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
     {"include_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
@@ -768,7 +769,6 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     r->skips_special = f->skip_special_tokens;
     r->wants_logprobs = n_logprobs >= 0;
     r->n_top_logprobs = n_logprobs > 0 ? (uint32_t)n_logprobs : 0;
-    r->priority = (int32_t)f->priority;
     r->tenant = r->cache_space = x->tenant;
     r->weight = x->weight;
     if (f->cache_salt)
@@ -780,7 +780,7 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
         return NULL;
     }
     set_sampling(x, f, &r->sampling);
-    if (copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
+    if (request_class_read(f, r, e) && copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
         set_stops(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,

@@ -74,11 +74,12 @@ static bool is_foreign_page(const struct exchange *x)
 
 static bool check_without_keys(struct exchange *x)
 {
+    x->is_admin = x->server->is_local && !is_foreign_page(x);
     if (x->route->scope != SCOPE_ADMIN)
         return true;
     if (!x->server->is_local)
         return refuse_scope(x, "Without API keys this is for servers on loopback only.");
-    return !is_foreign_page(x) || refuse_scope(x, "Without API keys this is not for web pages.");
+    return x->is_admin || refuse_scope(x, "Without API keys this is not for web pages.");
 }
 
 void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e)
@@ -144,6 +145,7 @@ bool auth_check(struct exchange *x)
     if (key) {
         use_key(x, key);
         scopes = key->scopes;
+        x->is_admin = scopes & 1u << SCOPE_ADMIN;
     }
     key_set_unref(keys);
     if (key)

@@ -1,6 +1,7 @@
 #include "server/chat_call.h"
 
 #include "server/chat_prompt.h"
+#include "server/tool_tags.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -67,28 +68,32 @@ static bool make_request(struct exchange *x, struct chat_call *call, int32_t n_l
     return is_good;
 }
 
-/* Calls are held to their form where the family has a grammar for it. */
+/* Calls are held to their notation, and content to the form that is wanted. */
 static bool add_tool_form(struct exchange *x, struct chat_call *call, struct api_error *e)
 {
-    const struct tool_family *family = exchange_model(x)->output.family;
-    if (!call->tools.list)
-        return true;
-    if (call->form.is_set) {
-        api_error_set(e, "unsupported_value", call->form.param,
-                      "%s does not go together with tools here.", call->form.param);
+    const struct served_model *model = exchange_model(x);
+    const struct tool_tags_setup setup = {.use = &call->tools,
+                                          .formats = &model->output,
+                                          .tokenizer = model->tokenizer,
+                                          .form = &call->form};
+    struct tool_tags made;
+    if (exchange_context(x)->options->tool_strict)
+        call->tools.is_strict = true;
+    if (!tool_tags_make(&setup, &made, e))
+        return false;
+    if (!made.tags) {
+        if (!call->tools.list || (call->tools.mode == TOOLS_AUTO && !call->form.is_set))
+            return true;
+        api_error_set(e, "unsupported_value", "tool_choice",
+                      "tool_choice can be auto or none for this model, and its content any text: "
+                      "its calls (%s) have no grammar here.",
+                      model->output.family->name);
         return false;
     }
-    json_t *tags = tool_use_tags(&call->tools, family);
-    bool is_good = tags || call->tools.mode == TOOLS_AUTO;
-    if (tags)
-        is_good = output_form_set_tags(&call->form, tags, "tools", e);
-    else if (!is_good)
-        api_error_set(e, "unsupported_value", "tool_choice",
-                      "tool_choice can be auto or none for this model, whose calls (%s) have no "
-                      "grammar here.",
-                      family->name);
-    call->trusts_calls = tags && is_good;
-    json_decref(tags);
+    bool is_good = output_form_set_tags(&call->form, made.tags, "tools", e);
+    call->trusts_calls = call->tools.list && is_good;
+    call->are_exact = made.are_exact && is_good;
+    json_decref(made.tags);
     return is_good;
 }
 
@@ -148,6 +153,9 @@ struct output_setup chat_call_output(const struct exchange *x, const struct chat
         .trusts_calls = call->trusts_calls,
         .max_calls = call->tools.max_calls,
         .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,
-        .types = {tool_parameter_is_string, tool_is_known, call->tools.list},
+        .types = {.is_string = tool_parameter_is_string,
+                  .is_known = tool_is_known,
+                  .user = call->tools.list,
+                  .are_exact = call->are_exact},
     };
 }

@@ -15,6 +15,7 @@ struct chat_call {
     struct request *request;
     const struct stream_format *format; /* NULL: all of the output is content */
     bool trusts_calls;                  /* a grammar makes sure that calls are whole */
+    bool are_exact;                     /* and that their values are, as in tool_types */
     bool is_reasoning_open;             /* the prompt ends inside a block of reasoning */
 };
 

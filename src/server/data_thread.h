@@ -1,5 +1,6 @@
-/* The thread that has --data-path: files (file_store.h) and their index. It does what endpoints
- * ask of them, one job at a time and in order, and tidies up in between. */
+/* The thread that has --data-path: files (file_store.h), batches (batch_run.h) and their index. It
+ * does what endpoints ask of them, one job at a time and in order; in between it takes batches on,
+ * whose lines it hands over as detached requests (detached.h), and tidies up. */
 #ifndef SERVER_DATA_THREAD_H
 #define SERVER_DATA_THREAD_H
 
@@ -22,6 +23,7 @@ bool data_thread_put(struct data_thread *data, struct exchange *x,
 
 /* What a job has. */
 struct file_store *data_thread_files(struct data_thread *data);
+struct batches *data_thread_batches(struct data_thread *data);
 const struct clock *data_thread_clock(const struct data_thread *data);
 /* An error of the store as a reply; what is the server's fault is logged. */
 void data_thread_error(struct data_thread *data, const serverd_error *err, struct api_error *e);

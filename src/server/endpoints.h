@@ -25,6 +25,7 @@ void endpoint_messages(struct exchange *x);
 void endpoint_count_tokens(struct exchange *x);
 /* sglang.c */
 void endpoint_generate(struct exchange *x);
+void endpoint_abort_request(struct exchange *x);
 /* llama.c */
 void endpoint_llama_completion(struct exchange *x);
 void endpoint_infill(struct exchange *x);
@@ -40,6 +41,11 @@ void endpoint_files_create(struct exchange *x);
 void endpoint_files_list(struct exchange *x);
 void endpoint_files_get(struct exchange *x);
 void endpoint_files_delete(struct exchange *x);
+/* batches.c */
+void endpoint_batches_create(struct exchange *x);
+void endpoint_batches_list(struct exchange *x);
+void endpoint_batches_get(struct exchange *x);
+void endpoint_batches_cancel(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);
@@ -60,6 +66,8 @@ void endpoint_slots(struct exchange *x);
 void endpoint_model_info(struct exchange *x);
 void endpoint_props(struct exchange *x);
 void endpoint_tokenizer_info(struct exchange *x);
+/* health_generate.c */
+void endpoint_health_generate(struct exchange *x);
 /* health.c */
 void endpoint_health(struct exchange *x);
 void endpoint_live(struct exchange *x);

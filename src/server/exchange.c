@@ -395,6 +395,14 @@ static bool submit_all(struct exchange *x, struct request **requests, uint32_t n
     return true;
 }
 
+/* Others may cancel it from now on. */
+static void allow_cancel(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->server->lock);
+    x->may_be_cancelled = true;
+    (void)pthread_mutex_unlock(&x->server->lock);
+}
+
 /* False: no memory. */
 static bool begin_generating(struct exchange *x, uint32_t n_requests,
                              const struct reply_encoder *encoder, void *state, bool is_stream)
@@ -404,7 +412,29 @@ static bool begin_generating(struct exchange *x, uint32_t n_requests,
     x->is_stream = is_stream;
     x->phase = PHASE_GENERATING;
     x->request_ids = calloc(max_size(n_requests, 1), sizeof *x->request_ids);
+    if (x->request_ids)
+        allow_cancel(x);
     return x->request_ids != NULL;
+}
+
+static bool is_wanted(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    bool is_wanted = !x->is_gone && !x->is_aborted && !x->is_cancelled;
+    (void)pthread_mutex_unlock(&x->lock);
+    return is_wanted;
+}
+
+/* Who cancelled while requests were being submitted could not know all of them. */
+static void cancel_unwanted(struct exchange *x)
+{
+    if (!is_wanted(x))
+        cancel_all(x);
+}
+
+static void cancelled_error(struct api_error *e)
+{
+    api_error_set(e, "bad_request", NULL, "The request was aborted.");
 }
 
 static void destroy_requests(struct request **requests, uint32_t n)
@@ -430,6 +460,8 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
         (void)pthread_mutex_unlock(&x->lock);
         cancel_all(x);
         exchange_fail(x, &e);
+    } else {
+        cancel_unwanted(x);
     }
     destroy_requests(requests, n_requests);
 }
@@ -463,23 +495,19 @@ static void end_preparation(struct exchange *x, const struct api_error *e)
         worker_ring(worker);
 }
 
-static bool is_wanted(struct exchange *x)
-{
-    (void)pthread_mutex_lock(&x->lock);
-    bool is_wanted = !x->is_gone && !x->is_aborted;
-    (void)pthread_mutex_unlock(&x->lock);
-    return is_wanted;
-}
-
 static void prepare(struct exchange *x, bool is_stopping)
 {
     const struct exchange_preparation *p = &x->preparation;
     struct api_error e;
     bool is_good = !is_stopping && is_wanted(x);
-    if (!is_good)
+    if (is_stopping)
         api_error_set(&e, "draining", NULL, "The server takes no new requests now.");
+    else if (!is_good)
+        cancelled_error(&e);
     is_good = is_good && p->prepare(p->context, x, x->prepared, x->n_prepared, &e) &&
               submit_all(x, x->prepared, x->n_prepared, &e);
+    if (is_good)
+        cancel_unwanted(x);
     destroy_requests(x->prepared, x->n_prepared);
     x->prepared = NULL;
     p->drop(p->context);
@@ -690,6 +718,40 @@ void exchange_abandon(struct exchange *x)
         cancel_all(x);
 }
 
+/* ---- cancelling by name -------------------------------------------------------------------------
+ */
+
+void exchange_set_body_id(struct exchange *x, const char *id)
+{
+    if (strlen(id) < sizeof x->body_id)
+        (void)snprintf(x->body_id, sizeof x->body_id, "%s", id);
+}
+
+static bool is_meant(const struct exchange *x, const char *id, uint64_t tenant, bool any_tenant)
+{
+    return x->may_be_cancelled && !x->is_detached && (any_tenant || x->tenant == tenant) &&
+           (!id || strcmp(x->request_id, id) == 0 || strcmp(x->body_id, id) == 0);
+}
+
+uint32_t exchange_cancel_others(struct server *server, const char *id, uint64_t tenant,
+                                bool any_tenant)
+{
+    uint32_t n = 0;
+    (void)pthread_mutex_lock(&server->lock);
+    for (struct exchange *x = server->live; x; x = x->next_live) {
+        if (!is_meant(x, id, tenant, any_tenant))
+            continue;
+        (void)pthread_mutex_lock(&x->lock);
+        const bool is_running = x->n_open > 0 && !x->is_gone && !x->is_aborted;
+        x->is_cancelled = true;
+        (void)pthread_mutex_unlock(&x->lock);
+        n += is_running;
+        cancel_all(x);
+    }
+    (void)pthread_mutex_unlock(&server->lock);
+    return n;
+}
+
 /* ---- events: HTTP thread
  * ------------------------------------------------------------------------- */
 
@@ -710,14 +772,15 @@ static void encode(struct exchange *x, struct event *event)
 {
     if (x->is_ended)
         return;
-    if (event->kind == EVENT_END && (event->status != SERVERD_OK || event->is_cancelled)) {
+    const bool is_refused = event->is_cancelled && !x->encoder.shows_cancel;
+    if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused)) {
         struct api_error e;
         if (x->job_error.http_status != 0)
             e = x->job_error;
         else if (event->status != SERVERD_OK)
             end_error(x, event, &e);
         else
-            api_error_set(&e, "internal_error", NULL, "The request was cancelled.");
+            cancelled_error(&e);
         exchange_set_error(x, &e);
         return;
     }

@@ -66,6 +66,10 @@ const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);
 uint64_t exchange_arrival_ns(const struct exchange *x);
 
+/* The id that the body gives the request, by which it can be cancelled; before it is handed on. One
+ * that is too long is none. */
+void exchange_set_body_id(struct exchange *x, const char *id);
+
 /* A number of the query string, least..most; *value stays as it is if there is none of that name.
  * False: e says what is wrong with it. */
 bool exchange_query_u32(const struct exchange *x, const char *name, uint32_t least, uint32_t most,
@@ -97,6 +101,10 @@ struct reply_encoder {
     /* A stream that has begun fails: the error frame and the end mark. */
     void (*on_error)(void *state, const struct api_error *e, struct buffer *out);
     void (*destroy)(void *state);
+    /* A request that another one cancelled ends well, too; EVENT_END says it. Else that is an
+     * error.
+     */
+    bool shows_cancel;
 };
 
 /* Submit all requests (all or none) and reply with what the encoder makes of their events. If

@@ -106,12 +106,24 @@ void endpoint_version(struct exchange *x)
     reply_text(x, 200, "application/json", "{\"version\":\"" PROJECT_VERSION "\"}");
 }
 
+/* Of the first configured model; "" before it is known. */
+static const char *default_model(struct server *server)
+{
+    struct model_set *set = &server->models;
+    (void)pthread_mutex_lock(&set->mutex);
+    const char *name = set->n > 0 ? set->entries[0]->config.name : "";
+    (void)pthread_mutex_unlock(&set->mutex);
+    return name; /* it outlives the server */
+}
+
 void endpoint_metrics(struct exchange *x)
 {
     struct buffer body;
     buffer_init(&body, 4 * MIB);
     metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
     metrics_render(x->server->context.metrics, &body);
+    if (x->server->context.options->metrics_compat)
+        metrics_render_compat(x->server->context.metrics, default_model(x->server), &body);
     exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
 

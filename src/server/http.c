@@ -363,16 +363,19 @@ static void look_at_request(struct exchange *x, const char *method)
         request_refuse_without_model(x);
 }
 
-/* A form goes to the disk as it comes. */
-static void begin_upload(struct exchange *x)
+/* A form goes to the disk as it comes. True: there is one, and it is refused. */
+static bool begin_upload(struct exchange *x)
 {
     struct data_thread *data = x->server->data;
+    if (x->refusal.http_status != 0 || !x->route || !(x->route->flags & FORM_BODY))
+        return false;
     if (data)
         x->upload = upload_create(x->mhd, data_thread_files(data),
                                   x->server->context.options->max_file, &x->refusal);
     else
         api_error_set(&x->refusal, "feature_disabled", NULL,
                       "This server keeps no files: it has no --data-path.");
+    return x->refusal.http_status != 0;
 }
 
 /* First call. */
@@ -385,10 +388,8 @@ static enum MHD_Result take_head(struct exchange *x, const char *method, const c
     if (policy_refuses_head(x, method, version))
         return queue_refusal(x);
     look_at_request(x, method);
-    if (policy_refuses_body(x))
+    if (policy_refuses_body(x) || (begin_upload(x) && policy_refuses_body(x)))
         return queue_refusal(x);
-    if (x->refusal.http_status == 0 && x->route && (x->route->flags & FORM_BODY))
-        begin_upload(x);
     set_times(x, 0, clock_now_ns(x->server->context.clock));
     return MHD_YES;
 }

@@ -2,6 +2,7 @@
 
 #include "base/numeric.h"
 #include "server/llama_settings.h"
+#include "server/timings.h"
 #include "text/detokenizer.h"
 
 #include <math.h>
@@ -140,28 +141,19 @@ static double milliseconds(uint64_t from_ns, uint64_t to_ns)
     return from_ns > 0 && to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-6 : 0.0;
 }
 
-/* Members "NAME_n", "NAME_ms" and what follows from them. */
-static void write_rate(const char *name, uint32_t n, double ms, struct buffer *out)
-{
-    buffer_printf(out, ",\"%s_n\":%u,\"%s_ms\":", name, n, name);
-    buffer_append_f64(out, ms);
-    buffer_printf(out, ",\"%s_per_token_ms\":", name);
-    buffer_append_f64(out, n > 0 ? ms / n : 0.0);
-    buffer_printf(out, ",\"%s_per_second\":", name);
-    buffer_append_f64(out, ms > 0 ? n * 1e3 / ms : 0.0);
-}
-
 static void write_timings(const struct llama_reply *r, const struct prompt *p,
                           const struct choice *c, struct buffer *out)
 {
     const struct request_times *t = &p->times;
-    const uint64_t end_ns = t->end_ns ? t->end_ns : clock_now_ns(r->clock);
-    const uint64_t first_ns = t->first_token_ns ? t->first_token_ns : end_ns;
-    const uint64_t begin_ns = t->admitted_ns ? t->admitted_ns : r->begin_ns; /* not known yet */
-    buffer_printf(out, ",\"timings\":{\"cache_n\":%u", p->n_cached);
-    write_rate("prompt", p->n - p->n_cached, milliseconds(begin_ns, first_ns), out);
-    write_rate("predicted", c->n_output, milliseconds(first_ns, end_ns), out);
-    buffer_append_char(out, '}');
+    const struct timings timings = {
+        .n_prompt = p->n,
+        .n_cached = p->n_cached,
+        .n_output = c->n_output,
+        .begin_ns = t->admitted_ns ? t->admitted_ns : r->begin_ns, /* not known before the end */
+        .first_token_ns = t->first_token_ns,
+        .end_ns = t->end_ns ? t->end_ns : clock_now_ns(r->clock)};
+    buffer_append_str(out, ",\"timings\":");
+    timings_write(&timings, out);
 }
 
 static void write_probabilities(const struct choice *c, const struct llama_reply *r,

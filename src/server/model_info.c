@@ -72,7 +72,7 @@ void endpoint_props(struct exchange *x)
     buffer_printf(&body, "},\"total_slots\":%u,\"model_alias\":", (uint32_t)options->max_running);
     append_text(&body, model->name);
     buffer_append_str(&body, ",\"model_path\":");
-    append_text(&body, options->model_path);
+    append_text(&body, model->path);
     buffer_append_str(&body, ",\"chat_template\":");
     append_text(&body, model->chat_template_source);
     buffer_append_str(&body, ",\"modalities\":{\"vision\":false,\"audio\":false},"

@@ -256,7 +256,7 @@ static void *serve(void *context)
 serverd_status model_set_start(struct model_set *set, serverd_error *err)
 {
     set->memory_bytes = options_of(set)->models_memory;
-    if (set->memory_bytes == 0 && set->n > 1)
+    if (set->memory_bytes == 0 && (set->n > 1 || options_of(set)->models_path))
         set->memory_bytes = (uint64_t)(MEMORY_SHARE * (double)memory_available());
     (void)pthread_mutex_lock(&set->mutex);
     if (set->n > 0)

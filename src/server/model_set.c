@@ -109,7 +109,7 @@ static bool is_name_of(const struct model_entry *entry, const char *name, size_t
 static struct model_entry *find_id(const struct model_set *set, const char *name, size_t n)
 {
     for (uint32_t i = 0; i < set->n; i++)
-        if (is_name_of(set->entries[i], name, n))
+        if (!set->entries[i]->is_missing && is_name_of(set->entries[i], name, n))
             return set->entries[i];
     return NULL;
 }
@@ -138,9 +138,23 @@ struct model_entry *model_set_find(struct model_set *set, const char *name)
     for (const char *colon = strchr(name, ':'); colon && !entry; colon = strchr(colon + 1, ':'))
         entry = find_id(set, name, (size_t)(colon - name));
     for (uint32_t i = 0; i < set->n && !entry; i++)
-        if (has_adapter(set->entries[i], name))
+        if (!set->entries[i]->is_missing && has_adapter(set->entries[i], name))
             entry = set->entries[i];
     return entry;
+}
+
+void model_set_mark(struct model_set *set, const char *name, bool is_there)
+{
+    (void)pthread_mutex_lock(&set->mutex);
+    for (uint32_t i = 1; i < set->n; i++) {
+        struct model_entry *entry = set->entries[i];
+        if (entry->is_missing == !is_there || strcmp(entry->config.name, name) != 0)
+            continue;
+        entry->is_missing = !is_there;
+        if (!is_there)
+            (void)model_set_unload(set, entry);
+    }
+    (void)pthread_mutex_unlock(&set->mutex);
 }
 
 /* ---- requests ----------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ struct model_entry {
     uint64_t bytes;  /* that it was granted */
     bool is_wanted;  /* to be loaded */
     bool is_refused; /* to leave as soon as it is loaded */
+    bool is_missing; /* what it is made of has gone: nobody finds it */
     uint64_t wanted_ns, retry_ns;
     serverd_error error; /* of the last load, if it failed */
 };
@@ -71,6 +72,10 @@ serverd_status model_set_add(struct model_set *set, const struct model_config *c
 /* A model that somebody else opened, and closes after the set. It is the default if it is the
  * first. */
 void model_set_publish(struct model_set *set, const struct served_model *served);
+
+/* Its file or folder is there, or has gone: then nobody finds it any more, and it leaves. Not of
+ * the default. */
+void model_set_mark(struct model_set *set, const char *name, bool is_there);
 
 /* ---- requests ---- */
 

@@ -163,7 +163,8 @@ static void add_models(struct list *list)
     struct model_set *set = &list->x->server->models;
     (void)pthread_mutex_lock(&set->mutex);
     for (uint32_t i = 0; i < set->n; i++)
-        add_model(list, set->entries[i]);
+        if (!set->entries[i]->is_missing)
+            add_model(list, set->entries[i]);
     (void)pthread_mutex_unlock(&set->mutex);
 }
 

@@ -29,6 +29,11 @@ static void generate(struct exchange *x, struct chat_call *call, int32_t n_logpr
                                              .n_prompts = 1,
                                              .n_prompt_tokens = call->request->n_prompt};
     struct openai_reply *reply = openai_reply_create(&setup);
+    if (reply &&
+        !openai_reply_set_prompt(reply, 0, call->request->prompt, call->request->n_prompt)) {
+        openai_reply_destroy(reply);
+        reply = NULL;
+    }
     if (reply) {
         chat_call_generate(x, call, &openai_reply_encoder, reply);
         return;

@@ -215,11 +215,13 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, struc
 static void write_tail(const struct openai_reply *reply, struct buffer *out)
 {
     openai_write_prompt_logprobs(reply, &reply->prompts[0], out);
+    openai_write_prompt_ids(reply, &reply->prompts[0], out);
 }
 
 const struct choice_shape openai_chat_choice = {.id_prefix = "chatcmpl-",
                                                 .object = "chat.completion",
                                                 .chunk_object = "chat.completion.chunk",
+                                                .has_one_prompt = true,
                                                 .decided = on_decided,
                                                 .add_logprobs = add_logprobs,
                                                 .write_chunks = write_chunks,

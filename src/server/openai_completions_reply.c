@@ -51,6 +51,8 @@ static void write_chunks(struct openai_reply *reply, uint32_t index, struct buff
     write_logprobs(reply, prompt, choice, out);
     openai_write_finish(reply, choice, is_last, out);
     openai_write_token_ids(reply, choice, out);
+    if (!choice->has_begun)
+        openai_write_prompt_ids(reply, &reply->prompts[index / reply->n_choices], out);
     buffer_append_char(out, '}');
     openai_end_chunk(reply, out);
     choice->has_begun = true;
@@ -69,6 +71,7 @@ static void write_choice(const struct openai_reply *reply, uint32_t index, struc
     openai_write_finish(reply, choice, true, out);
     openai_write_token_ids(reply, choice, out);
     openai_write_prompt_logprobs(reply, &reply->prompts[index / reply->n_choices], out);
+    openai_write_prompt_ids(reply, &reply->prompts[index / reply->n_choices], out);
 }
 
 const struct choice_shape openai_completion_choice = {.id_prefix = "cmpl-",
@@ -81,13 +84,15 @@ const struct choice_shape openai_completion_choice = {.id_prefix = "cmpl-",
 bool openai_reply_set_prompt(struct openai_reply *reply, uint32_t i, const int32_t *ids, uint32_t n)
 {
     struct prompt *prompt = &reply->prompts[i];
-    if (!reply->is_echo)
+    if (!reply->is_echo && !reply->fields.return_token_ids)
         return true;
     prompt->ids = calloc(max_size(n, 1), sizeof *ids);
     if (!prompt->ids)
         return false;
     memcpy(prompt->ids, ids, n * sizeof *ids);
     prompt->n = n;
+    if (!reply->is_echo)
+        return true;
     /* the text as the detokenizer of the answer would show it */
     struct detokenizer detokenizer;
     detokenizer_init(&detokenizer, reply->model->tokenizer, reply->fields.skip_special_tokens);

@@ -1,6 +1,8 @@
 #include "server/openai_reply_internal.h"
 
 #include "base/numeric.h"
+#include "server/request_class.h"
+#include "server/timings.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +52,9 @@ static void make_head(struct openai_reply *reply)
     const char *adapter = api_adapter_name(reply->model, reply->fields.model);
     const char *name = adapter ? adapter : reply->model->name;
     buffer_append_json_string(&reply->head, name, strlen(name));
+    const char *tier = request_class_tier(&reply->fields);
+    if (tier)
+        buffer_printf(&reply->head, ",\"service_tier\":\"%s\"", tier);
     buffer_printf(&reply->head, ",\"system_fingerprint\":\"%s\",\"choices\":[",
                   reply->model->fingerprint);
 }
@@ -98,7 +103,9 @@ struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup)
     (void)openai_read_stream_options(&reply->fields, &reply->include_usage,
                                      &reply->continuous_usage, &ignored);
     api_make_id(reply->shape->id_prefix, reply->id);
-    reply->created = clock_wall_seconds(exchange_context(setup->exchange)->clock);
+    reply->clock = exchange_context(setup->exchange)->clock;
+    reply->times.arrival_ns = exchange_arrival_ns(setup->exchange);
+    reply->created = clock_wall_seconds(reply->clock);
     buffer_init(&reply->head, MIB);
     make_head(reply);
     reply->prompts = calloc(setup->n_prompts, sizeof *reply->prompts);
@@ -215,6 +222,32 @@ void openai_write_prompt_logprobs(const struct openai_reply *reply, const struct
         buffer_printf(out, ",\"prompt_logprobs\":[%s]", buffer_str(&prompt->scores));
 }
 
+void openai_write_prompt_ids(const struct openai_reply *reply, const struct prompt *prompt,
+                             struct buffer *out)
+{
+    if (!reply->fields.return_token_ids)
+        return;
+    buffer_append_str(out, ",\"prompt_token_ids\":[");
+    for (uint32_t i = 0; i < prompt->n; i++)
+        buffer_printf(out, "%s%d", i > 0 ? "," : "", prompt->ids[i]);
+    buffer_append_char(out, ']');
+}
+
+static void write_timings(const struct openai_reply *reply, struct buffer *out)
+{
+    const struct request_times *t = &reply->times;
+    const struct timings timings = {.n_prompt = reply->n_prompt_tokens,
+                                    .n_cached = reply->n_cached,
+                                    .n_output = reply->n_drawn,
+                                    .begin_ns = t->admitted_ns ? t->admitted_ns : t->arrival_ns,
+                                    .first_token_ns = t->first_token_ns,
+                                    .end_ns = t->end_ns ? t->end_ns : clock_now_ns(reply->clock)};
+    if (!reply->fields.timings_per_token)
+        return;
+    buffer_append_str(out, ",\"timings\":");
+    timings_write(&timings, out);
+}
+
 const struct prompt *openai_echoed_prompt(const struct openai_reply *reply, uint32_t index)
 {
     return reply->is_echo ? &reply->prompts[index / reply->n_choices] : NULL;
@@ -222,9 +255,13 @@ const struct prompt *openai_echoed_prompt(const struct openai_reply *reply, uint
 
 /* ---- chunks ---- */
 
-void openai_end_chunk(const struct openai_reply *reply, struct buffer *out)
+void openai_end_chunk(struct openai_reply *reply, struct buffer *out)
 {
     buffer_append_char(out, ']');
+    if (reply->shape->has_one_prompt && !reply->has_shown_prompt)
+        openai_write_prompt_ids(reply, &reply->prompts[0], out);
+    reply->has_shown_prompt = true;
+    write_timings(reply, out);
     if (reply->include_usage) {
         buffer_append_str(out, ",\"usage\":");
         if (reply->continuous_usage)
@@ -280,7 +317,7 @@ static void on_prompt_logprobs(struct openai_reply *reply, const struct event *e
     if (reply->fields.prompt_logprobs != API_UNSET)
         prompt_logprob_write(&reply->style, event->logprobs,
                              (uint32_t)reply->fields.prompt_logprobs, &prompt->scores);
-    if (event->index >= prompt->n || reply->n_logprobs < 0)
+    if (!reply->is_echo || event->index >= prompt->n || reply->n_logprobs < 0)
         return;
     clip_top(reply, event);
     logprob_text_add(&prompt->logprobs, &reply->style, token, event->logprobs,
@@ -302,6 +339,9 @@ static void on_token(struct openai_reply *reply, uint32_t index, const struct ev
     struct choice *choice = &reply->choices[index];
     begin_offsets(reply, index);
     choice->n_tokens++;
+    reply->n_drawn++;
+    if (reply->times.first_token_ns == 0)
+        reply->times.first_token_ns = clock_now_ns(reply->clock);
     if (event->logprobs)
         choice->logprob += event->logprobs->chosen.logprob;
     clip_top(reply, event);
@@ -330,6 +370,20 @@ static void on_finish(struct openai_reply *reply, uint32_t index, const struct e
     mark_dirty(reply, index);
 }
 
+static void keep_first(uint64_t *first_ns, uint64_t at_ns)
+{
+    if (at_ns > 0 && (*first_ns == 0 || at_ns < *first_ns))
+        *first_ns = at_ns;
+}
+
+static void add_times(struct request_times *all, const struct request_times *times)
+{
+    keep_first(&all->admitted_ns, times->admitted_ns);
+    keep_first(&all->first_token_ns, times->first_token_ns);
+    if (times->end_ns > all->end_ns)
+        all->end_ns = times->end_ns;
+}
+
 static void reply_on_event(void *state, struct event *event, struct buffer *out)
 {
     struct openai_reply *reply = state;
@@ -353,6 +407,7 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
     case EVENT_END:
         if (!reply->continuous_usage)
             reply->n_output += event->n_output;
+        add_times(&reply->times, &event->times);
         break;
     default:
         break;
@@ -430,6 +485,7 @@ static void reply_on_end(void *state, struct buffer *out)
         reply->shape->write_tail(reply, out);
     buffer_append_str(out, ",\"usage\":");
     write_usage(reply, out);
+    write_timings(reply, out);
     buffer_append_char(out, '}');
 }
 

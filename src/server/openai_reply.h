@@ -24,7 +24,7 @@ struct openai_reply_setup {
 struct openai_reply *openai_reply_create(const struct openai_reply_setup *setup);
 void openai_reply_destroy(struct openai_reply *reply);
 
-/* The ids of prompt i, for echo. Copied. */
+/* The ids of prompt i, for echo and return_token_ids. Copied. False: no memory. */
 bool openai_reply_set_prompt(struct openai_reply *reply, uint32_t i, const int32_t *ids,
                              uint32_t n);
 

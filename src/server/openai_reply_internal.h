@@ -49,11 +49,17 @@ struct openai_reply {
     uint32_t n_dirty;
     struct buffer head; /* of each chunk or the whole reply, up to the choices */
     uint64_t n_prompt_tokens, n_cached, n_output, n_reasoning;
+    bool has_shown_prompt; /* a chat's stream: its ids have been sent */
+    /* Of all requests, for "timings": as seen from here until their ends say it. */
+    const struct clock *clock;
+    uint64_t n_drawn; /* tokens so far */
+    struct request_times times;
 };
 
 /* What chats and completions do differently. */
 struct choice_shape {
     const char *id_prefix, *object, *chunk_object;
+    bool has_one_prompt; /* its ids stand beside the choices, not in them */
     /* As in struct output_setup, with the choice as its user; NULL: nobody asks. */
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);
     /* The log probabilities of a token of the output; the event has some. */
@@ -71,7 +77,7 @@ extern const struct choice_shape openai_chat_choice, openai_completion_choice;
 
 /* A frame up to the index of its choice, and from behind the choice on. */
 void openai_begin_chunk(const struct openai_reply *reply, uint32_t index, struct buffer *out);
-void openai_end_chunk(const struct openai_reply *reply, struct buffer *out);
+void openai_end_chunk(struct openai_reply *reply, struct buffer *out);
 
 /* Members of a choice, each with the comma before it. is_last: the choice has ended. */
 void openai_write_finish(const struct openai_reply *reply, const struct choice *choice,
@@ -80,6 +86,9 @@ void openai_write_token_ids(const struct openai_reply *reply, const struct choic
                             struct buffer *out);
 void openai_write_prompt_logprobs(const struct openai_reply *reply, const struct prompt *prompt,
                                   struct buffer *out);
+
+void openai_write_prompt_ids(const struct openai_reply *reply, const struct prompt *prompt,
+                             struct buffer *out);
 
 /* The prompt that stands in front of the choice's text; NULL: it does not. */
 const struct prompt *openai_echoed_prompt(const struct openai_reply *reply, uint32_t index);

@@ -171,15 +171,13 @@ void endpoint_flush_cache(struct exchange *x)
 /* ---- load ---------------------------------------------------------------------------------------
  */
 
-static void on_loads_end(void *state, struct buffer *out)
+static void write_load(const struct served_model *model, double n_cached, double n_computed,
+                       struct buffer *out)
 {
-    const struct operation_reply *reply = state;
-    const struct cache_use *use = &reply->inspection->totals.use;
-    const double n_prompt = (double)use->n_cached + (double)use->n_computed;
     struct engine_status s;
-    engine_status(reply->model->engine, &s);
-    buffer_append_str(out, "{\"loads\":[{\"model\":");
-    append_text(out, reply->model->name);
+    engine_status(model->engine, &s);
+    buffer_append_str(out, "{\"model\":");
+    append_text(out, model->name);
     buffer_printf(out,
                   ",\"num_running_reqs\":%u,\"num_waiting_reqs\":%u,\"waiting_tokens\":%" PRIu64
                   ",\"token_usage\":",
@@ -188,8 +186,29 @@ static void on_loads_end(void *state, struct buffer *out)
     buffer_append_str(out, ",\"gen_throughput\":");
     buffer_append_f64(out, s.tokens_per_second);
     buffer_append_str(out, ",\"cache_hit_rate\":");
-    buffer_append_f64(out, n_prompt > 0 ? (double)use->n_cached / n_prompt : 0.0);
-    buffer_printf(out, "}],\"timestamp\":%" PRId64 "}",
+    buffer_append_f64(out, n_cached > 0 ? n_cached / (n_cached + n_computed) : 0.0);
+    buffer_append_char(out, '}');
+}
+
+/* The model whose engine was asked, and what others' engines count anyway. */
+static void on_loads_end(void *state, struct buffer *out)
+{
+    const struct operation_reply *reply = state;
+    const struct cache_use *use = &reply->inspection->totals.use;
+    struct model_set *set = &reply->x->server->models;
+    buffer_append_str(out, "{\"loads\":[");
+    write_load(reply->model, (double)use->n_cached, (double)use->n_computed, out);
+    (void)pthread_mutex_lock(&set->mutex);
+    for (uint32_t i = 0; i < set->n; i++) {
+        const struct model_entry *entry = set->entries[i];
+        if (!entry->served || entry->served == reply->model)
+            continue;
+        buffer_append_char(out, ',');
+        write_load(entry->served, metrics_get(entry->config.metrics, METRIC_CACHED_TOKENS),
+                   metrics_get(entry->config.metrics, METRIC_COMPUTED_TOKENS), out);
+    }
+    (void)pthread_mutex_unlock(&set->mutex);
+    buffer_printf(out, "],\"timestamp\":%" PRId64 "}",
                   clock_wall_seconds(exchange_context(reply->x)->clock));
 }
 

@@ -155,6 +155,12 @@ bool output_form_set_tags(struct output_form *form, const json_t *tags, const ch
                           struct api_error *e)
 {
     struct finder f = {.out = form, .e = e};
+    char kept[sizeof form->param];
+    memcpy(kept, form->param, sizeof kept);
+    param = form->is_set ? kept : param;
+    free(form->text);
+    form->text = NULL;
+    form->is_set = false;
     found(&f, GRAMMAR_TAGS, param, tags);
     return !f.is_failed;
 }
@@ -195,7 +201,8 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
 {
     const struct server_context *context = exchange_context(x);
     const struct grammar_options options = {.whitespace = form->whitespace,
-                                            .clock = context->clock};
+                                            .clock = context->clock,
+                                            .tokenizer = exchange_model(x)->tokenizer};
     const char *code = NULL;
     serverd_error err;
     serverd_status status =

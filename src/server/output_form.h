@@ -20,7 +20,8 @@ bool output_form_read(const struct api_fields *fields, struct output_form *out,
                       struct api_error *e);
 void output_form_release(struct output_form *form);
 
-/* The form of structural tags that something else than a field asks for; param: what. False: *e. */
+/* Instead of its form that of structural tags; param: the field that asks for it, if there was no
+ * form. False: *e. */
 bool output_form_set_tags(struct output_form *form, const json_t *tags, const char *param,
                           struct api_error *e);
 

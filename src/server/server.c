@@ -246,6 +246,17 @@ serverd_status server_start_models(struct server *server, serverd_error *err)
     return model_set_start(&server->models, err);
 }
 
+serverd_status server_add_model(struct server *server, const struct model_config *config,
+                                serverd_error *err)
+{
+    return model_set_add(&server->models, config, err);
+}
+
+void server_mark_model(struct server *server, const char *name, bool is_there)
+{
+    model_set_mark(&server->models, name, is_there);
+}
+
 bool server_stop_models(struct server *server)
 {
     return model_set_stop(&server->models);

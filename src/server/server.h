@@ -37,6 +37,12 @@ serverd_status server_start_models(struct server *server, serverd_error *err);
  */
 bool server_stop_models(struct server *server);
 
+/* A model that has appeared while the server runs; whether what one is made of is there, which
+ * decides if requests find it. Any thread. */
+serverd_status server_add_model(struct server *server, const struct model_config *config,
+                                serverd_error *err);
+void server_mark_model(struct server *server, const char *name, bool is_there);
+
 void server_set_progress(struct server *server, double share); /* of loading the default, 0..1 */
 /* A model that the caller has opened, and closes after the server. */
 void server_publish(struct server *server, const struct served_model *model);

@@ -110,6 +110,8 @@ struct exchange {
     char allow[80];           /* of a 405 */
     uint64_t arrival_ns;
     char request_id[LIMIT_REQUEST_ID_BYTES + 1];
+    char body_id[LIMIT_REQUEST_ID_BYTES + 1]; /* that its body gives it; "": none */
+    bool is_admin;                            /* who asks may do what administrators may */
     struct buffer ignored_fields;
     enum exchange_phase phase;
 
@@ -151,12 +153,15 @@ struct exchange {
     struct event_queue queue;
     struct request_summary summary;
     bool is_suspended, is_gone, is_aborted, needs_ping, is_preparing;
+    bool is_cancelled;     /* by another request: what runs for it ends */
     bool is_awaiting;      /* its model is being loaded */
     uint32_t n_open;       /* requests whose END has not come from the engine */
     uint64_t n_reserved;   /* tokens of the key's limit that are not settled yet */
     _Atomic bool has_lost; /* there was no memory for an event */
 
     struct exchange *previous_live, *next_live; /* under server->lock */
+    /* Under server->lock: others may look at its ids and its tenant, which stay as they are. */
+    bool may_be_cancelled;
 };
 
 struct exchange *exchange_create(struct server *server);
@@ -172,6 +177,10 @@ void exchange_make_request_id(struct exchange *x);
 void exchange_abort(struct exchange *x);
 /* The same if something runs for it, which is cancelled. */
 void exchange_end(struct exchange *x);
+/* Ends what runs for those whose request id, or the id in their body, is this one (NULL: for all),
+ * of this tenant unless any_tenant; returns for how many. Detached ones are not meant. */
+uint32_t exchange_cancel_others(struct server *server, const char *id, uint64_t tenant,
+                                bool any_tenant);
 /* The client is gone: cancels what still runs. */
 void exchange_abandon(struct exchange *x);
 /* HTTP thread: encodes what has come. Returns true if there is something to send or the end. */
@@ -270,6 +279,7 @@ struct server {
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
     uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
+    _Atomic bool is_probing; /* /health_generate */
     _Atomic uint32_t progress_permille;
     _Atomic uint32_t n_streams;
     uint64_t started_ns;

@@ -258,6 +258,9 @@ void endpoint_generate(struct exchange *x)
             api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
     }
     if (reply) {
+        const char *id = json_string_value(json_body_get(body.root, "rid"));
+        if (id)
+            exchange_set_body_id(x, id);
         bool is_stream = call.fields.stream;
         output_form_generate(x, call.requests, call.n, &call.form, &sglang_reply_encoder, reply,
                              is_stream);
@@ -267,4 +270,46 @@ void endpoint_generate(struct exchange *x)
     }
     json_decref(prompts);
     json_decref(body.root);
+}
+
+/* ---- aborting ---- */
+
+/* The id, NULL for all. False: *e. */
+static bool read_abort(struct exchange *x, const json_t *root, const char **id, struct api_error *e)
+{
+    const json_t *all = json_body_get(root, "abort_all"), *rid = json_body_get(root, "rid");
+    *id = json_string_value(rid);
+    if ((all && !json_is_boolean(all)) || (rid && !*id))
+        return refuse(e, "invalid_type", all && !json_is_boolean(all) ? "abort_all" : "rid",
+                      "has to be true or false, or a string.");
+    if (json_is_true(all)) {
+        *id = NULL;
+        if (!x->is_admin)
+            api_error_set(e, "insufficient_scope", "abort_all",
+                          "Only administrators may abort all requests.");
+        return x->is_admin;
+    }
+    return (*id && **id) ||
+           refuse(e, "missing_required_parameter", "rid", "or abort_all has to be there.");
+}
+
+void endpoint_abort_request(struct exchange *x)
+{
+    struct api_error e;
+    struct buffer body;
+    json_t *root;
+    const char *id;
+    if (!exchange_take_json(x, &root, &e)) {
+        exchange_fail(x, &e);
+        return;
+    }
+    if (read_abort(x, root, &id, &e)) {
+        uint32_t n = exchange_cancel_others(x->server, id, x->tenant, x->is_admin);
+        buffer_init(&body, 1 * KIB);
+        buffer_printf(&body, "{\"aborted\":%u}", n);
+        exchange_reply(x, 200, "application/json", &body);
+    } else {
+        exchange_fail(x, &e);
+    }
+    json_decref(root);
 }

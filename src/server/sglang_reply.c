@@ -22,7 +22,7 @@ struct choice {
 struct prompt {
     int32_t *ids;
     uint32_t n, score_from, n_cached;
-    bool is_scored;
+    bool is_scored, is_aborted;
     struct buffer values, tops;
     uint32_t first_choice, n_choices;
 };
@@ -195,9 +195,12 @@ static void write_matched(const struct sglang_reply *r, const struct event *fini
     }
 }
 
-static void write_finish(const struct sglang_reply *r, const struct choice *c, struct buffer *out)
+static void write_finish(const struct sglang_reply *r, const struct prompt *p,
+                         const struct choice *c, struct buffer *out)
 {
-    if (!c->is_finished) {
+    if (!c->is_finished && p->is_aborted) {
+        buffer_append_str(out, "{\"type\":\"abort\",\"message\":\"The request was aborted.\"}");
+    } else if (!c->is_finished) {
         buffer_append_str(out, "null");
     } else if (c->finish.finish == FINISH_LENGTH) {
         buffer_printf(out, "{\"type\":\"length\",\"length\":%u}", c->n_output);
@@ -225,7 +228,7 @@ static void write_choice(struct sglang_reply *r, uint32_t index, struct buffer *
     if (r->is_list)
         buffer_printf(out, "-%u", index);
     buffer_append_str(out, "\",\"finish_reason\":");
-    write_finish(r, c, out);
+    write_finish(r, p, c, out);
     buffer_printf(out, ",\"prompt_tokens\":%u,\"completion_tokens\":%u,\"cached_tokens\":%u", p->n,
                   c->n_output, p->n_cached);
     buffer_append_str(out, ",\"e2e_latency\":");
@@ -279,6 +282,13 @@ static void on_event(void *state, struct event *event, struct buffer *out)
         c->is_finished = c->is_dirty = true;
         detokenizer_finish(&c->detokenizer, event->release, &c->text);
         break;
+    case EVENT_END:
+        p->is_aborted = event->is_cancelled;
+        for (uint32_t i = 0; i < p->n_choices; i++) {
+            struct choice *open = &r->choices[p->first_choice + i];
+            open->is_dirty |= p->is_aborted && !open->is_finished;
+        }
+        break;
     default:
         break;
     }
@@ -328,4 +338,5 @@ const struct reply_encoder sglang_reply_encoder = {.on_event = on_event,
                                                    .on_flush = on_flush,
                                                    .on_end = on_end,
                                                    .on_error = on_error,
-                                                   .destroy = destroy};
+                                                   .destroy = destroy,
+                                                   .shows_cancel = true};

@@ -108,14 +108,24 @@ struct store_index {
     sqlite3_stmt *statements[N_STATEMENTS];
 };
 
+/* A disk that takes no more: one word for it; or, over a quota or a limit of the file size, a write
+ * that failed. */
+static bool has_no_room(const struct store_index *index, int code)
+{
+    return code == SQLITE_FULL || code == SQLITE_NOMEM ||
+           sqlite3_extended_errcode(index->db) == SQLITE_IOERR_WRITE;
+}
+
 static serverd_status fault(struct store_index *index, const char *what, serverd_error *err)
 {
     const int code = sqlite3_errcode(index->db) & 0xff;
-    const serverd_status status = code == SQLITE_FULL || code == SQLITE_NOMEM    ? SERVERD_NOMEM
-                                  : code == SQLITE_BUSY || code == SQLITE_LOCKED ? SERVERD_BUSY
-                                  : code == SQLITE_CORRUPT || code == SQLITE_NOTADB
-                                      ? SERVERD_CORRUPT
-                                      : SERVERD_INTERNAL;
+    serverd_status status = SERVERD_INTERNAL;
+    if (has_no_room(index, code))
+        status = SERVERD_NOMEM;
+    else if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
+        status = SERVERD_BUSY;
+    else if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
+        status = SERVERD_CORRUPT;
     return fail(err, status, "index of --data-path: %s: %s", what, sqlite3_errmsg(index->db));
 }
 
@@ -255,6 +265,12 @@ void store_index_rollback(struct store_index *index)
     serverd_error ignored; /* some errors have rolled back already */
     if (!sqlite3_get_autocommit(index->db))
         (void)run_plain(index, ROLLBACK, "rollback", &ignored);
+}
+
+void store_index_shrink(struct store_index *index)
+{
+    serverd_error ignored;
+    (void)run_plain(index, VACUUM, "shrink", &ignored);
 }
 
 serverd_status store_make_id(const char *prefix, char out[STORE_ID_BYTES], serverd_error *err)

@@ -155,6 +155,9 @@ serverd_status store_count_open_batches(struct store_index *index, uint64_t tena
 /* Batches that ended before `time`. */
 serverd_status store_forget_batches(struct store_index *index, int64_t time, serverd_error *err);
 
+/* Gives the disk what removed rows have left; what fails is tried again the next time. */
+void store_index_shrink(struct store_index *index);
+
 /* ---- results: one for each line of an unfinished batch that is done ---- */
 
 enum { STORE_MAX_LINES = 1 << 24 };

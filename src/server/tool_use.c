@@ -43,10 +43,10 @@ static bool add_function(json_t *list, const json_t *function, const char *param
 static bool add_custom(json_t *list, const json_t *custom, const char *param, struct api_error *e)
 {
     const char *text = json_string_value(json_body_get(custom, "description"));
-    json_t *function =
-        json_pack("{s:O,s:s,s:{s:s,s:{s:{s:s}},s:[s]}}", "name", json_body_get(custom, "name"),
-                  "description", text ? text : "", "parameters", "type", "object", "properties",
-                  "input", "type", "string", "required", "input");
+    json_t *function = json_pack("{s:O,s:s,s:b,s:{s:s,s:{s:{s:s}},s:[s],s:b}}", "name",
+                                 json_body_get(custom, "name"), "description", text ? text : "",
+                                 "strict", 1, "parameters", "type", "object", "properties", "input",
+                                 "type", "string", "required", "input", "additionalProperties", 0);
     bool is_good = add_function(list, function, param, e);
     json_decref(function);
     return is_good;
@@ -180,6 +180,16 @@ static bool read_choice(const struct api_fields *f, struct tool_use *use, struct
     return refuse(e, "invalid_value", param, "has to be auto, none, required or one tool.");
 }
 
+static bool has_strict_tool(const json_t *list)
+{
+    size_t i;
+    json_t *tool;
+    json_array_foreach((json_t *)list, i,
+                       tool) if (json_is_true(json_object_get(json_object_get(tool, "function"),
+                                                              "strict"))) return true;
+    return false;
+}
+
 bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_error *e)
 {
     *out = (struct tool_use){0};
@@ -189,7 +199,9 @@ bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_
         out->max_calls = 1;
     if (json_array_size(out->list) == 0)
         tool_use_release(out);
-    return read_choice(f, out, e);
+    bool is_good = read_choice(f, out, e);
+    out->is_strict = out->mode == TOOLS_REQUIRED || has_strict_tool(out->list);
+    return is_good;
 }
 
 void tool_use_release(struct tool_use *use)
@@ -198,16 +210,25 @@ void tool_use_release(struct tool_use *use)
     use->list = NULL;
 }
 
+/* A string whatever it looks like; one among other types is one unless it reads as another. */
+static bool is_string_schema(const json_t *schema)
+{
+    const json_t *type = json_object_get(schema, "type"), *value;
+    const json_t *list = json_object_get(schema, "enum");
+    size_t i, n_strings = 0;
+    if (json_is_array(type) && json_array_size(type) == 1)
+        type = json_array_get(type, 0);
+    if (type)
+        return json_is_string(type) && strcmp(json_string_value(type), "string") == 0;
+    json_array_foreach((json_t *)list, i, value) n_strings += json_is_string(value);
+    return json_is_string(json_object_get(schema, "const")) ||
+           (n_strings > 0 && n_strings == json_array_size(list));
+}
+
 bool tool_parameter_is_string(void *list, const char *tool, const char *key)
 {
     const json_t *parameters = json_object_get(find(list, tool), "parameters");
-    const json_t *property = json_object_get(json_object_get(parameters, "properties"), key);
-    const json_t *type = json_object_get(property, "type");
-    if (json_is_array(type)) { /* a string among others is one unless it reads as another */
-        return json_array_size(type) == 1 && json_is_string(json_array_get(type, 0)) &&
-               strcmp(json_string_value(json_array_get(type, 0)), "string") == 0;
-    }
-    return json_is_string(type) && strcmp(json_string_value(type), "string") == 0;
+    return is_string_schema(json_object_get(json_object_get(parameters, "properties"), key));
 }
 
 bool tool_is_known(void *list, const char *tool)

@@ -13,6 +13,7 @@ struct tool_use {
     uint32_t max_calls; /* 0: any number */
     enum tool_mode mode;
     const char *only; /* the one tool that has to be called, in `list`; NULL: any */
+    bool is_strict;   /* arguments follow the schema: the call is required, or a tool strict */
 };
 
 /* False: *e. tool_use_release in every case. */
@@ -23,11 +24,6 @@ void tool_use_release(struct tool_use *use);
  * whether there is such a tool. */
 bool tool_parameter_is_string(void *list, const char *tool, const char *key);
 bool tool_is_known(void *list, const char *tool);
-
-/* The structural tags (grammar/tags.h) that hold the model to whole calls of known tools: from the
- * first mark on, or with TOOLS_REQUIRED from the beginning; arguments follow the schema if the call
- * is required or the tool strict. NULL: the family has no such grammar, or there is no memory. */
-json_t *tool_use_tags(const struct tool_use *use, const struct tool_family *family);
 
 /* Messages for a template that knows nothing of tools: the list and how to call them go into the
  * system text, earlier calls and results into texts. A new reference; NULL: no memory. */

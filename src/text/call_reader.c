@@ -171,15 +171,32 @@ static bool is_inside_cdata(const char *text, size_t n)
            memcmp(text + n - (sizeof close - 1), close, sizeof close - 1) != 0;
 }
 
+/* Whether the parameter that is read is text whatever it looks like. */
+static bool is_string_value(struct call_reader *r)
+{
+    if (r->has_type)
+        return r->is_text_type;
+    return r->types.is_string &&
+           r->types.is_string(r->types.user, buffer_str(&last_call(r)->name), buffer_str(&r->key));
+}
+
+/* The value is JSON for sure, and the text has come to the inside of a string in it. */
+static bool is_inside_json_string(struct call_reader *r, const char *text, size_t n)
+{
+    struct json_track track = {0};
+    if (!r->types.are_exact || is_string_value(r))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        (void)json_track_push(&track, text[i]);
+    return track.in_string;
+}
+
 static bool end_value(struct call_reader *r, const char *text, size_t n)
 {
     struct tool_call *call = last_call(r);
     if (!call)
         return false;
-    bool is_string = r->has_type ? r->is_text_type
-                                 : r->types.is_string &&
-                                       r->types.is_string(r->types.user, buffer_str(&call->name),
-                                                          buffer_str(&r->key));
+    bool is_string = is_string_value(r);
     buffer_append_str(&call->arguments, call->arguments.len == 0 ? "{\"" : ", \"");
     buffer_append_json(&call->arguments, buffer_str(&r->key), r->key.len);
     buffer_append_str(&call->arguments, "\": ");
@@ -248,7 +265,8 @@ static enum call_read push_until_literal(struct call_reader *r, enum call_slot s
     if (!slot_ends_with(r, literal))
         return CALL_READING;
     size_t n = r->slot.len - literal->n;
-    if (slot == SLOT_VALUE && is_inside_cdata(r->slot.data, n))
+    if (slot == SLOT_VALUE && last_call(r) &&
+        (is_inside_json_string(r, r->slot.data, n) || is_inside_cdata(r->slot.data, n)))
         return CALL_READING;
     r->slot.len = n;
     r->slot.data[n] = '\0';

@@ -35,6 +35,9 @@ struct tool_types {
      * NULL: any name is one. */
     bool (*is_known)(void *user, const char *tool);
     void *user;
+    /* Something makes sure that all values of parameters but strings are JSON (a grammar): then a
+     * mark inside of one of their strings does not end them. */
+    bool are_exact;
 };
 
 enum call_read {

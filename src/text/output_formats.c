@@ -13,6 +13,7 @@ static serverd_status choose(struct output_formats *f, const char *source, const
         return fail(err, SERVERD_INVALID, "tool-call-parser: there is no family \"%s\"", family);
     if (!f->family)
         f->family = tool_family_find("hermes");
+    f->writing = call_writing_find(f->family->name, source);
     bool is_off = reasoning && strcmp(reasoning, "off") == 0;
     f->reasoning = is_off      ? NULL
                    : reasoning ? reasoning_format_find(reasoning)

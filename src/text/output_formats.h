@@ -3,12 +3,14 @@
 #ifndef TEXT_OUTPUT_FORMATS_H
 #define TEXT_OUTPUT_FORMATS_H
 
+#include "text/call_writing.h"
 #include "text/reasoning.h"
 #include "text/stream_parser.h"
 
 struct output_formats {
     bool template_has_tools;                  /* it shows tools, earlier calls and their results */
     const struct tool_family *family;         /* hermes if nothing tells */
+    const struct call_writing *writing;       /* how it writes calls out */
     const struct reasoning_format *reasoning; /* NULL: none */
     struct reasoning_marks marks;             /* of `reasoning`, in this vocabulary */
     /* By what is looked for: [calls][reasoning]; [0][0] is NULL. */

@@ -64,8 +64,11 @@ void reasoning_track_begin(struct reasoning_track *track, bool is_open)
 
 static void remember(struct reasoning_track *track, char byte, bool is_control)
 {
-    if (track->n_recent == MARK_BYTES)
+    if (track->n_recent == MARK_BYTES) {
         memmove(track->recent, track->recent + 1, --track->n_recent);
+        memmove(track->number, track->number + 1, track->n_recent * sizeof *track->number);
+    }
+    track->number[track->n_recent] = track->n_pushed;
     track->recent[track->n_recent++] = byte;
     track->control = track->control << 1 | is_control;
 }
@@ -102,19 +105,25 @@ static void cross(struct reasoning_track *track, bool is_open)
 void reasoning_track_push(struct reasoning_track *track, const struct reasoning_marks *marks,
                           const char *bytes, size_t n, bool is_control)
 {
-    bool was_open = track->is_open;
+    bool was_open = track->is_open, has_crossed = false;
     for (size_t i = 0; i < n; i++) {
         remember(track, bytes[i], is_control);
         if (track->is_open) {
-            if (ends_with(track, &marks->close))
+            if (ends_with(track, &marks->close)) {
                 cross(track, false);
+                has_crossed = true;
+            }
             continue;
         }
         /* text that is no control token opens a block only where a message begins */
-        if ((marks->open.control || track->is_at_start) && ends_with(track, &marks->open))
+        if ((marks->open.control || track->is_at_start) && ends_with(track, &marks->open)) {
+            track->n_before = track->n_pushed - track->number[track->n_recent - marks->open.n];
             cross(track, true);
-        else if (track->is_at_start && !is_control)
+            has_crossed = true;
+        } else if (track->is_at_start && !is_control)
             track->is_at_start = may_open(track, &marks->open);
     }
+    /* what is left of the token behind a mark counts as the next one's: nobody else sees it */
+    track->n_pushed += !has_crossed;
     track->n_tokens += was_open && track->is_open;
 }

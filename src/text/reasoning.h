@@ -27,7 +27,10 @@ struct reasoning_track {
     uint32_t n_tokens; /* of reasoning so far, closing marks not counted */
     uint32_t n_recent; /* of the last bytes, which may become a mark */
     char recent[MARK_BYTES];
-    uint64_t control; /* bit i: the byte before the i-th last was of a control token */
+    uint64_t control;            /* bit i: the byte before the i-th last was of a control token */
+    uint32_t number[MARK_BYTES]; /* which token they were of */
+    uint32_t n_pushed;           /* tokens, those with a mark's end in them not counted */
+    uint32_t n_before;           /* of the last opening mark: tokens before the one that ended it */
 };
 
 /* is_open: the prompt ends inside of a block. */

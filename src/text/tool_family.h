@@ -35,10 +35,6 @@ struct tool_family {
     /* What a pattern without a literal in front begins with; it fits at the message's start, and
      * behind another call. */
     bool is_at_start;
-    /* How one call is written out with its white space, {call} in it, where nothing of it is a
-     * control token: for grammars that make the model call. NULL: no such grammar. */
-    const char *written;
-    const char *arguments_key; /* of {call} in it */
     const char *parameter;
     const char *separator; /* between calls, no content; NULL: white space alone */
     /* Frames of messages: no content wherever they stand. */

@@ -73,9 +73,29 @@ static void begin_drain(struct daemon *daemon, const char *why)
     (void)uv_timer_again(&daemon->tick);
 }
 
+/* What is new in the folder, and what is gone. */
+static void reload_models(struct daemon *daemon)
+{
+    struct model_list *list = &daemon->models;
+    const uint32_t n = list->n;
+    serverd_error err;
+    serverd_status status = model_list_rescan(list, daemon->options, daemon->metrics, &err);
+    for (uint32_t i = n; i < list->n && status == SERVERD_OK; i++)
+        status = server_add_model(daemon->server, &list->items[i], &err);
+    for (uint32_t i = 0; i < list->n; i++)
+        server_mark_model(daemon->server, list->items[i].name,
+                          access(list->items[i].path, F_OK) == 0);
+    if (status == SERVERD_OK)
+        log_info(daemon->log, "daemon", "SIGHUP: %u models are new", list->n - n);
+    else
+        log_error(daemon->log, "daemon", "SIGHUP: models: %s", err.text);
+}
+
 static void reload(struct daemon *daemon)
 {
     serverd_error err;
+    if (daemon->options->models_path)
+        reload_models(daemon);
     if (server_reload_keys(daemon->server, &err) == SERVERD_OK)
         log_info(daemon->log, "daemon", "SIGHUP: %u API keys are in use",
                  server_n_keys(daemon->server));

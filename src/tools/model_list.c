@@ -254,12 +254,26 @@ static serverd_status add_adapter(struct model_list *list, const char *item, siz
 /* ---- life --------------------------------------------------------------------------------------
  */
 
-static serverd_status give_metrics(struct model_list *list, struct metrics *metrics,
+static void drop(struct model_list *list, uint32_t first)
+{
+    for (uint32_t i = first; i < list->n; i++) {
+        free((char *)list->items[i].name);
+        free((char *)list->items[i].path);
+        free((char *)list->items[i].aliases);
+        free((char *)list->items[i].adapters);
+    }
+    list->n = first;
+}
+
+/* To those from `first` on. A model that is alone for ever has the process's. */
+static serverd_status give_metrics(struct model_list *list, uint32_t first,
+                                   const struct options *options, struct metrics *metrics,
                                    serverd_error *err)
 {
-    for (uint32_t i = 0; i < list->n; i++) {
+    const bool is_alone = list->n == 1 && !options->models_path;
+    for (uint32_t i = first; i < list->n; i++) {
         list->items[i].metrics =
-            list->n == 1 ? metrics : metrics_create_of_model(metrics, list->items[i].name);
+            is_alone ? metrics : metrics_create_of_model(metrics, list->items[i].name);
         if (!list->items[i].metrics)
             return fail(err, SERVERD_NOMEM, "models: no memory");
     }
@@ -286,20 +300,27 @@ serverd_status model_list_create(const struct options *options, struct metrics *
     if (status == SERVERD_OK && options->trace)
         out->items[0].is_pinned = true; /* its trace refers to it until it is written */
     if (status == SERVERD_OK)
-        status = give_metrics(out, metrics, err);
+        status = give_metrics(out, 0, options, metrics, err);
     if (status != SERVERD_OK)
         model_list_destroy(out);
     return status;
 }
 
+serverd_status model_list_rescan(struct model_list *list, const struct options *options,
+                                 struct metrics *metrics, serverd_error *err)
+{
+    const uint32_t n = list->n;
+    serverd_status status = add_folder(list, options->models_path, err);
+    if (status == SERVERD_OK)
+        status = give_metrics(list, n, options, metrics, err);
+    if (status != SERVERD_OK)
+        drop(list, n);
+    return status;
+}
+
 void model_list_destroy(struct model_list *list)
 {
-    for (uint32_t i = 0; i < list->n; i++) {
-        free((char *)list->items[i].name);
-        free((char *)list->items[i].path);
-        free((char *)list->items[i].aliases);
-        free((char *)list->items[i].adapters);
-    }
+    drop(list, 0);
     free(list->items);
     *list = (struct model_list){0};
 }

@@ -16,6 +16,10 @@ struct model_list {
  * of it. SERVERD_INVALID: an option makes no sense, or there is no model. */
 serverd_status model_list_create(const struct options *options, struct metrics *metrics,
                                  struct model_list *out, serverd_error *err);
+/* Looks at the folder once more and adds what is new behind the others, which stay where they are.
+ */
+serverd_status model_list_rescan(struct model_list *list, const struct options *options,
+                                 struct metrics *metrics, serverd_error *err);
 void model_list_destroy(struct model_list *list);
 
 #endif

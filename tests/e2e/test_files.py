@@ -1,11 +1,7 @@
 """/v1/files with the openai package and with bare requests."""
 import io
-import json
 import os
-import pathlib
-import signal
 import socket
-import subprocess
 import time
 
 import httpx

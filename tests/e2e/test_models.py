@@ -262,6 +262,47 @@ def test_unloading_a_real_model_gives_its_memory_back(start, folder, default_mod
     assert s.stop() == 0, s.log
 
 
+def test_sighup_looks_at_the_folder_again(start, folder):
+    s = start(None, "--models-path", folder, *SMALL)
+    assert post(s.url, {"model": "llama", "prompt": "x", "max_tokens": 1})[0] == 200
+    kept = s.process.pid
+    shutil.copy(folder / "qwen2.gguf", folder / "new.gguf")
+    (folder / "llama.gguf").rename(folder / "llama.moved")
+    s.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: list(models(s.url)) == ["gemma3", "qwen2", "new"])
+    assert post(s.url, {"model": "new", "prompt": "x", "max_tokens": 1})[0] == 200
+    assert post(s.url, {"model": "llama", "prompt": "x", "max_tokens": 1})[0] == 404
+    (folder / "llama.moved").rename(folder / "llama.gguf")
+    s.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "llama" in models(s.url))
+    assert post(s.url, {"model": "llama", "prompt": "x", "max_tokens": 1})[0] == 200
+    assert s.process.pid == kept and s.stop() == 0, s.log
+
+
+def test_metrics_and_loads_are_told_apart(start, folder):
+    s = start(None, "--models-path", folder, *SMALL)
+    for arch, n in (("llama", 3), ("qwen2", 5)):
+        assert post(s.url, {"model": arch, "prompt": "x", "max_tokens": n, "ignore_eos": True})[0] == 200
+
+    def value(line):
+        found = re.search("^" + re.escape(line) + r" (\S+)$", get(s.url, "/metrics"), re.M)
+        return found and float(found[1])
+
+    wait_for(lambda: value('serverd_generated_tokens_total{model="qwen2"}') == 5)
+    assert value('serverd_generated_tokens_total{model="llama"}') == 3
+    assert value('serverd_finish_total{model="llama",reason="length"}') == 1
+    assert value('serverd_time_to_first_token_seconds_count{model="gemma3"}') == 0
+    assert value("serverd_generated_tokens_total") is None
+    text = get(s.url, "/metrics")
+    assert text.count("# TYPE serverd_generated_tokens_total ") == 1
+    assert {l["model"] for l in json.loads(get(s.url, "/v1/loads"))["loads"]} == set(ARCHITECTURES)
+    assert post(s.url, {"model": "llama"}, "/models/unload")[0] == 202
+    wait_for(lambda: not is_loaded(s.url, "llama") and value('serverd_kv_pages_total{model="llama"}') == 0)
+    assert value('serverd_generated_tokens_total{model="llama"}') == 3  # counts stay
+    assert value('serverd_kv_pages_total{model="qwen2"}') > 0
+    assert s.stop() == 0, s.log
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 

@@ -185,6 +185,122 @@ static void tag_formats_combine(void **state)
     }
 }
 
+#define FORMAT(text) "{\"format\": " text "}"
+#define TEXT(text)   "{\"type\": \"const_string\", \"value\": \"" text "\"}"
+
+static void members_come_in_order(void **state)
+{
+    struct grammar *grammar = compiled(
+        GRAMMAR_TAGS,
+        FORMAT("{\"type\": \"members\", \"separator\": \",\", \"members\": "
+               "[{\"content\": " TEXT("a") "}, {\"content\": " TEXT(
+                   "b") ", \"is_required\": true}, {\"content\": " TEXT("c") "}, "
+                                                                             "{\"content\":"
+                                                                             " " TEXT("d") "}]"
+                                                                                           "}"),
+        false);
+    static const char *const good[] = {"b", "a,b", "b,c", "b,d", "a,b,c,d", "a,b,d"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++)
+        assert_accepts(grammar, good[i]);
+    assert_rejects(grammar, "", 0);
+    assert_rejects(grammar, "a,c", 2);
+    assert_rejects(grammar, "c", 0);
+    assert_rejects(grammar, "b,d,c", 3);
+    grammar_unref(grammar);
+    grammar = compiled(GRAMMAR_TAGS,
+                       FORMAT("{\"type\": \"members\", \"members\": [{\"content\": " TEXT(
+                           "a") "}, {\"content\": " TEXT("b") "}]}"),
+                       false);
+    assert_accepts(grammar, "");
+    assert_accepts(grammar, "ab");
+    assert_accepts(grammar, "b");
+    assert_rejects(grammar, "ba", 1);
+    grammar_unref(grammar);
+}
+
+static void repetitions_are_counted(void **state)
+{
+    struct grammar *grammar =
+        compiled(GRAMMAR_TAGS,
+                 FORMAT("{\"type\": \"repeat\", \"min\": 2, \"max\": 3, \"separator\": " TEXT(
+                     "; ") ", \"content\": {\"type\": \"regex\", \"pattern\": \"[ab]\"}}"),
+                 false);
+    assert_accepts(grammar, "a; b");
+    assert_accepts(grammar, "a; b; a");
+    assert_rejects(grammar, "a", 1);
+    assert_rejects(grammar, "a; b; a; b", 7);
+    grammar_unref(grammar);
+    assert_refused(GRAMMAR_TAGS,
+                   FORMAT("{\"type\": \"repeat\", \"max\": 0, \"content\": " TEXT("a") "}"), false,
+                   "invalid_grammar", "max");
+    assert_refused(GRAMMAR_TAGS,
+                   FORMAT("{\"type\": \"repeat\", \"max\": 1e9, \"content\": " TEXT("a") "}"),
+                   false, "invalid_grammar", "#/format/max");
+}
+
+static void strings_stand_as_they_are(void **state)
+{
+    struct grammar *grammar = compiled(
+        GRAMMAR_TAGS,
+        FORMAT(
+            "{\"type\": \"sequence\", \"elements\": [{\"type\": \"string\", \"is_framed\": true, "
+            "\"stop\": \"</v>\", \"schema\": {\"type\": \"string\", \"maxLength\": 8}}, " TEXT(
+                "</v>") "]}"),
+        false);
+    assert_accepts(grammar, "a\"b</v>");
+    assert_accepts(grammar, "</v </v>");
+    assert_accepts(grammar, "</v>");
+    assert_rejects(grammar, "123456789", 8);
+    assert_rejects(grammar, "\nx", 0); /* readers take it off */
+    assert_rejects(grammar, "a</v></v>", 5);
+    grammar_unref(grammar);
+    grammar = compiled(GRAMMAR_TAGS,
+                       FORMAT("{\"type\": \"string\", \"schema\": {\"enum\": [\"x\", 1, \"yy\"]}}"),
+                       false);
+    assert_accepts(grammar, "x");
+    assert_accepts(grammar, "yy");
+    assert_rejects(grammar, "1", 0);
+    grammar_unref(grammar);
+    assert_refused(GRAMMAR_TAGS, FORMAT("{\"type\": \"string\", \"schema\": {\"type\": \"null\"}}"),
+                   false, "invalid_schema", "no string");
+    assert_refused(
+        GRAMMAR_TAGS,
+        FORMAT("{\"type\": \"string\", \"stop\": \"a\", \"schema\": {\"const\": \"ba\"}}"), false,
+        "invalid_grammar", "no string");
+}
+
+static void parts_may_stand_in_text(void **state)
+{
+    struct grammar *grammar =
+        compiled(GRAMMAR_TAGS,
+                 FORMAT("{\"type\": \"interleaved\", \"triggers\": [\"<\", \"!\"], \"parts\": "
+                        "[{\"begin\": \"<\", \"content\": " TEXT(
+                            "a>") "}, {\"begin\": \"<\", "
+                                  "\"content\": " TEXT(
+                                      "b>") ", \"is_last\": true}, {\"begin\": \"#\", "
+                                            "\"content\": " TEXT("c") ", \"is_last\": true}]}"),
+                 false);
+    assert_accepts(grammar, "");
+    assert_accepts(grammar, "x<a>y<a>z");
+    assert_accepts(grammar, "x<a><b>");
+    assert_rejects(grammar, "<b>x", 3);
+    assert_rejects(grammar, "<c>", 1);
+    assert_rejects(grammar, "x!", 1); /* a trigger of no part */
+    assert_accepts(grammar, "x#y");
+    assert_accepts(grammar, "x#c");
+    assert_accepts(grammar, "x#cy"); /* which is text as well */
+    grammar_unref(grammar);
+    grammar = compiled(GRAMMAR_TAGS,
+                       FORMAT("{\"type\": \"text_unless\", \"unless\": [\"[f(\", \"{\"]}"), false);
+    assert_accepts(grammar, "[g(");
+    assert_accepts(grammar, "");
+    assert_rejects(grammar, " \n[f(", 4);
+    assert_rejects(grammar, "{", 0);
+    grammar_unref(grammar);
+    assert_refused(GRAMMAR_TAGS, FORMAT("{\"type\": \"token\", \"token\": \"<|x|>\"}"), false,
+                   "invalid_grammar", "no such control token");
+}
+
 static void broken_tags_are_refused(void **state)
 {
     assert_refused(GRAMMAR_TAGS, "{}", false, "invalid_grammar", "structures");
@@ -211,6 +327,10 @@ int main(void)
         cmocka_unit_test(gbnf_nests_deeply),
         cmocka_unit_test(tags_follow_their_triggers),
         cmocka_unit_test(tag_formats_combine),
+        cmocka_unit_test(members_come_in_order),
+        cmocka_unit_test(repetitions_are_counted),
+        cmocka_unit_test(strings_stand_as_they_are),
+        cmocka_unit_test(parts_may_stand_in_text),
         cmocka_unit_test(broken_tags_are_refused),
     };
     return cmocka_run_group_tests_name("forms", tests, NULL, NULL);

@@ -249,6 +249,18 @@ static void masks_say_what_single_tokens_say(void **state)
         {GRAMMAR_TAGS, "{\"structures\": [{\"begin\": \"<f=get>\", \"schema\": {\"type\": "
                        "\"array\"}, \"end\": \"</f>\"}], "
                        "\"triggers\": [\"<f=\"]}"},
+        {GRAMMAR_TAGS,
+         "{\"format\": {\"type\": \"interleaved\", \"triggers\": [\"<f=\"], \"parts\": "
+         "[{\"begin\": "
+         "\"<f=\", \"content\": {\"type\": \"members\", \"separator\": \", \", \"members\": "
+         "[{\"content\": {\"type\": \"const_string\", \"value\": \"long\"}}, {\"content\": "
+         "{\"type\": "
+         "\"repeat\", \"separator\": \"1\", \"min\": 1, \"max\": 3, \"content\": {\"type\": "
+         "\"json_schema\", \"json_schema\": {\"type\": \"boolean\"}}}, \"is_required\": true}, "
+         "{\"content\": {\"type\": \"string\", \"stop\": \"\\\"\", \"schema\": {\"type\": "
+         "\"string\", "
+         "\"maxLength\": 9}}}]}}, {\"begin\": \"hello\", \"content\": {\"type\": \"const_string\", "
+         "\"value\": \"1\"}, \"is_last\": true}]}}"},
     };
     static char bytes[N_TOKENS][32];
     struct token_trie *trie = small_vocabulary(bytes);

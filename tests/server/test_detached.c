@@ -19,8 +19,8 @@
 
 #define SLOW    "null:min_token=10;step_us=5000"
 #define PATH    "/v1/completions"
-#define SHORT   "{\"prompt\":\"x\",\"max_tokens\":8,\"ignore_eos\":true}"
-#define STREAM  "{\"prompt\":\"x\",\"max_tokens\":8,\"ignore_eos\":true,\"stream\":true}"
+#define SHORT   "{\"prompt\":\"x\",\"seed\":1,\"max_tokens\":8,\"ignore_eos\":true}"
+#define STREAM  "{\"prompt\":\"x\",\"seed\":1,\"max_tokens\":8,\"ignore_eos\":true,\"stream\":true}"
 #define ENDLESS "{\"prompt\":\"x\",\"max_tokens\":500,\"ignore_eos\":true}"
 #define SCHEMA                                                                                     \
     "{\"prompt\":\"x\",\"temperature\":0,\"max_tokens\":4,\"response_format\":{\"type\":\"json_"   \

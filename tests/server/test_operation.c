@@ -2,6 +2,7 @@
  * the names of the model. */
 #include "edge_fixture.h"
 
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +16,8 @@
 
 #define PATH    "/v1/completions"
 #define SLOW    "null:min_token=10;step_us=5000"
+#define TOKENS  "\nserverd_generated_tokens_total "
+#define SLOWER  "null:min_token=10;step_us=400000"
 #define SHORT   "{\"prompt\":[11,12],\"max_tokens\":8,\"ignore_eos\":true}"
 #define PROMPT  "{\"prompt\":\"%s\",\"max_tokens\":2,\"ignore_eos\":true}"
 #define STREAM  "{\"prompt\":\"x\",\"max_tokens\":60,\"ignore_eos\":true,\"stream\":true}"
@@ -362,6 +365,73 @@ static void properties_have_the_settings_that_requests_get(void **state)
     json_decref(root);
 }
 
+static void a_probe_gets_a_real_token(void **state)
+{
+    struct edge *edge = *state;
+    const double before = edge_metric(edge, TOKENS);
+    check(edge, "GET", "/health_generate", NULL, 200, "{\"status\":\"ok\"}");
+    assert_true(edge_metric(edge, TOKENS) == before + 1);
+    check(edge, "GET", "/health_generate", NULL, 200, "{\"status\":\"ok\"}");
+    assert_true(edge_metric(edge, TOKENS) == before + 2);
+}
+
+/* A probe that waits for the engine, which has a long step to do first. */
+static int begin_probe(struct edge *edge, int *running)
+{
+    *running = begin(edge, ENDLESS);
+    assert_true(edge_waits_for_running(edge, 1));
+    int probe = client_connect(edge);
+    client_send_text(probe, "GET /health_generate HTTP/1.1\r\nHost: x\r\n\r\n");
+    (void)usleep(50000);
+    return probe;
+}
+
+static void probes_do_not_pile_up(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){.device = SLOWER});
+    int running, probe = begin_probe(edge, &running);
+    for (int i = 0; i < 20; i++)
+        check(edge, "GET", "/health_generate", NULL, 200, "ok"); /* by the heartbeat */
+    struct pollfd silent = {.fd = probe, .events = POLLIN};
+    assert_int_equal(poll(&silent, 1, 0), 0);
+    char *reply = client_read_reply(probe, true);
+    assert_int_equal(reply_status(reply), 200);
+    free(reply);
+    (void)close(running);
+    (void)close(probe);
+    edge_wait_idle(edge);
+    edge_destroy(edge);
+}
+
+static void a_probe_that_takes_too_long_fails(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){.device = SLOWER});
+    int running, probe = begin_probe(edge, &running);
+    edge_advance(edge, 21);
+    char *reply = client_read_reply(probe, true);
+    assert_int_equal(reply_status(reply), 504);
+    free(reply);
+    (void)close(running);
+    (void)close(probe);
+    edge_wait_idle(edge);
+    edge_destroy(edge);
+}
+
+static void dashboards_of_others_find_their_names_if_they_are_wanted(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(&(struct edge_setup){.options = {"metrics-compat=true"}});
+    check(edge, "GET", "/metrics", NULL, 200, "\nvllm:num_requests_running{model_name=\"tiny\"} 0");
+    edge_destroy(edge);
+    edge = edge_create(&(struct edge_setup){0});
+    char *reply = ask(edge, "GET", "/metrics", NULL);
+    assert_null(strstr(reply, "vllm:"));
+    free(reply);
+    edge_destroy(edge);
+}
+
 static void the_configuration_is_told_with_its_reasons(void **state)
 {
     json_t *root = ask_json(*state, "/get_server_info"), *again = ask_json(*state, "/server_info");
@@ -451,6 +521,10 @@ int main(void)
         FACT(loads_say_what_runs),
         FACT(slots_show_what_runs),
         FACT(properties_have_the_settings_that_requests_get),
+        FACT(a_probe_gets_a_real_token),
+        cmocka_unit_test(probes_do_not_pile_up),
+        cmocka_unit_test(a_probe_that_takes_too_long_fails),
+        cmocka_unit_test(dashboards_of_others_find_their_names_if_they_are_wanted),
         FACT(the_configuration_is_told_with_its_reasons),
         FACT(model_and_tokenizer_introduce_themselves),
         FACT(aliases_name_the_model),

@@ -260,6 +260,9 @@ static const struct row rows[] = {
     {COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":5}", 400, "invalid_type", "suffix"},
     {COMPLETIONS, "{\"prompt\":\"a\",\"suffix\":\"b\",\"echo\":true}", 400, "unsupported_value",
      "suffix"},
+    {COMPLETIONS, "{\"prompt\":\"a\",\"service_tier\":\"fast\"}", 400, "invalid_value",
+     "service_tier"},
+    {COMPLETIONS, "{\"prompt\":\"a\",\"user\":5}", 400, "invalid_type", "user"},
     /* llama-server's */
     {"/completion", "{}", 400, "missing_required_parameter", "prompt"},
     {"/completion", "{\"prompt\":true}", 400, "invalid_type", "prompt"},
