@@ -26,11 +26,11 @@ enum api_endpoint {
 struct api_fields {
     json_t *root;
     /* values that are looked at by their endpoint */
-    json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
-        *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
-        *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
-        *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix, *response_fields,
-        *lora, *input_prefix, *input_suffix, *input_extra;
+    json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_regex, *stop_token_ids,
+        *logit_bias, *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs,
+        *documents, *tools, *tool_choice, *functions, *function_call, *logprobs, *samplers,
+        *dry_sequence_breakers, *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix,
+        *response_fields, *lora, *input_prefix, *input_suffix, *input_extra;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
         *logprobs_mode, *service_tier, *user, *safety_identifier;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
@@ -82,10 +82,6 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *fi
 /* Keeps the last tokens of a prompt, as many as truncate_prompt_tokens says. */
 void api_truncate_prompt(struct exchange *x, const struct api_fields *fields,
                          int64_t default_tokens, struct token_list *ids);
-
-/* The stop string of that number, as engines number them: empty elements do not count. NULL: none.
- */
-const json_t *api_stop_string(const struct api_fields *fields, int32_t index);
 
 /* Ids of a JSON list, each in the vocabulary. */
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,

@@ -161,8 +161,6 @@ static serverd_status save_end(struct batches *batches, struct active_batch *bat
             status = store_add_file(index, &batch->outputs[i].row, err);
     if (status == SERVERD_OK)
         status = store_update_batch(index, &batch->row, err);
-    if (status == SERVERD_OK)
-        status = store_remove_results(index, batch->row.number, err);
     return status == SERVERD_OK ? store_index_commit(index, err) : status;
 }
 
@@ -201,7 +199,6 @@ static void finish(struct batches *batches, struct active_batch *batch)
         batch->is_saved = true;
         atomic_fetch_add(&batches->setup.files->n_files,
                          batch->outputs[0].has_lines + batch->outputs[1].has_lines);
-        store_index_shrink(batches->index);
         log_info(batches->setup.log, "batches", "%s: %lld lines are done, %lld of them failed",
                  batch->row.id, (long long)(batch->row.n_completed + batch->row.n_failed),
                  (long long)batch->row.n_failed);

@@ -4,17 +4,14 @@
 #include "base/numeric.h"
 #include "server/batch_run_internal.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MS_NS          UINT64_C(1000000)
-#define LEAST_RETRY_MS 1000u
-#define MOST_RETRY_MS  60000u
-#define SAVE_AGAIN_MS  5000u
-#define BUSY_MS        1000u  /* with open batches something may be due of its own accord */
-#define IDLE_MS        10000u /* without */
+#define MS_NS         UINT64_C(1000000)
+#define SAVE_AGAIN_MS 5000u
+#define BUSY_MS       1000u  /* with open batches something may be due of its own accord */
+#define IDLE_MS       10000u /* without */
 
 int64_t batches_now(const struct batches *batches)
 {
@@ -31,7 +28,7 @@ bool batch_is_done(const struct active_batch *batch, uint32_t index)
     return batch->done && (batch->done[index / 8] >> (index % 8) & 1);
 }
 
-static void set_done(struct active_batch *batch, uint32_t index)
+void batch_set_done(struct active_batch *batch, uint32_t index)
 {
     batch->done[index / 8] |= (uint8_t)(1u << (index % 8));
     batch->n_done++;
@@ -73,21 +70,8 @@ void batch_begin_end(struct batches *batches, struct active_batch *batch, enum b
 /* What the index does not take now, for want of room, it will take later. */
 static void save_failure(struct batches *batches, struct active_batch *batch)
 {
-    struct store_index *index = batches->index;
     serverd_error err;
-    serverd_status status = store_index_begin(index, &err);
-    if (status == SERVERD_OK)
-        status = store_update_batch(index, &batch->row, &err);
-    if (status == SERVERD_OK)
-        status = store_remove_results(index, batch->row.number, &err);
-    if (status == SERVERD_OK)
-        status = store_index_commit(index, &err);
-    batch->is_saved = status == SERVERD_OK;
-    if (batch->is_saved) {
-        store_index_shrink(index);
-        return;
-    }
-    store_index_rollback(index);
+    batch->is_saved = store_update_batch(batches->index, &batch->row, &err) == SERVERD_OK;
     batch->save_again_ns = now_ns(batches) + SAVE_AGAIN_MS * MS_NS;
 }
 
@@ -95,8 +79,10 @@ void batch_fail(struct batches *batches, struct active_batch *batch, struct buff
 {
     struct buffer list;
     size_t n;
-    if (batch->row.status == BATCH_FAILED)
+    if (batch->row.status == BATCH_FAILED) {
+        buffer_deinit(errors);
         return;
+    }
     buffer_init(&list, SIZE_MAX / 2);
     buffer_printf(&list, "[%s]", buffer_str(errors));
     buffer_deinit(errors);
@@ -167,7 +153,7 @@ static void note_result(void *context, const struct store_result *result)
     struct active_batch *batch = context;
     if (result->line >= batch->row.n_total || batch_is_done(batch, result->line))
         return;
-    set_done(batch, result->line);
+    batch_set_done(batch, result->line);
     batch->row.n_completed += !result->is_error;
     batch->row.n_failed += result->is_error;
 }
@@ -243,7 +229,7 @@ static void drop_ended(struct batches *batches)
 {
     for (struct active_batch **at = &batches->active; *at;) {
         struct active_batch *batch = *at;
-        if (batch->row.status < BATCH_COMPLETED || batch->n_running > 0 || !batch->is_saved) {
+        if (batch->row.status < BATCH_COMPLETED || batch->n_running > 0 || !batch->is_tidy) {
             at = &batch->next;
             continue;
         }
@@ -263,260 +249,22 @@ static struct active_batch *find_active(const struct batches *batches, const cha
     return batch;
 }
 
-/* ---- lines that begin --------------------------------------------------------------------------
- */
-
-static void again_later(struct batches *batches, struct active_batch *batch,
-                        const struct line_place *place, uint32_t ms)
-{
-    const uint64_t wait = min_u32(max_u32(ms, LEAST_RETRY_MS), MOST_RETRY_MS);
-    batch->again[batch->n_again++] = *place; /* with those that run, at most max_running */
-    batch->not_before_ns = now_ns(batches) + wait * MS_NS;
-}
-
-/* The next line that has no result; a text that has to be freed in *owned, if any. False: there is
- * none, or the batch has failed. */
-static bool next_line(struct batches *batches, struct active_batch *batch, struct line_place *place,
-                      const char **text, char **owned)
-{
-    serverd_error err;
-    serverd_status status = SERVERD_OK;
-    if (batch->n_again > 0) {
-        *place = batch->again[--batch->n_again];
-        *text = *owned = malloc(place->n + 1);
-        status = *owned ? file_read_at(&batch->reader.file, place->offset, *owned, place->n, &err)
-                        : fail(&err, SERVERD_NOMEM, "a batch's line: no memory");
-    } else {
-        struct batch_line line = {0};
-        uint32_t index = 0;
-        do {
-            status = line_reader_next(&batch->reader, &line, &batch->is_read, &err);
-            index = batch->next_index;
-            batch->is_read |= index == batch->row.n_total;
-            batch->next_index += !batch->is_read;
-        } while (status == SERVERD_OK && !batch->is_read && batch_is_done(batch, index));
-        if (status == SERVERD_OK && batch->is_read)
-            return false;
-        *place = (struct line_place){index, line.offset, line.n};
-        *text = line.text;
-    }
-    if (status == SERVERD_OK)
-        return true;
-    batch_fail_with(batches, batch, &err);
-    return false;
-}
-
-/* Gives the slot a line of the batch; false: it has none that could run now. */
-static bool start_line(struct batches *batches, struct active_batch *batch, struct batch_slot *slot)
-{
-    const struct batch_runner *runner = &batches->setup.runner;
-    struct batch_item item = {0};
-    struct batch_fault fault;
-    struct line_place place;
-    const char *text = NULL;
-    char *owned = NULL;
-    bool has_started = false;
-    if (!next_line(batches, batch, &place, &text, &owned))
-        goto out;
-    if (!text || !batch_item_read(text, place.n, batch->row.endpoint, &item, &fault)) {
-        const serverd_error err = {.code = SERVERD_CORRUPT, .text = "its input has changed"};
-        batch_fail_with(batches, batch, &err);
-        goto out;
-    }
-    slot->batch = batch;
-    slot->place = place;
-    memcpy(slot->custom_id, item.custom_id, sizeof slot->custom_id);
-    batch->n_running++;
-    const struct batch_call call = {.path = batch->row.endpoint,
-                                    .body = item.body,
-                                    .n_body = item.n_body,
-                                    .tenant = batch->row.tenant,
-                                    .slot = slot};
-    slot->number = runner->submit(runner->context, &call);
-    has_started = slot->number != 0;
-    if (!has_started) {
-        slot->batch = NULL;
-        batch->n_running--;
-        again_later(batches, batch, &place, 0);
-    }
-out:
-    batch_item_release(&item);
-    free(owned);
-    return has_started;
-}
-
-static bool wants_to_run(const struct active_batch *batch, uint64_t now)
-{
-    return batch->row.status == BATCH_IN_PROGRESS && (batch->n_again > 0 || !batch->is_read) &&
-           batch->not_before_ns <= now;
-}
-
-/* Batches take turns. */
-static bool give_line(struct batches *batches, struct batch_slot *slot)
-{
-    const uint64_t now = now_ns(batches);
-    for (uint32_t i = 0; i < batches->n_active; i++) {
-        struct active_batch *batch = batches->turn ? batches->turn : batches->active;
-        batches->turn = batch->next;
-        if (wants_to_run(batch, now) && start_line(batches, batch, slot))
-            return true;
-    }
-    return false;
-}
-
-static void fill(struct batches *batches)
-{
-    const struct batch_runner *runner = &batches->setup.runner;
-    if (batches->n_active == 0 || !runner->is_open(runner->context))
-        return;
-    for (uint32_t i = 0; i < batches->setup.max_running; i++)
-        if (!batches->slots[i].batch && !give_line(batches, &batches->slots[i]))
-            return;
-}
-
-/* ---- lines that end ----------------------------------------------------------------------------
- */
-
-void batches_line_ended(struct batch_slot *slot, const struct batch_reply *reply)
-{
-    struct batches *batches = slot->batches;
-    (void)pthread_mutex_lock(&batches->mutex);
-    slot->status = reply->status;
-    slot->retry_after_ms = reply->retry_after_ms;
-    slot->n = reply->n;
-    slot->bytes = malloc(reply->n + 1);
-    if (slot->bytes && reply->n > 0)
-        memcpy(slot->bytes, reply->bytes, reply->n);
-    (void)snprintf(slot->request_id, sizeof slot->request_id, "%s", reply->request_id);
-    slot->has_ended = true;
-    (void)pthread_mutex_unlock(&batches->mutex);
-    batches->setup.runner.wake(batches->setup.runner.context);
-}
-
-static int64_t count_in(const json_t *object, const char *name, const char *other)
-{
-    const json_t *value = json_object_get(object, name);
-    if (!value && other)
-        value = json_object_get(object, other);
-    return json_integer_value(value); /* 0 of what is no number */
-}
-
-static void add_usage(struct active_batch *batch, const struct batch_slot *slot)
-{
-    json_t *root = json_loadb(slot->bytes, slot->n, JSON_ALLOW_NUL, NULL);
-    const json_t *usage = json_object_get(root, "usage"),
-                 *in = json_object_get(usage, "prompt_tokens_details"),
-                 *out = json_object_get(usage, "completion_tokens_details");
-    in = in ? in : json_object_get(usage, "input_tokens_details");
-    out = out ? out : json_object_get(usage, "output_tokens_details");
-    batch->row.input_tokens += count_in(usage, "prompt_tokens", "input_tokens");
-    batch->row.output_tokens += count_in(usage, "completion_tokens", "output_tokens");
-    batch->row.cached_tokens += count_in(in, "cached_tokens", NULL);
-    batch->row.reasoning_tokens += count_in(out, "reasoning_tokens", NULL);
-    json_decref(root);
-}
-
-static void count_line(struct batches *batches, const char *outcome)
-{
-    const char *labels[] = {outcome};
-    metrics_add_labelled(batches->setup.metrics, METRIC_BATCH_LINES, labels, 1);
-}
-
-/* A reply that may become another one later, or that nobody could keep. */
-static bool is_passing(const struct batch_slot *slot)
-{
-    return slot->status == 0 || slot->status == 429 || slot->status == 503 || !slot->bytes;
-}
-
-/* Into the index, inside a transaction. */
-static serverd_status take_reply(struct batches *batches, struct batch_slot *slot,
-                                 serverd_error *err)
-{
-    struct active_batch *batch = slot->batch;
-    const bool is_error = slot->status != 200;
-    bool is_new = false;
-    struct buffer text;
-    buffer_init(&text, SIZE_MAX / 2);
-    batch_write_result(&text, slot);
-    const struct store_result result = {
-        .line = slot->place.index, .is_error = is_error, .text = text.data, .n = text.len};
-    serverd_status status =
-        text.is_failed ? fail(err, SERVERD_NOMEM, "a batch's result: no memory")
-                       : store_add_result(batches->index, batch->row.number, &result, &is_new, err);
-    buffer_deinit(&text);
-    if (status != SERVERD_OK || !is_new)
-        return status;
-    set_done(batch, slot->place.index);
-    batch->row.n_completed += !is_error;
-    batch->row.n_failed += is_error;
-    if (!is_error)
-        add_usage(batch, slot);
-    count_line(batches, is_error ? "error" : "ok");
-    return store_update_batch(batches->index, &batch->row, err);
-}
-
-static uint32_t list_ended(struct batches *batches, struct batch_slot **out)
-{
-    uint32_t n = 0;
-    (void)pthread_mutex_lock(&batches->mutex);
-    for (uint32_t i = 0; i < batches->setup.max_running; i++)
-        if (batches->slots[i].batch && batches->slots[i].has_ended)
-            out[n++] = &batches->slots[i];
-    (void)pthread_mutex_unlock(&batches->mutex);
-    return n;
-}
-
-/* One transaction for all lines that have ended meanwhile: the more come, the fewer writes to the
- * disk each of them takes. */
-static serverd_status take_replies(struct batches *batches, struct batch_slot **ended, uint32_t n,
-                                   serverd_error *err)
-{
-    bool has_begun = false;
-    serverd_status status = SERVERD_OK;
-    for (uint32_t i = 0; i < n && status == SERVERD_OK; i++) {
-        if (is_passing(ended[i]) || ended[i]->batch->row.status == BATCH_FAILED)
-            continue;
-        if (!has_begun)
-            status = store_index_begin(batches->index, err);
-        has_begun = true;
-        if (status == SERVERD_OK)
-            status = take_reply(batches, ended[i], err);
-    }
-    if (status == SERVERD_OK && has_begun)
-        status = store_index_commit(batches->index, err);
-    if (status != SERVERD_OK)
-        store_index_rollback(batches->index);
-    return status;
-}
-
-static void free_slot(struct batches *batches, struct batch_slot *slot)
-{
-    struct active_batch *batch = slot->batch;
-    batch->n_running--;
-    if (is_passing(slot) && batch->row.status == BATCH_IN_PROGRESS) {
-        again_later(batches, batch, &slot->place, slot->retry_after_ms);
-        count_line(batches, "again");
-    }
-    free(slot->bytes);
-    *slot = (struct batch_slot){.batches = batches};
-}
-
-static void collect(struct batches *batches)
-{
-    struct batch_slot *ended[LIMIT_BATCH_RUNNING];
-    serverd_error err;
-    const uint32_t n = list_ended(batches, ended);
-    const serverd_status status = take_replies(batches, ended, n, &err);
-    for (uint32_t i = 0; i < n; i++) {
-        struct active_batch *batch = ended[i]->batch;
-        if (status != SERVERD_OK && !is_passing(ended[i]))
-            batch_fail_with(batches, batch, &err);
-        free_slot(batches, ended[i]);
-    }
-}
-
 /* ---- in between --------------------------------------------------------------------------------
  */
+
+/* Of a batch that has ended: what it leaves in the index goes piece by piece. */
+static bool tidy_up(struct batches *batches, struct active_batch *batch)
+{
+    serverd_error err;
+    if (now_ns(batches) < batch->save_again_ns)
+        return false;
+    if (!batch->is_saved)
+        save_failure(batches, batch);
+    else if (store_remove_results(batches->index, batch->row.number, SLICE_LINES, &batch->is_tidy,
+                                  &err))
+        batch->save_again_ns = now_ns(batches) + SAVE_AGAIN_MS * MS_NS;
+    return batch->is_saved && !batch->is_tidy;
+}
 
 /* True: it wants its next turn at once. */
 static bool advance(struct batches *batches, struct active_batch *batch)
@@ -544,9 +292,7 @@ static bool advance(struct batches *batches, struct active_batch *batch)
         batch_write_output(batches, batch);
         return true;
     default:
-        if (!batch->is_saved && now_ns(batches) >= batch->save_again_ns)
-            save_failure(batches, batch);
-        return false;
+        return tidy_up(batches, batch);
     }
 }
 
@@ -554,8 +300,9 @@ uint32_t batches_advance(struct batches *batches)
 {
     bool wants_more = false;
     load_open(batches);
-    collect(batches);
-    fill(batches);
+    batch_slots_collect(batches);
+    batch_slots_fill(batches); /* before the disk is waited for */
+    batch_slots_commit(batches);
     for (struct active_batch *batch = batches->active; batch; batch = batch->next)
         wants_more |= advance(batches, batch);
     drop_ended(batches);
@@ -602,9 +349,15 @@ serverd_status batches_create(const struct batches_setup *setup, struct batches 
                               serverd_error *err)
 {
     struct batches *batches = calloc(1, sizeof *batches);
-    if (batches)
+    if (batches) {
         batches->slots = calloc(setup->max_running, sizeof *batches->slots);
-    if (!batches || !batches->slots) {
+        batches->results = calloc(setup->max_running, sizeof *batches->results);
+    }
+    if (!batches || !batches->slots || !batches->results) {
+        if (batches) {
+            free(batches->slots);
+            free(batches->results);
+        }
         free(batches);
         return fail(err, SERVERD_NOMEM, "batches: no memory");
     }
@@ -624,6 +377,7 @@ void batches_destroy(struct batches *batches)
         return;
     for (uint32_t i = 0; i < batches->setup.max_running; i++)
         free(batches->slots[i].bytes);
+    free(batches->results);
     while (batches->active) {
         struct active_batch *batch = batches->active;
         batches->active = batch->next;

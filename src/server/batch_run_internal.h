@@ -55,6 +55,7 @@ struct active_batch {
     uint32_t next_result;           /* UINT32_MAX: all are written */
     bool is_second_pass;            /* lines without a result are being written */
     bool is_saved;                  /* the index knows that it has ended */
+    bool is_tidy;                   /* and has none of its results any more */
     uint64_t save_again_ns;
 };
 
@@ -74,6 +75,19 @@ struct batch_slot {
     uint32_t retry_after_ms;
 };
 
+struct batch_usage {
+    int64_t input, cached, output, reasoning; /* tokens */
+};
+
+/* A reply that is to be committed. */
+struct batch_result {
+    struct active_batch *batch;
+    uint32_t index;
+    bool is_error;
+    struct buffer text;
+    struct batch_usage usage;
+};
+
 struct batches {
     struct batches_setup setup;
     struct store_index *index;
@@ -82,7 +96,9 @@ struct batches {
     int64_t last_number; /* of those that have been taken into the list */
     bool may_have_more;  /* the index has others, perhaps */
     struct active_batch *turn;
-    struct batch_slot *slots; /* [max_running] */
+    struct batch_slot *slots;     /* [max_running] */
+    struct batch_result *results; /* [max_running], n_results of them; none between two turns */
+    uint32_t n_results;
 
     pthread_mutex_t mutex; /* of the slots' replies */
 };
@@ -96,7 +112,13 @@ void batch_begin_end(struct batches *batches, struct active_batch *batch, enum b
 void batch_fail(struct batches *batches, struct active_batch *batch, struct buffer *errors);
 void batch_fail_with(struct batches *batches, struct active_batch *batch, const serverd_error *err);
 bool batch_is_done(const struct active_batch *batch, uint32_t index);
+void batch_set_done(struct active_batch *batch, uint32_t index);
 
+/* batch_slots.c: takes replies out of slots; gives free slots lines; commits what was taken, all in
+ * one transaction: the more come, the fewer writes to the disk each of them takes. */
+void batch_slots_collect(struct batches *batches);
+void batch_slots_fill(struct batches *batches);
+void batch_slots_commit(struct batches *batches);
 /* batch_validate.c: a piece of checking the input; at its end the batch is in progress, or failed.
  */
 void batch_validate(struct batches *batches, struct active_batch *batch);

@@ -45,7 +45,7 @@ static bool read_call(struct exchange *x, const json_t *root, struct responses_b
     json_t *chat = body->chat;
     body->chat = NULL;
     if (api_fields_read_json(x, API_CHAT, chat, &fields, e) &&
-        chat_call_make(x, &fields, body->n_logprobs, call, e))
+        chat_call_make_single(x, &fields, body->n_logprobs, call, e))
         return true;
     responses_body_release(body);
     return false;

@@ -38,6 +38,12 @@ static const char schema[] =
     "PRAGMA user_version=1;"
     "COMMIT;";
 
+/* Results of batches that have ended go piece by piece; a crash leaves the rest. */
+static const char leftovers[] =
+    "DELETE FROM result WHERE NOT EXISTS"
+    " (SELECT 1 FROM batch WHERE number = key / 16777216 AND status < 4);";
+
+_Static_assert(STORE_MAX_LINES == 16777216, "the script has this number");
 _Static_assert(BATCH_COMPLETED == 4, "the index open_batch has this number");
 
 /* ---- statements -------------------------------------------------------------------------------
@@ -87,7 +93,8 @@ _Static_assert(BATCH_COMPLETED == 4, "the index open_batch has this number");
     X(ADD_RESULT, "INSERT OR IGNORE INTO result(key, is_error, text) VALUES(?, ?, ?)")             \
     X(READ_RESULTS, "SELECT key, is_error, text FROM result WHERE key >= ? AND key < ?"            \
                     " ORDER BY key LIMIT ?")                                                       \
-    X(REMOVE_RESULTS, "DELETE FROM result WHERE key >= ? AND key < ?")                             \
+    X(REMOVE_RESULTS, "DELETE FROM result WHERE key IN (SELECT key FROM result WHERE key >= ? "    \
+                      "AND key < ? LIMIT ?)")                                                      \
     X(VACUUM, "PRAGMA incremental_vacuum")
 
 enum statement {
@@ -214,7 +221,8 @@ static serverd_status set_up(struct store_index *index, const char *path, server
                    ? fail(err, SERVERD_BUSY, "%s: another serverd has this folder", path)
                    : err->code;
     }
-    if (version == 0 && sqlite3_exec(index->db, schema, NULL, NULL, NULL) != SQLITE_OK)
+    const char *script = version == 0 ? schema : leftovers;
+    if (version <= SCHEMA_VERSION && sqlite3_exec(index->db, script, NULL, NULL, NULL) != SQLITE_OK)
         return fault(index, path, err);
     if (version > SCHEMA_VERSION)
         return fail(err, SERVERD_VERSION,
@@ -265,12 +273,6 @@ void store_index_rollback(struct store_index *index)
     serverd_error ignored; /* some errors have rolled back already */
     if (!sqlite3_get_autocommit(index->db))
         (void)run_plain(index, ROLLBACK, "rollback", &ignored);
-}
-
-void store_index_shrink(struct store_index *index)
-{
-    serverd_error ignored;
-    (void)run_plain(index, VACUUM, "shrink", &ignored);
 }
 
 serverd_status store_make_id(const char *prefix, char out[STORE_ID_BYTES], serverd_error *err)
@@ -673,12 +675,18 @@ serverd_status store_read_results(struct store_index *index, int64_t batch, uint
     return end_query(index, s, code, "read results", err);
 }
 
-serverd_status store_remove_results(struct store_index *index, int64_t batch, serverd_error *err)
+serverd_status store_remove_results(struct store_index *index, int64_t batch, uint32_t limit,
+                                    bool *is_empty, serverd_error *err)
 {
     sqlite3_stmt *s = prepare(index, REMOVE_RESULTS, err);
     if (!s)
         return err->code;
     bind_number(s, 1, key_of(batch, 0));
     bind_number(s, 2, key_of(batch + 1, 0));
-    return run(index, s, "remove results", err);
+    bind_number(s, 3, limit);
+    const serverd_status status = run(index, s, "remove results", err);
+    if (status != SERVERD_OK)
+        return status;
+    *is_empty = sqlite3_changes(index->db) < (int)limit;
+    return run_plain(index, VACUUM, "shrink", err);
 }

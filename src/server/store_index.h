@@ -155,9 +155,6 @@ serverd_status store_count_open_batches(struct store_index *index, uint64_t tena
 /* Batches that ended before `time`. */
 serverd_status store_forget_batches(struct store_index *index, int64_t time, serverd_error *err);
 
-/* Gives the disk what removed rows have left; what fails is tried again the next time. */
-void store_index_shrink(struct store_index *index);
-
 /* ---- results: one for each line of an unfinished batch that is done ---- */
 
 enum { STORE_MAX_LINES = 1 << 24 };
@@ -179,6 +176,10 @@ serverd_status store_read_results(struct store_index *index, int64_t batch, uint
                                   uint32_t limit,
                                   void (*take)(void *context, const struct store_result *result),
                                   void *context, uint32_t *next_line, serverd_error *err);
-serverd_status store_remove_results(struct store_index *index, int64_t batch, serverd_error *err);
+/* Removes up to `limit` of them and gives their room back to the disk; *is_empty: there are no
+ * more.
+ */
+serverd_status store_remove_results(struct store_index *index, int64_t batch, uint32_t limit,
+                                    bool *is_empty, serverd_error *err);
 
 #endif
