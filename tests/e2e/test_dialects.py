@@ -1,5 +1,6 @@
 """Tools, Anthropic's Messages and OpenAI's Responses, by their own packages."""
 import json
+import time
 
 import anthropic
 import openai
@@ -193,3 +194,37 @@ def test_responses_with_a_tool(client):
                                                        {"type": "function_call_output", "call_id": call.call_id,
                                                         "output": "sunny"}]})
     assert back.output
+
+
+def test_responses_in_the_background(client):
+    args = dict(model="default", input="Count to five.", temperature=0, max_output_tokens=12)
+    whole = client.responses.create(**args)
+    made = client.responses.create(**args, background=True)
+    assert made.status == "queued" and made.background and not made.output
+    for _ in range(200):
+        seen = client.responses.retrieve(made.id)
+        if seen.status not in ("queued", "in_progress"):
+            break
+        time.sleep(0.05)
+    assert seen.status == whole.status and seen.output_text == whole.output_text and seen.id == made.id
+    events = list(client.responses.retrieve(made.id, stream=True))
+    rest = list(client.responses.retrieve(made.id, stream=True, starting_after=4))
+    assert [e.sequence_number for e in events] == list(range(len(events))) and rest == events[5:]
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    endless = client.responses.create(**{**args, "max_output_tokens": 1000}, background=True, extra_body={"ignore_eos": True})
+    assert client.responses.cancel(endless.id).status == "cancelled"
+    client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(made.id)
+
+
+def test_responses_with_what_is_included(client):
+    args = dict(model="default", input="Count to five.", temperature=0, max_output_tokens=8)
+    reply = client.responses.create(**args, include=["message.output_text.logprobs"], top_logprobs=2)
+    content = reply.output[-1].content[0]
+    assert "".join(p.token for p in content.logprobs) == content.text and all(len(p.top_logprobs) == 2 for p in content.logprobs)
+    again = client.responses.create(**args, previous_response_id=reply.id)
+    by_id = client.responses.create(**{**args, "input": [
+        {"role": "user", "content": "Count to five."}, {"type": "item_reference", "id": reply.output[-1].id},
+        {"role": "user", "content": "Count to five."}]})
+    assert by_id.output_text == again.output_text and by_id.usage.input_tokens == again.usage.input_tokens
