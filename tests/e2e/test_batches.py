@@ -321,3 +321,17 @@ def test_a_full_disk_ends_uploads_and_batches_but_not_the_server(start, tiny_mod
     batch = wait(client, batch)
     assert (batch.status, batch.request_counts.completed) == ("completed", 3000)
     assert s.stop() == 0
+
+
+def test_a_real_model_answers_a_batch_as_it_does_clients(start, default_model, data):
+    s = start(default_model, "--data-path", data, "--ctx-size", "512", "--batch-running", "6", "--max-running", "4")
+    client = client_of(s)
+    items = [{"custom_id": str(i), "method": "POST", "url": CHAT,
+              "body": {"model": "default", "max_tokens": 12, "temperature": 0.8 * (i % 2), "seed": i,
+                       "messages": [{"role": "user", "content": f"Name {i + 2} rivers of Europe."}]}} for i in range(12)]
+    batch = submit(client, items, CHAT)
+    expected = direct(s, items)  # meanwhile, so that lines lose their places and get them back
+    batch = wait(client, batch)
+    output = read(client, batch.output_file_id)
+    assert {line["custom_id"]: plain(line["response"]["body"]) for line in output} == expected
+    assert s.stop() == 0
