@@ -335,3 +335,17 @@ def test_a_real_model_answers_a_batch_as_it_does_clients(start, default_model, d
     output = read(client, batch.output_file_id)
     assert {line["custom_id"]: plain(line["response"]["body"]) for line in output} == expected
     assert s.stop() == 0
+
+
+def test_results_that_have_no_room_fail_their_batch(start, tiny_model, data):
+    s = start(tiny_model("llama"), *NULL, "--data-path", data, "--data-size", "1M")
+    client = client_of(s)
+    items = lines(2400)
+    first = wait(client, submit(client, items))
+    assert first.status == "failed"
+    assert [e.code for e in first.errors.data] == ["insufficient_storage"]
+    client.files.delete(first.input_file_id)
+    second = wait(client, submit(client, items[:400]))
+    assert (second.status, second.request_counts.completed) == ("completed", 400)
+    assert contents(data) == sorted([second.input_file_id, second.output_file_id])
+    assert s.stop() == 0
