@@ -288,6 +288,7 @@ def test_a_key_over_its_rate_has_its_lines_later(start, tiny_model, data, tmp_pa
     assert (batch.status, batch.request_counts.completed) == ("completed", 620)
     metrics = httpx.get(s.url + "/metrics", headers={"Authorization": "Bearer limited"}).text
     assert 'serverd_batch_lines_total{outcome="ok"} 620' in metrics
+    assert "serverd_files 2\n" in metrics
     assert 'serverd_batch_lines_total{outcome="again"}' in metrics
     # a key that is no more: its lines are refused, and the batch ends
     slow = submit(client, lines(3))
