@@ -17,4 +17,12 @@ static int64_t system_wall_seconds(void *context)
     return (int64_t)t.tv_sec;
 }
 
+static uint64_t processor_now_ns(void *context)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* cannot fail for this clock */
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 const struct clock system_clock = {system_now_ns, system_wall_seconds, NULL};
+const struct clock processor_clock = {processor_now_ns, system_wall_seconds, NULL};

@@ -14,6 +14,10 @@ struct clock {
 /* The machine's clock. */
 extern const struct clock system_clock;
 
+/* Processor time of the calling thread, for bounds on what a request may make it work: a busy
+ * machine refuses nothing that an idle one takes. The wall's time is that of system_clock. */
+extern const struct clock processor_clock;
+
 static inline uint64_t clock_now_ns(const struct clock *clock)
 {
     return clock->now_ns(clock->context);

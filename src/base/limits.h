@@ -131,6 +131,8 @@
 #define LIMIT_LABELS                64u       /* tokens whose probability a score is */
 #define LIMIT_STORED_RESPONSES      4096u     /* the oldest go, and those that expire */
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
+#define LIMIT_BACKGROUND            64u /* responses made while nobody waits; more get 429 */
+#define LIMIT_FOLLOWERS             8u  /* streams of one of them; more get 429 */
 /* Of --data-path: 507, or 400 with the field's name. Ages in seconds: files of batches, and of
  * batches that have ended, go when they are so old, as with OpenAI. */
 #define LIMIT_STORED_FILES   100000u
@@ -144,24 +146,28 @@
 #define LIMIT_BATCH_AGE      2592000u
 /* Batches: 429 for more that have not ended, of a key and of all; so many of them take turns, the
  * others wait. Of one: its validation fails with these errors, and no more than so many. */
-#define LIMIT_OPEN_BATCHES     4096u
-#define LIMIT_OPEN_BATCHES_KEY 256u
-#define LIMIT_ACTIVE_BATCHES   64u
-#define LIMIT_BATCH_RUNNING    1024u /* lines at once, whatever --batch-running says */
-#define LIMIT_BATCH_LINES      50000u
-#define LIMIT_BATCH_ERRORS     100u
-#define LIMIT_CUSTOM_ID        512u /* bytes */
-#define LIMIT_METADATA_PAIRS   16u
-#define LIMIT_METADATA_KEY     64u
-#define LIMIT_METADATA_VALUE   512u
-#define LIMIT_KEPT_GRAMMARS    256u /* compiled, for requests that ask for the same */
-#define LIMIT_STOPS            16u
-#define LIMIT_STOP_BYTES       1024u
-#define LIMIT_STOP_TOKEN_IDS   64u
-#define LIMIT_LOGIT_BIAS       1024u
-#define LIMIT_TOP_LOGPROBS     20u
-#define LIMIT_REQUEST_ID_BYTES 128u
-#define LIMIT_REQUEST_BYTES    (128 * MIB) /* its arena: prompt ids, stops, biases */
+#define LIMIT_OPEN_BATCHES        4096u
+#define LIMIT_OPEN_BATCHES_KEY    256u
+#define LIMIT_ACTIVE_BATCHES      64u
+#define LIMIT_BATCH_RUNNING       1024u /* lines at once, whatever --batch-running says */
+#define LIMIT_BATCH_LINES         50000u
+#define LIMIT_BATCH_ERRORS        100u
+#define LIMIT_CUSTOM_ID           512u /* bytes */
+#define LIMIT_METADATA_PAIRS      16u
+#define LIMIT_METADATA_KEY        64u
+#define LIMIT_METADATA_VALUE      512u
+#define LIMIT_KEPT_GRAMMARS       256u /* compiled, for requests that ask for the same */
+#define LIMIT_STOPS               16u
+#define LIMIT_STOP_BYTES          1024u
+#define LIMIT_STOP_PATTERNS       4u
+#define LIMIT_STOP_PATTERN_BYTES  1024u
+#define LIMIT_STOP_PATTERN_STATES 1024u /* as many steps a byte of output may take */
+#define LIMIT_STOP_PATTERN_MS     50u   /* to compile it, on an HTTP thread */
+#define LIMIT_STOP_TOKEN_IDS      64u
+#define LIMIT_LOGIT_BIAS          1024u
+#define LIMIT_TOP_LOGPROBS        20u
+#define LIMIT_REQUEST_ID_BYTES    128u
+#define LIMIT_REQUEST_BYTES       (128 * MIB) /* its arena: prompt ids, stops, biases */
 
 /* Of its sampling; a bad word's tokens, a breaker's bytes. */
 #define LIMIT_BAD_WORDS         1024u
@@ -272,5 +278,6 @@
 
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
+#define LIMIT_METRICS_BYTES (32 * MIB) /* rendered, of all models: 500 */
 
 #endif

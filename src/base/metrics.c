@@ -136,9 +136,18 @@ void metrics_destroy(struct metrics *metrics)
 
 void metrics_reset_gauges(struct metrics *metrics)
 {
-    for (size_t id = 0; metrics && id < METRIC_COUNT; id++)
-        if (rows[id].is_of_model && rows[id].kind == GAUGE)
-            atomic_store_explicit(&metrics->metrics[id].value, 0, memory_order_relaxed);
+    if (!metrics)
+        return;
+    (void)pthread_mutex_lock(&metrics->mutex);
+    for (size_t id = 0; id < METRIC_COUNT; id++) {
+        struct metric *metric = &metrics->metrics[id];
+        if (!rows[id].is_of_model || rows[id].kind != GAUGE)
+            continue;
+        atomic_store_explicit(&metric->value, 0, memory_order_relaxed);
+        for (size_t i = 0; i < metric->n_series; i++)
+            metric->series[i].value = 0;
+    }
+    (void)pthread_mutex_unlock(&metrics->mutex);
 }
 
 /* A value that a metric can take: counters only grow, and nothing is NaN or infinite. */

@@ -9,7 +9,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct compiler {
     struct machine_builder builder;
@@ -133,19 +132,6 @@ static serverd_status (*const forms[])(struct compiler *) = {
     [GRAMMAR_REGEX] = compile_regex,        [GRAMMAR_CHOICE] = compile_choice,
     [GRAMMAR_GBNF] = compile_gbnf,          [GRAMMAR_TAGS] = compile_tags,
 };
-
-/* ---- time ------------------------------------------------------------------------------------ */
-
-/* The calling thread's: a busy machine makes no schema too complex. */
-static uint64_t processor_ns(void *context)
-{
-    struct timespec now;
-    (void)context;
-    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
-static const struct clock processor_clock = {.now_ns = processor_ns};
 
 /* No two grammars are at one address at one time. Never 0. */
 static uint64_t unique_id(const struct grammar *grammar)

@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#define MACHINE_BYTES 1024u /* of a text given as bytes */
-
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 void machine_builder_init(struct machine_builder *builder, struct grammar_budget *budget,

@@ -43,49 +43,84 @@ static void add_token(struct tags *t, const struct json_value *format)
 
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static bool subtract(struct tags *t, struct string_set *set, const struct automaton *what)
+static bool subtract(struct tags *t, const struct automaton **from, const struct automaton *what)
 {
-    struct grammar_budget *budget = t->builder->budget;
-    const struct automaton *rest;
-    struct string_set kept;
-    if (!what || !tags_check(t, automaton_complement(budget, what, &rest, t->err), NULL))
-        return false;
-    const struct string_set others = {.automaton = rest, .max = UINT32_MAX};
-    if (!tags_check(t, string_set_intersect(budget, set, &others, &kept, t->err), NULL))
-        return false;
-    *set = kept;
-    return true;
+    return what &&
+           tags_check(t, automaton_subtract(t->builder->budget, *from, what, from, t->err), NULL);
 }
 
-static bool subtract_pattern(struct tags *t, struct string_set *set, const char *pattern)
+static bool subtract_pattern(struct tags *t, const struct automaton **from, const char *pattern)
 {
     struct string_set what;
     return tags_check(t,
                       regex_compile(t->builder->budget, pattern, strlen(pattern), REGEX_WHOLE,
                                     &what, t->err),
                       "invalid_regex") &&
-           subtract(t, set, what.automaton);
+           subtract(t, from, what.automaton);
 }
 
-static bool subtract_texts_with(struct tags *t, struct string_set *set,
-                                const struct json_value *stop)
+/* Texts that a reader takes as they are, up to the stop. Of tagged values it takes a CDATA frame
+ * off, in which the stop does not count, and line ends at the edges, which matters where the value
+ * has to be exact. */
+static const struct automaton *make_readable(struct tags *t, const struct tags_readable *kind)
 {
-    const struct text_piece piece = {stop->text, stop->n};
-    const struct automaton *without = tags_without(t, tags_literals(t, &piece, 1)), *with;
-    return without &&
-           tags_check(t, automaton_complement(t->builder->budget, without, &with, t->err), NULL) &&
-           subtract(t, set, with);
+    const struct automaton *out = NULL;
+    if (kind->n_stop > 0) {
+        const struct text_piece piece = {kind->stop, kind->n_stop};
+        out = tags_without(t, tags_literals(t, &piece, 1));
+    } else {
+        (void)tags_check(t, automaton_anything(t->builder->budget, &out, t->err), NULL);
+    }
+    if (out && kind->is_framed)
+        (void)subtract_pattern(t, &out, "[ \\t\\r\\n]*<!\\[CDATA\\[[\\s\\S]*");
+    if (out && kind->is_framed && kind->is_exact && t->status == SERVERD_OK)
+        (void)subtract_pattern(t, &out, "[\\r\\n][\\s\\S]*|[\\s\\S]*[\\r\\n]");
+    return t->status == SERVERD_OK ? out : NULL;
 }
 
-/* What a reader of tagged values takes for something else: text in a CDATA frame, of which the
- * marks do not count; and line ends at the edges, which it takes off where the value has to be
- * exact. */
-static bool subtract_frames(struct tags *t, struct string_set *set)
+/* The same, made once: all parameters of a grammar have few kinds of values. */
+static const struct automaton *readable(struct tags *t, const struct tags_readable *kind)
 {
-    bool is_exact =
-        !(set->min == 0 && set->max == UINT32_MAX && automaton_is_anything(set->automaton));
-    return subtract_pattern(t, set, "[ \\t\\r\\n]*<!\\[CDATA\\[[\\s\\S]*") &&
-           (!is_exact || subtract_pattern(t, set, "[\\r\\n][\\s\\S]*|[\\s\\S]*[\\r\\n]"));
+    for (size_t i = 0; i < t->n_readable; i++) {
+        const struct tags_readable *known = &t->readable[i];
+        if (known->is_framed == kind->is_framed && known->is_exact == kind->is_exact &&
+            known->n_stop == kind->n_stop &&
+            (kind->n_stop == 0 || memcmp(known->stop, kind->stop, kind->n_stop) == 0))
+            return known->texts;
+    }
+    const struct automaton *made = make_readable(t, kind);
+    if (made && t->n_readable < TAGS_READABLE) {
+        t->readable[t->n_readable] = *kind;
+        t->readable[t->n_readable++].texts = made;
+    }
+    return made;
+}
+
+static bool is_any_text(const struct string_set *set)
+{
+    return set->min == 0 && set->max == UINT32_MAX && automaton_is_anything(set->automaton);
+}
+
+/* The texts of the set that can be read. */
+static bool keep_readable(struct tags *t, const struct json_value *format,
+                          const struct json_value *stop, struct string_set *set)
+{
+    const struct tags_readable kind = {.stop = stop ? stop->text : NULL,
+                                       .n_stop = stop ? stop->n : 0,
+                                       .is_framed = tags_flag(format, "is_framed"),
+                                       .is_exact = !is_any_text(set)};
+    const struct automaton *texts = readable(t, &kind);
+    struct string_set all = {.automaton = texts, .max = UINT32_MAX}, kept;
+    if (!texts)
+        return false;
+    if (is_any_text(set)) {
+        *set = all;
+        return true;
+    }
+    if (!tags_check(t, string_set_intersect(t->builder->budget, set, &all, &kept, t->err), NULL))
+        return false;
+    *set = kept;
+    return true;
 }
 
 /* {schema, stop, is_framed}: a string of the schema as it is, in which `stop` does not occur. */
@@ -111,11 +146,7 @@ static void add_string(struct tags *t, const struct json_value *format)
         (void)tags_check(t, grammar_budget_memory(t->err), NULL);
     for (uint32_t i = 0; i < n && t->status == SERVERD_OK; i++) {
         struct string_set set = sets[i];
-        if (tags_flag(format, "is_framed"))
-            (void)subtract_frames(t, &set);
-        if (stop && stop->n > 0 && t->status == SERVERD_OK)
-            (void)subtract_texts_with(t, &set, stop);
-        if (t->status == SERVERD_OK && !string_set_is_empty(&set))
+        if (keep_readable(t, format, stop, &set) && !string_set_is_empty(&set))
             kept[n_left++] = set;
     }
     if (n_left == 0)

@@ -73,9 +73,17 @@ const struct automaton *tags_literals(struct tags *t, const struct text_piece *t
 void tags_add_literal(struct tags *t, const char *text, size_t n)
 {
     const struct text_piece piece = {text, n};
-    const struct automaton *automaton = n > 0 ? tags_literals(t, &piece, 1) : NULL;
-    if (automaton)
-        tags_add_automaton(t, automaton);
+    uint32_t index;
+    if (n == 0 || t->status != SERVERD_OK)
+        return;
+    if (n > MACHINE_BYTES) {
+        const struct automaton *automaton = tags_literals(t, &piece, 1);
+        if (automaton)
+            tags_add_automaton(t, automaton);
+    } else if (tags_check(t, machine_builder_bytes(t->builder, text, n, &index, t->err),
+                          "invalid_grammar")) {
+        (void)tags_add(t, OP_TEXT, index);
+    }
 }
 
 /* Texts that end with one of `ends`, and nowhere before with one of `stops`. */

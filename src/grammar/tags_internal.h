@@ -5,12 +5,23 @@
 
 #include "grammar/tags.h"
 
+/* Texts that a reader takes as they are, of one kind (tags_calls.c). */
+struct tags_readable {
+    const char *stop;
+    size_t n_stop;
+    bool is_framed, is_exact;
+    const struct automaton *texts;
+};
+enum { TAGS_READABLE = 8 };
+
 struct tags {
     struct machine_builder *builder;
     const char **code;
     serverd_error *err;
     serverd_status status;
     unsigned depth;
+    struct tags_readable readable[TAGS_READABLE]; /* that were made */
+    size_t n_readable;
 };
 
 void tags_wrong(struct tags *t, const struct json_value *where, const char *what);

@@ -21,8 +21,9 @@ struct loading {
     struct program *program;
     const char *strings;
     uint64_t string_bytes;
-    uint32_t n_tensors;  /* records of TENS */
-    uint32_t *tensor_at; /* [n_tensors] index in the graph; an alias has that of its tensor */
+    uint32_t n_tensors;      /* records of TENS */
+    serverd_tensor *tensors; /* the graph's */
+    uint32_t *tensor_at;     /* [n_tensors] index in the graph; an alias has that of its tensor */
 };
 
 /* ---- sections as arrays ---------------------------------------------------------------------- */
@@ -152,7 +153,7 @@ static serverd_status load_tensor(struct loading *loading, const struct sdp_tens
                            .dtype = from->dtype,
                            .name = name,
                            .rank = from->rank,
-                           .flags = from->flags | SERVERD_TENSOR_PACKED,
+                           .flags = SERVERD_TENSOR_PACKED, /* and what the graph says */
                            .bytes = from->bytes};
     memcpy(to->dims, from->dims, sizeof to->dims);
     return SERVERD_OK;
@@ -197,7 +198,7 @@ static serverd_status load_tensors(struct loading *loading, serverd_error *err)
         if (status != SERVERD_OK)
             return error_context(err, "TENS[%u]", i);
     }
-    program->graph.tensors = tensors;
+    program->graph.tensors = loading->tensors = tensors;
     program->graph.n_tensors = n;
     return SERVERD_OK;
 }
@@ -450,6 +451,17 @@ static serverd_status load_tokenizer(struct loading *loading, serverd_error *err
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
+/* Of a checked graph. Kernels read a matrix in the form that the flag asks for, so a file's word
+ * for it is not taken. */
+static void mark_matrices(struct loading *loading)
+{
+    const serverd_graph *graph = &loading->program->graph;
+    for (uint32_t n = 0; n < graph->n_nodes; n++)
+        if (graph->nodes[n].op == SERVERD_OP_LINEAR)
+            loading->tensors[node_input(graph, &graph->nodes[n], 1)->tensor].flags |=
+                SERVERD_TENSOR_OF_LINEAR;
+}
+
 static serverd_status load_program(struct loading *loading, serverd_error *err)
 {
     serverd_status status = load_strings(loading, err);
@@ -470,7 +482,10 @@ static serverd_status load_program(struct loading *loading, serverd_error *err)
     memcpy(loading->program->id, loading->file->header->program_id, 32);
     loading->program->has_id = true;
     status = program_check(loading->program, err);
-    return status == SERVERD_OK ? sdp_plan_load(loading->file, loading->program, err) : status;
+    if (status != SERVERD_OK)
+        return status;
+    mark_matrices(loading);
+    return sdp_plan_load(loading->file, loading->program, err);
 }
 
 /* A matrix without rows must be there in some other layout. */

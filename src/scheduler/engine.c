@@ -340,6 +340,9 @@ static serverd_status check_request(const struct engine *engine, const struct re
         return fail(err, SERVERD_INVALID,
                     "stop: %u strings and %u token ids, at most %u and %u allowed", r->n_stops,
                     r->n_stop_tokens, LIMIT_STOPS, LIMIT_STOP_TOKEN_IDS);
+    if (r->n_stop_patterns > LIMIT_STOP_PATTERNS)
+        return fail(err, SERVERD_INVALID, "stop_regex: %u patterns, at most %u allowed",
+                    r->n_stop_patterns, LIMIT_STOP_PATTERNS);
     for (uint32_t i = 0; i < r->n_stops; i++)
         if (r->stops[i].len == 0 || r->stops[i].len > LIMIT_STOP_BYTES)
             return fail(err, SERVERD_INVALID, "stop: string %u has %u bytes, allowed 1 to %u", i,

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct dfa;
 struct grammar;
 struct inspection;
 struct reasoning_marks;
@@ -30,9 +31,11 @@ struct request {
     struct sampling_params sampling;
     const struct stop_string *stops;
     uint32_t n_stops;
+    const struct dfa *const *stop_patterns; /* grammar/stop_pattern.h */
+    uint32_t n_stop_patterns;
     const int32_t *stop_tokens;
     uint32_t n_stop_tokens;
-    bool includes_stop;  /* the matched stop string stays in the text */
+    bool includes_stop;  /* what the stop string or pattern matched stays in the text */
     bool skips_special;  /* control tokens give no text */
     bool wants_logprobs; /* of the output, with the n_top_logprobs best */
     uint32_t n_top_logprobs;
@@ -112,7 +115,7 @@ struct event {
     /* FINISH */
     enum finish_reason finish;
     int32_t stop_token; /* the end or stop token, -1 if none */
-    int32_t stop_index; /* the stop string's number, -1 if none */
+    int32_t stop_index; /* the stop string's number, behind them a pattern's; -1: none */
     bool is_end_token;  /* stop_token is the model's own end of generation */
     uint32_t n_cached;  /* of every kind: prompt tokens so far that were not computed */
     /* END */

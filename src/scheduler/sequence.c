@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "grammar/stop_pattern.h"
 #include "scheduler/constraint_internal.h"
 #include "serverd/delegate.h"
 
@@ -72,6 +73,11 @@ serverd_status sequence_prepare(struct sequence *s, const struct sequence_limits
         if (!s->matcher)
             goto no_memory;
     }
+    if (r->n_stop_patterns > 0) {
+        s->scanner = stop_scanner_create(r->stop_patterns, r->n_stop_patterns);
+        if (!s->scanner)
+            goto no_memory;
+    }
     return SERVERD_OK;
 
 no_memory:
@@ -88,6 +94,7 @@ void sequence_destroy(struct sequence *s)
     sampler_destroy(s->sampler);
     constraint_destroy(s->constraint);
     stop_matcher_destroy(s->matcher);
+    stop_scanner_destroy(s->scanner);
     drafter_destroy(s->drafter);
     free(s);
 }
@@ -110,6 +117,50 @@ static bool is_stop_token(const struct request *r, int32_t token)
     return false;
 }
 
+/* No stop lies in it, nor across it. */
+static void skip_text(struct sequence *s, uint32_t len)
+{
+    if (s->matcher)
+        stop_matcher_skip(s->matcher, len);
+    if (s->scanner)
+        stop_scanner_skip(s->scanner, len);
+}
+
+struct stop_match {
+    uint32_t index;
+    uint64_t begin, end;
+};
+
+static bool ends_before(const struct stop_match *a, const struct stop_match *b)
+{
+    return a->end < b->end || (a->end == b->end && a->begin < b->begin);
+}
+
+/* Stop strings and patterns in the token's text; the match that ends first counts. */
+static void look_for_stops(struct sequence *s, const char *piece, uint32_t len,
+                           struct text_step *step)
+{
+    const struct request *r = s->job->request;
+    struct stop_match string, pattern;
+    const bool has_string =
+        s->matcher && len > 0 &&
+        stop_matcher_push(s->matcher, piece, len, &string.index, &string.begin, &string.end);
+    const bool has_pattern = s->scanner && stop_scanner_push(s->scanner, piece, len, &pattern.index,
+                                                             &pattern.begin, &pattern.end);
+    if (!has_string && !has_pattern) {
+        if (s->matcher)
+            step->release = stop_matcher_safe(s->matcher);
+        if (s->scanner && stop_scanner_safe(s->scanner) < step->release)
+            step->release = stop_scanner_safe(s->scanner);
+        return;
+    }
+    const bool is_string = has_string && !(has_pattern && ends_before(&pattern, &string));
+    const struct stop_match *match = is_string ? &string : &pattern;
+    step->is_stop_string = true;
+    step->stop_index = (int32_t)(is_string ? match->index : r->n_stops + match->index);
+    step->release = r->includes_stop ? match->end : match->begin;
+}
+
 struct text_step sequence_push_text(struct sequence *s, const struct tokenizer *tokenizer,
                                     int32_t token, uint32_t index)
 {
@@ -128,20 +179,9 @@ struct text_step sequence_push_text(struct sequence *s, const struct tokenizer *
         len = 0;
     s->n_bytes += len;
     step.release = s->n_bytes;
-    if (!s->matcher)
-        return step;
-    if (index < r->sampling.min_tokens || constraint_is_reasoning(s->constraint)) {
-        stop_matcher_skip(s->matcher, len);
-        return step;
-    }
-    uint32_t stop;
-    uint64_t begin, end;
-    step.is_stop_string = len > 0 && stop_matcher_push(s->matcher, piece, len, &stop, &begin, &end);
-    if (step.is_stop_string) {
-        step.stop_index = (int32_t)stop;
-        step.release = r->includes_stop ? end : begin;
-    } else {
-        step.release = stop_matcher_safe(s->matcher);
-    }
+    if (index < r->sampling.min_tokens || constraint_is_reasoning(s->constraint))
+        skip_text(s, len);
+    else
+        look_for_stops(s, piece, len, &step);
     return step;
 }

@@ -75,6 +75,7 @@ struct sequence {
     struct sampler *sampler;
     struct constraint *constraint; /* NULL: neither grammar nor reasoning */
     struct stop_matcher *matcher;  /* NULL: no stop strings */
+    struct stop_scanner *scanner;  /* NULL: no stop patterns */
     uint64_t n_bytes;              /* of the text */
     uint32_t n_failures;           /* steps that failed since it last got on */
     struct drafter *drafter;       /* guesses its next tokens; NULL: it has not done so yet */

@@ -25,7 +25,7 @@ static bool read_call(struct exchange *x, bool needs_limit, struct chat_call *ca
         return false;
     (void)json_object_set_new(chat, "max_tokens", json_integer(needs_limit ? limit : 0));
     return api_fields_read_json(x, API_CHAT, chat, &fields, e) &&
-           chat_call_make(x, &fields, -1, call, e);
+           chat_call_make_single(x, &fields, -1, call, e);
 }
 
 void endpoint_messages(struct exchange *x)

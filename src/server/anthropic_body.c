@@ -252,9 +252,10 @@ static void convert_tools(struct converter *c, const json_t *tools)
             exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
             continue;
         }
-        json_t *function = json_pack("{s:O?,s:O*,s:O?}", "name", json_body_get(tool, "name"),
+        json_t *function = json_pack("{s:O?,s:O*,s:O?,s:O*}", "name", json_body_get(tool, "name"),
                                      "description", json_body_get(tool, "description"),
-                                     "parameters", json_body_get(tool, "input_schema"));
+                                     "parameters", json_body_get(tool, "input_schema"), "strict",
+                                     json_body_get(tool, "strict"));
         body_own(&c->body, json_array_append_new(list, json_pack("{s:s,s:o}", "type", "function",
                                                                  "function", function)));
     }
@@ -286,7 +287,8 @@ static void convert_thinking(struct converter *c, const json_t *thinking)
     const char *type = type_of(thinking);
     if (is_text(type, "enabled") || is_text(type, "disabled"))
         set_new(c, c->out, "chat_template_kwargs",
-                json_pack("{s:b}", "enable_thinking", is_text(type, "enabled")));
+                json_pack("{s:b,s:b}", "enable_thinking", is_text(type, "enabled"), "thinking",
+                          is_text(type, "enabled")));
     else if (!is_text(type, "adaptive"))
         body_refuse(&c->body, "invalid_value", "thinking",
                     "has to be of type enabled, disabled or adaptive.");

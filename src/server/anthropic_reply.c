@@ -1,5 +1,7 @@
 #include "server/anthropic_reply.h"
 
+#include "server/stop_fields.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,7 +74,7 @@ static const char *stop_reason(const struct anthropic_reply *reply)
 static void write_stop(const struct anthropic_reply *reply, struct buffer *out)
 {
     buffer_printf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", stop_reason(reply));
-    const json_t *match = api_stop_string(&reply->fields, reply->finish.stop_index);
+    const json_t *match = stop_fields_find(&reply->fields, reply->finish.stop_index);
     if (match)
         buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     else

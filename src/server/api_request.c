@@ -5,6 +5,7 @@
 #include "server/request_class.h"
 #include "server/sampling_fields.h"
 #include "server/server_internal.h"
+#include "server/stop_fields.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -62,7 +63,8 @@ static const struct field fields[] = {
     {"logprobs", FIELD_JSON, GENERATE, AT(logprobs), 0, 0},
     {"top_logprobs", FIELD_INT, API_CHAT, AT(top_logprobs), 0, LIMIT_TOP_LOGPROBS},
     {"prompt_logprobs", FIELD_INT, GENERATE, AT(prompt_logprobs), 0, LIMIT_TOP_LOGPROBS},
-    {"truncate_prompt_tokens", FIELD_INT, GENERATE, AT(truncate_prompt_tokens), -1, TOKENS_MAX},
+    {"truncate_prompt_tokens", FIELD_INT, GENERATE | API_EMBEDDINGS, AT(truncate_prompt_tokens), -1,
+     TOKENS_MAX},
     {"temperature", FIELD_FLOAT, SAMPLE, AT(temperature), 0, 100},
     {"top_k", FIELD_INT, SAMPLE, AT(top_k), -1, INT32_MAX},
     {"top_p", FIELD_FLOAT, SAMPLE, AT(top_p), 1e-9, 1},
@@ -89,6 +91,7 @@ static const struct field fields[] = {
     {"min_tokens", FIELD_INT, GENERATE, AT(min_tokens), 0, TOKENS_MAX},
     {"ignore_eos", FIELD_BOOL, SAMPLE, AT(ignore_eos), 0, 0},
     {"stop", FIELD_JSON, SAMPLE, AT(stop), 0, 0},
+    {"stop_regex", FIELD_JSON, SAMPLE, AT(stop_regex), 0, 0},
     {"stop_token_ids", FIELD_JSON, GENERATE, AT(stop_token_ids), 0, 0},
     {"include_stop_str_in_output", FIELD_BOOL, GENERATE, AT(include_stop_str_in_output), 0, 0},
     {"no_stop_trim", FIELD_BOOL, GENERATE, AT(include_stop_str_in_output), 0, 0},
@@ -158,6 +161,7 @@ static const struct field fields[] = {
     {"functions", FIELD_JSON, API_CHAT, AT(functions), 0, 0},
     {"function_call", FIELD_JSON, API_CHAT, AT(function_call), 0, 0},
     {"parallel_tool_calls", FIELD_BOOL, API_CHAT, AT(parallel_tool_calls), 0, 0},
+    {"max_tool_calls", FIELD_INT, API_CHAT, AT(max_tool_calls), 1, TOKENS_MAX},
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
@@ -178,9 +182,8 @@ static const struct field fields[] = {
     {"ebnf", FIELD_NOTHING, GENERATE, 0, 0, 0},
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
-    {"truncate_prompt_tokens", FIELD_REFUSED, API_EMBEDDINGS | PAIRS, 0, 0, 0},
+    {"truncate_prompt_tokens", FIELD_REFUSED, PAIRS, 0, 0, 0},
     {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
-    {"stop_regex", FIELD_REFUSED, GENERATE, 0, 0, 0},
 };
 
 static const struct field *find_field(const char *name, unsigned endpoint)
@@ -326,6 +329,7 @@ static void set_initial(struct api_fields *out, enum api_endpoint endpoint, json
                                .prompt_logprobs = API_UNSET,
                                .truncate_prompt_tokens = API_UNSET,
                                .reasoning_budget = -1,
+                               .max_tool_calls = API_UNSET,
                                .dry_allowed_length = API_UNSET,
                                .dry_penalty_last_n = API_UNSET,
                                .repeat_last_n = API_UNSET,
@@ -511,19 +515,6 @@ bool api_tokenize_pair(struct exchange *x, struct api_text first, struct api_tex
     return end_tokenize(x, begin, status, &err, param, e);
 }
 
-const json_t *api_stop_string(const struct api_fields *f, int32_t index)
-{
-    int32_t number = 0;
-    if (index < 0 || !json_is_array(f->stop))
-        return index < 0 ? NULL : f->stop;
-    for (size_t i = 0; i < json_array_size(f->stop); i++) {
-        const json_t *item = json_array_get(f->stop, i);
-        if (json_string_length(item) > 0 && number++ == index)
-            return item;
-    }
-    return NULL;
-}
-
 /* ---- one request --------------------------------------------------------------------------------
  */
 
@@ -570,47 +561,6 @@ static bool out_of_memory(struct api_error *e)
 {
     api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
     return false;
-}
-
-static bool add_stop(struct request *request, struct stop_string *stops, const json_t *item,
-                     struct api_error *e)
-{
-    size_t len = json_string_length(item);
-    if (json_is_null(item) || (json_is_string(item) && len == 0))
-        return true;
-    if (!json_is_string(item) || len > LIMIT_STOP_BYTES) {
-        api_error_set(e, json_is_string(item) ? "invalid_value" : "invalid_type", "stop",
-                      "stop has to be strings of at most %u bytes.", LIMIT_STOP_BYTES);
-        return false;
-    }
-    char *copy = arena_copy(request->arena, json_string_value(item), len);
-    if (!copy)
-        return out_of_memory(e);
-    stops[request->n_stops++] = (struct stop_string){copy, (uint32_t)len};
-    return true;
-}
-
-static bool set_stops(const struct api_fields *f, struct request *request, struct api_error *e)
-{
-    const json_t *stop = f->stop;
-    size_t n = json_is_array(stop) ? json_array_size(stop) : 1;
-    if (!stop)
-        return true;
-    if (n > LIMIT_STOPS) {
-        api_error_set(e, "invalid_value", "stop", "At most %u stop strings are allowed.",
-                      LIMIT_STOPS);
-        return false;
-    }
-    struct stop_string *stops = arena_array(request->arena, max_size(n, 1), sizeof *stops);
-    if (!stops)
-        return out_of_memory(e);
-    request->stops = stops;
-    if (!json_is_array(stop))
-        return add_stop(request, stops, stop, e);
-    for (size_t i = 0; i < n; i++)
-        if (!add_stop(request, stops, json_array_get(stop, i), e))
-            return false;
-    return true;
 }
 
 /* A copy of ids in the request's arena. */
@@ -782,7 +732,7 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     set_sampling(x, f, &r->sampling);
     if (request_class_read(f, r, e) && copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
-        set_stops(f, r, e) &&
+        stop_fields_read(x, f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
         set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) && set_deadline(x, r, e)) {

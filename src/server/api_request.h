@@ -26,16 +26,16 @@ enum api_endpoint {
 struct api_fields {
     json_t *root;
     /* values that are looked at by their endpoint */
-    json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_token_ids, *logit_bias,
-        *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs, *documents, *tools,
-        *tool_choice, *functions, *function_call, *logprobs, *samplers, *dry_sequence_breakers,
-        *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix, *response_fields,
-        *lora, *input_prefix, *input_suffix, *input_extra;
+    json_t *prompt, *messages, *input, *content, *tokens, *stop, *stop_regex, *stop_token_ids,
+        *logit_bias, *allowed_token_ids, *bad_words, *stream_options, *chat_template_kwargs,
+        *documents, *tools, *tool_choice, *functions, *function_call, *logprobs, *samplers,
+        *dry_sequence_breakers, *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix,
+        *response_fields, *lora, *input_prefix, *input_suffix, *input_extra;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
         *logprobs_mode, *service_tier, *user, *safety_identifier;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
-        truncate_prompt_tokens, reasoning_budget, repeat_last_n, t_max_predict_ms;
+        truncate_prompt_tokens, reasoning_budget, max_tool_calls, repeat_last_n, t_max_predict_ms;
     double temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty,
         typical_p, top_n_sigma, xtc_probability, xtc_threshold, dry_multiplier, dry_base;
     bool stream, echo, ignore_eos, include_stop_str_in_output, skip_special_tokens,
@@ -82,10 +82,6 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *fi
 /* Keeps the last tokens of a prompt, as many as truncate_prompt_tokens says. */
 void api_truncate_prompt(struct exchange *x, const struct api_fields *fields,
                          int64_t default_tokens, struct token_list *ids);
-
-/* The stop string of that number, as engines number them: empty elements do not count. NULL: none.
- */
-const json_t *api_stop_string(const struct api_fields *fields, int32_t index);
 
 /* Ids of a JSON list, each in the vocabulary. */
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,

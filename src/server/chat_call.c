@@ -114,6 +114,17 @@ bool chat_call_make(struct exchange *x, struct api_fields *fields, int32_t n_log
     return true;
 }
 
+bool chat_call_make_single(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
+                           struct chat_call *out, struct api_error *e)
+{
+    if (fields->n == 1)
+        return chat_call_make(x, fields, n_logprobs, out, e);
+    api_error_set(e, "unsupported_value", "n",
+                  "n: a reply of this endpoint holds one answer; /v1/chat/completions makes more.");
+    api_fields_release(fields);
+    return false;
+}
+
 void chat_call_release(struct chat_call *call)
 {
     if (call->request)

@@ -23,6 +23,10 @@ struct chat_call {
  * -1 for none. False: *e, and nothing to release. */
 bool chat_call_make(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
                     struct chat_call *out, struct api_error *e);
+
+/* The same for a dialect whose replies hold one answer: n above 1 is refused. */
+bool chat_call_make_single(struct exchange *x, struct api_fields *fields, int32_t n_logprobs,
+                           struct chat_call *out, struct api_error *e);
 void chat_call_release(struct chat_call *call); /* what has not been taken from it */
 
 /* The request of the call goes to the engine, one choice or more; the encoder's state and the

@@ -2,6 +2,7 @@
 
 #include "server/server_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,6 +145,8 @@ uint64_t detached_submit(struct server *server, const struct detached_request *r
     x->is_detached = true;
     x->sink = request->sink;
     x->max_priority = request->max_priority;
+    if (request->reply_id)
+        (void)snprintf(x->reply_id, sizeof x->reply_id, "%s", request->reply_id);
     x->target = strdup(request->path);
     if (x->target) {
         x->target_len = strlen(x->target);

@@ -1,3 +1,4 @@
+#include "base/base64.h"
 #include "base/numeric.h"
 #include "server/api_request.h"
 #include "server/endpoints.h"
@@ -29,21 +30,11 @@ static void destroy(void *state)
 /* ---- the reply
  * ------------------------------------------------------------------------------------ */
 
+/* Little-endian, as this machine. */
 static void write_base64(const float *x, uint32_t n, struct buffer *out)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const uint8_t *bytes = (const uint8_t *)x; /* little-endian, as this machine */
-    size_t len = (size_t)n * sizeof *x;
     buffer_append_char(out, '"');
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t word = (uint32_t)bytes[i] << 16;
-        word |= i + 1 < len ? (uint32_t)bytes[i + 1] << 8 : 0;
-        word |= i + 2 < len ? bytes[i + 2] : 0;
-        const char four[] = {digits[word >> 18], digits[word >> 12 & 63],
-                             i + 1 < len ? digits[word >> 6 & 63] : '=',
-                             i + 2 < len ? digits[word & 63] : '='};
-        buffer_append(out, four, sizeof four);
-    }
+    base64_append(out, x, (size_t)n * sizeof *x);
     buffer_append_char(out, '"');
 }
 
@@ -118,6 +109,44 @@ static const struct reply_encoder encoder = {
 /* ---- the request
  * ---------------------------------------------------------------------------------- */
 
+/* How many of the tokens stand in front of the text, such as [CLS]: those around it are the
+ * frame's, in order. */
+static uint32_t count_front(const struct token_list *ids, const struct token_list *frame)
+{
+    uint32_t n = 0;
+    while (n < frame->n && n < ids->n && ids->id[n] == frame->id[n])
+        n++;
+    const uint32_t n_behind = frame->n - n;
+    const bool is_framed =
+        ids->n >= frame->n && (n_behind == 0 || memcmp(ids->id + ids->n - n_behind, frame->id + n,
+                                                       n_behind * sizeof *ids->id) == 0);
+    return is_framed ? n : 0;
+}
+
+/* Keeps the last tokens of the text, as many as truncate_prompt_tokens says with those around it,
+ * at least one. */
+static bool truncate(struct exchange *x, const struct api_fields *f, bool is_framed,
+                     struct token_list *ids, struct api_error *e)
+{
+    const int64_t wanted = f->truncate_prompt_tokens;
+    const int64_t n_kept = wanted < 0 ? exchange_model(x)->context_size : wanted;
+    struct token_list frame;
+    if (wanted == API_UNSET || wanted == 0 || n_kept >= ids->n) /* 0 is refused with the request */
+        return true;
+    token_list_init(&frame, 2 * VOCABULARY_MAX_FRAME);
+    const bool is_good =
+        !is_framed || api_tokenize(x, "", 0, TOKENIZER_ADD_SPECIAL, "input", &frame, e);
+    const uint32_t front = count_front(ids, &frame);
+    const uint32_t n_text = ids->n > frame.n ? ids->n - frame.n : 0;
+    if (is_good && n_text > 1) {
+        const uint32_t n_dropped = min_u32((uint32_t)(ids->n - n_kept), n_text - 1);
+        ids->n -= n_dropped;
+        memmove(ids->id + front, ids->id + front + n_dropped, (ids->n - front) * sizeof *ids->id);
+    }
+    token_list_deinit(&frame);
+    return is_good;
+}
+
 static struct request *make_request(struct exchange *x, const struct api_fields *f,
                                     const json_t *item, uint32_t index, struct api_error *e)
 {
@@ -136,6 +165,8 @@ static struct request *make_request(struct exchange *x, const struct api_fields 
         api_error_set(e, "invalid_type", param,
                       "input has to be a string, a list of strings, a list of token ids, or a list "
                       "of lists of token ids.");
+    const bool is_framed = json_is_string(item) && f->add_special_tokens;
+    is_good = is_good && truncate(x, f, is_framed, &ids, e);
     bool is_empty = json_is_string(item) ? json_string_length(item) == 0 : ids.n == 0;
     if (is_good && is_empty)
         api_error_set(e, "invalid_value", param, "%s is empty.", param);

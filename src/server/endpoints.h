@@ -19,6 +19,7 @@ void endpoint_responses(struct exchange *x);
 void endpoint_responses_input_tokens(struct exchange *x);
 void endpoint_chat_input_tokens(struct exchange *x);
 void endpoint_responses_get(struct exchange *x);
+void endpoint_responses_cancel(struct exchange *x);
 void endpoint_responses_delete(struct exchange *x);
 /* anthropic.c */
 void endpoint_messages(struct exchange *x);

@@ -166,6 +166,11 @@ const char *exchange_request_id(const struct exchange *x)
     return x->request_id;
 }
 
+const char *exchange_reply_id(const struct exchange *x)
+{
+    return x->reply_id;
+}
+
 uint64_t exchange_arrival_ns(const struct exchange *x)
 {
     return x->arrival_ns;
@@ -595,6 +600,15 @@ void exchange_unload_adapter(struct exchange *x, const char *name,
     begin_share(x);
     serverd_status status = engine_unload_adapter(exchange_model(x)->engine, name, x, &id, &err);
     settle_single(x, status, id, &err);
+}
+
+void exchange_follow(struct exchange *x, const struct reply_encoder *encoder, void *state)
+{
+    if (!begin_single(x, encoder, state))
+        return;
+    x->is_stream = true;
+    begin_share(x); /* the source's, until its EVENT_END */
+    settle_share(x, SERVERD_OK, NO_REQUEST);
 }
 
 void exchange_run(struct exchange *x,

@@ -64,6 +64,8 @@ bool exchange_take_json(struct exchange *x, json_t **out, struct api_error *e);
 const char *exchange_path_rest(const struct exchange *x);
 const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_request_id(const struct exchange *x);
+/* What the reply has to be called, if it has an id; "": what it likes. */
+const char *exchange_reply_id(const struct exchange *x);
 uint64_t exchange_arrival_ns(const struct exchange *x);
 
 /* The id that the body gives the request, by which it can be cancelled; before it is handed on. One
@@ -141,6 +143,11 @@ void exchange_run(struct exchange *x,
 void exchange_run_with_data(struct exchange *x,
                             bool (*run)(void *state, struct data_thread *data, struct api_error *e),
                             const struct reply_encoder *encoder, void *state);
+
+/* Replies with a stream that comes from elsewhere: what the encoder makes of the events that are
+ * handed over (exchange_deliver, and its worker is rung), the last of them one EVENT_END, which has
+ * to come whatever happens. Takes over the encoder's state in every case. */
+void exchange_follow(struct exchange *x, const struct reply_encoder *encoder, void *state);
 
 /* Has the model's engine let an adapter go (scheduler/adapters.h); the reply is what the encoder
  * makes of the one EVENT_END. Takes over the encoder's state in every case. */

@@ -119,7 +119,7 @@ static const char *default_model(struct server *server)
 void endpoint_metrics(struct exchange *x)
 {
     struct buffer body;
-    buffer_init(&body, 4 * MIB);
+    buffer_init(&body, LIMIT_METRICS_BYTES);
     metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
     metrics_render(x->server->context.metrics, &body);
     if (x->server->context.options->metrics_compat)

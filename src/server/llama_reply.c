@@ -2,6 +2,7 @@
 
 #include "base/numeric.h"
 #include "server/llama_settings.h"
+#include "server/stop_fields.h"
 #include "server/timings.h"
 #include "text/detokenizer.h"
 
@@ -173,7 +174,7 @@ static void write_text(uint32_t index, const struct choice *c, bool has_ids, str
 static void write_stop(const struct llama_reply *r, const struct prompt *p, const struct choice *c,
                        struct buffer *out)
 {
-    const json_t *word = api_stop_string(&r->fields, c->finish.stop_index);
+    const json_t *word = stop_fields_find(&r->fields, c->finish.stop_index);
     const char *type = c->finish.finish == FINISH_LENGTH ? "limit" : word ? "word" : "eos";
     const bool is_full =
         c->finish.finish == FINISH_LENGTH && (uint64_t)p->n + c->n_output >= r->model->context_size;

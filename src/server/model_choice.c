@@ -23,6 +23,12 @@ static const char *named_model(const struct exchange *x, char buffer[LIMIT_MODEL
     return exchange_query_text(x, "model", buffer, LIMIT_MODEL_NAME) ? buffer : NULL;
 }
 
+/* What operators ask about a model goes on in a drain, and keeps none loaded. */
+static bool only_looks(const struct exchange *x)
+{
+    return (x->route->flags & WHILE_DRAINING) != 0;
+}
+
 static bool is_too_late(const struct exchange *x)
 {
     const struct server_context *context = &x->server->context;
@@ -56,6 +62,9 @@ static bool is_taken(struct exchange *x, enum model_take how, const char *name,
         api_error_set(e, "model_loading", NULL,
                       "Too many requests wait for models that are being loaded. Please try again.");
         return false;
+    case MODEL_ABSENT:
+        api_error_set(e, "model_unavailable", NULL, "The model is not loaded.");
+        return false;
     case MODEL_BROKEN:
         /* what was wrong with a file is for the log alone, its path too */
         api_error_set(e, "model_unavailable", NULL, "The model could not be loaded: %s",
@@ -78,7 +87,8 @@ enum model_choice exchange_choose_model(struct exchange *x)
     if (is_good) {
         const char *name = named_model(x, buffer);
         const enum model_take how =
-            model_set_take(&x->server->models, name, x, &x->model_entry, &err);
+            only_looks(x) ? model_set_look(&x->server->models, name, &x->model_entry)
+                          : model_set_take(&x->server->models, name, x, &x->model_entry, &err);
         if (how == MODEL_COMING)
             return MODEL_AWAITED;
         is_good = is_taken(x, how, name, &err, &e);
@@ -95,7 +105,7 @@ void exchange_leave_model(struct exchange *x)
     if (x->is_counted)
         model_set_forget(&x->server->models, x);
     if (x->model_entry)
-        model_set_release(&x->server->models, x->model_entry);
+        model_set_release(&x->server->models, x->model_entry, !only_looks(x));
     x->model_entry = NULL;
     x->model = NULL;
 }

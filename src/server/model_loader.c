@@ -22,12 +22,6 @@ static const struct options *options_of(const struct model_set *set)
     return set->server->context.options;
 }
 
-/* Requests that await a model look again. Not under the mutex. */
-static void tell(struct model_set *set)
-{
-    server_wake_awaiting(set->server, UINT64_MAX);
-}
-
 /* ---- unloading, under the mutex ----------------------------------------------------------------
  */
 
@@ -225,7 +219,7 @@ static void load(struct model_set *set, struct model_entry *entry)
     (void)pthread_mutex_unlock(&set->mutex);
     if (set->opener.has_loaded)
         set->opener.has_loaded(set->opener.context, &entry->config, served, &err);
-    tell(set);
+    server_wake_awaiting(set->server);
     (void)pthread_mutex_lock(&set->mutex);
 }
 
@@ -275,7 +269,8 @@ serverd_status model_set_start(struct model_set *set, serverd_error *err)
 void model_set_tick(struct model_set *set)
 {
     (void)pthread_mutex_lock(&set->mutex);
-    (void)pthread_cond_signal(&set->has_changed);
+    if (set->is_loading || options_of(set)->models_idle_timeout > 0) /* the rest is told at once */
+        (void)pthread_cond_signal(&set->has_changed);
     (void)pthread_mutex_unlock(&set->mutex);
 }
 

@@ -203,10 +203,34 @@ enum model_take model_set_take(struct model_set *set, const char *name, struct e
     return how;
 }
 
-void model_set_release(struct model_set *set, struct model_entry *entry)
+static struct model_entry *first_loaded(const struct model_set *set)
+{
+    for (uint32_t i = 0; i < set->n; i++)
+        if (set->entries[i]->served)
+            return set->entries[i];
+    return NULL;
+}
+
+enum model_take model_set_look(struct model_set *set, const char *name, struct model_entry **out)
 {
     (void)pthread_mutex_lock(&set->mutex);
-    entry->last_use_ns = now_ns(set);
+    const bool is_named = name && *name != '\0';
+    struct model_entry *entry = is_named ? model_set_find(set, name) : first_loaded(set);
+    enum model_take how = is_named && !entry ? MODEL_UNKNOWN : MODEL_ABSENT;
+    if (entry && entry->served) {
+        entry->n_references++;
+        *out = entry;
+        how = MODEL_TAKEN;
+    }
+    (void)pthread_mutex_unlock(&set->mutex);
+    return how;
+}
+
+void model_set_release(struct model_set *set, struct model_entry *entry, bool was_used)
+{
+    (void)pthread_mutex_lock(&set->mutex);
+    if (was_used)
+        entry->last_use_ns = now_ns(set);
     if (--entry->n_references == 0)
         (void)pthread_cond_signal(&set->has_changed);
     (void)pthread_mutex_unlock(&set->mutex);

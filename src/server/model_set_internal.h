@@ -84,13 +84,18 @@ enum model_take {
     MODEL_COMING,  /* it is being loaded: the exchange awaits it, and is told when to try again */
     MODEL_UNKNOWN, /* there is none of this name */
     MODEL_BROKEN,  /* it cannot be loaded, *err says why */
-    MODEL_CROWDED  /* too many requests wait already */
+    MODEL_CROWDED, /* too many requests wait already */
+    MODEL_ABSENT   /* it is not loaded, to be looked at */
 };
 /* `name` as in requests: an id, an alias, an adapter's name, MODEL:ADAPTER; "default", empty and
  * NULL are the default. */
 enum model_take model_set_take(struct model_set *set, const char *name, struct exchange *x,
                                struct model_entry **out, serverd_error *err);
-void model_set_release(struct model_set *set, struct model_entry *entry);
+/* The same for who only looks at a loaded model, which is no use of it; without a name at the first
+ * that is loaded. Nothing is loaded for that. */
+enum model_take model_set_look(struct model_set *set, const char *name, struct model_entry **out);
+/* was_used: it is of who took it, not of who looked. */
+void model_set_release(struct model_set *set, struct model_entry *entry, bool was_used);
 /* The exchange awaits no more. */
 void model_set_forget(struct model_set *set, struct exchange *x);
 

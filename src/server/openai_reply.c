@@ -2,6 +2,7 @@
 
 #include "base/numeric.h"
 #include "server/request_class.h"
+#include "server/stop_fields.h"
 #include "server/timings.h"
 
 #include <stdlib.h>
@@ -176,7 +177,7 @@ static void write_usage(const struct openai_reply *reply, struct buffer *out)
 static void write_stop(const struct openai_reply *reply, const struct event *finish, bool names_end,
                        struct buffer *out)
 {
-    const json_t *match = api_stop_string(&reply->fields, finish->stop_index);
+    const json_t *match = stop_fields_find(&reply->fields, finish->stop_index);
     if (match) {
         buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     } else if (finish->stop_token >= 0 && (names_end || !finish->is_end_token)) {

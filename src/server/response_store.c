@@ -100,21 +100,43 @@ static struct response_entry **find(struct response_store *store, const char *id
     return at;
 }
 
-bool response_store_get(struct response_store *store, const char *id, uint64_t tenant,
-                        uint64_t now_ns, struct stored_response *out)
+/* Copies; under the lock. False: there is no entry, or no memory. */
+static bool copy(const struct response_entry *entry, struct stored_response *out)
 {
     *out = (struct stored_response){0};
-    (void)pthread_mutex_lock(&store->lock);
-    drop_expired(store, now_ns);
-    const struct response_entry *entry = *find(store, id, tenant);
     if (entry)
         *out = (struct stored_response){strdup(entry->texts.object), strdup(entry->texts.items),
                                         strdup(entry->texts.messages)};
-    (void)pthread_mutex_unlock(&store->lock);
     if (out->object && out->items && out->messages)
         return true;
     stored_response_free(out);
     return false;
+}
+
+bool response_store_get(struct response_store *store, const char *id, uint64_t tenant,
+                        uint64_t now_ns, struct stored_response *out)
+{
+    (void)pthread_mutex_lock(&store->lock);
+    drop_expired(store, now_ns);
+    bool is_found = copy(*find(store, id, tenant), out);
+    (void)pthread_mutex_unlock(&store->lock);
+    return is_found;
+}
+
+bool response_store_find_item(struct response_store *store, const char *item_id, uint64_t tenant,
+                              uint64_t now_ns, struct stored_response *out)
+{
+    char quoted[96];
+    (void)snprintf(quoted, sizeof quoted, "\"%.80s\"", item_id);
+    (void)pthread_mutex_lock(&store->lock);
+    drop_expired(store, now_ns);
+    const struct response_entry *entry = store->first;
+    while (entry && (entry->tenant != tenant ||
+                     (!strstr(entry->texts.object, quoted) && !strstr(entry->texts.items, quoted))))
+        entry = entry->next;
+    bool is_found = copy(entry, out);
+    (void)pthread_mutex_unlock(&store->lock);
+    return is_found;
 }
 
 bool response_store_delete(struct response_store *store, const char *id, uint64_t tenant,

@@ -33,6 +33,9 @@ bool response_store_put(struct response_store *store, const char *id, uint64_t t
 /* Copies of the texts, stored_response_free them. False: there is none, or another's. */
 bool response_store_get(struct response_store *store, const char *id, uint64_t tenant,
                         uint64_t now_ns, struct stored_response *out);
+/* The texts of a response that may have an item with this id, went in or came out. */
+bool response_store_find_item(struct response_store *store, const char *item_id, uint64_t tenant,
+                              uint64_t now_ns, struct stored_response *out);
 bool response_store_delete(struct response_store *store, const char *id, uint64_t tenant,
                            uint64_t now_ns);
 void stored_response_free(struct stored_response *response);

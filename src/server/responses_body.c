@@ -1,15 +1,22 @@
 #include "server/responses_body.h"
 
+#include "base/base64.h"
 #include "base/limits.h"
 #include "base/numeric.h"
+#include "server/api_request.h"
 #include "server/dialect_body.h"
 #include "server/modality.h"
+#include "server/server_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define LIMIT_ITEM_TEXT (64 * MIB)
+
+/* What encrypted_content begins with, in base64. It is opaque by agreement alone: there is nothing
+ * in it that its reader has not been shown. */
+static const char sealed_mark[] = "serverd reasoning 1:";
 
 /* Making the chat; the first failure stays. */
 struct converter {
@@ -132,21 +139,88 @@ static void add_result(struct converter *c, const json_t *item)
                              text_of(item, "call_id"), "content", content));
 }
 
+/* What responses_seal made; other texts were another server's. */
+static bool add_sealed(struct converter *c, const json_t *text)
+{
+    struct buffer opened;
+    buffer_init(&opened, LIMIT_ITEM_TEXT);
+    bool is_ours =
+        text && base64_decode(json_string_value(text), json_string_length(text), &opened);
+    is_ours = is_ours && opened.len >= sizeof sealed_mark - 1 &&
+              memcmp(opened.data, sealed_mark, sizeof sealed_mark - 1) == 0;
+    if (is_ours)
+        buffer_append(&c->thought, opened.data + sizeof sealed_mark - 1,
+                      opened.len - (sizeof sealed_mark - 1));
+    buffer_deinit(&opened);
+    return is_ours;
+}
+
+void responses_seal(const char *thought, size_t n, struct buffer *out)
+{
+    struct buffer text;
+    buffer_init(&text, LIMIT_ITEM_TEXT);
+    buffer_append_str(&text, sealed_mark);
+    buffer_append(&text, thought, n);
+    base64_append(out, buffer_str(&text), text.len);
+    buffer_deinit(&text);
+}
+
 static void add_reasoning(struct converter *c, const json_t *item)
 {
     size_t i;
     json_t *part;
     const json_t *content = json_body_get(item, "content");
+    const json_t *sealed = json_body_get(item, "encrypted_content");
+    if (sealed && !json_is_string(sealed))
+        body_refuse(&c->body, "invalid_type", c->param, "has encrypted_content that is no string.");
+    if (json_array_size(content) == 0 && add_sealed(c, sealed))
+        return;
     if (json_array_size(content) == 0)
         content = json_body_get(item, "summary");
     json_array_foreach((json_t *)content, i, part)
         buffer_append_str(&c->thought, text_of(part, "text"));
 }
 
-static void add_item(struct converter *c, const json_t *item, size_t i)
+static json_t *item_with_id(json_t *list, const char *id)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(list, i,
+                       item) if (is_text(text_of(item, "id"), id)) return json_incref(item);
+    return NULL;
+}
+
+/* The item that a stored response has under this id, a new reference. */
+static json_t *find_item(struct converter *c, const char *id)
+{
+    struct exchange *x = c->body.x;
+    struct stored_response stored;
+    if (!*id || !response_store_find_item(&x->server->responses, id, x->tenant,
+                                          clock_now_ns(exchange_context(x)->clock), &stored))
+        return NULL;
+    json_t *object = json_loads(stored.object, JSON_ALLOW_NUL, NULL);
+    json_t *items = json_loads(stored.items, JSON_ALLOW_NUL, NULL);
+    json_t *found = item_with_id(json_object_get(object, "output"), id);
+    if (!found)
+        found = item_with_id(items, id);
+    json_decref(items);
+    json_decref(object);
+    stored_response_free(&stored);
+    return found;
+}
+
+/* One that names another one; a type is not needed, if there is nothing but an id. */
+static bool is_reference(const json_t *item)
 {
     const char *type = text_of(item, "type");
-    (void)snprintf(c->param, sizeof c->param, "input[%zu]", i);
+    return is_text(type, "item_reference") ||
+           (!*type && json_body_get(item, "id") && !json_body_get(item, "role") &&
+            !json_body_get(item, "content"));
+}
+
+static void add_item(struct converter *c, const json_t *item)
+{
+    const char *type = text_of(item, "type");
     if (!json_is_object(item))
         body_refuse(&c->body, "invalid_type", c->param, "is no object.");
     else if (!*type || is_text(type, "message"))
@@ -164,15 +238,46 @@ static void add_item(struct converter *c, const json_t *item, size_t i)
                     "is of a type that is not known here.");
 }
 
+/* As it is kept: with an id, so that others can refer to it. */
+static void keep_item(struct converter *c, json_t *item)
+{
+    char id[64];
+    const char *type = text_of(item, "type");
+    json_t *kept = json_copy(item);
+    api_make_id(!*type || is_text(type, "message") ? "msg_" : "item_", id);
+    if (!json_body_get(kept, "id"))
+        body_own(&c->body, json_object_set_new(kept, "id", json_string(id)));
+    body_own(&c->body, json_array_append_new(c->out->items, kept));
+}
+
+static void add_input_item(struct converter *c, json_t *item, size_t i)
+{
+    (void)snprintf(c->param, sizeof c->param, "input[%zu]", i);
+    if (!is_reference(item)) {
+        add_item(c, item);
+        if (json_is_object(item))
+            keep_item(c, item);
+        return;
+    }
+    json_t *found = find_item(c, text_of(item, "id"));
+    if (found) {
+        add_item(c, found);
+        keep_item(c, found);
+    } else {
+        body_refuse(&c->body, "invalid_value", c->param, "refers to an item that is not stored.");
+    }
+    json_decref(found);
+}
+
 static void add_input(struct converter *c, const json_t *input)
 {
     size_t i;
     json_t *item;
     if (json_is_string(input)) {
-        body_own(&c->body, json_array_append_new(c->out->items,
-                                                 json_pack("{s:s,s:s,s:[{s:s,s:O}]}", "type",
-                                                           "message", "role", "user", "content",
-                                                           "type", "input_text", "text", input)));
+        json_t *message = json_pack("{s:s,s:s,s:[{s:s,s:O}]}", "type", "message", "role", "user",
+                                    "content", "type", "input_text", "text", input);
+        keep_item(c, message);
+        json_decref(message);
         add_message(c, json_pack("{s:s,s:O}", "role", "user", "content", input));
         return;
     }
@@ -181,11 +286,7 @@ static void add_input(struct converter *c, const json_t *input)
                     "has to be a string or a list of items.");
         return;
     }
-    json_array_foreach((json_t *)input, i, item)
-    {
-        add_item(c, item, i);
-        body_own(&c->body, json_array_append(c->out->items, item));
-    }
+    json_array_foreach((json_t *)input, i, item) add_input_item(c, item, i);
 }
 
 /* ---- tools ---- */
@@ -260,13 +361,57 @@ static void convert_format(struct converter *c, const json_t *text)
                            json_pack("{s:s,s:o}", "type", "json_schema", "json_schema", inner)));
 }
 
+/* What comes along only where it is asked for. */
+static void convert_include(struct converter *c, const json_t *body)
+{
+    size_t i;
+    json_t *item;
+    const json_t *include = json_body_get(body, "include");
+    int64_t n_top = 0;
+    if (include && !json_is_array(include))
+        body_refuse(&c->body, "invalid_type", "include", "has to be a list.");
+    if (json_body_get(body, "top_logprobs") &&
+        (!json_body_integer(json_body_get(body, "top_logprobs"), &n_top) || n_top < 0 ||
+         n_top > LIMIT_TOP_LOGPROBS))
+        body_refuse(&c->body, "invalid_value", "top_logprobs", "has to be 0 to 20.");
+    json_array_foreach((json_t *)include, i, item)
+    {
+        const char *name = json_string_value(item);
+        if (name && is_text(name, "message.output_text.logprobs"))
+            c->out->n_logprobs = (int32_t)n_top;
+        else if (name && is_text(name, "reasoning.encrypted_content"))
+            c->out->wants_encrypted = true;
+        else if (name) /* of tools that others run */
+            exchange_ignored_field(c->body.x, name);
+    }
+}
+
+static void convert_reasoning(struct converter *c, const json_t *reasoning)
+{
+    json_t *effort = json_body_get(reasoning, "effort");
+    const json_t *summary = json_body_get(reasoning, "summary");
+    if (!summary)
+        summary = json_body_get(reasoning, "generate_summary");
+    if (effort)
+        body_own(&c->body, json_object_set(c->out->chat, "reasoning_effort", effort));
+    c->out->wants_summary = json_is_string(summary) && !is_text(json_string_value(summary), "none");
+}
+
+static void convert_truncation(struct converter *c, const json_t *value)
+{
+    const char *text = json_string_value(value);
+    if (text && is_text(text, "auto")) /* what comes first goes first */
+        body_own(&c->body,
+                 json_object_set_new(c->out->chat, "truncate_prompt_tokens", json_integer(-1)));
+    else if (value && !(text && is_text(text, "disabled")))
+        body_refuse(&c->body, "invalid_value", "truncation", "has to be auto or disabled.");
+}
+
 static void convert_members(struct converter *c, const json_t *body)
 {
     static const char *const own_members[] = {
-        "input",      "instructions",   "tools",      "tool_choice",
-        "text",       "reasoning",      "include",    "previous_response_id",
-        "background", "max_tool_calls", "truncation", "conversation",
-        "prompt"};
+        "input",   "instructions",         "tools",      "tool_choice", "text",        "reasoning",
+        "include", "previous_response_id", "background", "truncation",  "top_logprobs"};
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)body, name, value)
@@ -280,12 +425,14 @@ static void convert_members(struct converter *c, const json_t *body)
                                      is_text(name, "max_output_tokens") ? "max_tokens" : name,
                                      value));
     }
-    json_t *effort = json_body_get(json_body_get(body, "reasoning"), "effort");
-    if (effort)
-        body_own(&c->body, json_object_set(c->out->chat, "reasoning_effort", effort));
-    if (json_is_true(json_body_get(body, "background")))
-        body_refuse(&c->body, "unsupported_value", "background",
-                    "responses are made while one waits.");
+    convert_include(c, body);
+    convert_reasoning(c, json_body_get(body, "reasoning"));
+    convert_truncation(c, json_body_get(body, "truncation"));
+    c->out->is_background = json_is_true(json_body_get(body, "background"));
+    if (c->out->is_background && json_is_false(json_body_get(body, "store")))
+        body_refuse(&c->body, "invalid_value", "background", "needs store: true.");
+    if (c->out->is_background && exchange_context(c->body.x)->options->response_ttl <= 0)
+        body_refuse(&c->body, "unsupported_value", "background", "nothing is stored here.");
 }
 
 bool responses_body_convert(struct exchange *x, const json_t *body, const json_t *before,
@@ -296,7 +443,8 @@ bool responses_body_convert(struct exchange *x, const json_t *body, const json_t
     *out = (struct responses_body){.chat = json_object(),
                                    .items = json_array(),
                                    .messages = before ? json_deep_copy(before) : json_array(),
-                                   .customs = json_object()};
+                                   .customs = json_object(),
+                                   .n_logprobs = -1};
     buffer_init(&c.thought, LIMIT_ITEM_TEXT);
     convert_members(&c, body);
     add_input(&c, json_body_get(body, "input"));

@@ -1,4 +1,4 @@
-#include "server/responses_reply.h"
+#include "server/responses_reply_internal.h"
 
 #include "base/numeric.h"
 #include "server/server_internal.h"
@@ -7,46 +7,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LIMIT_RESPONSE_TEXT (256 * MIB)
-#define SECOND_NS           UINT64_C(1000000000)
-
-enum item { ITEM_NONE, ITEM_MESSAGE, ITEM_REASONING, ITEM_CALL, ITEM_CUSTOM };
-
-struct responses_reply {
-    struct server *server; /* of the store */
-    uint64_t tenant;
-    struct api_fields fields;
-    struct tool_use tools;
-    struct output_parts parts;
-    json_t *request; /* as the client wrote it: its members are shown again */
-    struct responses_body body;
-    char id[64], item_id[64];
-    int64_t created;
-    const char *model_name;
-    uint32_t n_prompt, n_cached, n_output;
-    uint32_t sequence; /* of the next event */
-    bool has_begun;
-    struct event finish;
-
-    enum item item;       /* that is open */
-    bool is_cut;          /* it ends before its end */
-    struct buffer text;   /* of the open item: text or arguments */
-    char *name, *call_id; /* of an open call */
-    struct buffer output; /* items that are done, comma separated */
-    uint32_t n_items;     /* done */
-    json_t *answer;       /* the same as chat messages' members: content, tool_calls */
-};
-
 static void write_string(struct buffer *out, const char *text)
 {
     buffer_append_json_string(out, text, strlen(text));
+}
+
+static void on_decided(void *user, enum stream_part part, uint64_t begin, uint64_t n)
+{
+    logprob_text_decide(user, part, begin + n);
 }
 
 struct responses_reply *responses_reply_create(struct exchange *x, struct chat_call *call,
                                                json_t *request, struct responses_body *body)
 {
     struct responses_reply *r = calloc(1, sizeof *r);
-    const struct output_setup output = chat_call_output(x, call);
+    struct output_setup output = chat_call_output(x, call);
+    if (r && body->n_logprobs >= 0) {
+        output.decided = on_decided;
+        output.user = &r->logprobs;
+    }
     if (!r || !output_parts_init(&r->parts, &output)) {
         free(r);
         return NULL;
@@ -66,9 +45,16 @@ struct responses_reply *responses_reply_create(struct exchange *x, struct chat_c
     r->created = clock_wall_seconds(exchange_context(x)->clock);
     const char *adapter = api_adapter_name(model, r->fields.model);
     r->model_name = adapter ? adapter : model->name;
+    r->style = (struct token_style){output.tokenizer, false, true};
+    logprob_text_init(&r->logprobs);
+    buffer_init(&r->item_logprobs, LIMIT_RESPONSE_TEXT);
     buffer_init(&r->text, LIMIT_RESPONSE_TEXT);
     buffer_init(&r->output, LIMIT_RESPONSE_TEXT);
     api_make_id("resp_", r->id);
+    if (*exchange_reply_id(x)) { /* it was asked for in the background */
+        (void)snprintf(r->id, sizeof r->id, "%s", exchange_reply_id(x));
+        (void)json_object_set_new(r->request, "background", json_true());
+    }
     return r;
 }
 
@@ -81,112 +67,13 @@ static void reply_destroy(void *state)
     responses_body_release(&r->body);
     json_decref(r->request);
     json_decref(r->answer);
+    logprob_text_deinit(&r->logprobs);
+    buffer_deinit(&r->item_logprobs);
     buffer_deinit(&r->text);
     buffer_deinit(&r->output);
     free(r->name);
     free(r->call_id);
     free(r);
-}
-
-/* ---- the object ---- */
-
-static void write_member(const struct responses_reply *r, const char *name, const char *otherwise,
-                         struct buffer *out)
-{
-    const json_t *value = json_body_get(r->request, name);
-    buffer_printf(out, ",\"%s\":", name);
-    if (value)
-        json_body_write(value, JSON_SPELLING_COMPACT, out);
-    else
-        buffer_append_str(out, otherwise);
-}
-
-static void write_usage(const struct responses_reply *r, struct buffer *out)
-{
-    buffer_printf(out,
-                  "{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":%u},"
-                  "\"output_tokens\":%u,\"output_tokens_details\":{\"reasoning_tokens\":%u},"
-                  "\"total_tokens\":%u}",
-                  r->n_prompt, r->n_cached, r->n_output, r->parts.n_reasoning,
-                  r->n_prompt + r->n_output);
-}
-
-static void write_object(const struct responses_reply *r, const char *status, struct buffer *out)
-{
-    static const struct {
-        const char *name, *otherwise;
-    } members[] = {{"instructions", "null"},
-                   {"max_output_tokens", "null"},
-                   {"max_tool_calls", "null"},
-                   {"previous_response_id", "null"},
-                   {"reasoning", "{\"effort\":null,\"summary\":null}"},
-                   {"store", "true"},
-                   {"temperature", "null"},
-                   {"text", "{\"format\":{\"type\":\"text\"}}"},
-                   {"tool_choice", "\"auto\""},
-                   {"tools", "[]"},
-                   {"parallel_tool_calls", "true"},
-                   {"top_p", "null"},
-                   {"top_logprobs", "null"},
-                   {"truncation", "\"disabled\""},
-                   {"service_tier", "\"default\""},
-                   {"user", "null"},
-                   {"safety_identifier", "null"},
-                   {"prompt_cache_key", "null"},
-                   {"background", "false"},
-                   {"metadata", "{}"}};
-    bool is_done = strcmp(status, "in_progress") != 0;
-    bool is_cut = strcmp(status, "incomplete") == 0;
-    buffer_printf(out,
-                  "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","
-                  "\"error\":null,\"incomplete_details\":%s,\"model\":",
-                  r->id, (long long)r->created, status,
-                  is_cut ? "{\"reason\":\"max_output_tokens\"}" : "null");
-    write_string(out, r->model_name);
-    buffer_append_str(out, ",\"output\":[");
-    buffer_append(out, buffer_str(&r->output), r->output.len);
-    buffer_append_char(out, ']');
-    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
-        write_member(r, members[i].name, members[i].otherwise, out);
-    buffer_append_str(out, ",\"usage\":");
-    if (is_done)
-        write_usage(r, out);
-    else
-        buffer_append_str(out, "null");
-    buffer_append_char(out, '}');
-}
-
-/* ---- items ---- */
-
-/* The open item as it stands; is_done: with its text. */
-static void write_item(const struct responses_reply *r, bool is_done, struct buffer *out)
-{
-    const char *status = !is_done ? "in_progress" : r->is_cut ? "incomplete" : "completed";
-    const char *text = is_done ? buffer_str(&r->text) : "";
-    size_t n = is_done ? r->text.len : 0;
-    if (r->item == ITEM_MESSAGE || r->item == ITEM_REASONING) {
-        bool is_message = r->item == ITEM_MESSAGE;
-        buffer_printf(out, "{\"id\":\"%s\",\"type\":\"%s\",%s\"content\":[", r->item_id,
-                      is_message ? "message" : "reasoning",
-                      is_message ? "\"role\":\"assistant\"," : "\"summary\":[],");
-        if (is_done) {
-            buffer_printf(
-                out, "{\"type\":\"%s\",\"text\":", is_message ? "output_text" : "reasoning_text");
-            buffer_append_json_string(out, text, n);
-            buffer_append_str(out, is_message ? ",\"annotations\":[],\"logprobs\":[]}" : "}");
-        }
-        buffer_printf(out, "],\"status\":\"%s\"}", status);
-        return;
-    }
-    bool is_custom = r->item == ITEM_CUSTOM;
-    buffer_printf(out, "{\"id\":\"%s\",\"type\":\"%s\",\"call_id\":", r->item_id,
-                  is_custom ? "custom_tool_call" : "function_call");
-    write_string(out, r->call_id);
-    buffer_append_str(out, ",\"name\":");
-    write_string(out, r->name);
-    buffer_append_str(out, is_custom ? ",\"input\":" : ",\"arguments\":");
-    buffer_append_json_string(out, text, n);
-    buffer_printf(out, ",\"status\":\"%s\"}", status);
 }
 
 /* ---- events of a stream ---- */
@@ -207,7 +94,7 @@ static void object_event(struct responses_reply *r, const char *type, const char
 {
     begin_event(r, type, out);
     buffer_append_str(out, ",\"response\":");
-    write_object(r, status, out);
+    responses_write_object(r, status, out);
     end_event(out);
 }
 
@@ -216,8 +103,14 @@ static void item_event(struct responses_reply *r, const char *type, bool is_done
 {
     begin_event(r, type, out);
     buffer_printf(out, ",\"output_index\":%u,\"item\":", r->n_items);
-    write_item(r, is_done, out);
+    responses_write_item(r, is_done, out);
     end_event(out);
+}
+
+/* Reasoning that is shown as its summary: other events, and another index. */
+static bool is_summary(const struct responses_reply *r)
+{
+    return r->item == ITEM_REASONING && r->body.wants_summary;
 }
 
 /* What an event inside the open item begins with. */
@@ -225,20 +118,35 @@ static void begin_inner(struct responses_reply *r, const char *type, struct buff
 {
     begin_event(r, type, out);
     buffer_printf(out, ",\"item_id\":\"%s\",\"output_index\":%u", r->item_id, r->n_items);
-    if (r->item == ITEM_MESSAGE || r->item == ITEM_REASONING)
+    if (is_summary(r))
+        buffer_append_str(out, ",\"summary_index\":0");
+    else if (r->item == ITEM_MESSAGE || r->item == ITEM_REASONING)
         buffer_append_str(out, ",\"content_index\":0");
 }
 
-static void part_event(struct responses_reply *r, const char *type, bool is_done,
-                       struct buffer *out)
+static void part_event(struct responses_reply *r, bool is_done, struct buffer *out)
 {
-    bool is_message = r->item == ITEM_MESSAGE;
-    begin_inner(r, type, out);
-    buffer_printf(
-        out, ",\"part\":{\"type\":\"%s\",\"text\":", is_message ? "output_text" : "reasoning_text");
-    buffer_append_json_string(out, is_done ? buffer_str(&r->text) : "", is_done ? r->text.len : 0);
-    buffer_append_str(out, is_message ? ",\"annotations\":[],\"logprobs\":[]}" : "}");
+    const char *summary = is_done ? "reasoning_summary_part.done" : "reasoning_summary_part.added";
+    const char *content = is_done ? "content_part.done" : "content_part.added";
+    begin_inner(r, is_summary(r) ? summary : content, out);
+    buffer_append_str(out, ",\"part\":");
+    responses_write_part(r, is_done, out);
     end_event(out);
+}
+
+/* Log probabilities of content that were not shown yet: now they are. */
+static void show_logprobs(struct responses_reply *r, struct buffer *out)
+{
+    const struct buffer *new = &r->logprobs.content;
+    if (out) {
+        buffer_append_str(out, ",\"logprobs\":[");
+        buffer_append(out, buffer_str(new), new->len);
+        buffer_append_char(out, ']');
+    }
+    if (new->len > 0 && r->item_logprobs.len > 0)
+        buffer_append_char(&r->item_logprobs, ',');
+    buffer_append(&r->item_logprobs, buffer_str(new), new->len);
+    logprob_text_reset(&r->logprobs);
 }
 
 static void delta_event(struct responses_reply *r, const char *text, size_t n, struct buffer *out)
@@ -247,11 +155,11 @@ static void delta_event(struct responses_reply *r, const char *text, size_t n, s
                                         [ITEM_REASONING] = "reasoning_text.delta",
                                         [ITEM_CALL] = "function_call_arguments.delta",
                                         [ITEM_CUSTOM] = "custom_tool_call_input.delta"};
-    begin_inner(r, types[r->item], out);
+    begin_inner(r, is_summary(r) ? "reasoning_summary_text.delta" : types[r->item], out);
     buffer_append_str(out, ",\"delta\":");
     buffer_append_json_string(out, text, n);
     if (r->item == ITEM_MESSAGE)
-        buffer_append_str(out, ",\"logprobs\":[]");
+        show_logprobs(r, out);
     end_event(out);
 }
 
@@ -263,11 +171,11 @@ static void done_event(struct responses_reply *r, struct buffer *out)
                  [ITEM_REASONING] = {"reasoning_text.done", "text"},
                  [ITEM_CALL] = {"function_call_arguments.done", "arguments"},
                  [ITEM_CUSTOM] = {"custom_tool_call_input.done", "input"}};
-    begin_inner(r, types[r->item].type, out);
+    begin_inner(r, is_summary(r) ? "reasoning_summary_text.done" : types[r->item].type, out);
     buffer_printf(out, ",\"%s\":", types[r->item].member);
     buffer_append_json_string(out, buffer_str(&r->text), r->text.len);
     if (r->item == ITEM_MESSAGE)
-        buffer_append_str(out, ",\"logprobs\":[]");
+        buffer_printf(out, ",\"logprobs\":[%s]", buffer_str(&r->item_logprobs));
     if (r->item == ITEM_CALL) {
         buffer_append_str(out, ",\"name\":");
         write_string(out, r->name);
@@ -312,6 +220,8 @@ static void close_item(struct responses_reply *r, struct buffer *out)
     if (r->item == ITEM_NONE)
         return;
     remember(r);
+    if (r->item == ITEM_MESSAGE)
+        show_logprobs(r, NULL);
     if (r->item == ITEM_CUSTOM) {
         unwrap_custom(r);
         if (out)
@@ -320,13 +230,14 @@ static void close_item(struct responses_reply *r, struct buffer *out)
     if (out) {
         done_event(r, out);
         if (r->item == ITEM_MESSAGE || r->item == ITEM_REASONING)
-            part_event(r, "content_part.done", true, out);
+            part_event(r, true, out);
         item_event(r, "output_item.done", true, out);
     }
     if (r->n_items++ > 0)
         buffer_append_char(&r->output, ',');
-    write_item(r, true, &r->output);
+    responses_write_item(r, true, &r->output);
     buffer_reset(&r->text);
+    buffer_reset(&r->item_logprobs);
     r->item = ITEM_NONE;
 }
 
@@ -342,7 +253,7 @@ static void open_item(struct responses_reply *r, enum item item, struct buffer *
         return;
     item_event(r, "output_item.added", false, out);
     if (item == ITEM_MESSAGE || item == ITEM_REASONING)
-        part_event(r, "content_part.added", false, out);
+        part_event(r, false, out);
 }
 
 static void take_call(struct responses_reply *r, const struct output_part *part, struct buffer *out)
@@ -427,7 +338,7 @@ static void finish(struct responses_reply *r, struct buffer *out)
     r->is_cut = r->finish.finish == FINISH_LENGTH || r->parts.has_cut_call;
     close_item(r, is_stream ? out : NULL);
     buffer_init(&object, LIMIT_RESPONSE_TEXT);
-    write_object(r, status, &object);
+    responses_write_object(r, status, &object);
     if (!object.is_failed)
         store(r, &object);
     if (is_stream)
@@ -444,6 +355,8 @@ static void on_event(void *state, struct event *event, struct buffer *out)
     r->n_cached = event->n_cached;
     switch (event->kind) {
     case EVENT_TOKEN:
+        if (event->logprobs && !event->is_hidden && token_has_text(&r->style, event->token))
+            logprob_text_hold(&r->logprobs, &r->style, event->logprobs, r->parts.n_bytes);
         if (!event->is_hidden)
             output_parts_push(&r->parts, event->token);
         output_parts_release(&r->parts, event->release);

@@ -12,6 +12,10 @@ struct responses_reply;
 struct responses_reply *responses_reply_create(struct exchange *x, struct chat_call *call,
                                                json_t *request, struct responses_body *body);
 
+/* What it is called; the response as it is before anything was done, as JSON. */
+const char *responses_reply_id(const struct responses_reply *reply);
+void responses_write_queued(const struct responses_reply *reply, struct buffer *out);
+
 extern const struct reply_encoder responses_reply_encoder;
 
 #endif

@@ -105,8 +105,8 @@ const char *sampling_step_name(enum sampling_step step)
 }
 
 /* Steps that are not named do not run. */
-static bool set_steps(const struct api_fields *f, struct sampling_params *params,
-                      struct api_error *e)
+static bool set_steps(struct exchange *x, const struct api_fields *f,
+                      struct sampling_params *params, struct api_error *e)
 {
     bool is_taken[N_SAMPLING_STEPS] = {false};
     if (!f->samplers) {
@@ -124,6 +124,10 @@ static bool set_steps(const struct api_fields *f, struct sampling_params *params
         enum sampling_step step = find_step(name);
         if (is_penalty(name) && params->n_steps == 0)
             continue;
+        if (f->temperature_is_last && name && strcmp(name, "infill") == 0) {
+            exchange_ignored_field(x, "samplers.infill"); /* its editors name it always */
+            continue;
+        }
         if (step == N_SAMPLING_STEPS || is_taken[step]) {
             api_error_set(e, "invalid_value", "samplers",
                           "samplers: element %zu is not one of temperature, top_n_sigma, top_k, "
@@ -443,7 +447,7 @@ bool sampling_fields_read(struct exchange *x, const struct api_fields *fields,
                           struct request *request, struct api_error *e)
 {
     set_numbers(fields, exchange_model(x)->context_size, &request->sampling);
-    return set_bias(x, fields, request, e) && set_steps(fields, &request->sampling, e) &&
+    return set_bias(x, fields, request, e) && set_steps(x, fields, &request->sampling, e) &&
            set_breakers(fields, request, e) && set_bad_words(x, fields, request, e) &&
            set_logprobs_mode(fields, request, e);
 }

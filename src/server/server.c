@@ -49,6 +49,7 @@ serverd_status server_create(const struct server_options *options, struct server
     worker_init(&server->detached, server);
     model_set_init(&server->models, server);
     response_store_init(&server->responses);
+    background_set_init(&server->background);
     server->hangup_fd = epoll_create1(EPOLL_CLOEXEC);
     server->models.opener = options->opener;
     serverd_status status =
@@ -117,6 +118,7 @@ void server_destroy(struct server *server)
     data_thread_destroy(server->data);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
+    background_set_deinit(&server->background);
     response_store_deinit(&server->responses);
     key_set_unref(server->keys);
     certificate_unref(server->certificate);
@@ -262,12 +264,12 @@ bool server_stop_models(struct server *server)
     return model_set_stop(&server->models);
 }
 
-void server_wake_awaiting(struct server *server, uint64_t before_ns)
+void server_wake_awaiting(struct server *server)
 {
     (void)pthread_mutex_lock(&server->lock);
     for (struct exchange *x = server->live; x; x = x->next_live) {
         (void)pthread_mutex_lock(&x->lock);
-        const bool goes_on = x->is_awaiting && x->arrival_ns < before_ns;
+        const bool goes_on = x->is_awaiting;
         if (goes_on) {
             x->is_awaiting = false;
             exchange_wake(x);
@@ -420,8 +422,7 @@ void server_tick(struct server *server)
     metrics_set(server->context.metrics, METRIC_LOG_DROPPED,
                 (double)log_n_dropped(server->context.log));
     server_check_hangups(server);
-    const uint64_t patience = (uint64_t)(server->context.options->queue_timeout * 1e9);
-    server_wake_awaiting(server, now > patience ? now - patience : 0);
+    server_wake_awaiting(server);
     model_set_tick(&server->models);
 }
 
@@ -437,7 +438,7 @@ void server_pause(struct server *server, uint64_t timeout_ns)
         model_set_drain(&server->models);
     }
     (void)pthread_mutex_unlock(&server->lock);
-    server_wake_awaiting(server, UINT64_MAX);
+    server_wake_awaiting(server);
 }
 
 bool server_resume(struct server *server)
@@ -464,7 +465,7 @@ void server_drain(struct server *server)
         return;
     http_quiesce(server);
     model_set_drain(&server->models);
-    server_wake_awaiting(server, UINT64_MAX);
+    server_wake_awaiting(server);
 }
 
 uint32_t server_n_active(const struct server *server)

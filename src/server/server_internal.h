@@ -5,6 +5,7 @@
 #define SERVER_INTERNAL_H
 
 #include "server/certificate.h"
+#include "server/background.h"
 #include "server/detached.h"
 #include "server/model_set_internal.h"
 #include "server/rate_limit.h"
@@ -29,7 +30,7 @@ enum route_flags {
     NEEDS_MODEL = 1,
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
-    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503 */
+    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503; looks, loads nothing */
     FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
@@ -147,6 +148,7 @@ struct exchange {
     struct detached_sink sink;
     struct exchange *next_ready; /* under the worker's mailbox_lock */
     int32_t max_priority;        /* of its requests */
+    char reply_id[64];           /* "": a reply may choose its own */
 
     /* Between the two sides, under `lock`. */
     pthread_mutex_t lock;
@@ -259,6 +261,7 @@ struct server {
     bool checks_bytes; /* the library is of a version whose parser is known */
     bool is_local;     /* listens on a loopback address */
     struct response_store responses;
+    struct background_set background;
     struct model_set models;
     int hangup_fd; /* epoll set of the sockets of waiting exchanges */
 
@@ -384,8 +387,9 @@ void server_remove_live(struct exchange *x);
 struct exchange *server_find_live(struct server *server, uint64_t number);
 /* Events into the mailboxes of their exchanges' threads. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n);
-/* Exchanges that await a model and arrived before then try again. */
-void server_wake_awaiting(struct server *server, uint64_t before_ns);
+/* Exchanges that await a model look again: a load has ended, or a drain or a tick wants them to see
+ * whether they still wait for something, and still may. */
+void server_wake_awaiting(struct server *server);
 /* No new requests for now; the waiting ones get 503, and what still runs after the timeout is
  * ended. */
 void server_pause(struct server *server, uint64_t timeout_ns);

@@ -29,6 +29,7 @@ static const struct {
     {"presence_penalty", "presence_penalty"},
     {"repetition_penalty", "repetition_penalty"},
     {"stop", "stop"},
+    {"stop_regex", "stop_regex"},
     {"stop_token_ids", "stop_token_ids"},
     {"ignore_eos", "ignore_eos"},
     {"skip_special_tokens", "skip_special_tokens"},

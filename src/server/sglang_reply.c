@@ -1,6 +1,7 @@
 #include "server/sglang_reply.h"
 
 #include "base/numeric.h"
+#include "server/stop_fields.h"
 #include "text/detokenizer.h"
 
 #include <stdio.h>
@@ -185,7 +186,7 @@ static void write_list(const char *name, const struct buffer *items, struct buff
 static void write_matched(const struct sglang_reply *r, const struct event *finish,
                           struct buffer *out)
 {
-    const json_t *match = api_stop_string(&r->fields, finish->stop_index);
+    const json_t *match = stop_fields_find(&r->fields, finish->stop_index);
     if (match) {
         buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     } else if (finish->stop_token >= 0) {

@@ -84,7 +84,7 @@ static size_t find_frames(const struct notation *m, const char *out[FRAMES])
     const struct tool_family *family = m->setup->formats->family;
     const struct reasoning_format *reasoning = m->setup->formats->reasoning;
     size_t n = 0;
-    for (size_t i = 0; i < TOOL_FAMILY_DROPPED && family->dropped[i]; i++)
+    for (size_t i = 0; family && i < TOOL_FAMILY_DROPPED && family->dropped[i]; i++)
         add_frame(m, family->dropped[i], out, &n);
     for (size_t i = 0; reasoning && i < TOOL_FAMILY_DROPPED && reasoning->dropped[i]; i++)
         add_frame(m, reasoning->dropped[i], out, &n);

@@ -197,6 +197,8 @@ bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_
         return false;
     if (out->is_legacy || !f->parallel_tool_calls)
         out->max_calls = 1;
+    else if (f->max_tool_calls != API_UNSET && f->max_tool_calls < LIMIT_TOOL_CALLS)
+        out->max_calls = (uint32_t)f->max_tool_calls;
     if (json_array_size(out->list) == 0)
         tool_use_release(out);
     bool is_good = read_choice(f, out, e);

@@ -56,7 +56,7 @@ serverd_status chat_template_render(const struct chat_template *tmpl, struct are
                       .out = out,
                       .scope = &top,
                       .err = err,
-                      .deadline_ns = clock_now_ns(clock) + budget->max_time_ns};
+                      .deadline_ns = clock_now_ns(&processor_clock) + budget->max_time_ns};
     int leave = 0;
     if (!top.names)
         return fail(err, SERVERD_NOMEM, "chat template: out of memory");

@@ -19,7 +19,7 @@ void chat_template_destroy(struct chat_template *tmpl);
 struct template_budget {
     uint32_t max_steps, max_recursion;
     size_t max_output;
-    uint64_t max_time_ns;
+    uint64_t max_time_ns; /* of the processor */
 };
 struct template_budget template_budget_default(void); /* base/limits.h, 100 ms */
 

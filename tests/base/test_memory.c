@@ -1,5 +1,6 @@
 /* Arenas and buffers. */
 #include "base/arena.h"
+#include "base/base64.h"
 #include "base/buffer.h"
 #include "base/hash.h"
 #include "base/numeric.h"
@@ -175,11 +176,39 @@ static void utf8_refuses_long_forms_surrogates_and_cut_characters(void **state)
     }
 }
 
+static void base64_has_one_spelling(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"", "f", "fo", "foo", "foob", "fooba", "foobar"};
+    static const char *const spelled[] = {"",         "Zg==",     "Zm8=",    "Zm9v",
+                                          "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"}; /* RFC 4648 */
+    static const char *const bad[] = {
+        "Z", "Zg", "Zg=", "Zh==", "Zm9=", "Z===", "====", "Zg==Zg==", "Zm 9", "Zm9v\n", "Zm8-"};
+    struct buffer out;
+    buffer_init(&out, 64);
+    for (size_t i = 0; i < 7; i++) {
+        buffer_reset(&out);
+        base64_append(&out, texts[i], strlen(texts[i]));
+        assert_string_equal(buffer_str(&out), spelled[i]);
+        buffer_reset(&out);
+        assert_true(base64_decode(spelled[i], strlen(spelled[i]), &out));
+        assert_string_equal(buffer_str(&out), texts[i]);
+    }
+    buffer_reset(&out);
+    buffer_append_str(&out, "kept");
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_false(base64_decode(bad[i], strlen(bad[i]), &out));
+        assert_string_equal(buffer_str(&out), "kept");
+    }
+    buffer_deinit(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_up_to_its_limit),
         cmocka_unit_test(a_buffer_stops_at_its_limit_and_says_so),
+        cmocka_unit_test(base64_has_one_spelling),
         cmocka_unit_test(any_bytes_become_valid_json),
         cmocka_unit_test(integers_are_written_in_full),
         cmocka_unit_test(floats_are_written_shortest_and_read_back),

@@ -386,6 +386,34 @@ static void a_damaged_plan_is_refused_by_field(void **state)
     free_damaged(&d);
 }
 
+/* Kernels read a matrix in the form that its flag asks for: what the graph does with it counts. */
+static void a_matrix_is_one_whatever_its_flag_says(void **state)
+{
+    (void)state;
+    static const int32_t tokens[] = {0, 1, 2, 3};
+    struct damaged d = make_damaged();
+    float *results[2];
+    size_t bytes = 0;
+    for (uint32_t flags = 0; flags <= SERVERD_TENSOR_OF_LINEAR; flags++) {
+        struct program *program;
+        struct sdp_section *section = find_section(&d, SDP_TENS);
+        struct sdp_tensor *tensors = (void *)(d.bytes + section->offset);
+        for (size_t i = 0; i < section->stored_bytes / sizeof *tensors; i++)
+            tensors[i].flags = flags;
+        section->checksum = checksum64(tensors, section->stored_bytes);
+        sign(&d);
+        memory_file_write(&d.file, d.bytes, d.n);
+        assert_int_equal(sdp_open(d.file.path, &program, &err), SERVERD_OK);
+        results[flags] = run_program(program, "cpu", tokens, 4);
+        bytes = run_program_floats(program, 4) * sizeof **results;
+        program_unref(program);
+    }
+    assert_memory_equal(results[0], results[1], bytes);
+    free(results[0]);
+    free(results[1]);
+    free_damaged(&d);
+}
+
 /* ---- later versions -------------------------------------------------------------------------- */
 
 static void what_a_later_version_needs_is_refused_by_name(void **state)
@@ -522,6 +550,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(verifying_finds_every_flipped_bit),
         cmocka_unit_test(a_plan_whose_live_buffers_overlap_is_refused),
         cmocka_unit_test(a_damaged_plan_is_refused_by_field),
+        cmocka_unit_test(a_matrix_is_one_whatever_its_flag_says),
         cmocka_unit_test(what_a_later_version_needs_is_refused_by_name),
         cmocka_unit_test(what_a_later_version_adds_is_passed_over),
     };

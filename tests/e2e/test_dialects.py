@@ -128,6 +128,15 @@ def test_an_open_message_is_continued(claude):
     assert "5" in reply.content[0].text
 
 
+def test_a_reply_with_one_answer_refuses_to_hold_more(client, claude):
+    with pytest.raises(openai.BadRequestError) as e:
+        client.responses.create(model="default", input="a", max_output_tokens=2, extra_body={"n": 2})
+    assert (e.value.code, e.value.param) == ("unsupported_value", "n")
+    with pytest.raises(anthropic.BadRequestError) as e:
+        claude.messages.create(model="default", max_tokens=2, messages=[{"role": "user", "content": "a"}], extra_body={"n": 2})
+    assert "/v1/chat/completions" in e.value.body["error"]["message"]
+
+
 def test_errors_have_the_dialect_of_their_path(claude):
     with pytest.raises(anthropic.NotFoundError) as e:
         claude.messages.create(model="none", max_tokens=4, messages=[{"role": "user", "content": "a"}])

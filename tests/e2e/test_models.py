@@ -16,6 +16,7 @@ import numpy as np
 import openai
 import pytest
 from conftest import BINARY, ROOT, Server, clean_environment, find_model
+from test_batches import read, submit, wait
 
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 from make_adapter import Adapter  # noqa: E402
@@ -89,6 +90,7 @@ def alone(tiny_model):
 # ---- answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.concurrent
 def test_models_answer_at_once_as_each_alone(start, folder, alone):
     s = start(None, "--models-path", folder, *SMALL)
     calls = [(arch, i, body) for arch in ARCHITECTURES for i, body in enumerate(bodies(arch))] * 2
@@ -157,12 +159,36 @@ def test_a_second_model_has_adapters_of_its_own(start, folder, tiny_model, tmp_p
     assert replies["own"] == replies["qwen2:own"] != replies["qwen2:style"] != replies["qwen2"]
     assert post(s.url, {"model": "llama:own", **body})[0] == 404
     assert models(s.url)["own"]["parent"] == "qwen2"
+    # and while it runs
+    load = {"model": "qwen2", "lora_name": "late", "lora_path": str(two)}
+    assert post(s.url, load, "/v1/load_lora_adapter")[0] == 200
+    assert post(s.url, {"model": "late", **body})[1]["choices"][0] == replies["qwen2:style"]
+    assert post(s.url, {"model": "llama:late", **body})[0] == 404
+    assert post(s.url, {"model": "qwen2"}, "/models/unload")[0] == 202
+    wait_for(lambda: not is_loaded(s.url, "qwen2"))
+    assert post(s.url, {"model": "late", **body})[0] == 404  # it has gone with its model
+    assert post(s.url, {"model": "qwen2:own", **body})[1]["choices"][0] == replies["own"]
+    assert s.stop() == 0, s.log
+
+
+def test_lines_of_a_batch_load_their_models(start, folder, alone, tmp_path):
+    s = start(None, "--models-path", folder, "--models-max", "1", "--data-path", tmp_path / "data", *SMALL)
+    items = [{"custom_id": f"{arch} {i}", "method": "POST", "url": "/v1/completions", "body": body}
+             for arch in ARCHITECTURES for i, body in enumerate(bodies(arch))]
+    client = openai.OpenAI(base_url=s.url + "/v1", api_key="none", max_retries=0)
+    batch = wait(client, submit(client, items))
+    assert batch.status == "completed"
+    for line in read(client, batch.output_file_id):
+        arch, i = line["custom_id"].split()
+        assert line["response"]["body"]["choices"] == alone[arch][int(i)]
+    assert batch.request_counts.completed == len(items)
     assert s.stop() == 0, s.log
 
 
 # ---- coming and going ----------------------------------------------------------------------------
 
 
+@pytest.mark.concurrent
 def test_a_broken_file_harms_nobody_else(start, folder):
     whole = (folder / "llama.gguf").read_bytes()
     (folder / "llama.gguf").write_bytes(whole[:len(whole) // 2])
@@ -242,6 +268,7 @@ def come_and_go(s, name, n):
     return resident_mib(s.process), threads_of(s.process), files_of(s.process)
 
 
+@pytest.mark.timing
 def test_unloading_gives_everything_back(start, folder):
     s = start(None, "--models-path", folder, *SMALL)
     before = come_and_go(s, "llama", 5)
@@ -316,6 +343,19 @@ def begin_load(s, name, replies):
     thread.start()
     wait_for(lambda: models(s.url)[name]["status"]["value"] == "loading")
     return thread
+
+
+@pytest.mark.slow
+def test_others_are_answered_while_a_model_loads(start, folder, default_model):
+    s = start(folder / "llama.gguf", "--models", f"real={default_model}", "--program-cache", "off", *SMALL)
+    replies, waits = [], []
+    thread = begin_load(s, "real", replies)
+    while thread.is_alive():
+        begin = time.monotonic()
+        assert post(s.url, {"prompt": "x", "max_tokens": 4})[0] == 200
+        waits.append(time.monotonic() - begin)
+    assert replies[0][0] == 200 and len(waits) >= 3 and sorted(waits)[len(waits) // 2] < 0.5, (replies, waits)
+    assert s.stop() == 0, s.log
 
 
 @pytest.mark.slow

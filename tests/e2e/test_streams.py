@@ -114,6 +114,8 @@ def chat(served, dice):
     request = made.chat_request(dice, served.said, served.mark_ids)
     bodies = {d: made.chat_body(request, d) for d in ("chat", "responses", "messages")}
     bodies["chat"].update(made.chat_only(dice))
+    if "logprobs" in bodies["chat"]:
+        bodies["responses"].update(include=["message.output_text.logprobs"], top_logprobs=bodies["chat"]["top_logprobs"])
     replies = {d: both_ways(served, d, body, dice) for d, body in bodies.items()}
     if None in replies.values():
         assert not any(replies.values()), json.dumps(bodies)
@@ -124,6 +126,9 @@ def chat(served, dice):
         for s in said.values():
             s["usage"] = s["usage"][0]
     wire.require_same(said["chat"], said["responses"], json.dumps(bodies))
+    shown = [e for i in replies["responses"]["output"] if i["type"] == "message" for e in i["content"][0]["logprobs"]]
+    if shown:
+        wire.require_same(replies["chat"]["choices"][0]["logprobs"]["content"], shown, json.dumps(bodies))
     said["chat"]["calls"] = say_input(said["chat"]["calls"])
     wire.require_same(said["chat"], said["messages"], json.dumps(bodies))
     served.met.update([k for k in ("text", "reasoning", "calls") if said["chat"][k]] + [said["chat"]["finish"]])

@@ -150,17 +150,19 @@ def join_item(events, index):
 
     item = take("output_item.added")["item"]
     part, kind, member = RESPONSE_PARTS[item["type"]]
-    text = ""
+    text, logprobs = "", []
     if part:
         take("content_part.added")
     while events[0]["type"] == f"response.{kind}.delta":
         event = take(kind + ".delta")
         assert event["item_id"] == item["id"]
         text += event["delta"]
+        logprobs += event.get("logprobs", [])
     assert take(kind + ".done")[member] == text
     if part:
         assert take("content_part.done")["part"]["text"] == text
     done = take("output_item.done")["item"]
+    assert item["type"] != "message" or done["content"][0]["logprobs"] == logprobs
     assert done["id"] == item["id"] and (done["content"][0]["text"] if part else done[member]) == text
     return done
 

@@ -147,6 +147,17 @@ static void open_model(struct edge *edge, const char *device)
                                         .fingerprint = "fp_test"};
 }
 
+static void set_template(struct edge *edge, const char *source)
+{
+    serverd_error err;
+    if (!source)
+        return;
+    must(chat_template_compile(source, strlen(source), &edge->chat_template, &err), &err);
+    must(output_formats_init(&edge->model.output, edge->tokenizer, source, NULL, NULL, &err), &err);
+    edge->model.chat_template = edge->chat_template;
+    edge->model.chat_template_source = source;
+}
+
 void edge_publish(struct edge *edge)
 {
     server_publish(edge->server, &edge->model);
@@ -214,6 +225,7 @@ struct edge *edge_create(const struct edge_setup *setup)
                                            .opener = setup->opener};
     must(server_create(&options, &edge->server, &err), &err);
     open_model(edge, setup->device);
+    set_template(edge, setup->chat_template);
     if (!setup->is_loading)
         edge_publish(edge);
     assert_int_equal(pthread_create(&edge->loop, NULL, run_loop, edge), 0);
@@ -231,6 +243,9 @@ void edge_destroy(struct edge *edge)
     engine_destroy(edge->engine);
     runtime_close(edge->runtime);
     worker_pool_destroy(edge->workers);
+    output_formats_deinit(&edge->model.output);
+    if (edge->chat_template)
+        chat_template_destroy(edge->chat_template);
     tokenizer_destroy(edge->tokenizer);
     program_unref(edge->program);
     metrics_destroy(edge->metrics);

@@ -12,11 +12,12 @@
 enum { EDGE_CONTEXT = 512, EDGE_MAX_RUNNING = 8, REPLY_BYTES = 1 << 20 };
 
 struct edge_setup {
-    const char *device;     /* NULL: a null delegate that takes no time */
-    const char *options[8]; /* "name=value" */
-    const char *keys;       /* text of the key file; NULL: none */
-    bool is_loading;        /* no model is published */
-    int log_fd;             /* JSON from level info on; 0: no log */
+    const char *device;        /* NULL: a null delegate that takes no time */
+    const char *options[8];    /* "name=value" */
+    const char *keys;          /* text of the key file; NULL: none */
+    const char *chat_template; /* NULL: a model that does not chat */
+    bool is_loading;           /* no model is published */
+    int log_fd;                /* JSON from level info on; 0: no log */
     /* Of the server, which the test tells to load them; none: `is_loading` or the one model. */
     const struct model_config *models;
     uint32_t n_models;
@@ -31,6 +32,7 @@ struct edge {
     _Atomic uint64_t ahead_ns; /* of the real time */
     struct program *program;
     struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
     struct worker_pool *workers;
     struct runtime *runtime;
     struct engine *engine;

@@ -346,10 +346,6 @@ static void requests_get_the_model_that_they_name(void **state)
     check(call(world, PATH, "{\"prompt\":\"x\",\"max_tokens\":1}"), 200, "\"model\":\"a\"");
     check(call(world, PATH, "{\"model\":null,\"prompt\":\"x\",\"max_tokens\":1}"), 200,
           "\"model\":\"a\"");
-    check(get(world, "/get_model_info?model=bee"), 200, "\"served_model_name\":\"b\"");
-    check(get(world, "/get_model_info?model=%62"), 200, "\"served_model_name\":\"b\"");
-    check(get(world, "/get_model_info"), 200, "\"served_model_name\":\"a\"");
-    check(get(world, "/get_model_info?model=zz"), 404, "model_not_found");
     world_destroy(world);
 }
 
@@ -381,6 +377,30 @@ static void names_have_to_differ(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(model_set_add(set, &bad[i], &err), SERVERD_INVALID);
     assert_int_equal(set->n, N_MODELS);
+    world_destroy(world);
+}
+
+static void looking_loads_nothing_and_is_no_use(void **state)
+{
+    (void)state;
+    struct world *world =
+        world_create(&(struct world_setup){.options = {"models-idle-timeout=60"}});
+    check(get(world, "/get_model_info?model=bee"), 503, "model_unavailable");
+    check(get(world, "/get_model_info?model=zz"), 404, "model_not_found");
+    check_for(world, "bee", 200, "\"model\":\"b\"");
+    check(get(world, "/get_model_info?model=bee"), 200, "\"served_model_name\":\"b\"");
+    check(get(world, "/get_model_info?model=%62"), 200, "\"served_model_name\":\"b\"");
+    check(get(world, "/get_model_info"), 200, "\"served_model_name\":\"a\"");
+    order(world, "unload", "a", 202);
+    wait_until(is_gone, world, 'a');
+    check(get(world, "/get_model_info"), 200, "\"served_model_name\":\"b\"");
+    wait_until(is_unused, world, 'b');
+    edge_advance(world->edge, 40);
+    check(get(world, "/v1/loads"), 200, "\"model\":\"b\"");
+    edge_advance(world->edge, 30);
+    wait_until(is_gone, world, 'b');
+    check(get(world, "/v1/loads"), 503, "model_unavailable");
+    assert_false(is_loaded(world, 'a'));
     world_destroy(world);
 }
 
@@ -799,6 +819,7 @@ int main(void)
         cmocka_unit_test(requests_get_the_model_that_they_name),
         cmocka_unit_test(names_that_nobody_has_are_not_found),
         cmocka_unit_test(names_have_to_differ),
+        cmocka_unit_test(looking_loads_nothing_and_is_no_use),
         cmocka_unit_test(the_list_shows_what_is_loaded),
         cmocka_unit_test(a_request_waits_for_its_model_while_others_go_on),
         cmocka_unit_test(few_requests_wait),

@@ -290,7 +290,13 @@ static const struct row rows[] = {
      "invalid_value", "grammar"},
     {"/infill", "{}", 400, "missing_required_parameter", "input_prefix"},
     {"/infill", "{\"input_prefix\":\"a\"}", 400, "unsupported_value", "input_prefix"},
-    {CHAT, "{" USER ",\"stop_regex\":\"a\"}", 400, "unsupported_value", "stop_regex"},
+    {CHAT, "{" USER ",\"stop_regex\":\"(\"}", 400, "invalid_regex", "stop_regex"},
+    {CHAT, "{" USER ",\"stop_regex\":\"a*\"}", 400, "invalid_regex", "stop_regex"},
+    {CHAT, "{" USER ",\"stop_regex\":5}", 400, "invalid_type", "stop_regex"},
+    {CHAT, "{" USER ",\"stop_regex\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", 400, "invalid_value",
+     "stop_regex"},
+    {CHAT, "{" USER ",\"stop_regex\":\"[ab]*a[ab]{14}\"}", 400, "grammar_too_complex",
+     "stop_regex"},
 
     /* the tokenizer's endpoints */
     {"/tokenize", "{}", 400, "missing_required_parameter", "prompt"},

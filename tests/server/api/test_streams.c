@@ -81,6 +81,8 @@ static void add_sampling(struct maker *m)
         buffer_append_str(&m->body, ",\"return_tokens_as_token_ids\":true");
     if (draw(m, 2))
         add_stops(m);
+    if (draw(m, 3) == 0)
+        buffer_append_str(&m->body, ",\"stop_regex\":[\"[a-m][n-z]+[a-e]\",\"\",\"\\\\d+\"]");
 }
 
 /* Without the closing brace. */
