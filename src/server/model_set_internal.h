@@ -9,6 +9,7 @@
 #include "server/model_set.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum model_state {
     MODEL_UNLOADED,
@@ -60,6 +61,8 @@ struct model_set {
     bool is_stopping;      /* no more loads */
     bool is_loading;       /* the opener is at work */
     bool has_started;      /* the first load has ended, well or not */
+    uint64_t load_began_ns;
+    _Atomic uint32_t load_permille; /* how far it has come, as the opener says */
 };
 
 void model_set_init(struct model_set *set, struct server *server);
@@ -113,6 +116,9 @@ bool model_set_unload(struct model_set *set, struct model_entry *entry);
 /* No model has been loaded yet and none of several will be: requests are refused with their head.
  */
 bool model_set_is_starting(struct model_set *set);
+
+/* Milliseconds until the present load may have ended, for who is to try again. */
+uint32_t model_set_forecast_ms(struct model_set *set);
 
 /* Of all engines. */
 struct model_set_health {

@@ -553,6 +553,8 @@ static void at_the_start_others_load_behind_the_default(void **state)
     struct world *world = world_create(&(struct world_setup){.is_held = true});
     wait_until(is_tried, world, 'a');
     check(get(world, "/ready"), 503, "\"progress\":0.500");
+    edge_advance(world->edge, 8); /* half of it: as long again */
+    check(get(world, "/health"), 503, "\r\nRetry-After-Ms: 80");
     int fd = begin_for(world, "b", ""), first = begin_for(world, "a", "");
     (void)usleep(20000);
     hold(world, 'a', false);
