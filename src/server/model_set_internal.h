@@ -51,7 +51,8 @@ struct model_set {
     pthread_t thread;
     bool has_thread;
 
-    pthread_mutex_t mutex; /* of all below; before an exchange's lock and an engine's mutex */
+    pthread_mutex_t
+        mutex; /* of all below; behind the server's lock, before an exchange's and an engine's */
     pthread_cond_t has_changed;
     struct model_entry *entries[LIMIT_MODELS];
     uint32_t n;
@@ -69,7 +70,7 @@ void model_set_init(struct model_set *set, struct server *server);
 /* Closes what is loaded; nobody holds anything, and the thread has stopped. */
 void model_set_deinit(struct model_set *set);
 
-/* Before the thread starts. */
+/* SERVERD_INVALID: another has one of its names. */
 serverd_status model_set_add(struct model_set *set, const struct model_config *config,
                              serverd_error *err);
 /* A model that somebody else opened, and closes after the set. It is the default if it is the
