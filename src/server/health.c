@@ -35,7 +35,7 @@ static void reply_loading(struct exchange *x)
         "{\"error\":{\"message\":\"The model is being loaded.\",\"type\":\"server_error\","
         "\"param\":null,\"code\":\"model_loading\"},\"progress\":%u.%03u}",
         permille / 1000, permille % 1000);
-    x->retry_after_ms = 1000;
+    x->retry_after_ms = model_set_forecast_ms(&x->server->models);
     exchange_reply(x, 503, "application/json", &body);
 }
 
