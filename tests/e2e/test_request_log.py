@@ -21,7 +21,7 @@ def requests():
         yield "/v1/completions", {"prompt": [SECRET, "b"], "max_tokens": 3, "echo": True, **texts, **more}
         yield "/v1/responses", {"input": SECRET, "instructions": SECRET, "max_output_tokens": 3, **more}
         yield "/v1/messages", {"messages": user, "system": SECRET, "max_tokens": 3, "metadata": {"user_id": SECRET}, **more}
-        yield "/generate", {"text": SECRET, "sampling_params": {"max_new_tokens": 3}, "rid": SECRET, "stream": is_stream}
+        yield "/generate", {"text": SECRET, "sampling_params": {"max_new_tokens": 3, "temperature": 0}, "rid": SECRET, "stream": is_stream}
     # refused ones
     yield "/v1/chat/completions?" + SECRET, {"messages": [{"role": SECRET, "content": SECRET}]}
     yield "/v1/chat/completions", {"messages": user, "model": SECRET}
