@@ -70,9 +70,10 @@ static void go_on(struct run *run, uint32_t parent, uint32_t end, struct frame_s
 static void run_repeat(struct run *run, const struct frame *repeat, uint32_t end)
 {
     const struct machine_code *code = &run->machine->code[repeat->repeat.at];
-    if (repeat->repeat.count >= code->min)
+    bool was_empty = repeat->repeat.offset == end; /* and so can be all that are still missing */
+    if (repeat->repeat.count >= code->min || was_empty)
         add_code(run, repeat->repeat.at + 1, repeat->parent);
-    if (repeat->repeat.count >= code->max || repeat->repeat.offset == end)
+    if (repeat->repeat.count >= code->max || was_empty)
         return; /* a body that read nothing is not begun again */
     struct frame next = *repeat;
     next.repeat.offset = end;

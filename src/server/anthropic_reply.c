@@ -1,6 +1,7 @@
 #include "server/anthropic_reply.h"
 
 #include "server/stop_fields.h"
+#include "text/json_value.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -122,14 +123,11 @@ static void write_block(const struct anthropic_reply *reply, const struct output
         buffer_append_json_string(out, name, strlen(name));
         buffer_append_str(out, ",\"input\":");
         bool has_input = *i + 1 < n && list[*i + 1].kind == OUTPUT_ARGUMENTS;
-        json_t *whole = has_input ? json_loadb(parts->text.data + list[*i + 1].begin,
-                                               list[*i + 1].n, JSON_DECODE_ANY, NULL)
-                                  : NULL;
-        if (whole) /* what a limit has cut is no object */
-            buffer_append(out, parts->text.data + list[*i + 1].begin, list[*i + 1].n);
-        else
+        const char *input = has_input ? parts->text.data + list[*i + 1].begin : "";
+        if (has_input && json_value_is_valid(input, list[*i + 1].n))
+            buffer_append(out, input, list[*i + 1].n);
+        else /* what a limit has cut is no object */
             buffer_append_str(out, "{}");
-        json_decref(whole);
         *i += has_input;
     }
     buffer_append_char(out, '}');

@@ -154,7 +154,6 @@ static const struct field fields[] = {
     {"metadata", FIELD_NOTHING, EVERY, 0, 0, 0},
     {"service_tier", FIELD_STRING, EVERY, AT(service_tier), 0, 0},
     {"prediction", FIELD_NOTHING, API_CHAT, 0, 0, 0},
-    {"stream_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
     {"include_reasoning", FIELD_NOTHING, API_CHAT, 0, 0, 0},
     /* tools and reasoning */
     {"tools", FIELD_JSON, TEMPLATED, AT(tools), 0, 0},
@@ -164,6 +163,7 @@ static const struct field fields[] = {
     {"parallel_tool_calls", FIELD_BOOL, API_CHAT, AT(parallel_tool_calls), 0, 0},
     {"max_tool_calls", FIELD_INT, API_CHAT, AT(max_tool_calls), 1, TOKENS_MAX},
     {"separate_reasoning", FIELD_BOOL, API_CHAT, AT(separate_reasoning), 0, 0},
+    {"stream_reasoning", FIELD_BOOL, API_CHAT, AT(stream_reasoning), 0, 0},
     {"reasoning_format", FIELD_STRING, API_CHAT, AT(reasoning_format), 0, 0},
     {"reasoning_effort", FIELD_STRING, TEMPLATED, AT(reasoning_effort), 0, 0},
     {"reasoning_budget", FIELD_INT, API_CHAT, AT(reasoning_budget), -1, TOKENS_MAX},
@@ -340,6 +340,7 @@ static void set_initial(struct api_fields *out, enum api_endpoint endpoint, json
                                .add_generation_prompt = true,
                                .normalize = true,
                                .parallel_tool_calls = true,
+                               .stream_reasoning = true,
                                .separate_reasoning = true};
     if (endpoint & LLAMA)
         set_llama_defaults(out);

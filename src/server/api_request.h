@@ -42,8 +42,9 @@ struct api_fields {
         add_special_tokens, add_special, parse_special, return_tokens_as_token_ids,
         return_token_ids, return_token_strs, with_pieces, add_generation_prompt,
         continue_final_message, normalize, parallel_tool_calls, separate_reasoning,
-        return_documents, return_text, raw_scores, apply_softmax, item_first, post_sampling_probs,
-        cache_prompt, return_tokens, return_progress, timings_per_token, temperature_is_last;
+        stream_reasoning, return_documents, return_text, raw_scores, apply_softmax, item_first,
+        post_sampling_probs, cache_prompt, return_tokens, return_progress, timings_per_token,
+        temperature_is_last;
 };
 
 /* Parses the exchange's body. False: *e; nothing to release. */

@@ -161,6 +161,7 @@ struct output_setup chat_call_output(const struct exchange *x, const struct chat
         .format = call->format,
         .skips_special = call->fields.skip_special_tokens,
         .is_reasoning_open = call->is_reasoning_open,
+        .holds_reasoning = !call->fields.stream_reasoning,
         .trusts_calls = call->trusts_calls,
         .max_calls = call->tools.max_calls,
         .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,

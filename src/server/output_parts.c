@@ -39,14 +39,27 @@ static void put(struct output_parts *o, enum output_kind kind, const char *text,
     buffer_append(&o->text, text, n);
 }
 
+/* Something else comes. */
+static void release_reasoning(struct output_parts *o)
+{
+    if (o->held.len > 0)
+        put(o, OUTPUT_REASONING, o->held.data, o->held.len);
+    buffer_reset(&o->held);
+}
+
 static void on_content(void *user, const char *text, size_t n)
 {
+    release_reasoning(user);
     put(user, OUTPUT_CONTENT, text, n);
 }
 
 static void on_reasoning(void *user, const char *text, size_t n)
 {
-    put(user, OUTPUT_REASONING, text, n);
+    struct output_parts *o = user;
+    if (o->holds_reasoning)
+        buffer_append(&o->held, text, n);
+    else
+        put(o, OUTPUT_REASONING, text, n);
 }
 
 static void on_arguments(void *user, const char *json, size_t n)
@@ -74,6 +87,7 @@ static void on_call(void *user, const char *name, const char *own)
 {
     struct output_parts *o = user;
     char id[LIMIT_TOOL_NAME + 64];
+    release_reasoning(o);
     make_call_id(o, name, own, id);
     extend(o, OUTPUT_CALL, o->n_calls, strlen(id) + 1 + strlen(name));
     o->n_calls++;
@@ -107,11 +121,13 @@ static void on_decided(void *user, enum stream_part part, size_t n)
 bool output_parts_init(struct output_parts *o, const struct output_setup *setup)
 {
     *o = (struct output_parts){.shows_control = !setup->skips_special,
+                               .holds_reasoning = setup->holds_reasoning,
                                .id_form = setup->id_form,
                                .decided = setup->decided,
                                .user = setup->user};
     detokenizer_init(&o->detokenizer, setup->tokenizer, setup->format || setup->skips_special);
     buffer_init(&o->text, LIMIT_OUTPUT_TEXT);
+    buffer_init(&o->held, LIMIT_OUTPUT_TEXT);
     buffer_init(&o->list, LIMIT_OUTPUT_TEXT);
     buffer_init(&o->controls, LIMIT_OUTPUT_TEXT);
     buffer_init(&o->piece, LIMIT_OUTPUT_TEXT);
@@ -134,6 +150,7 @@ void output_parts_deinit(struct output_parts *o)
     detokenizer_deinit(&o->detokenizer);
     stream_parser_destroy(o->parser);
     buffer_deinit(&o->text);
+    buffer_deinit(&o->held);
     buffer_deinit(&o->list);
     buffer_deinit(&o->controls);
     buffer_deinit(&o->piece);
@@ -215,6 +232,7 @@ void output_parts_finish(struct output_parts *o, uint64_t release, bool is_cut)
     release_to(o, release, true);
     if (o->parser) {
         stream_parser_finish(o->parser, is_cut);
+        release_reasoning(o);
         o->has_cut_call = stream_parser_has_cut_call(o->parser);
     }
 }

@@ -21,6 +21,8 @@ struct output_parts {
     struct detokenizer detokenizer;
     struct stream_parser *parser; /* NULL: all is content */
     bool shows_control;           /* control tokens that are no marks are content */
+    bool holds_reasoning;         /* until its block is over */
+    struct buffer held;           /* such reasoning */
     struct buffer text;           /* of the parts below */
     struct buffer list;           /* struct output_part[] that have not been taken */
     struct buffer controls;       /* of control tokens that wait for the text before them */
@@ -43,8 +45,9 @@ struct output_setup {
     const struct stream_format *format; /* NULL: all is content */
     bool skips_special;
     bool is_reasoning_open;
-    bool trusts_calls;  /* as in stream_parser_options */
-    uint32_t max_calls; /* 0: any number */
+    bool holds_reasoning; /* a block of reasoning is given out when it is over */
+    bool trusts_calls;    /* as in stream_parser_options */
+    uint32_t max_calls;   /* 0: any number */
     enum tool_id_form id_form;
     struct tool_types types;
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);

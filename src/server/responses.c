@@ -25,7 +25,7 @@ static bool find_previous(struct exchange *x, const json_t *body, json_t **out, 
                       "There is no response with the id %.64s.", id);
         return false;
     }
-    *out = json_loads(stored.messages, 0, NULL);
+    *out = json_loads(stored.messages, JSON_ALLOW_NUL, NULL);
     stored_response_free(&stored);
     return true;
 }

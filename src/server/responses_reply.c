@@ -188,7 +188,7 @@ static void done_event(struct responses_reply *r, struct buffer *out)
 /* The text of a custom tool is one member of the arguments. */
 static void unwrap_custom(struct responses_reply *r)
 {
-    json_t *arguments = json_loadb(buffer_str(&r->text), r->text.len, 0, NULL);
+    json_t *arguments = json_loadb(buffer_str(&r->text), r->text.len, JSON_ALLOW_NUL, NULL);
     const json_t *input = json_object_get(arguments, "input");
     if (json_is_string(input)) {
         buffer_reset(&r->text);

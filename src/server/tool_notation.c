@@ -186,29 +186,45 @@ static json_t *bare_string(const struct slots *slots, const char *stop, size_t n
     return format;
 }
 
+/* A string between two quotes. */
+static void add_quoted(struct notation *m, const struct slots *slots, json_t *out)
+{
+    const char *quote = m->writing->quote, *rest = quote;
+    bool is_token = call_writing_next(m->tokenizer, &rest).kind == WRITING_TOKEN;
+    notation_add(m, quote, slots, out);
+    format_append(out, bare_string(slots, quote, is_token ? 0 : strlen(quote), false));
+    notation_add(m, quote, slots, out);
+}
+
+/* A string as it is; at: what stands behind it. */
+static void add_tagged(struct notation *m, const struct slots *slots, const char *at, json_t *out)
+{
+    struct writing_piece stop = call_writing_next(m->tokenizer, &at);
+    struct writing_piece behind = call_writing_next(m->tokenizer, &at);
+    bool has_token = stop.kind != WRITING_TEXT || behind.kind == WRITING_TOKEN;
+    while (stop.n > 0 && stop.text[stop.n - 1] == '\n') /* readers look for the mark alone */
+        stop.n--;
+    for (; stop.n > 0 && *stop.text == '\n'; stop.n--)
+        stop.text++;
+    format_append(out, bare_string(slots, stop.text, has_token ? 0 : stop.n, true));
+}
+
 /* at: what stands behind the slot. */
 static void add_value(struct notation *m, const struct slots *slots, const char *at, json_t *out)
 {
     enum value_notation notation = m->writing->notation;
-    bool is_free = !slots->value && notation == VALUE_TAGGED;
+    bool is_free = !slots->value;
     if (notation == VALUE_TAGGED && (slots->is_string || is_free)) {
-        struct writing_piece stop = call_writing_next(m->tokenizer, &at);
-        struct writing_piece behind = call_writing_next(m->tokenizer, &at);
-        bool has_token = stop.kind != WRITING_TEXT || behind.kind == WRITING_TOKEN;
-        while (stop.n > 0 && stop.text[stop.n - 1] == '\n') /* readers look for the mark alone */
-            stop.n--;
-        for (; stop.n > 0 && *stop.text == '\n'; stop.n--)
-            stop.text++;
-        format_append(out, bare_string(slots, stop.text, has_token ? 0 : stop.n, true));
+        add_tagged(m, slots, at, out);
     } else if (notation == VALUE_QUOTED && slots->is_string) {
-        const char *quote = m->writing->quote, *rest = quote;
-        bool is_token = call_writing_next(m->tokenizer, &rest).kind == WRITING_TOKEN;
-        notation_add(m, quote, slots, out);
-        format_append(out, bare_string(slots, quote, is_token ? 0 : strlen(quote), false));
-        notation_add(m, quote, slots, out);
+        add_quoted(m, slots, out);
+    } else if (notation == VALUE_QUOTED && is_free) {
+        json_t *quoted = json_array();
+        add_quoted(m, slots, quoted);
+        format_append(out, format_either(json_pack("[o,o]", format_sequence(quoted), any_value())));
     } else {
-        format_append(out, slots->value ? format_of_schema(json_incref((json_t *)slots->value))
-                                        : any_value());
+        format_append(out, is_free ? any_value()
+                                   : format_of_schema(json_incref((json_t *)slots->value)));
     }
 }
 

@@ -15,6 +15,26 @@ static bool may_be_called(const struct tool_use *use, const char *name)
     return !use->only || strcmp(use->only, name) == 0;
 }
 
+/* Whether a token in it ends the output: then nothing can be written behind it. */
+static bool ends_output(const struct notation *m, const char *text)
+{
+    for (struct writing_piece piece = call_writing_next(m->tokenizer, &text);
+         piece.kind != WRITING_END; piece = call_writing_next(m->tokenizer, &text)) {
+        int32_t id =
+            piece.kind == WRITING_TOKEN ? tokenizer_find(m->tokenizer, piece.text, piece.n) : -1;
+        if (id >= 0 && tokenizer_is_end(m->tokenizer, id))
+            return true;
+    }
+    return false;
+}
+
+static bool is_single(const struct notation *m)
+{
+    const char *between = m->writing->between;
+    return m->writing->is_single || m->setup->use->max_calls == 1 ||
+           (between && ends_output(m, between));
+}
+
 /* All calls of one reply: a sequence. */
 static json_t *make_calls(struct notation *m)
 {
@@ -34,10 +54,11 @@ static json_t *make_calls(struct notation *m)
         }
         json_decref(pieces);
     }
-    uint32_t max = w->is_single ? 1 : use->max_calls ? use->max_calls : LIMIT_TOOL_CALLS;
+    uint32_t max = is_single(m) ? 1 : use->max_calls ? use->max_calls : LIMIT_TOOL_CALLS;
     const struct slots none = {0};
     notation_add(m, w->begin, &none, all);
-    notation_add(m, w->between, &none, between);
+    if (max > 1)
+        notation_add(m, w->between, &none, between);
     json_t *calls = json_pack("{s:s,s:o,s:i,s:i}", "type", "repeat", "content",
                               format_either(kinds), "min", 1, "max", (int)max);
     if (json_array_size(between) > 0)
@@ -54,16 +75,12 @@ static json_t *make_calls(struct notation *m)
 /* Whether the text has control tokens, none of which ends the output. */
 static bool is_frame(const struct notation *m, const char *text)
 {
-    bool has_token = false;
-    for (struct writing_piece piece = call_writing_next(m->tokenizer, &text);
-         piece.kind != WRITING_END; piece = call_writing_next(m->tokenizer, &text)) {
-        int32_t id =
-            piece.kind == WRITING_TOKEN ? tokenizer_find(m->tokenizer, piece.text, piece.n) : -1;
-        if (id >= 0 && tokenizer_is_end(m->tokenizer, id))
-            return false;
-        has_token = has_token || id >= 0;
-    }
-    return has_token;
+    const char *at = text;
+    for (struct writing_piece piece = call_writing_next(m->tokenizer, &at);
+         piece.kind != WRITING_END; piece = call_writing_next(m->tokenizer, &at))
+        if (piece.kind == WRITING_TOKEN)
+            return !ends_output(m, text);
+    return false;
 }
 
 static void add_frame(const struct notation *m, const char *text, const char **out, size_t *n)
@@ -217,7 +234,7 @@ static json_t *make_interleaved(struct notation *m)
     const struct slots none = {0};
     const char *frames[FRAMES];
     json_t *parts = json_array(), *triggers = json_array();
-    bool is_trigger, is_last = m->writing->is_single || m->setup->use->max_calls == 1;
+    bool is_trigger, is_last = is_single(m);
     size_t n_mark, n = find_frames(m, frames);
     const char *mark = mark_of(m, &n_mark, &is_trigger);
     json_t *calls = make_calls(m);

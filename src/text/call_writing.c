@@ -61,8 +61,8 @@ static const struct call_writing rows[] = {
     {.family = "muse",
      .call = " to={name}<|message|><atem:function_calls>\n<atem:invoke name=\"{name}\">\n{members}"
              "</atem:invoke>\n</atem:function_calls>",
-     .member = "<atem:parameter name=\"{key}\">{value}</atem:parameter>\n",
-     .is_single = true},
+     .between = "<|eom|><|start|>assistant",
+     .member = "<atem:parameter name=\"{key}\">{value}</atem:parameter>\n"},
     {.family = "minicpm5",
      .call = "<function name=\"{name}\">{members}</function>",
      .between = "\n",

@@ -230,6 +230,15 @@ static void repetitions_are_counted(void **state)
     assert_rejects(grammar, "a", 1);
     assert_rejects(grammar, "a; b; a; b", 7);
     grammar_unref(grammar);
+    grammar = compiled(GRAMMAR_TAGS,
+                       FORMAT("{\"type\": \"repeat\", \"min\": 3, \"max\": 4, \"content\": "
+                              "{\"type\": \"regex\", \"pattern\": \"a?\"}}"),
+                       false);
+    assert_accepts(grammar, ""); /* three times nothing */
+    assert_accepts(grammar, "a");
+    assert_accepts(grammar, "aaaa");
+    assert_rejects(grammar, "aaaaa", 4);
+    grammar_unref(grammar);
     assert_refused(GRAMMAR_TAGS,
                    FORMAT("{\"type\": \"repeat\", \"max\": 0, \"content\": " TEXT("a") "}"), false,
                    "invalid_grammar", "max");

@@ -42,10 +42,9 @@ static const struct reasoning_format format = {.name = "angles", .open = "<a>", 
 
 enum { NO_BLOCK, OPEN_BLOCK, ANY_BLOCK }; /* that a prompt leaves */
 
-/* regex NULL: no grammar. */
-static void begin(const char *regex, int block, uint32_t budget)
+/* text NULL: no grammar. */
+static void begin_form(enum grammar_form form, const char *text, int block, uint32_t budget)
 {
-    const struct grammar_options options = {0};
     const char *code;
     serverd_error err;
     small_vocabulary_init(&world.small, SMALL_BPE_GPT2);
@@ -54,8 +53,9 @@ static void begin(const char *regex, int block, uint32_t budget)
     world.memory = (struct constraint_memory){.n_vocab = world.small.vocabulary.n_tokens + 70};
     world.request = request_create();
     assert_non_null(world.request);
-    if (regex)
-        assert_int_equal(grammar_compile(GRAMMAR_REGEX, regex, strlen(regex), &options,
+    const struct grammar_options options = {.tokenizer = world.tokenizer};
+    if (text)
+        assert_int_equal(grammar_compile(form, text, strlen(text), &options,
                                          &world.request->grammar, &code, &err),
                          SERVERD_OK);
     assert_int_equal(reasoning_marks_init(&world.marks, world.tokenizer,
@@ -70,6 +70,11 @@ static void begin(const char *regex, int block, uint32_t budget)
     world.request->reasoning_budget = budget;
     world.constraint = constraint_create(&world.memory, world.request);
     assert_non_null(world.constraint);
+}
+
+static void begin(const char *regex, int block, uint32_t budget)
+{
+    begin_form(GRAMMAR_REGEX, regex, block, budget);
 }
 
 static void end(void)
@@ -193,6 +198,69 @@ static void what_must_come_does_not_depend_on_who_asks(void **state)
     end();
 }
 
+#define TEXT(text)         "{\"type\":\"const_string\",\"value\":\"" text "\"}"
+#define TOKEN(name)        "{\"type\":\"token\",\"token\":\"" name "\"}"
+#define SEQUENCE(elements) "{\"format\":{\"type\":\"sequence\",\"elements\":[" elements "]}}"
+
+static void control_tokens_are_symbols(void **state)
+{
+    (void)state;
+    struct token_filter filter;
+    int32_t ahead[16];
+    begin_form(GRAMMAR_TAGS,
+               SEQUENCE("{\"type\":\"regex\",\"pattern\":\"[xy]?\"}," TOKEN(
+                   "<|im_start|>") "," TEXT("and") "," TOKEN("<|im") "," TEXT("q")),
+               NO_BLOCK, 0);
+    int32_t start = tokenizer_find(world.tokenizer, "<|im_start|>", 12);
+    assert_true(constraint_filter(world.constraint, &filter));
+    assert_true(filter.allows(filter.user, start));
+    assert_true(filter.allows(filter.user, token('x')));
+    assert_false(filter.allows(filter.user, token('<'))); /* its name is not the token */
+    assert_false(filter.allows(filter.user, token('\xfe')));
+    const uint64_t *mask = filter.mask(filter.user);
+    for (uint32_t i = 0; i < world.memory.n_vocab; i++)
+        assert_int_equal(mask[i / 64] >> (i % 64) & 1, filter.allows(filter.user, (int32_t)i));
+    assert_int_equal(constraint_forced(world.constraint, world.tokenizer), -1);
+    assert_true(constraint_accept(world.constraint, world.tokenizer, token('x')));
+    /* what must come is cut at tokens, and goes on behind them, but for the last letter */
+    uint32_t n = constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16);
+    assert_int_equal(n, 3);
+    assert_int_equal(ahead[0], start);
+    assert_int_equal(ahead[1], tokenizer_find(world.tokenizer, "and", 3));
+    assert_int_equal(ahead[2], tokenizer_find(world.tokenizer, "<|im", 4));
+    for (uint32_t i = 0; i < n; i++)
+        assert_true(constraint_accept(world.constraint, world.tokenizer, ahead[i]));
+    assert_true(say("q"));
+    assert_true(constraint_is_complete(world.constraint));
+    end();
+}
+
+/* A mark of several tokens is told from text with its last one: what it has cost the grammar is
+ * taken back. */
+static void a_block_leaves_no_trace_in_the_grammar(void **state)
+{
+    (void)state;
+    begin("[<a>]*xyz", ANY_BLOCK, UINT32_MAX);
+    world.marks.open_token = -1;
+    assert_true(say("<a"));
+    assert_true(is_ruled());
+    assert_true(say(">"));
+    assert_false(is_ruled());
+    assert_true(say("whatever<a>"));
+    assert_true(constraint_accept(world.constraint, world.tokenizer,
+                                  tokenizer_find(world.tokenizer, "<b>", 3)));
+    assert_true(is_ruled());
+    assert_true(say("xyz"));
+    assert_true(constraint_is_complete(world.constraint));
+    end();
+    begin("<a(xyz)?", ANY_BLOCK, UINT32_MAX); /* and the grammar is where it was */
+    assert_true(say("<a>thought<a>"));
+    assert_true(constraint_accept(world.constraint, world.tokenizer,
+                                  tokenizer_find(world.tokenizer, "<b>", 3)));
+    assert_true(say("<axyz"));
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -200,6 +268,8 @@ int main(void)
         cmocka_unit_test(a_grammar_begins_behind_the_block),
         cmocka_unit_test(a_block_may_come_before_the_grammar),
         cmocka_unit_test(the_budget_forces_the_closing_mark),
+        cmocka_unit_test(control_tokens_are_symbols),
+        cmocka_unit_test(a_block_leaves_no_trace_in_the_grammar),
         cmocka_unit_test(what_must_come_does_not_depend_on_who_asks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

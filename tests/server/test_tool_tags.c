@@ -536,9 +536,87 @@ static void calls_in_text_are_read_back(void **state)
     run_families(false);
 }
 
-int main(void)
+/* ---- templates ------------------------------------------------------------------------------- */
+
+static const char *data_folder;
+
+static char *read_text(const char *folder, const char *name, const char *ending, size_t *n)
 {
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/%s/%s%s", data_folder, folder, name, ending);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    char *text = calloc(1, 1 << 20);
+    *n = fread(text, 1, (1 << 20) - 1, file);
+    (void)fclose(file);
+    return text;
+}
+
+/* What a template shows as a call may be written, by the schema, too. */
+static void check_template(const struct world *world, const json_t *row, json_t *tools)
+{
+    const char *template_name = json_string_value(json_object_get(row, "template"));
+    const json_t *text = json_object_get(row, "text");
+    struct output_formats formats;
+    serverd_error err;
+    size_t n;
+    char *source = read_text("chat_templates", template_name, ".jinja", &n);
+    assert_int_equal(output_formats_init(&formats, world->tokenizer, source, NULL, NULL, &err),
+                     SERVERD_OK);
+    assert_string_equal(formats.family->name, json_string_value(json_object_get(row, "family")));
+    for (int is_strict = 0; is_strict < 2; is_strict++) {
+        struct tool_use use = {.list = tools, .mode = TOOLS_AUTO, .is_strict = is_strict};
+        struct output_form form = {0};
+        const struct tool_tags_setup setup = {&use, &formats, world->tokenizer, &form};
+        bool are_exact;
+        struct grammar *grammar = make_grammar(world, &setup, &are_exact);
+        struct matcher *matcher = matcher_create(grammar);
+        size_t n_read = matcher_read(matcher, json_string_value(text), json_string_length(text));
+        if (n_read < json_string_length(text) || !matcher_may_end(matcher))
+            fail_msg("%s, strict %d: byte %zu of %s", template_name, is_strict, n_read,
+                     json_string_value(text));
+        matcher_destroy(matcher);
+        grammar_unref(grammar);
+    }
+    output_formats_deinit(&formats);
+    free(source);
+}
+
+static void calls_may_be_written_as_templates_show_them(void **state)
+{
+    (void)state;
+    size_t n, i, n_checked = 0;
+    char *text = read_text("tool_calls", "templates", ".json", &n);
+    json_t *rows = json_loads(text, 0, NULL), *row;
+    json_t *tools = json_loads(
+        "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":"
+        "\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"unit\":{\"type\":"
+        "\"string\"}}}}},{\"type\":\"function\",\"function\":{\"name\":\"add\",\"parameters\":{"
+        "\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"},\"b\":{\"type\":"
+        "\"number\"}}}}}]",
+        0, NULL);
+    struct world *world = world_create(false);
+    json_array_foreach(rows, i, row)
+    {
+        const char *name = json_string_value(json_object_get(row, "template"));
+        /* Python has two kinds of quotes, and JSON several spellings, of which one is written */
+        if (strncmp(name, "LFM2", 4) == 0 || strcmp(name, "Reka-Edge") == 0)
+            continue;
+        check_template(world, row, tools);
+        n_checked++;
+    }
+    assert_true(n_checked > 40);
+    world_destroy(world);
+    json_decref(tools);
+    json_decref(rows);
+    free(text);
+}
+
+int main(int argc, char **argv)
+{
+    data_folder = argc > 1 ? argv[1] : "tests/data";
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(calls_may_be_written_as_templates_show_them),
         cmocka_unit_test(calls_in_control_tokens_are_read_back),
         cmocka_unit_test(calls_in_text_are_read_back),
     };

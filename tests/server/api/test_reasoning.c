@@ -122,6 +122,29 @@ static void stops_are_not_looked_for_in_reasoning(void **state)
     api_world_destroy(world);
 }
 
+/* One delta has all of it, and the parts are the same. */
+static void reasoning_need_not_be_streamed(void **state)
+{
+    (void)state;
+    struct api_world *world = api_world_create("llama", template_open);
+    json_t *whole = ask(world, CHAT, ",\"reasoning_budget\":6");
+    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}],"
+                               "\"temperature\":0,\"ignore_eos\":true,\"max_tokens\":30,"
+                               "\"reasoning_budget\":6,\"stream\":true,\"stream_reasoning\":false}";
+    struct api_reply reply = api_post(world, CHAT, body);
+    const char *first = strstr(reply.body, "\"reasoning_content\":");
+    assert_non_null(first);
+    assert_null(strstr(first + 1, "\"reasoning_content\":"));
+    char *thought =
+        json_dumps(json_object_get(message(whole), "reasoning_content"), JSON_ENCODE_ANY);
+    assert_memory_equal(first + strlen("\"reasoning_content\":"), thought, strlen(thought));
+    assert_non_null(strstr(first, "\"content\":"));
+    free(thought);
+    free(reply.body);
+    json_decref(whole);
+    api_world_destroy(world);
+}
+
 static void a_budget_out_of_range_is_refused(void **state)
 {
     (void)state;
@@ -142,6 +165,7 @@ int main(void)
         cmocka_unit_test(no_effort_is_said_to_the_template),
         cmocka_unit_test(messages_have_the_same_budget),
         cmocka_unit_test(stops_are_not_looked_for_in_reasoning),
+        cmocka_unit_test(reasoning_need_not_be_streamed),
         cmocka_unit_test(a_budget_out_of_range_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
