@@ -80,6 +80,8 @@ void engine_end_event(struct engine *engine, struct job *job)
     event.is_cancelled = atomic_load(&job->is_cancelled);
     event.n_prompt = job->request->n_prompt;
     event.n_output = job->n_output;
+    event.n_drafts = job->n_drafts;
+    event.n_drafts_right = job->n_drafts_right;
     event.prefix_handle = job->prefix_handle;
     event.times = job->times;
     engine_event(engine, &event);
@@ -390,6 +392,8 @@ static void commit_drafts(struct engine *engine, const struct slice *slice, cons
         advance(engine, s, s->n_computed + 1);
         commit_token(engine, s, logits + (size_t)n_right++ * engine->width);
     }
+    s->job->n_drafts += slice->n_drafts;
+    s->job->n_drafts_right += n_right;
     engine_learn_draft(engine, slice, n_right);
 }
 

@@ -124,8 +124,9 @@ struct event {
     serverd_status status;
     char *message; /* the error's text or NULL; the receiver's, free() */
     bool is_cancelled;
-    uint32_t n_prompt, n_output; /* n_output: all choices, hidden tokens too */
-    uint64_t prefix_handle;      /* 0: none was wanted, or there was no room */
+    uint32_t n_prompt, n_output;       /* n_output: all choices, hidden tokens too */
+    uint32_t n_drafts, n_drafts_right; /* guessed tokens that were checked; those that were right */
+    uint64_t prefix_handle;            /* 0: none was wanted, or there was no room */
     struct request_times times;
     struct inspection *inspection; /* the receiver's, inspection_destroy; see inspect.h */
 };

@@ -27,8 +27,9 @@ struct job {
     uint32_t n_open;            /* choices without their FINISH */
     uint32_t n_output;          /* tokens of all choices */
     uint32_t n_cached;          /* prompt tokens that the prefix tree had and it never computed */
-    struct tenant *tenant;      /* whose it is; NULL before it was taken in */
-    uint32_t adapter_slot;      /* SERVERD_NO_ADAPTER: none */
+    uint32_t n_drafts, n_drafts_right; /* guessed tokens that were checked, and those accepted */
+    struct tenant *tenant;             /* whose it is; NULL before it was taken in */
+    uint32_t adapter_slot;             /* SERVERD_NO_ADAPTER: none */
     float adapter_scale;
     uint64_t prefix_handle; /* see request.hold_ns */
     bool is_queued;         /* not yet admitted: counts for the queue's bounds */

@@ -107,6 +107,7 @@ static const struct field fields[] = {
     {"priority", FIELD_INT, SAMPLE, AT(priority), INT32_MIN, INT32_MAX},
     {"add_generation_prompt", FIELD_BOOL, TEMPLATED, AT(add_generation_prompt), 0, 0},
     {"continue_final_message", FIELD_BOOL, TEMPLATED, AT(continue_final_message), 0, 0},
+    {"chat_template", FIELD_STRING, TEMPLATED, AT(chat_template), 0, 0},
     {"chat_template_kwargs", FIELD_JSON, TEMPLATED, AT(chat_template_kwargs), 0, 0},
     {"documents", FIELD_JSON, TEMPLATED | PAIRS, AT(documents), 0, 0},
     {"query", FIELD_JSON, PAIRS, AT(query), 0, 0},
@@ -183,7 +184,6 @@ static const struct field fields[] = {
     {"json_whitespace", FIELD_NOTHING, GENERATE, 0, 0, 0},
     /* what would change the output */
     {"truncate_prompt_tokens", FIELD_REFUSED, PAIRS, 0, 0, 0},
-    {"chat_template", FIELD_REFUSED, TEMPLATED, 0, 0, 0},
 };
 
 static const struct field *find_field(const char *name, unsigned endpoint)

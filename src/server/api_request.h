@@ -32,7 +32,7 @@ struct api_fields {
         *dry_sequence_breakers, *query, *texts, *text_1, *text_2, *items, *label_token_ids, *suffix,
         *response_fields, *lora, *input_prefix, *input_suffix, *input_extra;
     const char *model, *encoding_format, *cache_salt, *reasoning_format, *reasoning_effort,
-        *logprobs_mode, *service_tier, *user, *safety_identifier;
+        *logprobs_mode, *service_tier, *chat_template, *user, *safety_identifier;
     int64_t max_tokens, max_completion_tokens, n, best_of, top_k, top_logprobs, seed, min_tokens,
         priority, dimensions, top_n, dry_allowed_length, dry_penalty_last_n, prompt_logprobs,
         truncate_prompt_tokens, reasoning_budget, max_tool_calls, repeat_last_n, t_max_predict_ms;

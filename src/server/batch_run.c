@@ -100,11 +100,11 @@ void batch_fail(struct batches *batches, struct active_batch *batch, struct buff
 
 void batch_fail_with(struct batches *batches, struct active_batch *batch, const serverd_error *err)
 {
-    const bool is_full = err->code == SERVERD_NOMEM;
+    const bool is_full = err->code == SERVERD_NOMEM || err->code == SERVERD_BUSY;
     struct batch_fault fault = {.code = is_full ? "insufficient_storage" : "internal_error"};
     struct buffer errors;
     (void)snprintf(fault.message, sizeof fault.message, "%s",
-                   is_full ? "The server's disk takes no more results."
+                   is_full ? "The server has no room for the results."
                            : "The server made an error; its log says more.");
     log_error(batches->setup.log, "batches", "%s fails: %s", batch->row.id, err->text);
     buffer_init(&errors, 4 * KIB);

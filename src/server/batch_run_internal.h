@@ -119,6 +119,7 @@ void batch_set_done(struct active_batch *batch, uint32_t index);
 void batch_slots_collect(struct batches *batches);
 void batch_slots_fill(struct batches *batches);
 void batch_slots_commit(struct batches *batches);
+
 /* batch_validate.c: a piece of checking the input; at its end the batch is in progress, or failed.
  */
 void batch_validate(struct batches *batches, struct active_batch *batch);

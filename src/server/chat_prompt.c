@@ -21,6 +21,7 @@ struct maker {
     const json_t *messages, *tools;
     const json_t *open_message; /* NULL: none */
     bool is_failed;
+    bool shows_tools; /* the template does; else the messages have them */
 };
 
 static struct template_value *keep(struct maker *m, struct template_value *value)
@@ -336,7 +337,7 @@ static bool make_globals(struct maker *m, struct exchange *x, const struct api_f
         return false;
     struct template_value *globals = keep(m, template_map(m->arena));
     bool is_open = f->continue_final_message;
-    bool shows_tools = m->tools && exchange_model(x)->output.template_has_tools;
+    bool shows_tools = m->tools && m->shows_tools;
     set(m, globals, "tools", shows_tools ? convert(m, m->tools) : keep(m, template_none(m->arena)));
     set(m, globals, "documents",
         f->documents ? convert(m, f->documents) : keep(m, template_none(m->arena)));
@@ -384,8 +385,8 @@ static bool leave_open(struct buffer *out, struct api_error *e)
     return true;
 }
 
-static bool render(struct exchange *x, struct maker *m, const struct api_fields *f,
-                   struct buffer *out, struct api_error *e)
+static bool render(struct exchange *x, struct maker *m, const struct chat_template *tmpl,
+                   const struct api_fields *f, struct buffer *out, struct api_error *e)
 {
     struct template_value *globals = NULL;
     if (!make_globals(m, x, f, &globals, e))
@@ -398,8 +399,8 @@ static bool render(struct exchange *x, struct maker *m, const struct api_fields 
     struct template_budget budget = template_budget_default();
     const struct clock *clock = exchange_context(x)->clock;
     uint64_t begin = clock_now_ns(clock);
-    serverd_status status = chat_template_render(exchange_model(x)->chat_template, m->arena,
-                                                 globals, &budget, clock, out, &err);
+    serverd_status status =
+        chat_template_render(tmpl, m->arena, globals, &budget, clock, out, &err);
     metrics_observe(exchange_context(x)->metrics, METRIC_TEMPLATE_TIME,
                     (double)(clock_now_ns(clock) - begin) * 1e-9);
     if (status == SERVERD_OK)
@@ -409,11 +410,33 @@ static bool render(struct exchange *x, struct maker *m, const struct api_fields 
     return false;
 }
 
-bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const json_t *tools,
-                        struct buffer *out, struct api_error *e)
+/* The request's own template; *out NULL: it has none. False: *e. */
+static bool compile_own(struct exchange *x, const struct api_fields *f, struct chat_template **out,
+                        struct api_error *e)
+{
+    serverd_error err;
+    *out = NULL;
+    if (!f->chat_template || *f->chat_template == '\0')
+        return true;
+    if (!exchange_context(x)->options->trust_request_templates) {
+        api_error_set(e, "unsupported_value", "chat_template",
+                      "This server takes no templates from requests "
+                      "(--trust-request-templates).");
+        return false;
+    }
+    if (chat_template_compile(f->chat_template, strlen(f->chat_template), out, &err) == SERVERD_OK)
+        return true;
+    api_error_set(e, "template_error", "chat_template", "chat_template: %s", err.text);
+    return false;
+}
+
+/* own: the request's template, which is trusted to show tools; NULL: the model's. */
+static bool render_with(struct exchange *x, const struct chat_template *own,
+                        const struct api_fields *f, const json_t *tools, struct buffer *out,
+                        struct api_error *e)
 {
     const struct served_model *model = exchange_model(x);
-    if (!model->chat_template) {
+    if (!own && !model->chat_template) {
         api_error_set(e, "no_chat_template", NULL,
                       "This model has no chat template; use /v1/completions, or start serverd with "
                       "--chat-template FILE.");
@@ -421,16 +444,17 @@ bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const js
     }
     if (!check_messages(f, e))
         return false;
-    json_t *messages = model->output.template_has_tools
-                           ? json_incref(f->messages)
-                           : tool_fallback_messages(f->messages, tools);
+    const bool shows_tools = own || model->output.template_has_tools;
+    json_t *messages =
+        shows_tools ? json_incref(f->messages) : tool_fallback_messages(f->messages, tools);
     struct maker m = {.arena = arena_create(LIMIT_TEMPLATE_MEMORY),
                       .tokenizer = model->tokenizer,
                       .messages = messages,
-                      .tools = tools};
+                      .tools = tools,
+                      .shows_tools = shows_tools};
     bool is_good = m.arena && messages;
     if (is_good)
-        is_good = render(x, &m, f, out, e);
+        is_good = render(x, &m, own ? own : model->chat_template, f, out, e);
     else
         api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
     if (m.arena)
@@ -440,5 +464,17 @@ bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const js
         api_error_set(e, "request_too_large", "messages", "The rendered prompt is too large.");
         return false;
     }
+    return is_good;
+}
+
+bool chat_prompt_render(struct exchange *x, const struct api_fields *f, const json_t *tools,
+                        struct buffer *out, struct api_error *e)
+{
+    struct chat_template *own;
+    if (!compile_own(x, f, &own, e))
+        return false;
+    const bool is_good = render_with(x, own, f, tools, out, e);
+    if (own)
+        chat_template_destroy(own);
     return is_good;
 }

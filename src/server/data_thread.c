@@ -132,12 +132,20 @@ static void sweep(struct data_thread *data)
         log_warn(context->log, "files", "old files stay for now: %s", err.text);
 }
 
+static void show(struct data_thread *data)
+{
+    struct metrics *metrics = data->server->context.metrics;
+    metrics_set(metrics, METRIC_FILES, (double)atomic_load(&data->files->n_files));
+    metrics_set(metrics, METRIC_FILE_BYTES, (double)atomic_load(&data->files->n_bytes));
+}
+
 static void *serve(void *context)
 {
     struct data_thread *data = context;
     while (do_jobs(data)) {
         data->wait_ms = batches_advance(data->batches);
         sweep(data);
+        show(data);
     }
     return NULL;
 }

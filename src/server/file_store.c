@@ -126,7 +126,7 @@ serverd_status new_content_create(struct file_store *store, struct new_content *
     char path[PATH_BYTES];
     struct new_content content = {.store = store};
     if (atomic_load(&store->n_files) >= LIMIT_STORED_FILES)
-        return fail(err, SERVERD_NOMEM, "There are %u files already; delete some.",
+        return fail(err, SERVERD_BUSY, "There are %u files already; delete some.",
                     LIMIT_STORED_FILES);
     serverd_status status = store_make_id("file-", content.id, err);
     if (status == SERVERD_OK)
@@ -145,7 +145,7 @@ serverd_status new_content_append(struct new_content *content, const void *bytes
     const uint64_t before = atomic_fetch_add(&store->n_bytes, n);
     serverd_status status = SERVERD_OK;
     if (before > store->max_bytes || n > store->max_bytes - before)
-        status = fail(err, SERVERD_NOMEM, "There is no room for more files; delete some.");
+        status = fail(err, SERVERD_BUSY, "There is no room for more files; delete some.");
     else
         status = new_file_write_at(&content->file, content->bytes, bytes, n, err);
     if (status == SERVERD_OK)

@@ -6,7 +6,8 @@
  * counted from the moment on that they are written.
  *
  * Writing contents and the two readers of limits are for any thread, all else for the one that has
- * the index (store_index.h). SERVERD_NOMEM: no room, of the disk or by the limits. */
+ * the index (store_index.h). SERVERD_NOMEM: the disk has
+ * no room; SERVERD_BUSY: the limits leave none, in words for clients. */
 #ifndef SERVER_FILE_STORE_H
 #define SERVER_FILE_STORE_H
 

@@ -35,7 +35,7 @@ static void reply_loading(struct exchange *x)
         "{\"error\":{\"message\":\"The model is being loaded.\",\"type\":\"server_error\","
         "\"param\":null,\"code\":\"model_loading\"},\"progress\":%u.%03u}",
         permille / 1000, permille % 1000);
-    x->retry_after_ms = 1000;
+    x->retry_after_ms = model_set_forecast_ms(&x->server->models);
     exchange_reply(x, 503, "application/json", &body);
 }
 
@@ -116,14 +116,56 @@ static const char *default_model(struct server *server)
     return name; /* it outlives the server */
 }
 
+static void append_label(struct buffer *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '"' || *text == '\\')
+            buffer_append_char(out, '\\');
+        buffer_append_char(out, *text == '\n' ? ' ' : *text);
+    }
+}
+
+/* vLLM's list of adapters, by which routers choose a server: here all that are loaded are at hand
+ * at once, whoever runs. Under the set's mutex. */
+static void append_adapters(const struct model_entry *entry, uint32_t max, int64_t now,
+                            struct buffer *out)
+{
+    char names[LIMIT_ADAPTERS][LIMIT_ADAPTER_NAME];
+    const uint32_t n = engine_list_adapters(entry->served->engine, names, LIMIT_ADAPTERS);
+    buffer_append_str(out, "vllm:lora_requests_info{model_name=\"");
+    append_label(out, entry->config.name);
+    buffer_printf(out, "\",max_lora=\"%u\",running_lora_adapters=\"", max);
+    for (uint32_t i = 0; i < n; i++) {
+        buffer_append_str(out, i > 0 ? "," : "");
+        append_label(out, names[i]);
+    }
+    buffer_printf(out, "\",waiting_lora_adapters=\"\"} %lld\n", (long long)now);
+}
+
+static void append_all_adapters(struct server *server, struct buffer *out)
+{
+    struct model_set *set = &server->models;
+    const uint32_t max = (uint32_t)server->context.options->max_adapters;
+    if (max == 0)
+        return;
+    buffer_append_str(out, "# TYPE vllm:lora_requests_info gauge\n");
+    (void)pthread_mutex_lock(&set->mutex);
+    for (uint32_t i = 0; i < set->n; i++)
+        if (set->entries[i]->state == MODEL_LOADED && set->entries[i]->served)
+            append_adapters(set->entries[i], max, clock_wall_seconds(server->context.clock), out);
+    (void)pthread_mutex_unlock(&set->mutex);
+}
+
 void endpoint_metrics(struct exchange *x)
 {
     struct buffer body;
     buffer_init(&body, LIMIT_METRICS_BYTES);
     metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
     metrics_render(x->server->context.metrics, &body);
-    if (x->server->context.options->metrics_compat)
+    if (x->server->context.options->metrics_compat) {
         metrics_render_compat(x->server->context.metrics, default_model(x->server), &body);
+        append_all_adapters(x->server, &body);
+    }
     exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
 

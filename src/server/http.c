@@ -337,6 +337,7 @@ void request_refuse_without_model(struct exchange *x)
         uint32_t permille = atomic_load(&server->progress_permille);
         api_error_set(&x->refusal, "model_loading", NULL, "The model is being loaded (%u %%).",
                       permille / 10);
+        x->refusal.retry_after_ms = model_set_forecast_ms(&server->models);
     }
 }
 

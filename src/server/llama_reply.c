@@ -25,6 +25,7 @@ struct prompt {
     struct buffer settings;
     uint32_t n, n_cached;
     struct request_times times; /* at its end */
+    uint32_t n_drafts, n_drafts_right;
     bool has_ended;
 };
 
@@ -150,6 +151,8 @@ static void write_timings(const struct llama_reply *r, const struct prompt *p,
         .n_prompt = p->n,
         .n_cached = p->n_cached,
         .n_output = c->n_output,
+        .n_drafts = p->n_drafts,
+        .n_drafts_right = p->n_drafts_right,
         .begin_ns = t->admitted_ns ? t->admitted_ns : r->begin_ns, /* not known before the end */
         .first_token_ns = t->first_token_ns,
         .end_ns = t->end_ns ? t->end_ns : clock_now_ns(r->clock)};
@@ -333,6 +336,8 @@ static void on_event(void *state, struct event *event, struct buffer *out)
         break;
     case EVENT_END:
         p->times = event->times;
+        p->n_drafts = event->n_drafts;
+        p->n_drafts_right = event->n_drafts_right;
         p->has_ended = true;
         break;
     default:

@@ -36,6 +36,12 @@ static bool is_too_late(const struct exchange *x)
            x->arrival_ns + (uint64_t)(context->options->queue_timeout * 1e9);
 }
 
+static void set_loading(struct exchange *x, struct api_error *e, const char *text)
+{
+    api_error_set(e, "model_loading", NULL, "%s", text);
+    e->retry_after_ms = model_set_forecast_ms(&x->server->models);
+}
+
 /* Nothing is waited for any more: why not. */
 static bool has_to_end(struct exchange *x, struct api_error *e)
 {
@@ -45,7 +51,7 @@ static bool has_to_end(struct exchange *x, struct api_error *e)
     if (is_aborted || (atomic_load(&x->server->is_draining) && !(x->route->flags & WHILE_DRAINING)))
         api_error_set(e, "draining", NULL, "The server takes no new requests now.");
     else if (x->is_counted && is_too_late(x))
-        api_error_set(e, "model_loading", NULL, "The model is still not loaded.");
+        set_loading(x, e, "The model is still not loaded.");
     else
         return false;
     return true;
@@ -59,8 +65,7 @@ static bool is_taken(struct exchange *x, enum model_take how, const char *name,
         x->model = x->model_entry->served;
         return true;
     case MODEL_CROWDED:
-        api_error_set(e, "model_loading", NULL,
-                      "Too many requests wait for models that are being loaded. Please try again.");
+        set_loading(x, e, "Too many requests wait for models that are being loaded.");
         return false;
     case MODEL_ABSENT:
         api_error_set(e, "model_unavailable", NULL, "The model is not loaded.");

@@ -9,6 +9,12 @@
 
 #define SECOND_NS UINT64_C(1000000000)
 
+/* What clients are told to wait: nothing is known of a load's pace before so much of it is done. */
+#define LEAST_PERMILLE 10u
+#define UNKNOWN_MS     1000u
+#define MIN_MS         50u
+#define MAX_MS         60000u
+
 /* A model that could not be loaded is tried again by requests that come so much later. */
 #define RETRY_SECONDS 10u
 
@@ -88,8 +94,23 @@ static bool unload_one(struct model_set *set)
 
 void model_load_progress(struct model_load *load, double share)
 {
+    const double bounded = share < 0 ? 0 : share > 1 ? 1 : share;
+    atomic_store(&load->set->load_permille, (uint32_t)(bounded * 1000));
     if (load->entry == load->set->entries[0])
-        server_set_progress(load->set->server, share);
+        server_set_progress(load->set->server, bounded);
+}
+
+uint32_t model_set_forecast_ms(struct model_set *set)
+{
+    (void)pthread_mutex_lock(&set->mutex);
+    const bool is_loading = set->is_loading;
+    const uint64_t began_ns = set->load_began_ns;
+    (void)pthread_mutex_unlock(&set->mutex);
+    const uint32_t permille = atomic_load(&set->load_permille);
+    if (!is_loading || permille < LEAST_PERMILLE)
+        return UNKNOWN_MS;
+    const double ms = (double)(now_ns(set) - began_ns) * 1e-6 * (1000 - permille) / permille;
+    return ms < MIN_MS ? MIN_MS : ms > MAX_MS ? MAX_MS : (uint32_t)ms;
 }
 
 uint64_t model_load_memory(const struct model_load *load)
@@ -198,6 +219,8 @@ static void load(struct model_set *set, struct model_entry *entry)
     entry->state = MODEL_LOADING;
     entry->is_wanted = entry->is_refused = false;
     set->is_loading = true;
+    set->load_began_ns = now_ns(set);
+    atomic_store(&set->load_permille, 0);
     (void)pthread_mutex_unlock(&set->mutex);
     const serverd_status status =
         set->opener.open(set->opener.context, &entry->config, &load, &model, &served, &err);

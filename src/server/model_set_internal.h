@@ -9,6 +9,7 @@
 #include "server/model_set.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum model_state {
     MODEL_UNLOADED,
@@ -50,7 +51,8 @@ struct model_set {
     pthread_t thread;
     bool has_thread;
 
-    pthread_mutex_t mutex; /* of all below; before an exchange's lock and an engine's mutex */
+    pthread_mutex_t
+        mutex; /* of all below; behind the server's lock, before an exchange's and an engine's */
     pthread_cond_t has_changed;
     struct model_entry *entries[LIMIT_MODELS];
     uint32_t n;
@@ -60,13 +62,15 @@ struct model_set {
     bool is_stopping;      /* no more loads */
     bool is_loading;       /* the opener is at work */
     bool has_started;      /* the first load has ended, well or not */
+    uint64_t load_began_ns;
+    _Atomic uint32_t load_permille; /* how far it has come, as the opener says */
 };
 
 void model_set_init(struct model_set *set, struct server *server);
 /* Closes what is loaded; nobody holds anything, and the thread has stopped. */
 void model_set_deinit(struct model_set *set);
 
-/* Before the thread starts. */
+/* SERVERD_INVALID: another has one of its names. */
 serverd_status model_set_add(struct model_set *set, const struct model_config *config,
                              serverd_error *err);
 /* A model that somebody else opened, and closes after the set. It is the default if it is the
@@ -113,6 +117,9 @@ bool model_set_unload(struct model_set *set, struct model_entry *entry);
 /* No model has been loaded yet and none of several will be: requests are refused with their head.
  */
 bool model_set_is_starting(struct model_set *set);
+
+/* Milliseconds until the present load may have ended, for who is to try again. */
+uint32_t model_set_forecast_ms(struct model_set *set);
 
 /* Of all engines. */
 struct model_set_health {

@@ -240,6 +240,8 @@ static void write_timings(const struct openai_reply *reply, struct buffer *out)
     const struct timings timings = {.n_prompt = reply->n_prompt_tokens,
                                     .n_cached = reply->n_cached,
                                     .n_output = reply->n_drawn,
+                                    .n_drafts = reply->n_drafts,
+                                    .n_drafts_right = reply->n_drafts_right,
                                     .begin_ns = t->admitted_ns ? t->admitted_ns : t->arrival_ns,
                                     .first_token_ns = t->first_token_ns,
                                     .end_ns = t->end_ns ? t->end_ns : clock_now_ns(reply->clock)};
@@ -409,6 +411,8 @@ static void reply_on_event(void *state, struct event *event, struct buffer *out)
         if (!reply->continuous_usage)
             reply->n_output += event->n_output;
         add_times(&reply->times, &event->times);
+        reply->n_drafts += event->n_drafts;
+        reply->n_drafts_right += event->n_drafts_right;
         break;
     default:
         break;

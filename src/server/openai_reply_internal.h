@@ -53,6 +53,7 @@ struct openai_reply {
     /* Of all requests, for "timings": as seen from here until their ends say it. */
     const struct clock *clock;
     uint64_t n_drawn; /* tokens so far */
+    uint64_t n_drafts, n_drafts_right;
     struct request_times times;
 };
 

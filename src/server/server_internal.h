@@ -4,8 +4,8 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
-#include "server/certificate.h"
 #include "server/background.h"
+#include "server/certificate.h"
 #include "server/detached.h"
 #include "server/model_set_internal.h"
 #include "server/rate_limit.h"

@@ -22,5 +22,8 @@ void timings_write(const struct timings *t, struct buffer *out)
     buffer_printf(out, "{\"cache_n\":%llu", (unsigned long long)t->n_cached);
     write_rate("prompt", t->n_prompt - t->n_cached, milliseconds(t->begin_ns, first_ns), out);
     write_rate("predicted", t->n_output, milliseconds(first_ns, t->end_ns), out);
+    if (t->n_drafts > 0)
+        buffer_printf(out, ",\"draft_n\":%llu,\"draft_n_accepted\":%llu",
+                      (unsigned long long)t->n_drafts, (unsigned long long)t->n_drafts_right);
     buffer_append_char(out, '}');
 }

@@ -8,6 +8,8 @@
 
 struct timings {
     uint64_t n_prompt, n_cached, n_output; /* tokens; the prompt's those that were cached, too */
+    uint64_t n_drafts,
+        n_drafts_right; /* guessed tokens; 0: there were none, or it is not known yet */
     /* The clock when the prompt was begun, at the first token, and now. */
     uint64_t begin_ns, first_token_ns, end_ns;
 };

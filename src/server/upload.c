@@ -34,10 +34,10 @@ struct upload {
 
 void store_error(struct api_error *e, const serverd_error *err)
 {
-    if (err->code == SERVERD_NOMEM) /* no path: it is the server's */
-        api_error_set(e, "insufficient_storage", NULL, "%s",
-                      strncmp(err->text, "There ", 6) == 0 ? err->text
-                                                           : "The server's disk is full.");
+    if (err->code == SERVERD_BUSY)
+        api_error_set(e, "insufficient_storage", NULL, "%s", err->text);
+    else if (err->code == SERVERD_NOMEM)
+        api_error_set(e, "insufficient_storage", NULL, "The server's disk is full.");
     else
         api_error_set(e, "internal_error", NULL, "The server made an error; its log says more.");
 }

@@ -24,7 +24,7 @@ bool upload_take(struct upload *upload, const char *bytes, size_t n, struct api_
 bool upload_finish(struct upload *upload, struct new_content *content, struct file_row *row,
                    struct api_error *e);
 
-/* What SERVERD_NOMEM and others mean for who stores something. */
+/* What an error of the store (file_store.h) means for who stores something. */
 void store_error(struct api_error *e, const serverd_error *err);
 
 #endif

@@ -288,6 +288,7 @@ def test_a_key_over_its_rate_has_its_lines_later(start, tiny_model, data, tmp_pa
     assert (batch.status, batch.request_counts.completed) == ("completed", 620)
     metrics = httpx.get(s.url + "/metrics", headers={"Authorization": "Bearer limited"}).text
     assert 'serverd_batch_lines_total{outcome="ok"} 620' in metrics
+    assert "serverd_files 2\n" in metrics
     assert 'serverd_batch_lines_total{outcome="again"}' in metrics
     # a key that is no more: its lines are refused, and the batch ends
     slow = submit(client, lines(3))
@@ -320,4 +321,32 @@ def test_a_full_disk_ends_uploads_and_batches_but_not_the_server(start, tiny_mod
     batch = client.batches.create(input_file_id=f.id, endpoint="/v1/completions", completion_window="24h")
     batch = wait(client, batch)
     assert (batch.status, batch.request_counts.completed) == ("completed", 3000)
+    assert s.stop() == 0
+
+
+def test_a_real_model_answers_a_batch_as_it_does_clients(start, default_model, data):
+    s = start(default_model, "--data-path", data, "--ctx-size", "512", "--batch-running", "6", "--max-running", "4")
+    client = client_of(s)
+    items = [{"custom_id": str(i), "method": "POST", "url": CHAT,
+              "body": {"model": "default", "max_tokens": 12, "temperature": 0.8 * (i % 2), "seed": i,
+                       "messages": [{"role": "user", "content": f"Name {i + 2} rivers of Europe."}]}} for i in range(12)]
+    batch = submit(client, items, CHAT)
+    expected = direct(s, items)  # meanwhile, so that lines lose their places and get them back
+    batch = wait(client, batch)
+    output = read(client, batch.output_file_id)
+    assert {line["custom_id"]: plain(line["response"]["body"]) for line in output} == expected
+    assert s.stop() == 0
+
+
+def test_results_that_have_no_room_fail_their_batch(start, tiny_model, data):
+    s = start(tiny_model("llama"), *NULL, "--data-path", data, "--data-size", "1M")
+    client = client_of(s)
+    items = lines(2400)
+    first = wait(client, submit(client, items))
+    assert first.status == "failed"
+    assert [e.code for e in first.errors.data] == ["insufficient_storage"]
+    client.files.delete(first.input_file_id)
+    second = wait(client, submit(client, items[:400]))
+    assert (second.status, second.request_counts.completed) == ("completed", 400)
+    assert contents(data) == sorted([second.input_file_id, second.output_file_id])
     assert s.stop() == 0

@@ -1,12 +1,15 @@
 """/v1/files with the openai package and with bare requests."""
 import io
 import os
+import shutil
 import socket
 import time
 
 import httpx
 import openai
 import pytest
+
+from test_operation import make_certificate
 
 NULL = ("--device", "null:min_token=10")
 
@@ -192,4 +195,15 @@ def test_files_lie_in_the_users_state_folder(start, tiny_model, tmp_path):
     made = upload(s, form()).json()
     assert contents(tmp_path / "serverd" / "data") == [made["id"]]
     assert (tmp_path / "serverd" / "data").stat().st_mode & 0o77 == 0
+    assert s.stop() == 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_files_over_tls(start, tiny_model, data, tmp_path):
+    cert, key = make_certificate(tmp_path, "a")
+    s = start(tiny_model("llama"), *NULL, "--data-path", data, "--tls-cert", cert, "--tls-key", key, wait_ready=False)
+    body = os.urandom(2_000_000)
+    with httpx.Client(base_url=f"https://127.0.0.1:{s.port}", verify=False, timeout=30) as http:
+        made = http.post("/v1/files", data={"purpose": "user_data"}, files={"file": ("a", body)}).json()
+        assert http.get(f"/v1/files/{made['id']}/content").content == body
     assert s.stop() == 0

@@ -67,6 +67,15 @@ def test_the_second_time_the_prompt_is_cached(server):
     assert cached["tokens_cached"] > 100 and cached["content"] == first["content"]
 
 
+def test_timings_count_guesses(server):
+    body = {"prompt": "one two three four five six\n" * 12, "n_predict": 60, "temperature": 0, "ignore_eos": True}
+    timings = post(server, "/completion", body)["timings"]
+    assert timings["draft_n"] >= timings["draft_n_accepted"] > 0
+    chat = {"messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 4, "timings_per_token": True}
+    timings = post(server, "/v1/chat/completions", chat)["timings"]
+    assert timings["predicted_n"] <= 4 and timings["prompt_n"] + timings["cache_n"] > 5
+
+
 def test_progress_of_a_long_prompt(server):
     body = {"prompt": "word " * 1500, "n_predict": 1, "return_progress": True, "cache_prompt": False}
     found = [e["prompt_progress"] for e in events(server, "/completion", body) if "prompt_progress" in e]

@@ -176,9 +176,9 @@ static void contents_are_bounded(void **state)
     (void)state;
     write_content(store, "123456", &first);
     must(new_content_create(store, &second, &err), &err);
-    assert_int_equal(new_content_append(&second, "12345", 5, &err), SERVERD_NOMEM);
+    assert_int_equal(new_content_append(&second, "12345", 5, &err), SERVERD_BUSY);
     must(new_content_append(&second, "1234", 4, &err), &err);
-    assert_int_equal(new_content_append(&first, "1", 1, &err), SERVERD_NOMEM);
+    assert_int_equal(new_content_append(&first, "1", 1, &err), SERVERD_BUSY);
     new_content_discard(&second);
     new_content_discard(&second);
     must(new_content_append(&first, "1", 1, &err), &err);

@@ -417,6 +417,9 @@ static void the_list_shows_what_is_loaded(void **state)
     assert_non_null(strstr(b, "\"status\":{\"value\":\"unloaded\"},\"meta\":{\"loaded\":false}}"));
     free(list);
     check(get(world, "/v1/models/beta"), 200, "\"root\":\"b\"");
+    int fd = client_connect(world->edge);
+    client_send_text(fd, "GET /v1/models HTTP/1.1\r\nHost: x\r\nanthropic-version: 1\r\n\r\n");
+    check(end(fd), 200, "],\"has_more\":false,\"first_id\":\"a\",\"last_id\":\"d\"}");
     hold(world, 'b', true);
     order(world, "load", "beta", 202);
     check(get(world, "/v1/models/b"), 200, "\"status\":{\"value\":\"loading\"}");
@@ -553,6 +556,8 @@ static void at_the_start_others_load_behind_the_default(void **state)
     struct world *world = world_create(&(struct world_setup){.is_held = true});
     wait_until(is_tried, world, 'a');
     check(get(world, "/ready"), 503, "\"progress\":0.500");
+    edge_advance(world->edge, 8); /* half of it: as long again */
+    check(get(world, "/health"), 503, "\r\nRetry-After-Ms: 80");
     int fd = begin_for(world, "b", ""), first = begin_for(world, "a", "");
     (void)usleep(20000);
     hold(world, 'a', false);

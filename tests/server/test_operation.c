@@ -424,6 +424,9 @@ static void dashboards_of_others_find_their_names_if_they_are_wanted(void **stat
     (void)state;
     struct edge *edge = edge_create(&(struct edge_setup){.options = {"metrics-compat=true"}});
     check(edge, "GET", "/metrics", NULL, 200, "\nvllm:num_requests_running{model_name=\"tiny\"} 0");
+    check(edge, "GET", "/metrics", NULL, 200,
+          "\nvllm:lora_requests_info{model_name=\"tiny\",max_lora=\"8\",running_lora_adapters=\"\","
+          "waiting_lora_adapters=\"\"} 1700000000\n");
     edge_destroy(edge);
     edge = edge_create(&(struct edge_setup){0});
     char *reply = ask(edge, "GET", "/metrics", NULL);
