@@ -28,6 +28,17 @@ static bool ends_output(const struct notation *m, const char *text)
     return false;
 }
 
+/* Whether the text has control tokens, none of which ends the output. */
+static bool is_frame(const struct notation *m, const char *text)
+{
+    const char *at = text;
+    for (struct writing_piece piece = call_writing_next(m->tokenizer, &at);
+         piece.kind != WRITING_END; piece = call_writing_next(m->tokenizer, &at))
+        if (piece.kind == WRITING_TOKEN)
+            return !ends_output(m, text);
+    return false;
+}
+
 static bool is_single(const struct notation *m)
 {
     const char *between = m->writing->between;
@@ -56,6 +67,12 @@ static json_t *make_calls(struct notation *m)
     }
     uint32_t max = is_single(m) ? 1 : use->max_calls ? use->max_calls : LIMIT_TOOL_CALLS;
     const struct slots none = {0};
+    if (w->prefix && is_frame(m, w->prefix)) {
+        json_t *prefix = json_array();
+        notation_add(m, w->prefix, &none, prefix);
+        format_append(all, json_pack("{s:s,s:o,s:i}", "type", "repeat", "content",
+                                     format_sequence(prefix), "max", 1));
+    }
     notation_add(m, w->begin, &none, all);
     if (max > 1)
         notation_add(m, w->between, &none, between);
@@ -71,17 +88,6 @@ static json_t *make_calls(struct notation *m)
 }
 
 /* ---- frames and content ---------------------------------------------------------------------- */
-
-/* Whether the text has control tokens, none of which ends the output. */
-static bool is_frame(const struct notation *m, const char *text)
-{
-    const char *at = text;
-    for (struct writing_piece piece = call_writing_next(m->tokenizer, &at);
-         piece.kind != WRITING_END; piece = call_writing_next(m->tokenizer, &at))
-        if (piece.kind == WRITING_TOKEN)
-            return !ends_output(m, text);
-    return false;
-}
 
 static void add_frame(const struct notation *m, const char *text, const char **out, size_t *n)
 {

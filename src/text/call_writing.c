@@ -129,6 +129,7 @@ static const struct call_writing rows[] = {
     {.family = "llama3_json",
      .call = "{\"name\": \"{name}\", \"parameters\": {arguments}}",
      .between = "; ",
+     .prefix = "<|python_tag|>",
      .is_at_start = true},
     {.family = "pythonic",
      .begin = "[",

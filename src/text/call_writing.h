@@ -24,6 +24,7 @@ struct call_writing {
     const char *family;
     const char *hint;                         /* in the template; NULL: whatever it says */
     const char *begin, *call, *between, *end; /* NULL: nothing */
+    const char *prefix; /* a control token that may come in front of it all; NULL: none */
     const char *member, *member_between;
     enum value_notation notation;
     const char *quote;

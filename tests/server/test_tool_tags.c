@@ -76,6 +76,7 @@ static const char *const control_names[] = {"<|channel|>",
                                             "[TOOL_CALLS]",
                                             "[CALL_ID]",
                                             "[ARGS]",
+                                            "<|python_tag|>",
                                             "<tool_call>",
                                             "</tool_call>"};
 enum { N_CONTROLS = sizeof control_names / sizeof *control_names };
