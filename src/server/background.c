@@ -26,7 +26,7 @@ struct background {
     bool is_in_store;           /* it ended well: the store of responses has it */
     struct buffer before, rest; /* the object around its status and error */
     char *failure;              /* the error's JSON; NULL: null */
-    uint32_t n_events;
+    uint64_t expires_ns;        /* of one that has ended */
     struct buffer frames;
     struct exchange *followers[LIMIT_FOLLOWERS];
     uint32_t n_followers;
@@ -72,13 +72,23 @@ static struct background_set *set_of(const struct background *b)
     return &b->server->background;
 }
 
+static uint64_t now_ns(const struct server *server)
+{
+    return clock_now_ns(server->context.clock);
+}
+
+static bool is_over(const struct background *b)
+{
+    return b->state == BACKGROUND_ENDED && now_ns(b->server) >= b->expires_ns;
+}
+
 /* Under the lock; the key has to be the same one. */
 static struct background *find(struct exchange *x, const char *id)
 {
     struct background *b = x->server->background.first;
     while (b && (strcmp(b->id, id) != 0 || b->tenant != x->tenant))
         b = b->next;
-    return b;
+    return b && !is_over(b) ? b : NULL;
 }
 
 /* ---- the object ---- */
@@ -270,6 +280,7 @@ static void on_end(void *context, const struct detached_result *result)
     struct exchange *followers[LIMIT_FOLLOWERS];
     (void)pthread_mutex_lock(&set->lock);
     b->state = BACKGROUND_ENDED;
+    b->expires_ns = now_ns(b->server) + (uint64_t)(b->server->context.options->response_ttl * 1e9);
     b->is_in_store = result->status == 200 && !result->has_failed;
     b->is_cancelled = b->is_cancelled && !b->is_in_store;
     if (!b->is_in_store && !b->is_cancelled)
@@ -315,7 +326,8 @@ static bool keep(struct background_set *set, struct background *b)
     (void)pthread_mutex_lock(&set->lock);
     bool is_kept = set->n_running < LIMIT_BACKGROUND;
     if (is_kept) {
-        while (set->n >= 2 * LIMIT_BACKGROUND && set->first->state == BACKGROUND_ENDED)
+        while (set->first && (is_over(set->first) || (set->n >= 2 * LIMIT_BACKGROUND &&
+                                                      set->first->state == BACKGROUND_ENDED)))
             drop_first(set);
         *(set->last ? &set->last->next : &set->first) = b;
         set->last = b;

@@ -1,6 +1,6 @@
 /* Output of models: any text in any family, cut anywhere, gives the same parts as the whole text;
  * calls have arguments that are JSON; nothing but marks and white space is lost. The first byte
- * chooses family and reasoning, the second how the text is cut. */
+ * chooses family and reasoning, the second how the text is cut, and what is known. */
 #include "text/json_value.h"
 #include "text/stream_parser.h"
 
@@ -71,13 +71,14 @@ static void on_decided(void *user, enum stream_part part, size_t n)
 }
 
 static void parse(const struct stream_format *format, const char *text, size_t n, size_t step,
-                  bool is_open, struct heard *h)
+                  unsigned flags, struct heard *h)
 {
     *h = (struct heard){0};
     buffer_init(&h->all, 1 << 24);
     buffer_init(&h->arguments, 1 << 24);
     const struct stream_parser_options options = {
-        .is_reasoning_open = is_open,
+        .is_reasoning_open = flags & 128,
+        .types = {.are_exact = flags & 64},
         .sink = {on_content, on_reasoning, on_call, on_arguments, on_decided, h}};
     struct stream_parser *parser = stream_parser_create(format, &options);
     must(parser != NULL);
@@ -106,8 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                               &err) == SERVERD_OK);
     const char *text = (const char *)data + 2;
     struct heard whole, cut;
-    parse(format, text, size - 2, size, data[1] & 128, &whole);
-    parse(format, text, size - 2, step, data[1] & 128, &cut);
+    parse(format, text, size - 2, size, data[1], &whole);
+    parse(format, text, size - 2, step, data[1], &cut);
     must(whole.all.len == cut.all.len &&
          memcmp(buffer_str(&whole.all), buffer_str(&cut.all), whole.all.len) == 0);
     buffer_deinit(&whole.all);

@@ -247,6 +247,22 @@ static void deleting_ends_it(void **state)
     }
 }
 
+static void it_expires(void **state)
+{
+    struct edge *edge = *state;
+    char id[64], path[128];
+    int status;
+    post(edge, ",\"max_output_tokens\":2", id);
+    json_decref(wait_for(edge, id, "incomplete"));
+    edge_advance(edge, 3601);
+    for (int is_stream = 0; is_stream < 2; is_stream++) {
+        (void)snprintf(path, sizeof path, "/v1/responses/%s%s", id,
+                       is_stream ? "?stream=true" : "");
+        json_decref(ask(edge, "GET", path, "", &status));
+        assert_int_equal(status, 404);
+    }
+}
+
 static void a_stream_may_begin_at_once(void **state)
 {
     struct edge *edge = *state;
@@ -319,6 +335,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(several_follow_and_some_leave, start, stop),
         cmocka_unit_test_setup_teardown(it_can_be_cancelled, start, stop),
         cmocka_unit_test_setup_teardown(deleting_ends_it, start, stop),
+        cmocka_unit_test_setup_teardown(it_expires, start, stop),
         cmocka_unit_test_setup_teardown(a_stream_may_begin_at_once, start, stop),
         cmocka_unit_test_setup_teardown(what_cannot_be_is_refused, start, stop),
         cmocka_unit_test(the_server_ends_with_followers),
