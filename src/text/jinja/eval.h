@@ -34,7 +34,7 @@ struct eval {
     struct buffer *out; /* of the innermost capture */
     struct scope *scope;
     const struct node *at; /* for error positions */
-    uint64_t deadline_ns; /* of processor_clock */
+    uint64_t deadline_ns;  /* of processor_clock */
     uint32_t steps;
     unsigned depth;
     serverd_status status;
