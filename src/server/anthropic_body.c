@@ -252,10 +252,10 @@ static void convert_tools(struct converter *c, const json_t *tools)
             exchange_ignored_field(c->body.x, type); /* run by a server that this is not */
             continue;
         }
-        json_t *function = json_pack("{s:O?,s:O*,s:O?,s:O*}", "name", json_body_get(tool, "name"),
-                                     "description", json_body_get(tool, "description"),
-                                     "parameters", json_body_get(tool, "input_schema"), "strict",
-                                     json_body_get(tool, "strict"));
+        json_t *function =
+            json_pack("{s:O?,s:O*,s:O?,s:O*}", "name", json_body_get(tool, "name"), "description",
+                      json_body_get(tool, "description"), "parameters",
+                      json_body_get(tool, "input_schema"), "strict", json_body_get(tool, "strict"));
         body_own(&c->body, json_array_append_new(list, json_pack("{s:s,s:o}", "type", "function",
                                                                  "function", function)));
     }
