@@ -113,4 +113,5 @@ def test_each_is_answered_and_streams_go_on(start, default_model):
     print(told)
     assert statistics.median(together) < 2 * statistics.median(alone) + 2, told
     assert worst(together) < 3 * worst(alone) + 10, told
+    assert max(together) < 1000, told  # the mask of an ambiguous grammar may cost one step a tenth of a second
     assert s.stop() == 0
