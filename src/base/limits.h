@@ -124,7 +124,7 @@
 #define LIMIT_PROMPTS               2048u
 #define LIMIT_MESSAGES              4096u
 #define LIMIT_CHOICES               128u
-#define LIMIT_TOOLS                 128u
+#define LIMIT_TOOLS                 256u
 #define LIMIT_TOOL_CALLS            128u /* in one reply; the rest is content */
 #define LIMIT_TOOL_NAME             256u
 #define LIMIT_TOOL_ARGUMENTS        (4 * MIB) /* of one call; beyond: content */
@@ -248,6 +248,7 @@
 #define LIMIT_GRAMMAR_TEXT       (1 * MIB)
 #define LIMIT_GRAMMAR_BYTES      (64 * MIB)
 #define LIMIT_GRAMMAR_TIME_NS    250000000u
+#define LIMIT_GRAMMAR_TOOL_NS    2500000u /* for each tool in addition */
 #define LIMIT_GRAMMAR_NESTING    256u
 #define LIMIT_GRAMMAR_REFERENCES 64u
 #define LIMIT_GRAMMAR_GOALS      (1u << 16)

@@ -1,5 +1,6 @@
 #include "server/chat_call.h"
 
+#include "base/limits.h"
 #include "server/chat_prompt.h"
 #include "server/tool_tags.h"
 
@@ -91,6 +92,9 @@ static bool add_tool_form(struct exchange *x, struct chat_call *call, struct api
         return false;
     }
     bool is_good = output_form_set_tags(&call->form, made.tags, "tools", e);
+    /* each tool is a schema of its own */
+    call->form.max_ns =
+        LIMIT_GRAMMAR_TIME_NS + json_array_size(call->tools.list) * LIMIT_GRAMMAR_TOOL_NS;
     call->trusts_calls = call->tools.list && is_good;
     call->are_exact = made.are_exact && is_good;
     json_decref(made.tags);

@@ -202,7 +202,8 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
     const struct server_context *context = exchange_context(x);
     /* the bound is processor time: a busy machine refuses no grammar that an idle one takes */
     const struct grammar_options options = {.whitespace = form->whitespace,
-                                            .tokenizer = exchange_model(x)->tokenizer};
+                                            .tokenizer = exchange_model(x)->tokenizer,
+                                            .max_ns = form->max_ns};
     const char *code = NULL;
     serverd_error err;
     serverd_status status =

@@ -13,6 +13,7 @@ struct output_form {
     char param[64]; /* the field that says so */
     char *text;     /* heap */
     size_t n;
+    uint64_t max_ns; /* of compiling; 0: LIMIT_GRAMMAR_TIME_NS */
 };
 
 /* Reads all such fields; two that say something are an error. False: *e. Release in every case. */
