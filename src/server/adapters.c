@@ -1,8 +1,8 @@
 /* Adapters that come and go while the server runs. The job thread reads the file and puts the
  * adapter in; one that goes is the engine's affair. */
 #include "compiler/adapter_import.h"
-#include "server/api_request.h"
 #include "server/endpoints.h"
+#include "server/request/api_request.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>

@@ -2,8 +2,8 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
-#include "server/data_thread.h"
-#include "server/json_body.h"
+#include "server/data/data_thread.h"
+#include "server/request/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>

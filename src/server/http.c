@@ -7,7 +7,7 @@
  * comes again, or the stream's reader is called again. */
 #include "base/error.h"
 #include "base/numeric.h"
-#include "server/data_thread.h"
+#include "server/data/data_thread.h"
 #include "server/request_policy.h"
 #include "server/server_internal.h"
 

@@ -1,7 +1,7 @@
 /* Which model a request means, before anything that depends on it is looked at; and waiting for one
  * that is not loaded. */
-#include "server/json_body.h"
 #include "server/model_set_internal.h"
+#include "server/request/json_body.h"
 #include "server/server_internal.h"
 
 #include <string.h>

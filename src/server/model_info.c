@@ -1,7 +1,7 @@
 /* What clients ask about the model and its tokenizer before they use it. */
 #include "base/utf8.h"
+#include "server/dialects/llama_settings.h"
 #include "server/endpoints.h"
-#include "server/llama_settings.h"
 
 #include <string.h>
 

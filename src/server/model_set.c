@@ -1,5 +1,5 @@
-#include "server/api_request.h"
 #include "server/model_set_internal.h"
+#include "server/request/api_request.h"
 #include "server/server_internal.h"
 
 #include "base/error.h"

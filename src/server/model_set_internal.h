@@ -5,8 +5,8 @@
 
 #include "base/limits.h"
 #include "server/exchange.h"
-#include "server/grammar_cache.h"
 #include "server/model_set.h"
+#include "server/request/grammar_cache.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

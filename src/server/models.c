@@ -1,6 +1,6 @@
-#include "server/api_request.h"
 #include "server/endpoints.h"
-#include "server/json_body.h"
+#include "server/request/api_request.h"
+#include "server/request/json_body.h"
 #include "server/server_internal.h"
 
 #include <stdio.h>

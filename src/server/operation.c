@@ -1,7 +1,7 @@
 /* What operators do and ask: drain, forget the cache, load, configuration. */
 #include "base/numeric.h"
 #include "server/endpoints.h"
-#include "server/json_body.h"
+#include "server/request/json_body.h"
 #include "server/server_internal.h"
 
 #include <inttypes.h>

@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
-#include "server/data_thread.h"
+#include "server/data/data_thread.h"
 #include "server/server_internal.h"
 
 #include <stdlib.h>

@@ -4,14 +4,14 @@
 #ifndef SERVER_INTERNAL_H
 #define SERVER_INTERNAL_H
 
-#include "server/background.h"
 #include "server/certificate.h"
+#include "server/data/upload.h"
 #include "server/detached.h"
+#include "server/dialects/background.h"
+#include "server/dialects/response_store.h"
 #include "server/model_set_internal.h"
 #include "server/rate_limit.h"
-#include "server/response_store.h"
 #include "server/server.h"
-#include "server/upload.h"
 
 #include <microhttpd.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
 /* A batch's input: lines, and what they ask for. What a line asks for is read back as the same. */
-#include "server/batch_lines.h"
+#include "server/data/batch_lines.h"
 
 #include <stdint.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* Batches against a runner that answers as it likes: every line is in the output once, in order,
  * with the answer that it got, whatever happens to the process and to the disk. */
-#include "server/batch_run.h"
+#include "server/data/batch_run.h"
 
 #include "base/buffer.h"
 #include "base/limits.h"

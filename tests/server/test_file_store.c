@@ -1,6 +1,6 @@
 /* What --data-path holds: the index, contents, and the lines of inputs. */
-#include "server/batch_lines.h"
-#include "server/file_store.h"
+#include "server/data/batch_lines.h"
+#include "server/data/file_store.h"
 
 #include <fcntl.h>
 #include <ftw.h>

@@ -4,7 +4,7 @@
 #include "base/hash.h"
 #include "grammar/matcher.h"
 #include "grammar/token_mask.h"
-#include "server/tool_tags.h"
+#include "server/request/tool_tags.h"
 #include "text/tokenizer.h"
 
 #include <jansson.h>

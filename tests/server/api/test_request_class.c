@@ -1,5 +1,5 @@
 /* A request's place among others, by what its fields say. */
-#include "server/request_class.h"
+#include "server/request/request_class.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
