@@ -616,8 +616,10 @@ def main():
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("options", nargs="*", help="of the server")
     a = parser.parse_args()
-    log = open("fuzz_client.log", "w", encoding="utf-8")
-    process = subprocess.Popen([a.serverd, "--model-path", a.model, "--port", "0", "--response-ttl", "1", "--ctx-size", "256", "--data-path", tempfile.mkdtemp(), *a.options],
+    folder = tempfile.mkdtemp()
+    log = open(f"{folder}/serverd.log", "w", encoding="utf-8")
+    process = subprocess.Popen([a.serverd, "--model-path", a.model, "--port", "0", "--response-ttl", "1", "--ctx-size", "256",
+                                "--data-path", f"{folder}/data", *a.options],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     for line in process.stdout:
         log.write(line)
@@ -625,7 +627,7 @@ def main():
         if found:
             break
     else:
-        sys.exit("the server did not start; see fuzz_client.log")
+        sys.exit(f"the server did not start; see {log.name}")
     threading.Thread(target=lambda: [log.write(line) for line in process.stdout], daemon=True).start()
     port = int(found[1])
     url = f"http://127.0.0.1:{port}"
