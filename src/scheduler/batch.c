@@ -173,7 +173,7 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
     const struct request *r = s->job->request;
     if (position + 1 < r->n_prompt && position + 1 >= sequence_next_score(s))
         return true;
-    return r->max_new_tokens > 0 && position + 1 >= sequence_n_tokens(s);
+    return (r->max_new_tokens > 0 || r->n_next_tokens > 0) && position + 1 >= sequence_n_tokens(s);
 }
 
 static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
@@ -222,7 +222,9 @@ serverd_batch engine_build(struct engine *engine)
         .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
     };
     for (uint32_t i = 0; i < engine->n_slices; i++) {
-        const struct job *job = engine->slice[i].sequence->job;
+        struct job *job = engine->slice[i].sequence->job;
+        if (job->first_step == 0)
+            job->first_step = batch.step + 1;
         fill_rows(engine, i, &batch);
         engine->adapter_slot[i] = job->adapter_slot;
         engine->adapter_scale[i] = job->adapter_scale;

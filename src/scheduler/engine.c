@@ -347,14 +347,23 @@ static serverd_status check_request(const struct engine *engine, const struct re
         if (r->stops[i].len == 0 || r->stops[i].len > LIMIT_STOP_BYTES)
             return fail(err, SERVERD_INVALID, "stop: string %u has %u bytes, allowed 1 to %u", i,
                         r->stops[i].len, LIMIT_STOP_BYTES);
+    if (r->n_next_tokens > LIMIT_NEXT_TOKENS || (r->n_next_tokens > 0 && engine->is_encoder))
+        return fail(err, SERVERD_INVALID, "log probabilities of %u next tokens, at most %u allowed",
+                    r->n_next_tokens, engine->is_encoder ? 0 : LIMIT_NEXT_TOKENS);
+    for (uint32_t i = 0; i < r->n_next_tokens; i++)
+        if (r->next_tokens[i] < 0 || (uint32_t)r->next_tokens[i] >= engine->limits.n_vocab)
+            return fail(err, SERVERD_INVALID, "next token %u is %d, allowed 0 to %u", i,
+                        r->next_tokens[i], engine->limits.n_vocab - 1);
     if (engine->is_encoder)
         return SERVERD_OK;
     return sampling_params_check(&r->sampling, engine->limits.n_vocab, err);
 }
 
-/* Is there room, and time? Needs the mutex. */
+/* Is there room, and time, for a request behind n_before others that come with it? n_new_tokens: of
+ * all these prompts. Needs the mutex. */
 static serverd_status check_room(const struct engine *engine, const struct request *r,
-                                 uint64_t now_ns, serverd_error *err)
+                                 uint32_t n_before, uint64_t n_new_tokens, uint64_t now_ns,
+                                 serverd_error *err)
 {
     const struct shared_status *s = &engine->shared;
     if (atomic_load(&s->is_lost))
@@ -363,10 +372,10 @@ static serverd_status check_room(const struct engine *engine, const struct reque
         return fail(err, SERVERD_UNSUPPORTED, "the server is shutting down");
     if (r->deadline_ns && r->deadline_ns <= now_ns)
         return fail(err, SERVERD_TIMEOUT, "the request's deadline is over");
-    uint32_t n_queued = atomic_load(&s->n_queued);
+    uint32_t n_queued = atomic_load(&s->n_queued) + n_before;
     if (n_queued == 0)
         return SERVERD_OK; /* the token bound never refuses a prompt that has the queue alone */
-    uint64_t n_tokens = atomic_load(&s->n_queued_tokens) + r->n_prompt;
+    uint64_t n_tokens = atomic_load(&s->n_queued_tokens) + n_new_tokens;
     if (n_queued >= engine->options.max_queue || n_tokens > engine->options.max_queue_tokens)
         return fail(err, SERVERD_BUSY,
                     "the queue is full: %u requests, %" PRIu64
@@ -395,10 +404,15 @@ static struct job *make_job(struct request *request)
     return NULL;
 }
 
-static void free_unsubmitted(struct job *job)
+/* A list by inbox_next. */
+static void free_unsubmitted(struct job *jobs)
 {
-    sequence_destroy(job->sequences);
-    free(job);
+    while (jobs) {
+        struct job *job = jobs;
+        jobs = job->inbox_next;
+        sequence_destroy(job->sequences);
+        free(job);
+    }
 }
 
 /* Needs the mutex. */
@@ -415,32 +429,71 @@ static void enqueue(struct engine *engine, struct job *job)
     engine_wake(engine);
 }
 
-serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
-                             serverd_error *err)
+/* NULL: no memory for one of them. */
+static struct job *make_jobs(struct request *const *requests, uint32_t n, uint64_t now_ns)
 {
-    if (check_request(engine, request, err))
-        return err->code;
-    struct job *job = make_job(request);
-    if (!job)
-        return fail(err, SERVERD_NOMEM, "no memory for a request");
-    uint64_t now_ns = clock_now_ns(engine->options.clock);
-    job->times.arrival_ns = request->arrival_ns ? request->arrival_ns : now_ns;
-
-    (void)pthread_mutex_lock(&engine->mutex);
-    serverd_status status = check_room(engine, request, now_ns, err);
-    if (!status)
-        status = adapters_claim(engine, job, err);
-    if (!status) {
-        enqueue(engine, job);
-        *id = request->id; /* after the unlock the request may be gone */
+    struct job *first = NULL;
+    for (uint32_t i = n; i-- > 0;) {
+        struct job *job = make_job(requests[i]);
+        if (!job) {
+            free_unsubmitted(first);
+            return NULL;
+        }
+        job->times.arrival_ns = requests[i]->arrival_ns ? requests[i]->arrival_ns : now_ns;
+        job->inbox_next = first;
+        first = job;
     }
+    return first;
+}
+
+/* Needs the mutex. */
+static serverd_status enqueue_all(struct engine *engine, struct job *jobs, uint32_t n,
+                                  uint64_t now_ns, uint64_t *ids, serverd_error *err)
+{
+    uint64_t n_tokens = 0;
+    uint32_t n_before = 0;
+    for (const struct job *job = jobs; job; job = job->inbox_next, n_before++) {
+        n_tokens += job->request->n_prompt;
+        if (check_room(engine, job->request, n_before, n_tokens, now_ns, err) ||
+            adapters_check(engine, job->request, err))
+            return err->code;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct job *job = jobs;
+        jobs = job->inbox_next;
+        job->inbox_next = NULL;
+        adapters_claim(engine, job);
+        enqueue(engine, job);
+        ids[i] = job->request->id; /* after the unlock the request may be gone */
+    }
+    return SERVERD_OK;
+}
+
+serverd_status engine_submit_all(struct engine *engine, struct request *const *requests, uint32_t n,
+                                 uint64_t *ids, serverd_error *err)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (check_request(engine, requests[i], err))
+            return err->code;
+    uint64_t now_ns = clock_now_ns(engine->options.clock);
+    struct job *jobs = make_jobs(requests, n, now_ns);
+    if (!jobs && n > 0)
+        return fail(err, SERVERD_NOMEM, "no memory for %u requests", n);
+    (void)pthread_mutex_lock(&engine->mutex);
+    serverd_status status = enqueue_all(engine, jobs, n, now_ns, ids, err);
     (void)pthread_mutex_unlock(&engine->mutex);
     if (status) {
         const char *reason = status_name(status);
-        metrics_add_labelled(engine->options.metrics, METRIC_REJECTED, &reason, 1);
-        free_unsubmitted(job);
+        metrics_add_labelled(engine->options.metrics, METRIC_REJECTED, &reason, n);
+        free_unsubmitted(jobs);
     }
     return status;
+}
+
+serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
+                             serverd_error *err)
+{
+    return engine_submit_all(engine, &request, 1, id, err);
 }
 
 void engine_cancel(struct engine *engine, uint64_t request_id)

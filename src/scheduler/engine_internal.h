@@ -255,7 +255,7 @@ void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
 
 /* Which rows of a slice give logits: prompt rows whose next token is to be scored, and if a token
- * is to be drawn the last row, and all guesses. */
+ * is to be drawn, or the next one to be scored, the last row, and all guesses. */
 bool slice_wants_logits(const struct slice *slice, uint32_t position);
 
 /* draft.c: guesses of the next tokens, whose rows run behind those that are due. Nothing depends on

@@ -32,6 +32,8 @@ struct job {
     uint32_t adapter_slot;             /* SERVERD_NO_ADAPTER: none */
     float adapter_scale;
     uint64_t prefix_handle; /* see request.hold_ns */
+    uint32_t n_held;        /* tokens under it */
+    uint64_t first_step;    /* see struct event */
     bool is_queued;         /* not yet admitted: counts for the queue's bounds */
     bool is_ending;         /* in the engine's list of ending jobs */
     serverd_error failure;  /* code SERVERD_OK: none */

@@ -82,6 +82,10 @@ static struct plan *random_plan(const struct world *world)
     plan->tenant = random_below(3);
     plan->weight = random_below(4);
     plan->hold_ns = one_in(6) ? 1 + random_below(100) * 1000000u : 0;
+    plan->n_next_tokens = one_in(4) ? random_below(5) : 0;
+    for (uint32_t i = 0; i < plan->n_next_tokens; i++)
+        plan->next_tokens[i] = (int32_t)random_below(N_VOCAB);
+    plan->owner = one_in(2) ? OWNER_PROGRAM : OWNER_EXCHANGE;
     if (one_in(10))
         plan->deadline_ns = world->now_ns + random_below(200) * 1000000u;
     return plan;
