@@ -89,6 +89,13 @@ static void note_decode(struct engine *engine)
     engine->n_mixed = 0;
 }
 
+/* Its next row is one of decode. The last one of a prompt is not, even if it is the only one, so
+ * that requests that come together begin in the same step. */
+static bool decodes(const struct sequence *s)
+{
+    return s->n_output > 0 && sequence_n_left(s) == 1;
+}
+
 /* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order
  * of admission; the first keeps at least half of the chunk, so that short prompts behind a long one
  * get on too. */
@@ -99,7 +106,7 @@ static void plan_decoder(struct engine *engine)
     for (uint32_t i = 0; i < engine->n_running; i++) {
         struct sequence *s = engine->running[i];
         uint32_t n_left = sequence_n_left(s);
-        if (n_left == 1) {
+        if (decodes(s)) {
             if (windows_take(engine, s, 1) == 0)
                 continue;
             add_slice(engine, s, 1);
@@ -130,7 +137,7 @@ static void plan_decoder(struct engine *engine)
     budget -= n;
     for (uint32_t i = 0; i < engine->n_running && budget > 0; i++) {
         struct sequence *s = engine->running[i];
-        if (s == first || sequence_n_left(s) == 1)
+        if (s == first || decodes(s))
             continue;
         n = take_rows(s, budget, &n_spare);
         add_prefill(engine, s, n);
