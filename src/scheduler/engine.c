@@ -47,8 +47,8 @@ static bool take_memory(struct engine *e)
     e->scratch = e->is_encoder ? NULL : sampling_scratch_create(e->width);
     struct runtime *draft = e->is_encoder ? NULL : e->options.draft_runtime;
     e->draft_model = draft ? draft_model_create(draft, e->options.clock, e->width) : NULL;
-    return e->pool && (e->tree || !has_tree) && (e->scratch || e->is_encoder) &&
-           (e->draft_model || !draft) &&
+    return e->pool && (!has_tree || (e->tree && handles_create(e))) &&
+           (e->scratch || e->is_encoder) && (e->draft_model || !draft) &&
            take_array(&e->running, e->max_running, sizeof *e->running) &&
            take_array(&e->slice, e->max_running, sizeof *e->slice) &&
            take_array(&e->leaders, e->max_running, sizeof *e->leaders) &&
@@ -126,7 +126,7 @@ serverd_status engine_create(const struct engine_options *options, struct engine
     engine->options = *options;
     engine->inbox_end = &engine->inbox;
     engine->reserve_ratio = 0.7;
-    engine->next_deadline_ns = engine->next_expiry_ns = UINT64_MAX;
+    engine->next_deadline_ns = UINT64_MAX;
     engine->now_ns = clock_now_ns(options->clock);
     serverd_status status = set_bounds(engine, err);
     if (!status && !take_memory(engine))
@@ -552,6 +552,8 @@ void engine_status(const struct engine *engine, struct engine_status *out)
         .n_waiting = atomic_load_explicit(&s->n_queued, memory_order_relaxed),
         .n_pages = atomic_load_explicit(&s->n_pages, memory_order_relaxed),
         .n_free_pages = atomic_load_explicit(&s->n_free_pages, memory_order_relaxed),
+        .n_handles = atomic_load_explicit(&s->n_handles, memory_order_relaxed),
+        .n_held_pages = atomic_load_explicit(&s->n_held_pages, memory_order_relaxed),
         .n_waiting_tokens = atomic_load_explicit(&s->n_queued_tokens, memory_order_relaxed),
         .heartbeat_ns = atomic_load_explicit(&s->heartbeat_ns, memory_order_relaxed),
         .n_steps = atomic_load_explicit(&s->n_steps, memory_order_relaxed),

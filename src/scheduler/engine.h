@@ -55,7 +55,7 @@ struct engine_options {
     /* Share of the pool that handles may hold, each page counted once; 0: 0.8. */
     double max_pinned_fraction;
     /* A request waits for another one that computes the same beginning if it saves so many tokens
-     * or more; 0: 16. */
+     * or more, in whole pages; 0: 16. */
     uint32_t dedup_min_tokens;
     /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
      * Outlives the engine, for pages of this runtime. */

@@ -90,7 +90,7 @@ struct sequence {
 
     /* While it waits for the first time (queue.c). */
     uint64_t first_page; /* hash of its first page and its namespace */
-    uint32_t n_matched;  /* tokens that the prefix tree has of its prompt, as of its last look */
+    uint32_t n_matched;  /* tokens of its prompt that are in pages, as of its last look */
     bool has_asked_disk; /* what the disk has of it was looked up */
     uint64_t leader;     /* the request that computes its first n_led tokens now; 0: none */
     uint32_t n_led;
