@@ -1,10 +1,10 @@
-/* The engine's state and the parts of a step. engine.c owns the thread and everything other
- * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
- * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
- * places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c knows what
- * they take; draft.c adds guessed tokens to them, some of which draft_model.c makes; commit.c turns
- * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
- * what goes on.
+/* The engine's state and the parts of a step. engine.c owns the thread and what other threads read,
+ * submit.c what they hand in; step.c runs a step: intake, endings, pages, admission, batch,
+ * execution; jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives
+ * pages and places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c
+ * knows what they take; draft.c adds guessed tokens to them, some of which draft_model.c makes;
+ * commit.c turns logits into tokens and events; tier.c moves pages to the disk and back; inspect.c
+ * shows people what goes on.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -143,8 +143,10 @@ static inline uint32_t pages_for(uint32_t n_tokens)
     return n_tokens / SERVERD_PAGE_TOKENS + (n_tokens % SERVERD_PAGE_TOKENS != 0);
 }
 
-/* engine.c: bookkeeping that other threads read. */
+/* engine.c */
 void engine_wake(struct engine *engine); /* the thread looks again; needs the mutex */
+
+/* submit.c: bookkeeping that other threads read. */
 void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
