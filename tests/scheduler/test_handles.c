@@ -285,6 +285,16 @@ static void a_tail_is_for_its_own_namespace_and_for_those_who_name_it(void **sta
     assert_int_equal(next->n_cached, 0);
     end(world, next);
     end(world, first);
+    first = keeper(9, 0, 5); /* all of it is tail */
+    run(world, first);
+    for (uint64_t space = 0; space < 2; space++) {
+        next = follower(first, 9, 12, 6);
+        next->cache_space = space;
+        run(world, next);
+        assert_int_equal(next->n_cached, space == 0 ? 9 : 0);
+        end(world, next);
+    }
+    end(world, first);
     world_check_empty(world);
     world_destroy(world);
 }
@@ -313,9 +323,10 @@ static void many_fork_off_one_tail_in_one_step(void **state)
         world_run(world);
         for (uint32_t i = 0; i < N; i++) {
             assert_int_equal(forks[i]->n_cached, i < 2 ? n - 1 : n);
-            assert_int_equal(forks[i]->first_step, forks[2]->first_step);
-            end(world, forks[i]);
+            assert_int_equal(forks[i]->first_step, forks[0]->first_step);
         }
+        for (uint32_t i = 0; i < N; i++)
+            end(world, forks[i]);
         end(world, first);
     }
     world_check_empty(world);
