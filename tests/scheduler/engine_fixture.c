@@ -368,6 +368,8 @@ struct world *world_create(const struct world_options *o)
     if (o->disk_folder)
         open_disk(world, o->disk_folder);
     struct engine_options options = {
+        .max_pinned_fraction = o->max_pinned_fraction,
+        .dedup_min_tokens = o->dedup_min_tokens,
         .has_prefix_cache = !o->has_no_prefix_cache,
         .runtime = world->runtime,
         .tokenizer = world->tokenizer,

@@ -31,6 +31,8 @@ struct world_options {
     uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
     bool is_encoder, has_thread, has_real_clock, has_no_prefix_cache;
     const char *disk_folder; /* NULL: no disk tier */
+    double max_pinned_fraction;
+    uint32_t dedup_min_tokens;
 };
 
 struct world {

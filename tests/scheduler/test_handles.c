@@ -333,6 +333,44 @@ static void many_fork_off_one_tail_in_one_step(void **state)
     world_destroy(world);
 }
 
+/* Two go on behind the same tail with the same n_alike tokens. Whether one of them waits for the
+ * other, and then has these from it, in whole pages. */
+static bool one_waits(uint32_t n_alike, uint32_t dedup_min_tokens)
+{
+    enum { N = 30 };
+    struct world *world =
+        world_create(&(struct world_options){.dedup_min_tokens = dedup_min_tokens});
+    struct plan *first = keeper(N, 0, 1), *forks[2];
+    run(world, first);
+    for (int32_t i = 0; i < 2; i++) {
+        forks[i] = follower(first, N, N + n_alike + 5, 2);
+        forks[i]->prompt[N + n_alike] = 10 + i;
+        plan_must_submit(world, forks[i]);
+    }
+    world_run(world);
+    const bool one_waits = forks[0]->first_step != forks[1]->first_step;
+    const uint32_t n_pages = (N + n_alike) / PAGE;
+    assert_int_equal(forks[0]->n_cached, N);
+    assert_int_equal(forks[1]->n_cached, one_waits ? max_u32(n_pages * PAGE, N) : N);
+    end(world, forks[0]);
+    end(world, forks[1]);
+    end(world, first);
+    world_check_empty(world);
+    world_destroy(world);
+    return one_waits;
+}
+
+static void who_would_save_enough_waits_for_the_first(void **state)
+{
+    (void)state;
+    assert_false(one_waits(0, 0));
+    assert_false(one_waits(10, 0)); /* 2 tokens to the end of a page */
+    assert_true(one_waits(20, 0));  /* 18 */
+    assert_true(one_waits(20, 18));
+    assert_false(one_waits(20, 19));
+    assert_true(one_waits(10, 2));
+}
+
 /* One state of a program: its tokens, and the handle of those that have run. */
 struct chain {
     int32_t token[CONTEXT];
@@ -506,8 +544,9 @@ static void those_who_wait_push_no_handle_away_while_others_run(void **state)
 static void what_is_too_large_is_not_held(void **state)
 {
     (void)state;
-    struct world *world = world_create(&(struct world_options){.n_pages = 16}); /* 12 are held */
-    struct plan *elder = keeper(30, 0, 1), *large = keeper_of_pages(13, 2);
+    struct world *world =
+        world_create(&(struct world_options){.n_pages = 16, .max_pinned_fraction = 0.5});
+    struct plan *elder = keeper(30, 0, 1), *large = keeper_of_pages(9, 2);
     elder->hold_rank = 5;
     large->hold_rank = 6;
     run(world, elder);
@@ -687,6 +726,7 @@ int main(void)
         cmocka_unit_test(a_part_of_the_tokens_is_enough),
         cmocka_unit_test(a_tail_is_for_its_own_namespace_and_for_those_who_name_it),
         cmocka_unit_test(many_fork_off_one_tail_in_one_step),
+        cmocka_unit_test(who_would_save_enough_waits_for_the_first),
         cmocka_unit_test(every_operation_computes_what_was_appended_and_the_last_token),
         cmocka_unit_test(what_might_come_next_is_scored_behind_a_tail),
         cmocka_unit_test(pages_of_many_handles_count_once),
