@@ -125,8 +125,9 @@ INLINE void number_linear(const struct cpu_linear *call, int codes)
  * so that the rows of a tile are a constant apart, and one pointer reaches them all. The bound is
  * one dot product a cycle (Zen 4); a tile of 12 x 2 with k = 384 reaches 0.92 of it. */
 
-#define PAIR_ROWS 48 /* whose numbers lie in scratch memory */
-#define PAIR_RUN  64
+#define PAIR_ROWS  48 /* whose numbers lie in scratch memory */
+#define PAIR_RUN   64
+#define PAIR_AHEAD 4096 /* bytes of weights that are asked for, where rows are few */
 #ifdef LEVEL_HAS_BF16
 #define PAIR_TILE 12
 #else
@@ -209,14 +210,15 @@ INLINE void add_pairs(fvec *acc, const uint32_t *x, const uint8_t *w, size_t col
         acc[r * columns + c] = add_pair(acc[r * columns + c], x[r * PAIR_RUN], pairs[c]);
 }
 
-/* Rows `row` .. of the call, whose pairs are at x, among those of n_rows. Asks for the weights of
- * the next column blocks meanwhile; what may lie behind the last ones does no harm. */
+/* Rows `row` .. of the call, whose pairs are at x, among those of n_rows. Meanwhile it asks for
+ * weights: for the next column blocks if these have a whole tile's time to come, else for some a
+ * little ahead. What may lie behind the last ones does no harm. */
 INLINE void pair_tile(const struct cpu_linear *call, const uint32_t *x, size_t n_rows, int rows,
                       int columns, size_t row, size_t block)
 {
     const size_t n_pairs = call->k / 2, column_bytes = call->column_bytes;
     const uint8_t *w = call->weights + block * column_bytes;
-    const size_t next = (size_t)columns * column_bytes;
+    const size_t ahead = rows == PAIR_TILE ? (size_t)columns * column_bytes : PAIR_AHEAD;
     fvec acc[PAIR_TILE * TILE_COLUMNS];
     UNROLL
     for (int i = 0; i < rows * columns; i++)
@@ -226,7 +228,7 @@ INLINE void pair_tile(const struct cpu_linear *call, const uint32_t *x, size_t n
         for (; run < end; run++, w += 64) {
             UNROLL
             for (int c = 0; c < columns; c++)
-                __builtin_prefetch(w + next + (size_t)c * column_bytes, 0, 2);
+                __builtin_prefetch(w + ahead + (size_t)c * column_bytes, 0, 2);
             add_pairs(acc, run, w, column_bytes, rows, columns, true);
         }
     }
