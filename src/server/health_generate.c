@@ -1,5 +1,6 @@
-/* The probe that asks the engine for a real token. One at a time: while it is under way others are
- * answered by the heartbeat, as by /health, so that probes never become load. */
+/* The probe that asks an engine for a real token. One at a time: while it is under way others are
+ * answered by the heartbeat, as by /health, so that probes never become load. Nor do they load a
+ * model: nobody who asks has shown a key. */
 #include "server/endpoints.h"
 #include "server/server_internal.h"
 
@@ -62,6 +63,11 @@ void endpoint_health_generate(struct exchange *x)
 {
     struct api_error e;
     if (atomic_exchange(&x->server->is_probing, true)) {
+        endpoint_health(x);
+        return;
+    }
+    if (!exchange_look_at_model(x)) {
+        atomic_store(&x->server->is_probing, false);
         endpoint_health(x);
         return;
     }

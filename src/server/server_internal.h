@@ -30,7 +30,7 @@ enum route_flags {
     NEEDS_MODEL = 1,
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
-    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503; looks, loads nothing */
+    WHILE_DRAINING = 8, /* goes on when others get 503; looks at models, loads and keeps none */
     FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
@@ -342,6 +342,9 @@ enum model_choice {
 /* Before a handler is called: finds the model that the request names, which exchange_model has from
  * then on, for as long as the exchange lives. */
 enum model_choice exchange_choose_model(struct exchange *x);
+/* For a handler whose route is WHILE_DRAINING and needs no model: the exchange has the first that
+ * is loaded from then on; false: there is none. */
+bool exchange_look_at_model(struct exchange *x);
 void exchange_leave_model(struct exchange *x); /* the last reference does that */
 /* Grammars that were compiled for the exchange's model. */
 struct grammar_cache *exchange_grammars(const struct exchange *x);
