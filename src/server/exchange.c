@@ -844,7 +844,7 @@ bool exchange_advance(struct exchange *x)
             exchange_set_error(x, &e);
         }
         if (needs_ping && x->has_begun && !x->is_ended && x->reply.len == 0)
-            buffer_append_str(&x->reply, ": ping\n\n");
+            buffer_append_str(&x->reply, x->encoder.ping ? x->encoder.ping : ": ping\n\n");
         if (x->is_ended || (x->is_stream && x->reply.len > 0))
             return true;
         if (n == 0)

@@ -107,6 +107,8 @@ struct reply_encoder {
      * error.
      */
     bool shows_cancel;
+    /* A stream's sign of life while nothing comes; NULL: a comment, ": ping"; "": none. */
+    const char *ping;
 };
 
 /* Submit all requests (all or none) and reply with what the encoder makes of their events. If

@@ -371,12 +371,17 @@ static void notice_half_close(const struct connection *c)
         (void)shutdown(c->fd, SHUT_RD);
 }
 
+static bool is_pinged(const struct exchange *x)
+{
+    return !x->encoder.ping || *x->encoder.ping != '\0';
+}
+
 /* Streams: a sign of life when nothing was sent for a while; an end if nothing is taken. */
 static void tend_stream(struct exchange *x, uint64_t now)
 {
     (void)pthread_mutex_lock(&x->lock);
     uint64_t written = x->last_write_ns, quiet = now > written ? now - written : 0;
-    if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
+    if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS && is_pinged(x)) {
         x->needs_ping = true;
         exchange_wake(x);
         worker_ring(x->worker);

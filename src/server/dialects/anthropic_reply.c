@@ -322,4 +322,6 @@ const struct reply_encoder anthropic_reply_encoder = {.on_event = on_event,
                                                       .on_flush = on_flush,
                                                       .on_end = on_end,
                                                       .on_error = on_error,
-                                                      .destroy = reply_destroy};
+                                                      .destroy = reply_destroy,
+                                                      .ping = "event: ping\ndata: "
+                                                              "{\"type\":\"ping\"}\n\n"};

@@ -340,4 +340,5 @@ const struct reply_encoder sglang_reply_encoder = {.on_event = on_event,
                                                    .on_end = on_end,
                                                    .on_error = on_error,
                                                    .destroy = destroy,
-                                                   .shows_cancel = true};
+                                                   .shows_cancel = true,
+                                                   .ping = ""}; /* its clients read all lines */
