@@ -29,7 +29,7 @@ void api_error_from(struct api_error *e, const serverd_error *err);
 /* {"error":{"message","type","param","code"}} */
 void api_error_write(const struct api_error *e, struct buffer *out);
 
-/* {"type":"error","error":{"type","message"},"request_id"}; request_id NULL: none */
+/* {"type":"error","error":{"type","message"},"request_id"} */
 void api_error_write_anthropic(const struct api_error *e, const char *request_id,
                                struct buffer *out);
 

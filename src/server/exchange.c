@@ -259,11 +259,20 @@ void exchange_attach_file(struct exchange *x, const char *content_type, struct f
     (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
 }
 
+/* Also below paths that are none of its endpoints, and for methods that they do not have. */
+static bool speaks_anthropic(const struct exchange *x)
+{
+    const char *path = x->route ? x->route->path : x->target ? x->target : "";
+    if (strncmp(path, "/v1/", 4) == 0 || strncmp(path, "/v3/", 4) == 0)
+        path += 3;
+    return strncmp(path, "/messages", 9) == 0;
+}
+
 void exchange_fail(struct exchange *x, const struct api_error *e)
 {
     struct buffer body;
     buffer_init(&body, 16 * KIB);
-    if (x->route && strncmp(x->route->path, "/v1/messages", 12) == 0)
+    if (speaks_anthropic(x))
         api_error_write_anthropic(e, x->request_id, &body);
     else
         api_error_write(e, &body);

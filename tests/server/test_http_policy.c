@@ -274,6 +274,24 @@ static void a_wrong_method_names_the_allowed_ones(void **state)
     free(reply);
 }
 
+static void errors_have_the_form_of_their_dialect(void **state)
+{
+    static const char *const anthropic[] = {"GET /v1/messages", "GET /messages/",
+                                            "GET /v1/messages/batches", "PUT /v3/messages?beta=1"};
+    static const char *const openai[] = {"GET /v1/chat/completions", "GET /v1/nothing",
+                                         "GET /v1/mess"};
+    char head[128];
+    for (size_t i = 0; i < 7; i++) {
+        const bool is_openai = i >= 4;
+        (void)snprintf(head, sizeof head, "%s HTTP/1.1\r\n" HOST CLOSE "\r\n",
+                       is_openai ? openai[i - 4] : anthropic[i]);
+        char *reply = client_talk(*state, head, strlen(head));
+        if (!strstr(reply, is_openai ? "\r\n\r\n{\"error\":{" : "\r\n\r\n{\"type\":\"error\","))
+            fail_msg("%s: %s", head, reply);
+        free(reply);
+    }
+}
+
 static void options_need_no_body_and_show_no_foreign_origin(void **state)
 {
     static const char head[] =
@@ -689,6 +707,7 @@ int main(void)
         FACT(health_version_and_metrics_are_there),
         FACT(head_is_get_without_a_body),
         FACT(a_wrong_method_names_the_allowed_ones),
+        FACT(errors_have_the_form_of_their_dialect),
         FACT(options_need_no_body_and_show_no_foreign_origin),
         FACT(request_ids_are_echoed_if_clean),
         FACT(a_connection_serves_many_requests),
