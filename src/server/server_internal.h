@@ -361,8 +361,9 @@ void key_set_unref(struct key_set *keys);
 void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e);
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
-/* The same for a request from inside that a key's owner has a right to. */
-bool auth_check_owner(struct exchange *x, uint64_t tenant);
+/* The same for a request from inside that a key's owner has a right to; is_counted: the key's limit
+ * of requests has it already. */
+bool auth_check_owner(struct exchange *x, uint64_t tenant, bool is_counted);
 
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);

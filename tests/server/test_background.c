@@ -2,6 +2,8 @@
  * place on, their end. */
 #include "edge_fixture.h"
 
+#include "base/limits.h"
+
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -205,6 +207,26 @@ static void several_follow_and_some_leave(void **state)
     edge_wait_idle(edge);
 }
 
+/* Clients that lose their connections come back again and again. */
+static void who_leaves_makes_room_for_others(void **state)
+{
+    struct edge *edge = *state;
+    char id[64], text[256];
+    post(edge, ",\"max_output_tokens\":480", id);
+    (void)snprintf(text, sizeof text,
+                   "GET /v1/responses/%s?stream=true HTTP/1.1\r\nHost: x\r\n\r\n", id);
+    for (uint32_t i = 0; i < 2 * LIMIT_FOLLOWERS; i++) {
+        int fd = client_connect(edge);
+        client_send_text(fd, text);
+        assert_true(client_wait_for(fd, "output_text.delta"));
+        (void)close(fd);
+        for (int ms = 0; ms < WAIT_MS && server_n_active(edge->server) > 1; ms += 5)
+            (void)usleep(5000);
+        (void)usleep(20000); /* some events more */
+    }
+    edge_wait_idle(edge);
+}
+
 static void it_can_be_cancelled(void **state)
 {
     struct edge *edge = *state;
@@ -333,6 +355,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(it_is_made_while_nobody_waits, start, stop),
         cmocka_unit_test_setup_teardown(its_stream_can_be_followed_from_any_place, start, stop),
         cmocka_unit_test_setup_teardown(several_follow_and_some_leave, start, stop),
+        cmocka_unit_test_setup_teardown(who_leaves_makes_room_for_others, start, stop),
         cmocka_unit_test_setup_teardown(it_can_be_cancelled, start, stop),
         cmocka_unit_test_setup_teardown(deleting_ends_it, start, stop),
         cmocka_unit_test_setup_teardown(it_expires, start, stop),
