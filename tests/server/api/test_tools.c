@@ -297,12 +297,33 @@ static void what_cannot_be_enforced_is_refused(void **state)
     api_world_destroy(world);
 }
 
+/* Many clients have one strict tool of their own and others that somebody else wrote. */
+static void a_strict_tool_says_nothing_of_others(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{" USER "," SAMPLING ",\"tools\":[{\"type\":\"custom\",\"custom\":{\"name\":\"patch\"}},"
+        "{\"type\":\"function\",\"function\":{\"name\":\"get\",\"strict\":%s,\"parameters\":{"
+        "\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"https://x.example/a\"}}}}}]}";
+    char text[1024];
+    struct api_world *world = world_of("<tool_call>");
+    (void)snprintf(text, sizeof text, body, "false");
+    json_decref(ask(world, "/v1/chat/completions", text));
+    (void)snprintf(text, sizeof text, body, "true");
+    struct api_reply reply = api_post(world, "/v1/chat/completions", text);
+    assert_int_equal(reply.status, 400);
+    assert_non_null(strstr(reply.body, "unsupported_schema"));
+    free(reply.body);
+    api_world_destroy(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_dialect_has_the_same_call),
         cmocka_unit_test(content_with_a_form_stands_beside_tools),
         cmocka_unit_test(what_cannot_be_enforced_is_refused),
+        cmocka_unit_test(a_strict_tool_says_nothing_of_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
