@@ -133,7 +133,11 @@ static bool keep_allowed(struct tool_use *use, const json_t *allowed, struct api
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "required") != 0)
         return refuse(e, "invalid_value", "tool_choice", "has a mode that is not known.");
     use->mode = strcmp(mode, "required") == 0 ? TOOLS_REQUIRED : TOOLS_AUTO;
-    return true;
+    if (json_array_size(kept) > 0)
+        return true;
+    tool_use_release(use); /* as without tools */
+    return use->mode == TOOLS_AUTO ||
+           refuse(e, "invalid_value", "tool_choice", "requires a call and allows no tool.");
 }
 
 /* {"type": "function", "function": {"name"}}, or {"name"} of old. */

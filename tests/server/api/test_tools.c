@@ -317,6 +317,18 @@ static void a_strict_tool_says_nothing_of_others(void **state)
     api_world_destroy(world);
 }
 
+static void where_no_tool_is_allowed_there_is_text(void **state)
+{
+    (void)state;
+    struct api_world *world = world_of("<tool_call>");
+    json_t *root = ask(world, "/v1/chat/completions",
+                       CHAT_BODY ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{"
+                                 "\"mode\":\"auto\",\"tools\":[]}}}");
+    assert_null(json_object_get(json_object_get(first_choice(root), "message"), "tool_calls"));
+    json_decref(root);
+    api_world_destroy(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +336,7 @@ int main(void)
         cmocka_unit_test(content_with_a_form_stands_beside_tools),
         cmocka_unit_test(what_cannot_be_enforced_is_refused),
         cmocka_unit_test(a_strict_tool_says_nothing_of_others),
+        cmocka_unit_test(where_no_tool_is_allowed_there_is_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
