@@ -796,9 +796,11 @@ static void encode(struct exchange *x, struct event *event)
     if (x->is_ended)
         return;
     const bool is_refused = event->is_cancelled && !x->encoder.shows_cancel;
-    if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused)) {
+    /* behind a preparation requests may have been taken before another one was refused */
+    const bool has_job_error = x->job_error.http_status != 0;
+    if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused || has_job_error)) {
         struct api_error e;
-        if (x->job_error.http_status != 0)
+        if (has_job_error)
             e = x->job_error;
         else if (event->status != SERVERD_OK)
             end_error(x, event, &e);

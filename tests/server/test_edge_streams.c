@@ -238,6 +238,8 @@ static void a_silent_stream_of_sglang_stays_silent(void **state)
 
 /* ---- refusals of the engine ----------------------------------------------------------------- */
 
+#define PROMPTS "\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\"]"
+
 static void all_choices_of_a_request_or_none(void **state)
 {
     (void)state;
@@ -250,14 +252,17 @@ static void all_choices_of_a_request_or_none(void **state)
     assert_true(edge_waits_for_running(edge, EDGE_MAX_RUNNING));
     (void)usleep(100000);
     int fd = client_connect(edge);
-    client_post(fd, PATH, "",
-                "{\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\"],"
-                "\"max_tokens\":4}");
-    char *reply = client_read_reply(fd, true);
-    assert_int_equal(reply_status(reply), 429);
-    assert_non_null(strstr(reply, "\r\nRetry-After: "));
-    assert_non_null(strstr(reply, "\"rate_limit_exceeded\""));
-    free(reply);
+    char *reply;
+    for (int has_grammar = 0; has_grammar < 2; has_grammar++) {
+        client_post(fd, PATH, "",
+                    has_grammar ? "{" PROMPTS ",\"max_tokens\":4,\"regex\":\"[a-f]{9}\"}"
+                                : "{" PROMPTS ",\"max_tokens\":4}");
+        reply = client_read_reply(fd, true);
+        assert_int_equal(reply_status(reply), 429);
+        assert_non_null(strstr(reply, "\r\nRetry-After: "));
+        assert_non_null(strstr(reply, "\"rate_limit_exceeded\""));
+        free(reply);
+    }
     assert_true(edge_metric(edge, "outcome=\"cancelled\"} ") == 0);
     for (int i = 0; i < 16; i++)
         (void)close(busy[i]);

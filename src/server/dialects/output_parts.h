@@ -33,7 +33,6 @@ struct output_parts {
     uint32_t n_calls;
     bool has_cut_call;    /* at the end: the last one is not whole */
     uint32_t n_reasoning; /* tokens that are reasoning */
-    uint32_t n_choice;    /* for ids of calls */
     enum tool_id_form id_form;
     /* From the byte `begin` of the choice's text on `n` bytes are this part. NULL: nobody asks. */
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);

@@ -246,11 +246,12 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         grammar_cache_find(cache, key); /* others may have asked for the same */
     if (!trie)
         api_error_from(e, &err);
-    bool is_good = trie && (grammar || compile(x, &p->form, &grammar, e));
-    if (is_good) {
+    const bool is_kept = grammar != NULL;
+    bool is_good = trie && (is_kept || compile(x, &p->form, &grammar, e));
+    if (is_good && !is_kept)
         grammar_cache_keep(cache, key, grammar);
+    if (is_good)
         assign(requests, n, grammar, trie);
-    }
     grammar_unref(grammar);
     return is_good;
 }
