@@ -14,6 +14,8 @@ static const struct route routes[] = {
 #include "server/routes.def"
 #undef ROUTE
 #undef GET
+#undef DELETE
+#undef PUT
 #undef POST
 };
 

@@ -41,6 +41,7 @@ serverd_status server_create(const struct server_options *options, struct server
     if (!server)
         return fail(err, SERVERD_NOMEM, "server: no memory");
     server->context = options->context;
+    server->commit = options->commit ? options->commit : "unknown";
     server->created = clock_wall_seconds(options->context.clock);
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);

@@ -254,6 +254,7 @@ struct key_set {
 
 struct server {
     struct server_context context;
+    const char *commit; /* of the sources */
 
     struct http_worker *workers;
     uint32_t n_workers;

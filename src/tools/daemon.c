@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "tools/commit.h"
 #include "tools/model.h"
 #include "tools/model_list.h"
 #include "tools/notify.h"
@@ -345,6 +346,7 @@ static int run_with_log(struct daemon *daemon)
                     .metrics = daemon->metrics},
         .models = daemon->models.items,
         .n_models = daemon->models.n,
+        .commit = PROJECT_COMMIT,
         .opener = {
             .open = open_model, .close = close_model, .has_loaded = has_loaded, .context = daemon}};
     if (server_create(&setup, &server, &err) != SERVERD_OK) {

@@ -251,6 +251,23 @@ static void health_version_and_metrics_are_there(void **state)
     }
 }
 
+static void what_the_server_is_can_be_asked(void **state)
+{
+    static const struct {
+        const char *path, *text;
+    } rows[] = {{"/version", "\",\"commit\":\"unknown\"}"},
+                {"/", "\nPOST /v1/responses\n"},
+                {"/", "\nGET /tokenizer_info\n"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char head[128];
+        (void)snprintf(head, sizeof head, "GET %s HTTP/1.1\r\n" HOST CLOSE "\r\n", rows[i].path);
+        char *reply = client_talk(*state, head, strlen(head));
+        if (reply_status(reply) != 200 || !strstr(reply, rows[i].text))
+            fail_msg("%s: %s", rows[i].path, reply);
+        free(reply);
+    }
+}
+
 static void head_is_get_without_a_body(void **state)
 {
     static const char get[] = "GET /version HTTP/1.1\r\n" HOST CLOSE "\r\n";
@@ -705,6 +722,7 @@ int main(void)
         FACT(odd_but_legal_heads_are_understood),
         FACT(aliases_lead_to_the_same_routes),
         FACT(health_version_and_metrics_are_there),
+        FACT(what_the_server_is_can_be_asked),
         FACT(head_is_get_without_a_body),
         FACT(a_wrong_method_names_the_allowed_ones),
         FACT(errors_have_the_form_of_their_dialect),
