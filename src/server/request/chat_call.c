@@ -169,6 +169,8 @@ struct output_setup chat_call_output(const struct exchange *x, const struct chat
         .trusts_calls = call->trusts_calls,
         .max_calls = call->tools.max_calls,
         .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,
+        .metrics = exchange_context(x)->metrics,
+        .family = model->output.family ? model->output.family->name : "",
         .types = {.is_string = tool_parameter_is_string,
                   .is_known = tool_is_known,
                   .user = call->tools.list,

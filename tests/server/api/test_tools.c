@@ -224,6 +224,21 @@ static void assert_same_input(const struct calls *a, const struct calls *b)
     json_decref(q);
 }
 
+/* Calls that replies had, of the world's family. */
+static double count_calls(struct api_world *world, const char *result)
+{
+    char line[128];
+    struct buffer text;
+    buffer_init(&text, MIB);
+    metrics_render(world->metrics, &text);
+    (void)snprintf(line, sizeof line, "serverd_tool_calls_total{parser=\"%s\",result=\"%s\"} ",
+                   world->model.output.family->name, result);
+    const char *at = strstr(buffer_str(&text), line);
+    const double n = at ? strtod(at + strlen(line), NULL) : 0;
+    buffer_deinit(&text);
+    return n;
+}
+
 static void every_dialect_has_the_same_call(void **state)
 {
     (void)state;
@@ -238,6 +253,7 @@ static void every_dialect_has_the_same_call(void **state)
         assert_string_equal(whole.text, responses.text);
         assert_string_equal(whole.text, events.text);
         assert_same_input(&whole, &messages);
+        assert_true(count_calls(world, "ok") + count_calls(world, "cut") == 5);
         api_world_destroy(world);
     }
 }
