@@ -113,13 +113,6 @@ static bool read_scale(const json_t *root, float *out, struct api_error *e)
     return false;
 }
 
-static bool no_memory(struct api_error *e)
-{
-    const serverd_error err = {.code = SERVERD_NOMEM};
-    api_error_from(e, &err);
-    return false;
-}
-
 /* Fills in what the reply has and the job needs. */
 static bool read_change(struct exchange *x, const json_t *root, bool is_load,
                         struct adapter_reply *out, struct api_error *e)
@@ -134,7 +127,7 @@ static bool read_change(struct exchange *x, const json_t *root, bool is_load,
     if (!read_text(root, "lora_path", &path, e) || !read_scale(root, &out->scale, e))
         return false;
     out->path = strdup(path);
-    return out->path || no_memory(e);
+    return out->path || api_error_no_memory(e);
 }
 
 static void change(struct exchange *x, bool is_load)
@@ -146,7 +139,7 @@ static void change(struct exchange *x, bool is_load)
         return;
     }
     struct adapter_reply *reply = calloc(1, sizeof *reply);
-    if (!(reply ? read_change(x, root, is_load, reply, &e) : no_memory(&e))) {
+    if (!(reply ? read_change(x, root, is_load, reply, &e) : api_error_no_memory(&e))) {
         destroy(reply);
         exchange_fail(x, &e);
     } else if (is_load) {

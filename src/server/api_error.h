@@ -5,6 +5,8 @@
 #include "base/buffer.h"
 #include "serverd/status.h"
 
+#include <stdbool.h>
+
 struct api_error {
     int http_status;
     const char *type; /* "invalid_request_error" */
@@ -19,6 +21,9 @@ struct api_error {
 /* 400 and the like; `code` is one of the contract's words, which also fixes status and type. */
 void api_error_set(struct api_error *e, const char *code, const char *param, const char *format,
                    ...) __attribute__((format(printf, 4, 5)));
+
+/* 503: an allocation has failed. False, for who returns it. */
+bool api_error_no_memory(struct api_error *e);
 
 /* 404: no model has that name. */
 void api_error_unknown_model(struct api_error *e, const char *name);

@@ -465,7 +465,7 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
     struct api_error e;
     bool is_good = begin_generating(x, n_requests, encoder, state, is_stream);
     if (!is_good)
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
     else
         is_good = submit_all(x, requests, n_requests, &e);
     if (!is_good) {

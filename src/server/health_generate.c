@@ -77,6 +77,6 @@ void endpoint_health_generate(struct exchange *x)
         return;
     }
     atomic_store(&x->server->is_probing, false);
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     exchange_fail(x, &e);
 }

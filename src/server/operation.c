@@ -132,7 +132,7 @@ static void inspect(struct exchange *x, const struct inspection_options *options
     struct operation_reply *reply = calloc(1, sizeof *reply);
     if (!reply) {
         struct api_error e;
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }

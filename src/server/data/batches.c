@@ -71,7 +71,7 @@ static struct batch_job *create(struct exchange *x)
     struct batch_job *job = calloc(1, sizeof *job);
     struct api_error e;
     if (!job) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return NULL;
     }
@@ -166,7 +166,7 @@ static bool read_text(const json_t *root, const char *name, char **out, struct a
     else if (!text || strlen(text) != json_string_length(value) || strlen(text) > KIB)
         api_error_set(e, "invalid_type", name, "%s has to be a string.", name);
     else if (!(*out = strdup(text)))
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     return *out != NULL;
 }
 
@@ -228,7 +228,7 @@ static bool read_metadata(const json_t *root, struct batch_row *row, struct api_
     }
     row->metadata = json_dumps(metadata, JSON_COMPACT);
     if (!row->metadata)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     return row->metadata != NULL;
 }
 

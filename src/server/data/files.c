@@ -63,7 +63,7 @@ static struct file_job *create(struct exchange *x)
     struct file_job *job = calloc(1, sizeof *job);
     struct api_error e;
     if (!job) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return NULL;
     }

@@ -367,10 +367,8 @@ bool background_start(struct exchange *x, const char *id, const struct buffer *b
 {
     struct background_set *set = &x->server->background;
     struct background *b = create(x, id, queued);
-    if (!b) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!b)
+        return api_error_no_memory(e);
     if (!keep(set, b)) {
         b->references = 1;
         unref(b);

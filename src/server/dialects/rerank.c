@@ -137,7 +137,7 @@ static void rerank(struct exchange *x, bool returns_text)
     uint32_t n = 0;
     struct rerank *s = calloc(1, sizeof *s);
     if (!s) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }

@@ -32,7 +32,7 @@ static bool find_previous(struct exchange *x, const json_t *body, json_t **out, 
     *out = json_loads(stored.messages, JSON_ALLOW_NUL, NULL);
     stored_response_free(&stored);
     if (!*out)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     return *out != NULL;
 }
 
@@ -117,7 +117,7 @@ void endpoint_responses(struct exchange *x)
         chat_call_generate(x, &call, &responses_reply_encoder, reply);
         return;
     }
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     responses_body_release(&body);
     chat_call_release(&call);
     json_decref(root);

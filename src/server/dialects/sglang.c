@@ -256,7 +256,7 @@ static bool make_call(struct exchange *x, const struct body *b, struct call *cal
     call->fields = calloc(n, sizeof *call->fields);
     bool is_good = call->requests && call->fields;
     if (!is_good)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     for (size_t i = 0; i < n && is_good; i++)
         is_good = add_prompt(x, b, i, call, e);
     return is_good;
@@ -286,7 +286,7 @@ void endpoint_generate(struct exchange *x)
             .fields = call.fields};
         reply = sglang_reply_create(&setup);
         if (!reply)
-            api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+            (void)api_error_no_memory(&e);
     }
     if (reply) {
         const char *id = json_string_value(json_body_get(body.root, "rid"));

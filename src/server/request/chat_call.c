@@ -151,7 +151,7 @@ void chat_call_generate(struct exchange *x, struct chat_call *call,
         return;
     }
     struct api_error e;
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     output_form_release(&call->form);
     encoder->destroy(state);
     exchange_fail(x, &e);

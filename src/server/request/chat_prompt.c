@@ -462,7 +462,7 @@ static bool render_with(struct exchange *x, const struct chat_template *own,
     if (is_good)
         is_good = render(x, &m, own ? own : model->chat_template, f, out, e);
     else
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     if (m.arena)
         arena_destroy(m.arena);
     json_decref(messages);

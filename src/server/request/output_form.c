@@ -233,10 +233,8 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
                     struct api_error *e)
 {
     const struct preparation *p = context;
-    if (!p) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!p)
+        return api_error_no_memory(e);
     struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;

@@ -5,12 +5,6 @@
 
 #include <string.h>
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 /* A field is one text, or a list of them. */
 static size_t count(const json_t *value)
 {
@@ -58,7 +52,7 @@ static bool add_stop(struct request *request, struct stop_string *stops, const j
     }
     char *copy = arena_copy(request->arena, json_string_value(item), len);
     if (!copy)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     stops[request->n_stops++] = (struct stop_string){copy, (uint32_t)len};
     return true;
 }
@@ -73,7 +67,7 @@ static bool set_strings(const json_t *stop, struct request *request, struct api_
     }
     struct stop_string *stops = arena_array(request->arena, max_size(n, 1), sizeof *stops);
     if (!stops)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->stops = stops;
     for (size_t i = 0; i < n; i++)
         if (!add_stop(request, stops, item_of(stop, i), e))
@@ -116,7 +110,7 @@ static bool set_patterns(struct exchange *x, const json_t *value, struct request
     const struct dfa **patterns =
         arena_array(request->arena, LIMIT_STOP_PATTERNS, sizeof(const struct dfa *));
     if (!patterns)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->stop_patterns = patterns;
     for (size_t i = 0; i < n; i++) {
         const json_t *item = item_of(value, i);
