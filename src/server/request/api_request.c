@@ -739,7 +739,7 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     set_sampling(x, f, &r->sampling);
     if (request_class_read(f, r, e) && copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
-        stop_fields_read(x, f, r, e) &&
+        stop_fields_read(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
         set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) && set_deadline(x, r, e)) {

@@ -77,12 +77,12 @@ static bool set_strings(const json_t *stop, struct request *request, struct api_
 
 /* ---- expressions ---- */
 
-static bool compile(struct exchange *x, const json_t *item, struct request *request,
-                    const struct dfa **out, struct api_error *e)
+static bool compile(const json_t *item, struct request *request, const struct dfa **out,
+                    struct api_error *e)
 {
     serverd_error err;
     switch (stop_pattern_compile(json_string_value(item), json_string_length(item),
-                                 exchange_context(x)->clock, request->arena, out, &err)) {
+                                 &processor_clock, request->arena, out, &err)) {
     case SERVERD_OK:
         return true;
     case SERVERD_INVALID:
@@ -98,8 +98,7 @@ static bool compile(struct exchange *x, const json_t *item, struct request *requ
     }
 }
 
-static bool set_patterns(struct exchange *x, const json_t *value, struct request *request,
-                         struct api_error *e)
+static bool set_patterns(const json_t *value, struct request *request, struct api_error *e)
 {
     const size_t n = count(value);
     if (n > LIMIT_STOP_PATTERNS) {
@@ -122,16 +121,15 @@ static bool set_patterns(struct exchange *x, const json_t *value, struct request
                           LIMIT_STOP_PATTERN_BYTES);
             return false;
         }
-        if (!compile(x, item, request, &patterns[request->n_stop_patterns], e))
+        if (!compile(item, request, &patterns[request->n_stop_patterns], e))
             return false;
         request->n_stop_patterns++;
     }
     return true;
 }
 
-bool stop_fields_read(struct exchange *x, const struct api_fields *f, struct request *request,
-                      struct api_error *e)
+bool stop_fields_read(const struct api_fields *f, struct request *request, struct api_error *e)
 {
     return (!f->stop || set_strings(f->stop, request, e)) &&
-           (!f->stop_regex || set_patterns(x, f->stop_regex, request, e));
+           (!f->stop_regex || set_patterns(f->stop_regex, request, e));
 }
