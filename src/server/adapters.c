@@ -18,22 +18,12 @@ struct adapter_reply {
     float scale;
 };
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* there is only the end */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     const struct adapter_reply *reply = state;
     buffer_append_str(out, "{\"object\":\"adapter\",\"id\":\"");
     buffer_append_json(out, reply->name, strlen(reply->name));
     buffer_printf(out, "\",\"status\":\"%s\"}", reply->done);
-}
-
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
 }
 
 static void destroy(void *state)
@@ -45,8 +35,7 @@ static void destroy(void *state)
     free(reply);
 }
 
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 /* ---- the job ----------------------------------------------------------------------------------
  */

@@ -783,7 +783,8 @@ void exchange_set_error(struct exchange *x, const struct api_error *e)
     x->has_failed = x->is_ended = true;
     cancel_all(x); /* what has not ended yet works for nobody */
     if (x->has_begun) {
-        x->encoder.on_error(x->encoder_state, e, &x->reply);
+        if (x->encoder.on_error)
+            x->encoder.on_error(x->encoder_state, e, &x->reply);
         return;
     }
     buffer_reset(&x->reply);
@@ -809,7 +810,8 @@ static void encode(struct exchange *x, struct event *event)
         exchange_set_error(x, &e);
         return;
     }
-    x->encoder.on_event(x->encoder_state, event, &x->reply);
+    if (x->encoder.on_event)
+        x->encoder.on_event(x->encoder_state, event, &x->reply);
     if (event->kind == EVENT_END && ++x->n_ended == x->n_requests) {
         x->encoder.on_end(x->encoder_state, &x->reply);
         x->is_ended = true;

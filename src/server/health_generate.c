@@ -8,20 +8,10 @@
 
 #define LONGEST_PROBE_NS UINT64_C(20000000000)
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* whatever the token is */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     (void)state;
     buffer_append_str(out, "{\"status\":\"ok\"}");
-}
-
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
 }
 
 /* The next one may go. */
@@ -31,8 +21,7 @@ static void destroy(void *state)
     atomic_store(&server->is_probing, false);
 }
 
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 /* The request, in a list of one; NULL: no memory. */
 static struct request **make_probe(struct exchange *x)

@@ -33,11 +33,6 @@ static void destroy(void *state)
     free(job);
 }
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* there is only the end */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     struct file_job *job = state;
@@ -50,13 +45,7 @@ static void on_end(void *state, struct buffer *out)
         out->is_failed = true;
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 static struct file_job *create(struct exchange *x)
 {

@@ -161,13 +161,6 @@ static void on_follower_end(void *state, struct buffer *out)
     (void)out;
 }
 
-static void on_follower_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state;
-    (void)e;
-    (void)out;
-}
-
 static void drop_follower(void *state)
 {
     struct follower *f = state;
@@ -178,10 +171,8 @@ static void drop_follower(void *state)
     free(f);
 }
 
-static const struct reply_encoder follower_encoder = {.on_event = on_event,
-                                                      .on_end = on_follower_end,
-                                                      .on_error = on_follower_error,
-                                                      .destroy = drop_follower};
+static const struct reply_encoder follower_encoder = {
+    .on_event = on_event, .on_end = on_follower_end, .destroy = drop_follower};
 
 /* Where the first event behind number `after` begins. */
 static size_t find_event(const struct buffer *frames, int64_t after)

@@ -98,13 +98,8 @@ static void on_end(void *state, struct buffer *out)
                   (unsigned long long)s->n_tokens, (unsigned long long)s->n_tokens);
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_end, .destroy = destroy};
 
 /* ---- the request
  * ---------------------------------------------------------------------------------- */

@@ -42,11 +42,6 @@ static void write_end(const struct score *s, uint64_t n_tokens, struct buffer *o
                   (unsigned long long)n_tokens, (unsigned long long)n_tokens);
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 /* ---- pairs ----------------------------------------------------------------------------------- */
 
 static void pairs_on_event(void *state, struct event *event, struct buffer *out)
@@ -73,7 +68,7 @@ static void pairs_on_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder pairs_encoder = {
-    .on_event = pairs_on_event, .on_end = pairs_on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = pairs_on_event, .on_end = pairs_on_end, .destroy = destroy};
 
 /* queries and documents are other names of text_1 and text_2. */
 static struct request **pairs_requests(struct exchange *x, struct score *s, uint32_t *n,
@@ -141,7 +136,7 @@ static void tokens_on_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder tokens_encoder = {
-    .on_event = tokens_on_event, .on_end = tokens_on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = tokens_on_event, .on_end = tokens_on_end, .destroy = destroy};
 
 /* Two texts are one text, two lists of ids are one list. */
 static bool join(struct exchange *x, const struct api_fields *f, const json_t *item,
