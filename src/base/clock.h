@@ -23,6 +23,12 @@ static inline uint64_t clock_now_ns(const struct clock *clock)
     return clock->now_ns(clock->context);
 }
 
+/* From one time to another; 0 if it is not known when that was (0), or in the wrong order. */
+static inline double clock_ms_between(uint64_t begin_ns, uint64_t end_ns)
+{
+    return begin_ns > 0 && end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-6 : 0.0;
+}
+
 static inline int64_t clock_wall_seconds(const struct clock *clock)
 {
     return clock->wall_seconds(clock->context);

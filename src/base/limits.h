@@ -162,7 +162,7 @@
 #define LIMIT_STOP_PATTERNS       4u
 #define LIMIT_STOP_PATTERN_BYTES  1024u
 #define LIMIT_STOP_PATTERN_STATES 1024u /* as many steps a byte of output may take */
-#define LIMIT_STOP_PATTERN_MS     50u   /* to compile it, on an HTTP thread */
+#define LIMIT_STOP_PATTERN_MS     50u   /* of processor time to compile it, on an HTTP thread */
 #define LIMIT_STOP_TOKEN_IDS      64u
 #define LIMIT_LOGIT_BIAS          1024u
 #define LIMIT_TOP_LOGPROBS        20u

@@ -32,7 +32,7 @@
 struct log {
     int fd;
     enum log_format format;
-    _Atomic int level;          /* relaxed: a late change of the level hurts nobody */
+    enum log_level level;
     _Atomic uint64_t n_dropped; /* relaxed: a statistic */
     pthread_t writer;
 
@@ -282,7 +282,7 @@ serverd_status log_create(int fd, enum log_level level, enum log_format format, 
         return fail(err, SERVERD_NOMEM, "log: no memory for %zu bytes", sizeof *log);
     log->fd = fd;
     log->format = format;
-    atomic_init(&log->level, level);
+    log->level = level;
     atomic_init(&log->n_dropped, 0);
     log->n_unreported = 0;
     log->head = log->used = 0;
@@ -315,16 +315,9 @@ void log_destroy(struct log *log)
     free(log);
 }
 
-void log_set_level(struct log *log, enum log_level level)
-{
-    if (log)
-        atomic_store_explicit(&log->level, level, memory_order_relaxed);
-}
-
 bool log_is_on(const struct log *log, enum log_level level)
 {
-    return log && level < LOG_OFF &&
-           (int)level >= atomic_load_explicit(&log->level, memory_order_relaxed);
+    return log && level < LOG_OFF && level >= log->level;
 }
 
 uint64_t log_n_dropped(const struct log *log)

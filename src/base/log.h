@@ -21,7 +21,6 @@ serverd_status log_create(int fd, enum log_level level, enum log_format format, 
                           serverd_error *err);
 void log_destroy(struct log *log); /* writes what is left; NULL is fine */
 
-void log_set_level(struct log *log, enum log_level level);
 bool log_is_on(const struct log *log, enum log_level level);
 uint64_t log_n_dropped(const struct log *log);
 

@@ -191,15 +191,6 @@ void option_append_value(struct buffer *out, const struct option_row *row, union
     }
 }
 
-void option_append_variable(struct buffer *out, const char *name)
-{
-    buffer_append_str(out, "SERVERD_");
-    for (const char *s = name; *s; s++) {
-        bool is_lower = *s >= 'a' && *s <= 'z';
-        buffer_append_char(out, *s == '-' ? '_' : is_lower ? (char)(*s - 'a' + 'A') : *s);
-    }
-}
-
 /* ---- text to value ---- */
 
 static bool parse_bool(const char *text, bool *out)
@@ -598,16 +589,6 @@ static const char *source_name(const struct options *options, size_t i)
 {
     static const char *const names[] = {"default", "file", "environment", "command line"};
     return names[options->source[i] & 3];
-}
-
-void options_describe(const struct options *options, struct buffer *out)
-{
-    for (size_t i = 0; i < N_OPTIONS; i++) {
-        const struct option_row *row = &option_rows[i];
-        buffer_printf(out, "%s = ", row->name);
-        option_append_value(out, row, value_of(options, row));
-        buffer_printf(out, " (%s)\n", source_name(options, i));
-    }
 }
 
 static void append_json_string(struct buffer *out, const char *text, size_t n)

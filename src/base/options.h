@@ -66,9 +66,8 @@ void options_man(struct buffer *out);
 void options_yaml(struct buffer *out); /* configs/serverd.yaml: every option, commented */
 void options_bash_completion(struct buffer *out);
 
-/* Every option with value and source, for the log at start; key files by name only. */
-void options_describe(const struct options *options, struct buffer *out);
-/* The same as JSON: {"ctx-size":{"value":0,"reason":"default"},...}; null: it is not set. */
+/* Every option with value and source, key files by name only, as JSON:
+ * {"ctx-size":{"value":0,"reason":"default"},...}; null: it is not set. */
 void options_write_json(const struct options *options, struct buffer *out);
 
 #endif

@@ -75,7 +75,4 @@ char option_letter(const char *name);
 void option_append_value(struct buffer *out, const struct option_row *row,
                          union option_value value);
 
-/* SERVERD_CTX_SIZE of "ctx-size". */
-void option_append_variable(struct buffer *out, const char *name);
-
 #endif

@@ -4,6 +4,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "compiler/gguf_model.h"
+#include "text/pretokenizer.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -77,9 +78,6 @@ static const struct kind_row kinds[] = {
      .lowercases = true},
 };
 
-/* BPE pre-tokenizers whose models expect a BOS although no key says so. */
-static const char *const bos_pre[] = {"llama-bpe", "llama3", "llama-v3", "tekken"};
-
 static const struct kind_row *find_kind(struct source_string model)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
@@ -101,9 +99,8 @@ static void apply_kind(const struct kind_row *row, struct vocabulary *v)
     v->adds_separator = row->adds_separator;
     v->adds_space_prefix = row->adds_space_prefix;
     v->lowercases = row->lowercases;
-    for (size_t i = 0; row->kind == VOCABULARY_BPE && i < sizeof bos_pre / sizeof bos_pre[0]; i++)
-        if (strcmp(v->pre, bos_pre[i]) == 0)
-            v->adds_bos = true;
+    if (row->kind == VOCABULARY_BPE && pretokenizer_adds_bos(v->pre))
+        v->adds_bos = true;
 }
 
 /* ---- texts --------------------------------------------------------------------------------- */

@@ -59,21 +59,6 @@ serverd_status charset_make(struct grammar_budget *budget, const struct char_ran
     return grammar_budget_spend(budget, n_ranges + 1, err);
 }
 
-serverd_status charset_union(struct grammar_budget *budget, struct charset a, struct charset b,
-                             struct charset *out, serverd_error *err)
-{
-    size_t n = (size_t)a.n_ranges + b.n_ranges;
-    struct char_range *own = arena_array(budget->arena, n + 1, sizeof *own);
-    if (!own)
-        return grammar_budget_memory(err);
-    for (uint32_t i = 0; i < a.n_ranges; i++)
-        own[i] = a.ranges[i];
-    for (uint32_t i = 0; i < b.n_ranges; i++)
-        own[a.n_ranges + i] = b.ranges[i];
-    *out = (struct charset){.ranges = own, .n_ranges = (uint32_t)normalise(own, n)};
-    return grammar_budget_spend(budget, n + 1, err);
-}
-
 serverd_status charset_complement(struct grammar_budget *budget, struct charset set,
                                   struct charset *out, serverd_error *err)
 {
@@ -89,29 +74,6 @@ serverd_status charset_complement(struct grammar_budget *budget, struct charset 
     if (next <= CODE_POINT_MAX)
         gaps[n++] = (struct char_range){next, CODE_POINT_MAX};
     return charset_make(budget, gaps, n, out, err);
-}
-
-serverd_status charset_intersect(struct grammar_budget *budget, struct charset a, struct charset b,
-                                 struct charset *out, serverd_error *err)
-{
-    size_t n = (size_t)a.n_ranges + b.n_ranges;
-    struct char_range *own = arena_array(budget->arena, n + 1, sizeof *own);
-    if (!own)
-        return grammar_budget_memory(err);
-    uint32_t i = 0, j = 0, n_out = 0;
-    while (i < a.n_ranges && j < b.n_ranges) {
-        struct char_range x = a.ranges[i], y = b.ranges[j];
-        uint32_t first = x.first > y.first ? x.first : y.first;
-        uint32_t last = x.last < y.last ? x.last : y.last;
-        if (first <= last)
-            own[n_out++] = (struct char_range){first, last};
-        if (x.last < y.last)
-            i++;
-        else
-            j++;
-    }
-    *out = (struct charset){.ranges = own, .n_ranges = n_out};
-    return grammar_budget_spend(budget, n + 1, err);
 }
 
 bool charset_has(struct charset set, uint32_t code_point)

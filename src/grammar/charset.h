@@ -21,12 +21,8 @@ struct charset {
 /* Ranges in any order, overlapping, with surrogates: these are left out. */
 serverd_status charset_make(struct grammar_budget *budget, const struct char_range *ranges,
                             size_t n_ranges, struct charset *out, serverd_error *err);
-serverd_status charset_union(struct grammar_budget *budget, struct charset a, struct charset b,
-                             struct charset *out, serverd_error *err);
 serverd_status charset_complement(struct grammar_budget *budget, struct charset set,
                                   struct charset *out, serverd_error *err);
-serverd_status charset_intersect(struct grammar_budget *budget, struct charset a, struct charset b,
-                                 struct charset *out, serverd_error *err);
 
 /* With every code point that differs from one of the set in case only (simple case folding). */
 serverd_status charset_fold_case(struct grammar_budget *budget, struct charset set,

@@ -18,22 +18,12 @@ struct adapter_reply {
     float scale;
 };
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* there is only the end */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     const struct adapter_reply *reply = state;
     buffer_append_str(out, "{\"object\":\"adapter\",\"id\":\"");
     buffer_append_json(out, reply->name, strlen(reply->name));
     buffer_printf(out, "\",\"status\":\"%s\"}", reply->done);
-}
-
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
 }
 
 static void destroy(void *state)
@@ -45,8 +35,7 @@ static void destroy(void *state)
     free(reply);
 }
 
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 /* ---- the job ----------------------------------------------------------------------------------
  */
@@ -113,13 +102,6 @@ static bool read_scale(const json_t *root, float *out, struct api_error *e)
     return false;
 }
 
-static bool no_memory(struct api_error *e)
-{
-    const serverd_error err = {.code = SERVERD_NOMEM};
-    api_error_from(e, &err);
-    return false;
-}
-
 /* Fills in what the reply has and the job needs. */
 static bool read_change(struct exchange *x, const json_t *root, bool is_load,
                         struct adapter_reply *out, struct api_error *e)
@@ -134,7 +116,7 @@ static bool read_change(struct exchange *x, const json_t *root, bool is_load,
     if (!read_text(root, "lora_path", &path, e) || !read_scale(root, &out->scale, e))
         return false;
     out->path = strdup(path);
-    return out->path || no_memory(e);
+    return out->path || api_error_no_memory(e);
 }
 
 static void change(struct exchange *x, bool is_load)
@@ -146,7 +128,7 @@ static void change(struct exchange *x, bool is_load)
         return;
     }
     struct adapter_reply *reply = calloc(1, sizeof *reply);
-    if (!(reply ? read_change(x, root, is_load, reply, &e) : no_memory(&e))) {
+    if (!(reply ? read_change(x, root, is_load, reply, &e) : api_error_no_memory(&e))) {
         destroy(reply);
         exchange_fail(x, &e);
     } else if (is_load) {

@@ -82,6 +82,12 @@ void api_error_set(struct api_error *e, const char *code, const char *param, con
     va_end(args);
 }
 
+bool api_error_no_memory(struct api_error *e)
+{
+    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+    return false;
+}
+
 void api_error_unknown_model(struct api_error *e, const char *name)
 {
     api_error_set(e, "model_not_found", "model",

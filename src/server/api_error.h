@@ -5,6 +5,8 @@
 #include "base/buffer.h"
 #include "serverd/status.h"
 
+#include <stdbool.h>
+
 struct api_error {
     int http_status;
     const char *type; /* "invalid_request_error" */
@@ -20,6 +22,9 @@ struct api_error {
 void api_error_set(struct api_error *e, const char *code, const char *param, const char *format,
                    ...) __attribute__((format(printf, 4, 5)));
 
+/* 503: an allocation has failed. False, for who returns it. */
+bool api_error_no_memory(struct api_error *e);
+
 /* 404: no model has that name. */
 void api_error_unknown_model(struct api_error *e, const char *name);
 
@@ -29,7 +34,7 @@ void api_error_from(struct api_error *e, const serverd_error *err);
 /* {"error":{"message","type","param","code"}} */
 void api_error_write(const struct api_error *e, struct buffer *out);
 
-/* {"type":"error","error":{"type","message"},"request_id"}; request_id NULL: none */
+/* {"type":"error","error":{"type","message"},"request_id"} */
 void api_error_write_anthropic(const struct api_error *e, const char *request_id,
                                struct buffer *out);
 

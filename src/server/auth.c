@@ -111,7 +111,7 @@ static void use_key(struct exchange *x, const struct api_key *key)
     x->limit = rate_limit_ref(key->limit);
 }
 
-bool auth_check_owner(struct exchange *x, uint64_t tenant)
+bool auth_check_owner(struct exchange *x, uint64_t tenant, bool is_counted)
 {
     struct key_set *keys = current_keys(x->server);
     bool is_known = !keys && tenant == 0;
@@ -122,7 +122,7 @@ bool auth_check_owner(struct exchange *x, uint64_t tenant)
     }
     key_set_unref(keys);
     if (is_known)
-        return check_rate(x);
+        return is_counted || check_rate(x);
     api_error_set(&x->refusal, "invalid_api_key", NULL,
                   "The API key that this was asked for with is not valid any more.");
     return false;

@@ -29,11 +29,6 @@ static void on_event(void *state, struct event *event, struct buffer *out)
     event->inspection = NULL;
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 static void destroy(void *state)
 {
     struct debug_reply *reply = state;
@@ -47,7 +42,7 @@ static void inspect(struct exchange *x, const struct inspection_options *options
     struct debug_reply *reply = calloc(1, sizeof *reply);
     if (!reply) {
         struct api_error e;
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }
@@ -163,7 +158,7 @@ static void on_cache_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder cache_encoder = {
-    .on_event = on_event, .on_end = on_cache_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_cache_end, .destroy = destroy};
 
 void endpoint_debug_kvcache(struct exchange *x)
 {
@@ -193,7 +188,7 @@ static void on_trace_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder trace_encoder = {
-    .on_event = on_event, .on_end = on_trace_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_trace_end, .destroy = destroy};
 
 void endpoint_debug_trace(struct exchange *x)
 {

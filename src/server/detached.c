@@ -124,7 +124,8 @@ void detached_attend(struct exchange *x)
 /* What an HTTP request is asked before its body is taken. */
 static void look_at_request(struct exchange *x, const struct detached_request *request)
 {
-    if (!route_find(x, request->method) || !auth_check_owner(x, request->tenant))
+    if (!route_find(x, request->method) ||
+        !auth_check_owner(x, request->tenant, request->is_counted))
         return;
     if (x->route->flags & NEEDS_MODEL)
         request_refuse_without_model(x);

@@ -38,6 +38,7 @@ struct detached_request {
      * any more the reply is 401. The key's limits count; its scopes are the caller's affair. */
     uint64_t tenant;
     const char *reply_id; /* what the reply is called, where it has an id; NULL: as it likes */
+    bool is_counted;      /* the key's limit of requests has it already */
     int32_t max_priority; /* what the body asks for beyond that is cut; INT32_MAX: nothing is */
     struct detached_sink sink;
 };

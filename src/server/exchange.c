@@ -259,11 +259,20 @@ void exchange_attach_file(struct exchange *x, const char *content_type, struct f
     (void)snprintf(x->content_type, sizeof x->content_type, "%s", content_type);
 }
 
+/* Also below paths that are none of its endpoints, and for methods that they do not have. */
+static bool speaks_anthropic(const struct exchange *x)
+{
+    const char *path = x->route ? x->route->path : x->target ? x->target : "";
+    if (strncmp(path, "/v1/", 4) == 0 || strncmp(path, "/v3/", 4) == 0)
+        path += 3;
+    return strncmp(path, "/messages", 9) == 0;
+}
+
 void exchange_fail(struct exchange *x, const struct api_error *e)
 {
     struct buffer body;
     buffer_init(&body, 16 * KIB);
-    if (x->route && strncmp(x->route->path, "/v1/messages", 12) == 0)
+    if (speaks_anthropic(x))
         api_error_write_anthropic(e, x->request_id, &body);
     else
         api_error_write(e, &body);
@@ -456,7 +465,7 @@ void exchange_generate(struct exchange *x, struct request **requests, uint32_t n
     struct api_error e;
     bool is_good = begin_generating(x, n_requests, encoder, state, is_stream);
     if (!is_good)
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
     else
         is_good = submit_all(x, requests, n_requests, &e);
     if (!is_good) {
@@ -774,7 +783,8 @@ void exchange_set_error(struct exchange *x, const struct api_error *e)
     x->has_failed = x->is_ended = true;
     cancel_all(x); /* what has not ended yet works for nobody */
     if (x->has_begun) {
-        x->encoder.on_error(x->encoder_state, e, &x->reply);
+        if (x->encoder.on_error)
+            x->encoder.on_error(x->encoder_state, e, &x->reply);
         return;
     }
     buffer_reset(&x->reply);
@@ -787,9 +797,11 @@ static void encode(struct exchange *x, struct event *event)
     if (x->is_ended)
         return;
     const bool is_refused = event->is_cancelled && !x->encoder.shows_cancel;
-    if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused)) {
+    /* behind a preparation requests may have been taken before another one was refused */
+    const bool has_job_error = x->job_error.http_status != 0;
+    if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused || has_job_error)) {
         struct api_error e;
-        if (x->job_error.http_status != 0)
+        if (has_job_error)
             e = x->job_error;
         else if (event->status != SERVERD_OK)
             end_error(x, event, &e);
@@ -798,7 +810,8 @@ static void encode(struct exchange *x, struct event *event)
         exchange_set_error(x, &e);
         return;
     }
-    x->encoder.on_event(x->encoder_state, event, &x->reply);
+    if (x->encoder.on_event)
+        x->encoder.on_event(x->encoder_state, event, &x->reply);
     if (event->kind == EVENT_END && ++x->n_ended == x->n_requests) {
         x->encoder.on_end(x->encoder_state, &x->reply);
         x->is_ended = true;
@@ -844,7 +857,7 @@ bool exchange_advance(struct exchange *x)
             exchange_set_error(x, &e);
         }
         if (needs_ping && x->has_begun && !x->is_ended && x->reply.len == 0)
-            buffer_append_str(&x->reply, ": ping\n\n");
+            buffer_append_str(&x->reply, x->encoder.ping ? x->encoder.ping : ": ping\n\n");
         if (x->is_ended || (x->is_stream && x->reply.len > 0))
             return true;
         if (n == 0)

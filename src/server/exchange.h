@@ -94,19 +94,22 @@ void exchange_attach_file(struct exchange *x, const char *content_type, struct f
  * stream the bytes are SSE frames, sent as they come; else they are the body, sent after on_end. */
 struct reply_encoder {
     /* An event of requests[user_index], EVENT_END included. It may take what the event owns by
-     * setting the pointer to NULL; the rest is freed by the caller. */
+     * setting the pointer to NULL; the rest is freed by the caller. NULL: only the end counts. */
     void (*on_event)(void *state, struct event *event, struct buffer *out);
     /* No event waits at the moment: what has gathered may be sent. NULL: nothing gathers. */
     void (*on_flush)(void *state, struct buffer *out);
     /* All requests have ended well. */
     void (*on_end)(void *state, struct buffer *out);
-    /* A stream that has begun fails: the error frame and the end mark. */
+    /* A stream that has begun fails: the error frame and the end mark. NULL: it never is one, or
+     * just ends. */
     void (*on_error)(void *state, const struct api_error *e, struct buffer *out);
     void (*destroy)(void *state);
     /* A request that another one cancelled ends well, too; EVENT_END says it. Else that is an
      * error.
      */
     bool shows_cancel;
+    /* A stream's sign of life while nothing comes; NULL: a comment, ": ping"; "": none. */
+    const char *ping;
 };
 
 /* Submit all requests (all or none) and reply with what the encoder makes of their events. If

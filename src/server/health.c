@@ -14,7 +14,7 @@
 static void reply_text(struct exchange *x, int status, const char *type, const char *text)
 {
     struct buffer body;
-    buffer_init(&body, 4 * KIB);
+    buffer_init(&body, 8 * KIB);
     buffer_append_str(&body, text);
     exchange_reply(x, status, type, &body);
 }
@@ -103,7 +103,11 @@ void endpoint_ready(struct exchange *x)
 
 void endpoint_version(struct exchange *x)
 {
-    reply_text(x, 200, "application/json", "{\"version\":\"" PROJECT_VERSION "\"}");
+    struct buffer body;
+    buffer_init(&body, 4 * KIB);
+    buffer_printf(&body, "{\"version\":\"" PROJECT_VERSION "\",\"commit\":\"%s\"}",
+                  x->server->commit);
+    exchange_reply(x, 200, "application/json", &body);
 }
 
 /* Of the first configured model; "" before it is known. */
@@ -169,11 +173,13 @@ void endpoint_metrics(struct exchange *x)
     exchange_reply(x, 200, "text/plain; version=0.0.4; charset=utf-8", &body);
 }
 
+/* All that there is, one route a line. */
 void endpoint_root(struct exchange *x)
 {
-    reply_text(x, 200, "text/plain; charset=utf-8",
-               "serverd " PROJECT_VERSION "\n\nPOST /v1/chat/completions\nPOST /v1/completions\n"
-               "POST /v1/embeddings\nPOST /v1/rerank\nPOST /v1/score\nGET /v1/models\nPOST "
-               "/tokenize\nPOST /detokenize\n"
-               "POST /apply-template\nGET /health\nGET /ready\nGET /metrics\n");
+    static const char text[] = "serverd " PROJECT_VERSION "\n\n"
+#define ROUTE(method, path, handler, scope, flags) #method " " path "\n"
+#include "server/routes.def"
+#undef ROUTE
+        ;
+    reply_text(x, 200, "text/plain; charset=utf-8", text);
 }

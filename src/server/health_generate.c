@@ -1,5 +1,6 @@
-/* The probe that asks the engine for a real token. One at a time: while it is under way others are
- * answered by the heartbeat, as by /health, so that probes never become load. */
+/* The probe that asks an engine for a real token. One at a time: while it is under way others are
+ * answered by the heartbeat, as by /health, so that probes never become load. Nor do they load a
+ * model: nobody who asks has shown a key. */
 #include "server/endpoints.h"
 #include "server/server_internal.h"
 
@@ -7,20 +8,10 @@
 
 #define LONGEST_PROBE_NS UINT64_C(20000000000)
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* whatever the token is */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     (void)state;
     buffer_append_str(out, "{\"status\":\"ok\"}");
-}
-
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
 }
 
 /* The next one may go. */
@@ -30,8 +21,7 @@ static void destroy(void *state)
     atomic_store(&server->is_probing, false);
 }
 
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 /* The request, in a list of one; NULL: no memory. */
 static struct request **make_probe(struct exchange *x)
@@ -65,12 +55,17 @@ void endpoint_health_generate(struct exchange *x)
         endpoint_health(x);
         return;
     }
+    if (!exchange_look_at_model(x)) {
+        atomic_store(&x->server->is_probing, false);
+        endpoint_health(x);
+        return;
+    }
     struct request **probe = make_probe(x);
     if (probe) {
         exchange_generate(x, probe, 1, &encoder, x->server, false);
         return;
     }
     atomic_store(&x->server->is_probing, false);
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     exchange_fail(x, &e);
 }

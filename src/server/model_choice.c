@@ -105,6 +105,14 @@ enum model_choice exchange_choose_model(struct exchange *x)
     return is_good ? MODEL_CHOSEN : MODEL_REFUSED;
 }
 
+bool exchange_look_at_model(struct exchange *x)
+{
+    if (model_set_look(&x->server->models, NULL, &x->model_entry) != MODEL_TAKEN)
+        return false;
+    x->model = x->model_entry->served;
+    return true;
+}
+
 void exchange_leave_model(struct exchange *x)
 {
     if (x->is_counted)

@@ -35,10 +35,8 @@ static bool write_default_settings(struct exchange *x, struct buffer *out, struc
     static const int32_t any_token[] = {0};
     struct api_fields fields;
     json_t *nothing = json_object();
-    if (!nothing) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!nothing)
+        return api_error_no_memory(e);
     if (!api_fields_read_json(x, API_LLAMA, nothing, &fields, e))
         return false;
     struct request *request = api_make_request(x, &fields, any_token, 1, -1, -1, "prompt", e);

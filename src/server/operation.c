@@ -111,11 +111,6 @@ static void on_event(void *state, struct event *event, struct buffer *out)
     event->inspection = NULL;
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 static void destroy(void *state)
 {
     struct operation_reply *reply = state;
@@ -132,7 +127,7 @@ static void inspect(struct exchange *x, const struct inspection_options *options
     struct operation_reply *reply = calloc(1, sizeof *reply);
     if (!reply) {
         struct api_error e;
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }
@@ -153,7 +148,7 @@ static void on_flush_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder flush_encoder = {
-    .on_event = on_event, .on_end = on_flush_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_flush_end, .destroy = destroy};
 
 void endpoint_flush_cache(struct exchange *x)
 {
@@ -213,7 +208,7 @@ static void on_loads_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder loads_encoder = {
-    .on_event = on_event, .on_end = on_loads_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_loads_end, .destroy = destroy};
 
 static const struct inspection_options totals_only = {.kind = INSPECT_CACHE};
 
@@ -254,7 +249,7 @@ static void on_slots_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder slots_encoder = {
-    .on_event = on_event, .on_end = on_slots_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_slots_end, .destroy = destroy};
 
 void endpoint_slots(struct exchange *x)
 {
@@ -289,7 +284,7 @@ static void on_info_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder info_encoder = {
-    .on_event = on_event, .on_end = on_info_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_info_end, .destroy = destroy};
 
 void endpoint_server_info(struct exchange *x)
 {

@@ -52,19 +52,14 @@ static const char *how_it_ended(const struct exchange *x)
     return s->finish == FINISH_STOP ? "stop" : "length";
 }
 
-static double milliseconds(uint64_t begin_ns, uint64_t end_ns)
-{
-    return begin_ns > 0 && end_ns > begin_ns ? (double)(end_ns - begin_ns) * 1e-6 : 0.0;
-}
-
 struct request_durations request_summary_durations(const struct request_summary *s,
                                                    uint64_t arrival_ns)
 {
     const uint64_t waited = s->admitted_ns ? s->admitted_ns : s->end_ns;
     const uint64_t computed = s->first_token_ns ? s->first_token_ns : s->end_ns;
-    return (struct request_durations){.queue = milliseconds(arrival_ns, waited),
-                                      .prefill = milliseconds(s->admitted_ns, computed),
-                                      .decode = milliseconds(s->first_token_ns, s->end_ns)};
+    return (struct request_durations){.queue = clock_ms_between(arrival_ns, waited),
+                                      .prefill = clock_ms_between(s->admitted_ns, computed),
+                                      .decode = clock_ms_between(s->first_token_ns, s->end_ns)};
 }
 
 /* What came in before the query: of a known route that, else what the client sent. */
@@ -96,7 +91,9 @@ void request_log_write(const struct exchange *x)
         {.key = "model", .text = used_model ? model->name : NULL},
         {.key = "status", .is_number = true, .number = x->status},
         {.key = "finish", .text = how_it_ended(x)},
-        {.key = "total_ms", .is_number = true, .number = milliseconds(x->arrival_ns, x->end_ns)},
+        {.key = "total_ms",
+         .is_number = true,
+         .number = clock_ms_between(x->arrival_ns, x->end_ns)},
         /* of requests that the engine had */
         {.key = "prompt_tokens", .is_number = used_model, .number = (double)s->n_prompt},
         {.key = "cached_tokens", .is_number = used_model, .number = (double)s->n_cached},

@@ -14,6 +14,8 @@ static const struct route routes[] = {
 #include "server/routes.def"
 #undef ROUTE
 #undef GET
+#undef DELETE
+#undef PUT
 #undef POST
 };
 
@@ -118,10 +120,8 @@ bool route_find(struct exchange *x, const char *method)
     size_t n = strcspn(x->target, "?#");
     char *path = malloc(n + 2);
     size_t id_from;
-    if (!path) {
-        api_error_set(&x->refusal, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!path)
+        return api_error_no_memory(&x->refusal);
     if (!decode_path(x->target, n, path, &id_from)) {
         api_error_set(&x->refusal, "not_found", NULL, "The path is not one of this server.");
         free(path);
@@ -135,7 +135,7 @@ bool route_find(struct exchange *x, const char *method)
     if (x->route && rest)
         x->path_rest = strdup(rest);
     if (x->route && rest && !x->path_rest)
-        api_error_set(&x->refusal, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&x->refusal);
     else if (!x->route && id_from != SIZE_MAX)
         api_error_set(&x->refusal, "not_found", NULL, "The path is not one of this server.");
     else if (!x->route)

@@ -41,6 +41,7 @@ serverd_status server_create(const struct server_options *options, struct server
     if (!server)
         return fail(err, SERVERD_NOMEM, "server: no memory");
     server->context = options->context;
+    server->commit = options->commit ? options->commit : "unknown";
     server->created = clock_wall_seconds(options->context.clock);
     server->started_ns = clock_now_ns(options->context.clock);
     (void)pthread_mutex_init(&server->lock, NULL);
@@ -371,12 +372,17 @@ static void notice_half_close(const struct connection *c)
         (void)shutdown(c->fd, SHUT_RD);
 }
 
+static bool is_pinged(const struct exchange *x)
+{
+    return !x->encoder.ping || *x->encoder.ping != '\0';
+}
+
 /* Streams: a sign of life when nothing was sent for a while; an end if nothing is taken. */
 static void tend_stream(struct exchange *x, uint64_t now)
 {
     (void)pthread_mutex_lock(&x->lock);
     uint64_t written = x->last_write_ns, quiet = now > written ? now - written : 0;
-    if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS) {
+    if (x->is_suspended && quiet > PING_SECONDS * SECOND_NS && is_pinged(x)) {
         x->needs_ping = true;
         exchange_wake(x);
         worker_ring(x->worker);

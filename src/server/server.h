@@ -18,6 +18,7 @@ struct server_options {
     const struct model_config *models;
     uint32_t n_models;
     struct model_opener opener;
+    const char *commit; /* of the sources, for /version; NULL: unknown */
 };
 
 /* Reads the key file and the certificate, binds and listens; replies 503 to what needs a model

@@ -30,7 +30,7 @@ enum route_flags {
     NEEDS_MODEL = 1,
     JSON_BODY = 2,
     MAY_BE_EMPTY = 4,   /* with JSON_BODY: no body is fine, too */
-    WHILE_DRAINING = 8, /* with NEEDS_MODEL: goes on when others get 503; looks, loads nothing */
+    WHILE_DRAINING = 8, /* goes on when others get 503; looks at models, loads and keeps none */
     FORM_BODY = 16,     /* a file, as multipart/form-data */
 };
 
@@ -254,6 +254,7 @@ struct key_set {
 
 struct server {
     struct server_context context;
+    const char *commit; /* of the sources */
 
     struct http_worker *workers;
     uint32_t n_workers;
@@ -342,6 +343,9 @@ enum model_choice {
 /* Before a handler is called: finds the model that the request names, which exchange_model has from
  * then on, for as long as the exchange lives. */
 enum model_choice exchange_choose_model(struct exchange *x);
+/* For a handler whose route is WHILE_DRAINING and needs no model: the exchange has the first that
+ * is loaded from then on; false: there is none. */
+bool exchange_look_at_model(struct exchange *x);
 void exchange_leave_model(struct exchange *x); /* the last reference does that */
 /* Grammars that were compiled for the exchange's model. */
 struct grammar_cache *exchange_grammars(const struct exchange *x);
@@ -358,8 +362,9 @@ void key_set_unref(struct key_set *keys);
 void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, struct api_error *e);
 /* True if the exchange may use its route; else x->refusal is set. */
 bool auth_check(struct exchange *x);
-/* The same for a request from inside that a key's owner has a right to. */
-bool auth_check_owner(struct exchange *x, uint64_t tenant);
+/* The same for a request from inside that a key's owner has a right to; is_counted: the key's limit
+ * of requests has it already. */
+bool auth_check_owner(struct exchange *x, uint64_t tenant, bool is_counted);
 
 /* cors.c: the Access-Control headers of a reply; true if the origin is one of the allowed. */
 bool cors_add_headers(const struct exchange *x, struct MHD_Response *response);

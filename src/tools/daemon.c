@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "tools/commit.h"
 #include "tools/model.h"
 #include "tools/model_list.h"
 #include "tools/notify.h"
@@ -78,17 +79,20 @@ static void reload_models(struct daemon *daemon)
 {
     struct model_list *list = &daemon->models;
     const uint32_t n = list->n;
+    uint32_t n_new = 0;
     serverd_error err;
-    serverd_status status = model_list_rescan(list, daemon->options, daemon->metrics, &err);
-    for (uint32_t i = n; i < list->n && status == SERVERD_OK; i++)
-        status = server_add_model(daemon->server, &list->items[i], &err);
+    if (model_list_rescan(list, daemon->options, daemon->metrics, &err))
+        log_error(daemon->log, "daemon", "SIGHUP: models: %s", err.text);
+    for (uint32_t i = n; i < list->n; i++) {
+        if (server_add_model(daemon->server, &list->items[i], &err) == SERVERD_OK)
+            n_new++;
+        else /* its name is another one's alias, say: that is no reason to do without the rest */
+            log_error(daemon->log, "daemon", "SIGHUP: models: %s", err.text);
+    }
     for (uint32_t i = 0; i < list->n; i++)
         server_mark_model(daemon->server, list->items[i].name,
                           access(list->items[i].path, F_OK) == 0);
-    if (status == SERVERD_OK)
-        log_info(daemon->log, "daemon", "SIGHUP: %u models are new", list->n - n);
-    else
-        log_error(daemon->log, "daemon", "SIGHUP: models: %s", err.text);
+    log_info(daemon->log, "daemon", "SIGHUP: %u models are new", n_new);
 }
 
 static void reload(struct daemon *daemon)
@@ -345,6 +349,7 @@ static int run_with_log(struct daemon *daemon)
                     .metrics = daemon->metrics},
         .models = daemon->models.items,
         .n_models = daemon->models.n,
+        .commit = PROJECT_COMMIT,
         .opener = {
             .open = open_model, .close = close_model, .has_loaded = has_loaded, .context = daemon}};
     if (server_create(&setup, &server, &err) != SERVERD_OK) {

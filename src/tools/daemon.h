@@ -1,5 +1,5 @@
-/* The running process: one libuv loop for signals, timers and the engine's wake-ups; the server;
- * the model, which a job loads while the server already answers. */
+/* The running process: one libuv loop for signals and timers; the server, which answers while a
+ * thread of its own loads models. */
 #ifndef TOOLS_DAEMON_H
 #define TOOLS_DAEMON_H
 

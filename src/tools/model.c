@@ -38,7 +38,6 @@ struct model {
     struct runtime *runtime, *draft_runtime;
     struct disk_tier *disk; /* NULL: none */
     struct engine *engine;
-    bool has_stopped;
     struct metrics *metrics;
     struct served_model served;
 };
@@ -507,22 +506,11 @@ const struct served_model *model_served(const struct model *model)
     return &model->served;
 }
 
-void model_stop(struct model *model)
-{
-    if (!model || model->has_stopped)
-        return;
-    if (model->engine)
-        engine_stop(model->engine);
-    model->has_stopped = true;
-}
-
 void model_close(struct model *model)
 {
     if (!model)
         return;
-    model_stop(model);
-    if (model->engine)
-        engine_destroy(model->engine);
+    engine_destroy(model->engine);
     disk_tier_destroy(model->disk);
     runtime_close(model->draft_runtime);
     runtime_close(model->runtime);

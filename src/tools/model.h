@@ -22,8 +22,7 @@ serverd_status model_open(const struct model_setup *setup, struct model **out, s
 
 const struct served_model *model_served(const struct model *model);
 
-/* Ends what runs; after it the last events are in the sink. */
-void model_stop(struct model *model);
-void model_close(struct model *model); /* stops first; NULL is fine */
+/* Ends what runs first: then the last events are in the sink. NULL is fine. */
+void model_close(struct model *model);
 
 #endif

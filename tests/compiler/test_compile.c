@@ -347,6 +347,36 @@ static void rope_divisors_are_above_zero_and_as_many_as_pairs(void **state)
     expect(&w, SERVERD_CORRUPT, "a finite number above 0");
 }
 
+/* Files of these models often lack add_bos_token, and answer poorly without a BOS. */
+static void some_pretokenizers_mean_a_bos_unless_a_key_says_otherwise(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pre;
+        bool adds_bos;
+    } rows[] = {{"gpt-2", false},  {"qwen2", false},  {"llama-bpe", true}, {"llama3", true},
+                {"pixtral", true}, {"falcon3", true}, {"lfm2", true},      {"tekken", true}};
+    for (size_t i = 0; i < 2 * sizeof rows / sizeof *rows; i++) {
+        struct gguf_writer w;
+        struct buffer bytes;
+        struct program *program;
+        const bool has_key = i % 2;
+        buffer_init(&bytes, 64 * MIB);
+        tiny_model_write(&w, "tokenizer.ggml.pre");
+        gguf_put_string(&w, "tokenizer.ggml.pre", rows[i / 2].pre);
+        if (has_key)
+            gguf_put_bool(&w, "tokenizer.ggml.add_bos_token", !rows[i / 2].adds_bos);
+        gguf_writer_finish(&w, &bytes);
+        gguf_writer_deinit(&w);
+        if (compile_bytes(bytes.data, bytes.len, &program, &err))
+            fail_msg("%s: %s", rows[i / 2].pre, err.text);
+        if (program->vocabulary.adds_bos != (rows[i / 2].adds_bos != has_key))
+            fail_msg("%s", rows[i / 2].pre);
+        program_unref(program);
+        buffer_deinit(&bytes);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +395,7 @@ int main(void)
         cmocka_unit_test(numbers_that_are_not_finite_are_refused),
         cmocka_unit_test(token_arrays_are_as_long_as_the_tokens),
         cmocka_unit_test(a_file_of_keys_gives_vocabulary_and_templates),
+        cmocka_unit_test(some_pretokenizers_mean_a_bos_unless_a_key_says_otherwise),
         cmocka_unit_test(rope_divisors_are_above_zero_and_as_many_as_pairs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -78,7 +78,8 @@ void tiny_model_write(struct gguf_writer *w, const char *or_null)
         gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     if (!is_left_out(or_null, "tokenizer.ggml.model"))
         gguf_put_string(w, "tokenizer.ggml.model", "gpt2");
-    gguf_put_string(w, "tokenizer.ggml.pre", "gpt-2");
+    if (!is_left_out(or_null, "tokenizer.ggml.pre"))
+        gguf_put_string(w, "tokenizer.ggml.pre", "gpt-2");
     if (!is_left_out(or_null, "tokenizer.ggml.tokens"))
         put_tokens(w);
     gguf_put_string(w, "tokenizer.chat_template", "{{ messages }}");

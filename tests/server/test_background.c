@@ -2,6 +2,8 @@
  * place on, their end. */
 #include "edge_fixture.h"
 
+#include "base/limits.h"
+
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -205,6 +207,26 @@ static void several_follow_and_some_leave(void **state)
     edge_wait_idle(edge);
 }
 
+/* Clients that lose their connections come back again and again. */
+static void who_leaves_makes_room_for_others(void **state)
+{
+    struct edge *edge = *state;
+    char id[64], text[256];
+    post(edge, ",\"max_output_tokens\":480", id);
+    (void)snprintf(text, sizeof text,
+                   "GET /v1/responses/%s?stream=true HTTP/1.1\r\nHost: x\r\n\r\n", id);
+    for (uint32_t i = 0; i < 2 * LIMIT_FOLLOWERS; i++) {
+        int fd = client_connect(edge);
+        client_send_text(fd, text);
+        assert_true(client_wait_for(fd, "output_text.delta"));
+        (void)close(fd);
+        for (int ms = 0; ms < WAIT_MS && server_n_active(edge->server) > 1; ms += 5)
+            (void)usleep(5000);
+        (void)usleep(20000); /* some events more */
+    }
+    edge_wait_idle(edge);
+}
+
 static void it_can_be_cancelled(void **state)
 {
     struct edge *edge = *state;
@@ -279,6 +301,35 @@ static void a_stream_may_begin_at_once(void **state)
     edge_wait_idle(edge);
 }
 
+/* Of a stream that somebody waits for, too: with what it cost, and all that was asked for. */
+static void a_failed_response_is_a_whole_object(void **state)
+{
+    struct edge *edge = *state;
+    int fd = client_connect(edge), status;
+    client_post(fd, "/v1/responses", "X-Request-Id: mine\r\nConnection: close\r\n",
+                "{\"input\":\"x\",\"instructions\":\"be\",\"stream\":true,\"ignore_eos\":true,"
+                "\"temperature\":0,\"max_output_tokens\":480}");
+    assert_true(client_wait_for(fd, "output_text.delta"));
+    json_decref(ask(edge, "POST", "/abort_request", "{\"rid\":\"mine\"}", &status));
+    assert_int_equal(status, 200);
+    char *rest = client_read_all(fd);
+    const char *at = strstr(rest, "event: response.failed\ndata: ");
+    assert_non_null(at);
+    json_t *event = json_loads(strchr(at, '{'), JSON_ALLOW_NUL | JSON_DISABLE_EOF_CHECK, NULL);
+    const json_t *root = json_object_get(event, "response");
+    const json_t *usage = json_object_get(root, "usage");
+    assert_string_equal(text_of(root, "status"), "failed");
+    assert_string_equal(text_of(root, "instructions"), "be");
+    assert_string_equal(text_of(json_object_get(root, "error"), "message"),
+                        "The request was aborted.");
+    assert_true(json_integer_value(json_object_get(usage, "input_tokens")) > 0);
+    assert_true(json_integer_value(json_object_get(usage, "output_tokens")) > 0);
+    json_decref(event);
+    free(rest);
+    (void)close(fd);
+    edge_wait_idle(edge);
+}
+
 static void what_cannot_be_is_refused(void **state)
 {
     struct edge *edge = *state;
@@ -288,6 +339,7 @@ static void what_cannot_be_is_refused(void **state)
     } rows[] = {
         {"POST", "/v1/responses", "{\"input\":\"x\",\"background\":true,\"store\":false}", 400},
         {"POST", "/v1/responses", "{\"input\":5,\"background\":true}", 400},
+        {"POST", "/v1/responses", "{\"input\":\"x\",\"previous_response_id\":5}", 400},
         {"POST", "/v1/responses/resp_none/cancel", "", 404},
         {"POST", "/v1/responses/resp_none", "", 404},
         {"GET", "/v1/responses/resp_none?stream=true", "", 404},
@@ -333,10 +385,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(it_is_made_while_nobody_waits, start, stop),
         cmocka_unit_test_setup_teardown(its_stream_can_be_followed_from_any_place, start, stop),
         cmocka_unit_test_setup_teardown(several_follow_and_some_leave, start, stop),
+        cmocka_unit_test_setup_teardown(who_leaves_makes_room_for_others, start, stop),
         cmocka_unit_test_setup_teardown(it_can_be_cancelled, start, stop),
         cmocka_unit_test_setup_teardown(deleting_ends_it, start, stop),
         cmocka_unit_test_setup_teardown(it_expires, start, stop),
         cmocka_unit_test_setup_teardown(a_stream_may_begin_at_once, start, stop),
+        cmocka_unit_test_setup_teardown(a_failed_response_is_a_whole_object, start, stop),
         cmocka_unit_test_setup_teardown(what_cannot_be_is_refused, start, stop),
         cmocka_unit_test(the_server_ends_with_followers),
     };

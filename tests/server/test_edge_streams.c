@@ -185,21 +185,60 @@ static void a_slow_reader_delays_nobody_and_is_dropped(void **state)
     edge_destroy(edge);
 }
 
+#define SILENT "null:min_token=10;step_us=400000"
+
 static void a_stream_that_is_silent_is_pinged(void **state)
 {
     (void)state;
-    struct edge *edge = edge_with("null:min_token=10;step_us=400000", NULL, NULL);
+    static const struct {
+        const char *path, *body, *ping;
+    } rows[] = {
+        {PATH, ENDLESS, ": ping\n\n"},
+        {"/v1/messages",
+         "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":400,"
+         "\"ignore_eos\":true,\"stream\":true}",
+         "event: ping\ndata: {\"type\":\"ping\"}\n\n"},
+    };
+    struct edge *edge = edge_create(
+        &(struct edge_setup){.device = SILENT, .chat_template = "{{ messages[0].content }}"});
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int fd = client_connect(edge);
+        client_post(fd, rows[i].path, "", rows[i].body);
+        assert_true(client_wait_for(fd, "data: "));
+        edge_advance(edge, 20);
+        assert_true(client_wait_for(fd, rows[i].ping));
+        (void)close(fd);
+        edge_wait_idle(edge);
+    }
+    edge_destroy(edge);
+}
+
+/* Its clients take every line for data. */
+static void a_silent_stream_of_sglang_stays_silent(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_with(SILENT, NULL, NULL);
     int fd = client_connect(edge);
-    client_post(fd, PATH, "", ENDLESS);
-    assert_true(client_wait_for(fd, "data: "));
-    edge_advance(edge, 20);
-    assert_true(client_wait_for(fd, ": ping\n\n"));
+    client_post(fd, "/generate", "Connection: close\r\n",
+                "{\"text\":\"x\",\"stream\":true,\"sampling_params\":{\"max_new_tokens\":3,"
+                "\"ignore_eos\":true}}");
+    for (int i = 0; i < 8; i++) { /* at least one step is in the midst of it */
+        (void)usleep(150000);
+        edge_advance(edge, 20);
+    }
+    char *reply = client_read_all(fd);
+    assert_int_equal(reply_status(reply), 200);
+    assert_non_null(strstr(reply, "[DONE]"));
+    assert_null(strstr(reply, "ping"));
+    free(reply);
     (void)close(fd);
     edge_wait_idle(edge);
     edge_destroy(edge);
 }
 
 /* ---- refusals of the engine ----------------------------------------------------------------- */
+
+#define PROMPTS "\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\"]"
 
 static void all_choices_of_a_request_or_none(void **state)
 {
@@ -213,14 +252,17 @@ static void all_choices_of_a_request_or_none(void **state)
     assert_true(edge_waits_for_running(edge, EDGE_MAX_RUNNING));
     (void)usleep(100000);
     int fd = client_connect(edge);
-    client_post(fd, PATH, "",
-                "{\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\",\"j\"],"
-                "\"max_tokens\":4}");
-    char *reply = client_read_reply(fd, true);
-    assert_int_equal(reply_status(reply), 429);
-    assert_non_null(strstr(reply, "\r\nRetry-After: "));
-    assert_non_null(strstr(reply, "\"rate_limit_exceeded\""));
-    free(reply);
+    char *reply;
+    for (int has_grammar = 0; has_grammar < 2; has_grammar++) {
+        client_post(fd, PATH, "",
+                    has_grammar ? "{" PROMPTS ",\"max_tokens\":4,\"regex\":\"[a-f]{9}\"}"
+                                : "{" PROMPTS ",\"max_tokens\":4}");
+        reply = client_read_reply(fd, true);
+        assert_int_equal(reply_status(reply), 429);
+        assert_non_null(strstr(reply, "\r\nRetry-After: "));
+        assert_non_null(strstr(reply, "\"rate_limit_exceeded\""));
+        free(reply);
+    }
     assert_true(edge_metric(edge, "outcome=\"cancelled\"} ") == 0);
     for (int i = 0; i < 16; i++)
         (void)close(busy[i]);
@@ -416,6 +458,7 @@ int main(void)
         FACT(half_a_close_is_a_close, start),
         cmocka_unit_test(a_slow_reader_delays_nobody_and_is_dropped),
         cmocka_unit_test(a_stream_that_is_silent_is_pinged),
+        cmocka_unit_test(a_silent_stream_of_sglang_stays_silent),
         cmocka_unit_test(all_choices_of_a_request_or_none),
         FACT(clients_that_come_and_go_harm_nobody, start_fast),
         FACT(draining_finishes_what_runs_and_refuses_the_rest, start),

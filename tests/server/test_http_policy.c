@@ -251,6 +251,23 @@ static void health_version_and_metrics_are_there(void **state)
     }
 }
 
+static void what_the_server_is_can_be_asked(void **state)
+{
+    static const struct {
+        const char *path, *text;
+    } rows[] = {{"/version", "\",\"commit\":\"unknown\"}"},
+                {"/", "\nPOST /v1/responses\n"},
+                {"/", "\nGET /tokenizer_info\n"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char head[128];
+        (void)snprintf(head, sizeof head, "GET %s HTTP/1.1\r\n" HOST CLOSE "\r\n", rows[i].path);
+        char *reply = client_talk(*state, head, strlen(head));
+        if (reply_status(reply) != 200 || !strstr(reply, rows[i].text))
+            fail_msg("%s: %s", rows[i].path, reply);
+        free(reply);
+    }
+}
+
 static void head_is_get_without_a_body(void **state)
 {
     static const char get[] = "GET /version HTTP/1.1\r\n" HOST CLOSE "\r\n";
@@ -272,6 +289,24 @@ static void a_wrong_method_names_the_allowed_ones(void **state)
     char *reply = client_talk(*state, head, sizeof head - 1);
     assert_non_null(strstr(reply, "\r\nAllow: GET, HEAD, OPTIONS\r\n"));
     free(reply);
+}
+
+static void errors_have_the_form_of_their_dialect(void **state)
+{
+    static const char *const anthropic[] = {"GET /v1/messages", "GET /messages/",
+                                            "GET /v1/messages/batches", "PUT /v3/messages?beta=1"};
+    static const char *const openai[] = {"GET /v1/chat/completions", "GET /v1/nothing",
+                                         "GET /v1/mess"};
+    char head[128];
+    for (size_t i = 0; i < 7; i++) {
+        const bool is_openai = i >= 4;
+        (void)snprintf(head, sizeof head, "%s HTTP/1.1\r\n" HOST CLOSE "\r\n",
+                       is_openai ? openai[i - 4] : anthropic[i]);
+        char *reply = client_talk(*state, head, strlen(head));
+        if (!strstr(reply, is_openai ? "\r\n\r\n{\"error\":{" : "\r\n\r\n{\"type\":\"error\","))
+            fail_msg("%s: %s", head, reply);
+        free(reply);
+    }
 }
 
 static void options_need_no_body_and_show_no_foreign_origin(void **state)
@@ -687,8 +722,10 @@ int main(void)
         FACT(odd_but_legal_heads_are_understood),
         FACT(aliases_lead_to_the_same_routes),
         FACT(health_version_and_metrics_are_there),
+        FACT(what_the_server_is_can_be_asked),
         FACT(head_is_get_without_a_body),
         FACT(a_wrong_method_names_the_allowed_ones),
+        FACT(errors_have_the_form_of_their_dialect),
         FACT(options_need_no_body_and_show_no_foreign_origin),
         FACT(request_ids_are_echoed_if_clean),
         FACT(a_connection_serves_many_requests),

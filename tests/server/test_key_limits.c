@@ -371,6 +371,25 @@ static void requests_over_the_rate_get_429_until_there_is_room(void **state)
     edge_destroy(edge);
 }
 
+static void a_response_in_the_background_is_one_request(void **state)
+{
+    (void)state;
+    struct edge *edge = edge_create(
+        &(struct edge_setup){.keys = "a rpm=10\n", .chat_template = "{{ messages[0].content }}"});
+    int fd = client_connect(edge);
+    client_post(fd, "/v1/responses", "x-api-key: a\r\n",
+                "{\"input\":\"x\",\"background\":true,\"max_output_tokens\":2}");
+    char *reply = client_read_reply(fd, true);
+    assert_int_equal(reply_status(reply), 200);
+    free(reply);
+    (void)close(fd);
+    edge_wait_idle(edge);
+    reply = ask(edge, "a", TEN);
+    assert_int_equal(header(reply, "x-ratelimit-remaining-requests"), 8);
+    free(reply);
+    edge_destroy(edge);
+}
+
 static void tokens_are_reserved_and_settled_by_what_was_used(void **state)
 {
     (void)state;
@@ -525,6 +544,7 @@ int main(void)
         cmocka_unit_test(odd_properties_are_refused),
         cmocka_unit_test(random_key_files_harm_nothing),
         cmocka_unit_test(requests_over_the_rate_get_429_until_there_is_room),
+        cmocka_unit_test(a_response_in_the_background_is_one_request),
         cmocka_unit_test(tokens_are_reserved_and_settled_by_what_was_used),
         cmocka_unit_test(what_is_refused_costs_no_tokens),
         cmocka_unit_test(a_prompt_for_more_than_a_minute_waits_for_a_full_one),

@@ -404,6 +404,21 @@ static void looking_loads_nothing_and_is_no_use(void **state)
     world_destroy(world);
 }
 
+/* It needs no key, so it must not decide what is in memory. */
+static void a_probe_loads_nothing_and_is_no_use(void **state)
+{
+    (void)state;
+    struct world *world = world_create(&(struct world_setup){0});
+    check(get(world, "/health_generate?model=b"), 200, "ok");
+    order(world, "unload", "a", 202);
+    wait_until(is_gone, world, 'a');
+    check(get(world, "/health_generate"), 200, "ok"); /* as /health */
+    check(get(world, "/health_generate"), 200, "ok");
+    assert_int_equal(atomic_load(&world->models[0].n_begun), 1);
+    assert_int_equal(atomic_load(&world->models[1].n_begun), 0);
+    world_destroy(world);
+}
+
 static void the_list_shows_what_is_loaded(void **state)
 {
     (void)state;
@@ -825,6 +840,7 @@ int main(void)
         cmocka_unit_test(names_that_nobody_has_are_not_found),
         cmocka_unit_test(names_have_to_differ),
         cmocka_unit_test(looking_loads_nothing_and_is_no_use),
+        cmocka_unit_test(a_probe_loads_nothing_and_is_no_use),
         cmocka_unit_test(the_list_shows_what_is_loaded),
         cmocka_unit_test(a_request_waits_for_its_model_while_others_go_on),
         cmocka_unit_test(few_requests_wait),

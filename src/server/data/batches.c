@@ -46,11 +46,6 @@ static void destroy(void *state)
     free(job);
 }
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* there is only the end */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     struct batch_job *job = state;
@@ -58,20 +53,14 @@ static void on_end(void *state, struct buffer *out)
     out->is_failed |= job->reply.is_failed;
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 static struct batch_job *create(struct exchange *x)
 {
     struct batch_job *job = calloc(1, sizeof *job);
     struct api_error e;
     if (!job) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return NULL;
     }
@@ -166,7 +155,7 @@ static bool read_text(const json_t *root, const char *name, char **out, struct a
     else if (!text || strlen(text) != json_string_length(value) || strlen(text) > KIB)
         api_error_set(e, "invalid_type", name, "%s has to be a string.", name);
     else if (!(*out = strdup(text)))
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     return *out != NULL;
 }
 
@@ -228,7 +217,7 @@ static bool read_metadata(const json_t *root, struct batch_row *row, struct api_
     }
     row->metadata = json_dumps(metadata, JSON_COMPACT);
     if (!row->metadata)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     return row->metadata != NULL;
 }
 

@@ -33,11 +33,6 @@ static void destroy(void *state)
     free(job);
 }
 
-static void on_event(void *state, struct event *event, struct buffer *out)
-{
-    (void)state, (void)event, (void)out; /* there is only the end */
-}
-
 static void on_end(void *state, struct buffer *out)
 {
     struct file_job *job = state;
@@ -50,20 +45,14 @@ static void on_end(void *state, struct buffer *out)
         out->is_failed = true;
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
-static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+static const struct reply_encoder encoder = {.on_end = on_end, .destroy = destroy};
 
 static struct file_job *create(struct exchange *x)
 {
     struct file_job *job = calloc(1, sizeof *job);
     struct api_error e;
     if (!job) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return NULL;
     }

@@ -121,7 +121,7 @@ struct upload *upload_create(struct MHD_Connection *mhd, struct file_store *stor
 {
     struct upload *upload = calloc(1, sizeof *upload);
     if (!upload) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
         return NULL;
     }
     upload->content = (struct new_content){.store = store, .file.fd = -1};

@@ -41,7 +41,7 @@ void endpoint_messages(struct exchange *x)
         chat_call_generate(x, &call, &anthropic_reply_encoder, reply);
         return;
     }
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     chat_call_release(&call);
     exchange_fail(x, &e);
 }

@@ -14,6 +14,7 @@ struct anthropic_reply {
     struct tool_use tools;
     struct output_parts parts;
     char id[64];
+    const char *request_id; /* the exchange's */
     const char *model_name;
     uint32_t n_prompt, n_cached, n_output;
     bool is_clipped;   /* the context ends before max_tokens */
@@ -40,6 +41,7 @@ struct anthropic_reply *anthropic_reply_create(struct exchange *x, struct chat_c
     reply->is_clipped = (int64_t)call->request->max_new_tokens < reply->fields.max_tokens;
     const char *adapter = api_adapter_name(reply->model, reply->fields.model);
     reply->model_name = adapter ? adapter : reply->model->name;
+    reply->request_id = exchange_request_id(x);
     api_make_id("msg_", reply->id);
     return reply;
 }
@@ -312,9 +314,10 @@ static void on_end(void *state, struct buffer *out)
 
 static void on_error(void *state, const struct api_error *e, struct buffer *out)
 {
-    write_parts(state, out);
+    struct anthropic_reply *reply = state;
+    write_parts(reply, out);
     buffer_append_str(out, "event: error\ndata: ");
-    api_error_write_anthropic(e, NULL, out);
+    api_error_write_anthropic(e, reply->request_id, out);
     buffer_append_str(out, "\n\n");
 }
 
@@ -322,4 +325,6 @@ const struct reply_encoder anthropic_reply_encoder = {.on_event = on_event,
                                                       .on_flush = on_flush,
                                                       .on_end = on_end,
                                                       .on_error = on_error,
-                                                      .destroy = reply_destroy};
+                                                      .destroy = reply_destroy,
+                                                      .ping = "event: ping\ndata: "
+                                                              "{\"type\":\"ping\"}\n\n"};

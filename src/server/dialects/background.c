@@ -161,13 +161,6 @@ static void on_follower_end(void *state, struct buffer *out)
     (void)out;
 }
 
-static void on_follower_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state;
-    (void)e;
-    (void)out;
-}
-
 static void drop_follower(void *state)
 {
     struct follower *f = state;
@@ -178,10 +171,8 @@ static void drop_follower(void *state)
     free(f);
 }
 
-static const struct reply_encoder follower_encoder = {.on_event = on_event,
-                                                      .on_end = on_follower_end,
-                                                      .on_error = on_follower_error,
-                                                      .destroy = drop_follower};
+static const struct reply_encoder follower_encoder = {
+    .on_event = on_event, .on_end = on_follower_end, .destroy = drop_follower};
 
 /* Where the first event behind number `after` begins. */
 static size_t find_event(const struct buffer *frames, int64_t after)
@@ -227,18 +218,42 @@ bool background_follow(struct exchange *x, const char *id, int64_t after, struct
 
 /* ---- the detached request: its thread ---- */
 
+static bool has_left(struct exchange *x)
+{
+    (void)pthread_mutex_lock(&x->lock);
+    const bool has_left = x->is_gone;
+    (void)pthread_mutex_unlock(&x->lock);
+    return has_left;
+}
+
+/* Takes those who have left out of the list, under the lock; returns how many there are in out. */
+static uint32_t take_left(struct background *b, struct exchange *out[LIMIT_FOLLOWERS])
+{
+    uint32_t n = 0, n_left = 0;
+    for (uint32_t i = 0; i < b->n_followers; i++) {
+        if (has_left(b->followers[i]))
+            out[n_left++] = b->followers[i];
+        else
+            b->followers[n++] = b->followers[i];
+    }
+    b->n_followers = n;
+    return n_left;
+}
+
 static void on_frames(void *context, const char *bytes, size_t n)
 {
     struct background *b = context;
-    struct exchange *followers[LIMIT_FOLLOWERS];
+    struct exchange *followers[LIMIT_FOLLOWERS], *left[LIMIT_FOLLOWERS];
     (void)pthread_mutex_lock(&set_of(b)->lock);
     b->state = BACKGROUND_RUNNING;
     buffer_append(&b->frames, bytes, n);
     bool is_too_long = b->frames.is_failed;
-    uint32_t n_followers = b->n_followers;
+    const uint32_t n_left = take_left(b, left), n_followers = b->n_followers;
     memcpy(followers, b->followers, n_followers * sizeof *followers);
     (void)pthread_mutex_unlock(&set_of(b)->lock);
-    for (uint32_t i = 0; i < n_followers; i++) /* none of them ends but by the end below */
+    for (uint32_t i = 0; i < n_left; i++)
+        tell(left[i], EVENT_END);
+    for (uint32_t i = 0; i < n_followers; i++) /* none of them ends but on this thread */
         tell(followers[i], EVENT_TOKEN);
     if (is_too_long)
         detached_cancel(b->server, b->number);
@@ -343,10 +358,8 @@ bool background_start(struct exchange *x, const char *id, const struct buffer *b
 {
     struct background_set *set = &x->server->background;
     struct background *b = create(x, id, queued);
-    if (!b) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!b)
+        return api_error_no_memory(e);
     if (!keep(set, b)) {
         b->references = 1;
         unref(b);
@@ -361,6 +374,7 @@ bool background_start(struct exchange *x, const char *id, const struct buffer *b
                                              .body = buffer_str(body),
                                              .n_body = body->len,
                                              .tenant = x->tenant,
+                                             .is_counted = true,
                                              .max_priority = INT32_MAX,
                                              .reply_id = id,
                                              .sink = {on_frames, on_end, b}};

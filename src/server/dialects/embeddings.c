@@ -98,13 +98,8 @@ static void on_end(void *state, struct buffer *out)
                   (unsigned long long)s->n_tokens, (unsigned long long)s->n_tokens);
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_end, .destroy = destroy};
 
 /* ---- the request
  * ---------------------------------------------------------------------------------- */
@@ -188,8 +183,6 @@ static bool check_fields(struct exchange *x, const struct api_fields *f, struct 
     else if (config->n_scores > 0)
         api_error_set(e, "unsupported_value", "model",
                       "This model judges pairs of texts; use /v1/rerank.");
-    else if (!f->input)
-        api_error_set(e, "missing_required_parameter", "input", "input is missing.");
     else if (format && strcmp(format, "float") != 0 && strcmp(format, "base64") != 0)
         api_error_set(e, "invalid_value", "encoding_format",
                       "encoding_format has to be float or base64.");
@@ -213,20 +206,17 @@ static struct request **make_requests(struct exchange *x, const struct api_field
                                       struct api_error *e)
 {
     const json_t *input = f->input;
-    bool is_list = json_is_array(input) && !json_is_number(json_array_get(input, 0));
-    size_t count = is_list ? json_array_size(input) : 1;
-    if (count == 0 || count > LIMIT_PROMPTS) {
-        api_error_set(e, "invalid_value", "input", "input has %zu elements, allowed are 1 to %u.",
-                      count, LIMIT_PROMPTS);
+    const bool is_one = !json_is_array(input) || json_is_number(json_array_get(input, 0));
+    size_t count;
+    if (!api_count_items(input, is_one, "input", &count, e))
         return NULL;
-    }
     struct request **requests = calloc(count, sizeof *requests);
     if (!requests) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
         return NULL;
     }
     for (*n = 0; *n < count; (*n)++) {
-        const json_t *item = is_list ? json_array_get(input, *n) : input;
+        const json_t *item = is_one ? input : json_array_get(input, *n);
         requests[*n] = make_request(x, f, item, *n, e);
         if (!requests[*n]) {
             release_requests(requests, *n);
@@ -241,7 +231,7 @@ void endpoint_embeddings(struct exchange *x)
     struct api_error e;
     struct embeddings *s = calloc(1, sizeof *s);
     if (!s) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }
@@ -261,7 +251,7 @@ void endpoint_embeddings(struct exchange *x)
         s->vectors = calloc(n, sizeof *s->vectors);
         s->n_inputs = s->vectors ? n : 0;
         if (!s->vectors)
-            api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+            (void)api_error_no_memory(&e);
     }
     if (requests && s->vectors) {
         exchange_generate(x, requests, n, &encoder, s, false);

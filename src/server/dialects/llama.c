@@ -20,12 +20,6 @@ struct call {
     bool is_infill;
 };
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 /* ---- fields ---- */
 
 /* The one adapter of a list that is switched on becomes the model's name. */
@@ -58,7 +52,7 @@ static bool read_lora(struct exchange *x, struct api_fields *f, struct api_error
             return false;
         }
         if (json_object_set_new(f->root, "model", json_string(names[id])) != 0)
-            return out_of_memory(e);
+            return api_error_no_memory(e);
         f->model = json_string_value(json_object_get(f->root, "model"));
     }
     return true;
@@ -132,7 +126,7 @@ static bool make_requests(struct exchange *x, struct call *call, struct api_erro
     }
     call->requests = calloc(n, sizeof *call->requests);
     if (!call->requests)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     for (uint32_t i = 0; i < n; i++)
         if (!make_request(x, call, i, e))
             return false;
@@ -167,7 +161,7 @@ static void generate(struct exchange *x, enum api_endpoint endpoint)
     struct llama_reply *reply = NULL;
     struct call *call = calloc(1, sizeof *call);
     if (!call) {
-        (void)out_of_memory(&e);
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }
@@ -183,7 +177,7 @@ static void generate(struct exchange *x, enum api_endpoint endpoint)
             output_form_generate(x, call->requests, call->prompts.n, &call->form,
                                  &llama_reply_encoder, reply, is_stream);
         else
-            (void)out_of_memory(&e);
+            (void)api_error_no_memory(&e);
     }
     if (!reply) {
         call_release(call);

@@ -26,7 +26,7 @@ static bool add_id(struct exchange *x, json_t *id, struct token_list *out, struc
     json_t *list = json_pack("[O]", id);
     bool is_good = list && out->n < out->limit && api_read_ids(x, list, "prompt", out, e);
     if (!list)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     else if (!is_good && out->n == out->limit)
         api_error_set(e, "invalid_value", "prompt", "prompt has more than %u tokens.", out->limit);
     json_decref(list);
@@ -107,20 +107,13 @@ bool llama_prompts_read(struct exchange *x, const struct api_fields *f, struct l
                         struct api_error *e)
 {
     const json_t *prompt = f->prompt;
-    if (!prompt) {
-        api_error_set(e, "missing_required_parameter", "prompt", "prompt is missing.");
+    /* a list with an id is one prompt */
+    const bool is_one = !json_is_array(prompt) || has_number(prompt, true);
+    size_t n;
+    if (!api_count_items(prompt, is_one, "prompt", &n, e))
         return false;
-    }
-    if (!json_is_array(prompt) || has_number(prompt, true)) /* a list with an id is one prompt */
-        return add_prompt(x, prompt, out, e);
-    size_t n = json_array_size(prompt);
-    if (n == 0 || n > LIMIT_PROMPTS) {
-        api_error_set(e, "invalid_value", "prompt", "prompt has %zu elements, allowed are 1 to %u.",
-                      n, LIMIT_PROMPTS);
-        return false;
-    }
     for (size_t i = 0; i < n; i++)
-        if (!add_prompt(x, json_array_get(prompt, i), out, e))
+        if (!add_prompt(x, is_one ? prompt : json_array_get(prompt, i), out, e))
             return false;
     return true;
 }
@@ -165,10 +158,8 @@ static bool read_files(const json_t *extra, struct fill_file **out, uint32_t *n,
     if (*n == 0)
         return true;
     *out = calloc(*n, sizeof **out);
-    if (!*out) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!*out)
+        return api_error_no_memory(e);
     for (uint32_t i = 0; i < *n; i++)
         if (!read_file(json_array_get(extra, i), i, &(*out)[i], e))
             return false;

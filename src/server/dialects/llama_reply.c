@@ -1,5 +1,6 @@
 #include "server/dialects/llama_reply.h"
 
+#include "base/clock.h"
 #include "base/numeric.h"
 #include "server/dialects/llama_settings.h"
 #include "server/dialects/timings.h"
@@ -137,11 +138,6 @@ static void add_probabilities(const struct llama_reply *r, struct choice *c,
 }
 
 /* ---- objects ---- */
-
-static double milliseconds(uint64_t from_ns, uint64_t to_ns)
-{
-    return from_ns > 0 && to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-6 : 0.0;
-}
 
 static void write_timings(const struct llama_reply *r, const struct prompt *p,
                           const struct choice *c, struct buffer *out)
@@ -293,7 +289,7 @@ static void write_progress(struct llama_reply *r, const struct event *event, str
                   "\"prompt_progress\":{\"total\":%u,\"cache\":%u,\"processed\":%u,\"time_ms\":",
                   event->user_index * r->n_choices, r->prompts[event->user_index].n,
                   event->n_cached, event->index);
-    buffer_append_f64(out, milliseconds(r->begin_ns, clock_now_ns(r->clock)));
+    buffer_append_f64(out, clock_ms_between(r->begin_ns, clock_now_ns(r->clock)));
     buffer_append_str(out, "}}\n\n");
 }
 

@@ -39,7 +39,7 @@ static void generate(struct exchange *x, struct chat_call *call, int32_t n_logpr
         return;
     }
     struct api_error e;
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     chat_call_release(call);
     exchange_fail(x, &e);
 }

@@ -69,21 +69,12 @@ static bool read_prompts(struct exchange *x, const struct api_fields *f, struct 
                          struct api_error *e)
 {
     const json_t *prompt = f->prompt;
-    if (!prompt) {
-        api_error_set(e, "missing_required_parameter", "prompt", "prompt is missing.");
+    const bool is_one = !json_is_array(prompt) || json_is_number(json_array_get(prompt, 0));
+    size_t n;
+    if (!api_count_items(prompt, is_one, "prompt", &n, e))
         return false;
-    }
-    bool is_list = json_is_array(prompt) && !json_is_number(json_array_get(prompt, 0));
-    if (!is_list)
-        return add_prompt(x, f, prompt, out, e);
-    size_t n = json_array_size(prompt);
-    if (n == 0 || n > LIMIT_PROMPTS) {
-        api_error_set(e, "invalid_value", "prompt", "prompt has %zu elements, allowed are 1 to %u.",
-                      n, LIMIT_PROMPTS);
-        return false;
-    }
     for (size_t i = 0; i < n; i++)
-        if (!add_prompt(x, f, json_array_get(prompt, i), out, e))
+        if (!add_prompt(x, f, is_one ? prompt : json_array_get(prompt, i), out, e))
             return false;
     return true;
 }
@@ -166,7 +157,7 @@ static struct request **make_requests(struct exchange *x, const struct api_field
     struct request **requests = calloc(prompts->n, sizeof *requests);
     bool is_good = requests != NULL;
     if (!is_good)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     for (uint32_t i = 0; i < prompts->n && is_good; i++) {
         const struct token_list *ids = &prompts->items[i];
         if (ids->n == 0) {
@@ -215,7 +206,7 @@ static void generate(struct exchange *x, struct api_fields *f, const struct prom
         return;
     }
     struct api_error e;
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     output_form_release(form);
     if (reply)
         openai_reply_destroy(reply);
@@ -233,7 +224,7 @@ void endpoint_completions(struct exchange *x)
     struct prompt_list *prompts = calloc(1, sizeof *prompts);
     struct request **requests = NULL;
     if (!prompts) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }

@@ -123,6 +123,8 @@ bool output_parts_init(struct output_parts *o, const struct output_setup *setup)
     *o = (struct output_parts){.shows_control = !setup->skips_special,
                                .holds_reasoning = setup->holds_reasoning,
                                .id_form = setup->id_form,
+                               .metrics = setup->metrics,
+                               .family = setup->family,
                                .decided = setup->decided,
                                .user = setup->user};
     detokenizer_init(&o->detokenizer, setup->tokenizer, setup->format || setup->skips_special);
@@ -227,6 +229,13 @@ void output_parts_release(struct output_parts *o, uint64_t release)
     release_to(o, release, false);
 }
 
+static void count_calls(const struct output_parts *o, const char *result, uint32_t n)
+{
+    const char *labels[] = {o->family, result};
+    if (n > 0)
+        metrics_add_labelled(o->metrics, METRIC_TOOL_CALLS, labels, n);
+}
+
 void output_parts_finish(struct output_parts *o, uint64_t release, bool is_cut)
 {
     release_to(o, release, true);
@@ -235,6 +244,12 @@ void output_parts_finish(struct output_parts *o, uint64_t release, bool is_cut)
         release_reasoning(o);
         o->has_cut_call = stream_parser_has_cut_call(o->parser);
     }
+    if (!o->metrics)
+        return;
+    const uint32_t n_cut = o->has_cut_call && o->n_calls > 0;
+    metrics_add(o->metrics, METRIC_REASONING_TOKENS, o->n_reasoning);
+    count_calls(o, "ok", o->n_calls - n_cut);
+    count_calls(o, "cut", n_cut);
 }
 
 const struct output_part *output_parts_list(const struct output_parts *o, size_t *n)

@@ -4,6 +4,7 @@
 #ifndef SERVER_DIALECTS_OUTPUT_PARTS_H
 #define SERVER_DIALECTS_OUTPUT_PARTS_H
 
+#include "base/metrics.h"
 #include "text/detokenizer.h"
 #include "text/stream_parser.h"
 
@@ -33,8 +34,9 @@ struct output_parts {
     uint32_t n_calls;
     bool has_cut_call;    /* at the end: the last one is not whole */
     uint32_t n_reasoning; /* tokens that are reasoning */
-    uint32_t n_choice;    /* for ids of calls */
     enum tool_id_form id_form;
+    struct metrics *metrics;
+    const char *family;
     /* From the byte `begin` of the choice's text on `n` bytes are this part. NULL: nobody asks. */
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);
     void *user;
@@ -50,6 +52,8 @@ struct output_setup {
     uint32_t max_calls;   /* 0: any number */
     enum tool_id_form id_form;
     struct tool_types types;
+    struct metrics *metrics; /* counts reasoning and calls; NULL: nobody does */
+    const char *family;      /* of calls, for them */
     void (*decided)(void *user, enum stream_part part, uint64_t begin, uint64_t n);
     void *user;
 };

@@ -7,11 +7,6 @@
 
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static void out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-}
-
 static bool read_text(const json_t *value, const char *param, bool takes_objects,
                       struct api_text *out, struct api_error *e)
 {
@@ -33,20 +28,13 @@ bool text_list_read(const json_t *value, const char *param, bool takes_objects,
                     struct text_list *out, struct api_error *e)
 {
     const bool is_list = json_is_array(value);
-    const size_t n = is_list ? json_array_size(value) : 1;
-    if (!value) {
-        api_error_set(e, "missing_required_parameter", param, "%s is missing.", param);
+    size_t n;
+    if (!api_count_items(value, !is_list, param, &n, e))
         return false;
-    }
-    if (n == 0 || n > LIMIT_PROMPTS) {
-        api_error_set(e, "invalid_value", param, "%s has %zu elements, allowed are 1 to %u.", param,
-                      n, LIMIT_PROMPTS);
-        return false;
-    }
     struct api_text *texts = calloc(n, sizeof *texts);
     bool is_good = texts;
     if (!texts)
-        out_of_memory(e);
+        (void)api_error_no_memory(e);
     for (size_t i = 0; i < n && is_good; i++) {
         char name[48];
         (void)snprintf(name, sizeof name, is_list ? "%s[%zu]" : "%s", param, i);
@@ -148,7 +136,7 @@ struct request **pair_scores_begin(struct exchange *x, const struct api_fields *
     float **output = calloc(n, sizeof *output);
     uint32_t made = 0;
     if (!requests || !output)
-        out_of_memory(e);
+        (void)api_error_no_memory(e);
     while (requests && output && made < n) {
         const bool is_first = made < first->n;
         struct request *request = judges ? request_of_pair(x, f, first, second, made, e)

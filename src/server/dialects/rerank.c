@@ -99,13 +99,8 @@ static void on_end(void *state, struct buffer *out)
                   (unsigned long long)s->scores.n_tokens, (unsigned long long)s->scores.n_tokens);
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 static const struct reply_encoder encoder = {
-    .on_event = on_event, .on_end = on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = on_event, .on_end = on_end, .destroy = destroy};
 
 /* ---- the request ----------------------------------------------------------------------------- */
 
@@ -137,7 +132,7 @@ static void rerank(struct exchange *x, bool returns_text)
     uint32_t n = 0;
     struct rerank *s = calloc(1, sizeof *s);
     if (!s) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }

@@ -15,11 +15,15 @@ static uint64_t now_ns(const struct exchange *x)
 /* The conversation that the request goes on with; *out NULL: none. */
 static bool find_previous(struct exchange *x, const json_t *body, json_t **out, struct api_error *e)
 {
-    const char *id = json_string_value(json_body_get(body, "previous_response_id"));
+    const json_t *value = json_body_get(body, "previous_response_id");
+    const char *id = json_string_value(value);
     struct stored_response stored;
     *out = NULL;
+    if (value && !id)
+        api_error_set(e, "invalid_type", "previous_response_id",
+                      "previous_response_id has to be a string.");
     if (!id)
-        return true;
+        return !value;
     if (!response_store_get(&x->server->responses, id, x->tenant, now_ns(x), &stored)) {
         api_error_set(e, "previous_response_not_found", "previous_response_id",
                       "There is no response with the id %.64s.", id);
@@ -27,7 +31,9 @@ static bool find_previous(struct exchange *x, const json_t *body, json_t **out, 
     }
     *out = json_loads(stored.messages, JSON_ALLOW_NUL, NULL);
     stored_response_free(&stored);
-    return true;
+    if (!*out)
+        (void)api_error_no_memory(e);
+    return *out != NULL;
 }
 
 /* On success `body` and `call` are made. */
@@ -111,7 +117,7 @@ void endpoint_responses(struct exchange *x)
         chat_call_generate(x, &call, &responses_reply_encoder, reply);
         return;
     }
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     responses_body_release(&body);
     chat_call_release(&call);
     json_decref(root);

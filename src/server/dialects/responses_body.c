@@ -286,7 +286,12 @@ static void add_input(struct converter *c, const json_t *input)
                     "has to be a string or a list of items.");
         return;
     }
-    json_array_foreach((json_t *)input, i, item) add_input_item(c, item, i);
+    json_array_foreach((json_t *)input, i, item)
+    {
+        if (c->body.is_failed) /* the store is searched for each item that is named */
+            return;
+        add_input_item(c, item, i);
+    }
 }
 
 /* ---- tools ---- */

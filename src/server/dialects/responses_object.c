@@ -21,6 +21,13 @@ static void write_member(const struct responses_reply *r, const char *name, cons
         buffer_append_str(out, otherwise);
 }
 
+static void write_error(const char *failure, struct buffer *out)
+{
+    buffer_append_str(out, "{\"code\":\"server_error\",\"message\":");
+    write_string(out, failure);
+    buffer_append_char(out, '}');
+}
+
 static void write_usage(const struct responses_reply *r, struct buffer *out)
 {
     buffer_printf(out,
@@ -31,7 +38,8 @@ static void write_usage(const struct responses_reply *r, struct buffer *out)
                   r->n_prompt + r->n_output);
 }
 
-void responses_write_object(const struct responses_reply *r, const char *status, struct buffer *out)
+void responses_write_object(const struct responses_reply *r, const char *status,
+                            const char *failure, struct buffer *out)
 {
     static const struct {
         const char *name, *otherwise;
@@ -59,8 +67,13 @@ void responses_write_object(const struct responses_reply *r, const char *status,
     bool is_cut = strcmp(status, "incomplete") == 0;
     buffer_printf(out,
                   "{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\","
-                  "\"error\":null,\"incomplete_details\":%s,\"model\":",
-                  r->id, (long long)r->created, status,
+                  "\"error\":",
+                  r->id, (long long)r->created, status);
+    if (failure)
+        write_error(failure, out);
+    else
+        buffer_append_str(out, "null");
+    buffer_printf(out, ",\"incomplete_details\":%s,\"model\":",
                   is_cut ? "{\"reason\":\"max_output_tokens\"}" : "null");
     write_string(out, r->model_name);
     buffer_append_str(out, ",\"output\":[");
@@ -155,5 +168,5 @@ const char *responses_reply_id(const struct responses_reply *r)
 
 void responses_write_queued(const struct responses_reply *r, struct buffer *out)
 {
-    responses_write_object(r, "queued", out);
+    responses_write_object(r, "queued", NULL, out);
 }

@@ -50,6 +50,7 @@ struct responses_reply *responses_reply_create(struct exchange *x, struct chat_c
     buffer_init(&r->item_logprobs, LIMIT_RESPONSE_TEXT);
     buffer_init(&r->text, LIMIT_RESPONSE_TEXT);
     buffer_init(&r->output, LIMIT_RESPONSE_TEXT);
+    buffer_init(&r->content, LIMIT_RESPONSE_TEXT);
     api_make_id("resp_", r->id);
     if (*exchange_reply_id(x)) { /* it was asked for in the background */
         (void)snprintf(r->id, sizeof r->id, "%s", exchange_reply_id(x));
@@ -71,6 +72,7 @@ static void reply_destroy(void *state)
     buffer_deinit(&r->item_logprobs);
     buffer_deinit(&r->text);
     buffer_deinit(&r->output);
+    buffer_deinit(&r->content);
     free(r->name);
     free(r->call_id);
     free(r);
@@ -90,11 +92,11 @@ static void end_event(struct buffer *out)
 }
 
 static void object_event(struct responses_reply *r, const char *type, const char *status,
-                         struct buffer *out)
+                         const char *failure, struct buffer *out)
 {
     begin_event(r, type, out);
     buffer_append_str(out, ",\"response\":");
-    responses_write_object(r, status, out);
+    responses_write_object(r, status, failure, out);
     end_event(out);
 }
 
@@ -202,7 +204,7 @@ static void remember(struct responses_reply *r)
 {
     const char *text = buffer_str(&r->text);
     if (r->item == ITEM_MESSAGE) {
-        json_object_set_new(r->answer, "content", json_stringn(text, r->text.len));
+        buffer_append(&r->content, text, r->text.len);
     } else if (r->item == ITEM_CALL || r->item == ITEM_CUSTOM) {
         json_t *calls = json_object_get(r->answer, "tool_calls");
         if (!calls) {
@@ -297,8 +299,8 @@ static void begin(struct responses_reply *r, struct buffer *out)
     if (r->has_begun || !out)
         return;
     r->has_begun = true;
-    object_event(r, "created", "in_progress", out);
-    object_event(r, "in_progress", "in_progress", out);
+    object_event(r, "created", "in_progress", NULL, out);
+    object_event(r, "in_progress", "in_progress", NULL, out);
 }
 
 static void take_parts(struct responses_reply *r, struct buffer *out)
@@ -321,6 +323,9 @@ static void store(struct responses_reply *r, const struct buffer *object)
     uint64_t ttl = (uint64_t)(context->options->response_ttl * 1e9);
     if (json_is_false(json_body_get(r->request, "store")) || ttl == 0)
         return;
+    if (r->content.len > 0)
+        (void)json_object_set_new(r->answer, "content",
+                                  json_stringn(buffer_str(&r->content), r->content.len));
     (void)json_array_append(r->body.messages, r->answer);
     struct stored_response texts = {.object = strdup(buffer_str(object)),
                                     .items = json_dumps(r->body.items, JSON_COMPACT),
@@ -338,11 +343,11 @@ static void finish(struct responses_reply *r, struct buffer *out)
     r->is_cut = r->finish.finish == FINISH_LENGTH || r->parts.has_cut_call;
     close_item(r, is_stream ? out : NULL);
     buffer_init(&object, LIMIT_RESPONSE_TEXT);
-    responses_write_object(r, status, &object);
+    responses_write_object(r, status, NULL, &object);
     if (!object.is_failed)
         store(r, &object);
     if (is_stream)
-        object_event(r, status, status, out);
+        object_event(r, status, status, NULL, out);
     else
         buffer_append(out, buffer_str(&object), object.len);
     buffer_deinit(&object);
@@ -355,6 +360,7 @@ static void on_event(void *state, struct event *event, struct buffer *out)
     r->n_cached = event->n_cached;
     switch (event->kind) {
     case EVENT_TOKEN:
+        r->n_output++;
         if (event->logprobs && !event->is_hidden && token_has_text(&r->style, event->token))
             logprob_text_hold(&r->logprobs, &r->style, event->logprobs, r->parts.n_bytes);
         if (!event->is_hidden)
@@ -387,17 +393,7 @@ static void on_error(void *state, const struct api_error *e, struct buffer *out)
 {
     struct responses_reply *r = state;
     begin(r, out);
-    begin_event(r, "failed", out);
-    buffer_printf(out,
-                  ",\"response\":{\"id\":\"%s\",\"object\":\"response\",\"created_at\":%lld,"
-                  "\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":",
-                  r->id, (long long)r->created);
-    write_string(out, e->message);
-    buffer_append_str(out, "},\"incomplete_details\":null,\"model\":");
-    write_string(out, r->model_name);
-    buffer_append_str(out, ",\"output\":[],\"tools\":[],\"tool_choice\":\"auto\","
-                           "\"parallel_tool_calls\":true,\"usage\":null}");
-    end_event(out);
+    object_event(r, "failed", "failed", e->message, out);
 }
 
 const struct reply_encoder responses_reply_encoder = {.on_event = on_event,

@@ -34,12 +34,13 @@ struct responses_reply {
     char *name, *call_id;         /* of an open call */
     struct buffer output;         /* items that are done, comma separated */
     uint32_t n_items;             /* done */
-    json_t *answer;               /* the same as chat messages' members: content, tool_calls */
+    struct buffer content;        /* of all messages */
+    json_t *answer;               /* the items as one chat message */
 };
 
-/* The response with the items that are done. */
+/* The response with the items that are done. failure: the text of its error; NULL: it has none. */
 void responses_write_object(const struct responses_reply *r, const char *status,
-                            struct buffer *out);
+                            const char *failure, struct buffer *out);
 
 /* The open item; is_done: with its text. */
 void responses_write_item(const struct responses_reply *r, bool is_done, struct buffer *out);

@@ -42,11 +42,6 @@ static void write_end(const struct score *s, uint64_t n_tokens, struct buffer *o
                   (unsigned long long)n_tokens, (unsigned long long)n_tokens);
 }
 
-static void on_error(void *state, const struct api_error *e, struct buffer *out)
-{
-    (void)state, (void)e, (void)out; /* never a stream */
-}
-
 /* ---- pairs ----------------------------------------------------------------------------------- */
 
 static void pairs_on_event(void *state, struct event *event, struct buffer *out)
@@ -73,7 +68,7 @@ static void pairs_on_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder pairs_encoder = {
-    .on_event = pairs_on_event, .on_end = pairs_on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = pairs_on_event, .on_end = pairs_on_end, .destroy = destroy};
 
 /* queries and documents are other names of text_1 and text_2. */
 static struct request **pairs_requests(struct exchange *x, struct score *s, uint32_t *n,
@@ -141,7 +136,7 @@ static void tokens_on_end(void *state, struct buffer *out)
 }
 
 static const struct reply_encoder tokens_encoder = {
-    .on_event = tokens_on_event, .on_end = tokens_on_end, .on_error = on_error, .destroy = destroy};
+    .on_event = tokens_on_event, .on_end = tokens_on_end, .destroy = destroy};
 
 /* Two texts are one text, two lists of ids are one list. */
 static bool join(struct exchange *x, const struct api_fields *f, const json_t *item,
@@ -162,7 +157,7 @@ static bool join(struct exchange *x, const struct api_fields *f, const json_t *i
     bool is_good = !text.is_failed && api_tokenize(x, buffer_str(&text), text.len,
                                                    TOKENIZER_ADD_SPECIAL, param, ids, e);
     if (text.is_failed)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     buffer_deinit(&text);
     return is_good;
 }
@@ -183,7 +178,7 @@ static bool add_item(struct exchange *x, const struct api_fields *f, const json_
         is_good = false;
     }
     if (is_good && !token_list_add(&ids, 0)) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
         is_good = false;
     }
     for (uint32_t i = 0; i < labels->n && is_good; i++) {
@@ -229,7 +224,7 @@ static struct request **items_requests(struct exchange *x, struct score *s,
     s->log_probability = calloc(n_requests, sizeof *s->log_probability);
     bool is_good = requests && s->log_probability;
     if (!is_good)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     for (uint32_t i = 0; i < n_items && is_good; i++)
         is_good = add_item(x, &s->fields, is_one ? items : json_array_get(items, i), i, labels,
                            requests + (size_t)i * labels->n, e);
@@ -271,7 +266,7 @@ void endpoint_score(struct exchange *x)
     uint32_t n = 0;
     struct score *s = calloc(1, sizeof *s);
     if (!s) {
-        api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(&e);
         exchange_fail(x, &e);
         return;
     }

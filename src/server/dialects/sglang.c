@@ -40,6 +40,15 @@ static const struct {
     {"ebnf", "ebnf"},
 };
 
+/* JSON in a text, or as it is; what is neither is refused as a form of the output. */
+static void add_tags(json_t *out, json_t *value)
+{
+    json_t *tags =
+        json_loadb(json_string_value(value), json_string_length(value), JSON_ALLOW_NUL, NULL);
+    (void)json_object_set(out, "response_format", tags ? tags : value);
+    json_decref(tags);
+}
+
 static void add_parameter(struct exchange *x, json_t *out, const char *name, json_t *value)
 {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -48,10 +57,8 @@ static void add_parameter(struct exchange *x, json_t *out, const char *name, jso
             return;
         }
     }
-    if (strcmp(name, "structural_tag") == 0 && json_is_string(value)) /* JSON in a text */
-        (void)json_object_set_new(
-            out, "response_format",
-            json_loadb(json_string_value(value), json_string_length(value), 0, NULL));
+    if (strcmp(name, "structural_tag") == 0)
+        add_tags(out, value);
     else if (strcmp(name, "spaces_between_special_tokens") != 0)
         exchange_ignored_field(x, name);
 }
@@ -178,13 +185,34 @@ static struct request *make_request(struct exchange *x, const struct body *b, co
     return request;
 }
 
-/* All prompts are of one form, that of the first. */
 struct call {
     struct request **requests;
-    uint32_t n;
-    struct output_form form;
-    struct api_fields fields; /* of the first prompt */
+    struct api_fields *fields; /* of each prompt */
+    uint32_t n;                /* requests that there are */
+    uint32_t n_prompts;
+    struct output_form form; /* of all prompts */
 };
+
+static bool is_same_form(const struct output_form *a, const struct output_form *b)
+{
+    return a->is_set == b->is_set && a->form == b->form && a->whitespace == b->whitespace &&
+           a->n == b->n && (a->n == 0 || memcmp(a->text, b->text, a->n) == 0);
+}
+
+static bool read_form(const struct body *b, size_t i, struct call *call, struct api_error *e)
+{
+    struct output_form own;
+    if (i == 0)
+        return output_form_read(&call->fields[0], &call->form, e);
+    if (!json_is_array(json_body_get(b->root, "sampling_params")))
+        return true; /* as of the first prompt */
+    bool is_good = output_form_read(&call->fields[i], &own, e);
+    if (is_good && !is_same_form(&own, &call->form))
+        is_good = refuse(e, "unsupported_value", "sampling_params",
+                         "can have one form of the output, the same for all prompts.");
+    output_form_release(&own);
+    return is_good;
+}
 
 static bool add_prompt(struct exchange *x, const struct body *b, size_t i, struct call *call,
                        struct api_error *e)
@@ -195,18 +223,13 @@ static bool add_prompt(struct exchange *x, const struct body *b, size_t i, struc
     if (params && !json_is_object(params))
         return refuse(e, "invalid_type", "sampling_params",
                       "has to be an object, or one for each.");
-    struct api_fields fields;
-    if (!api_fields_read_json(x, API_COMPLETIONS, completion_of(x, b->root, params), &fields, e))
+    struct api_fields *fields = &call->fields[i];
+    if (!api_fields_read_json(x, API_COMPLETIONS, completion_of(x, b->root, params), fields, e))
         return false;
-    struct request *request = make_request(x, b, json_array_get(b->prompts, i), &fields, e);
-    bool is_good = request && (i > 0 || output_form_read(&fields, &call->form, e));
+    struct request *request = make_request(x, b, json_array_get(b->prompts, i), fields, e);
     if (request)
         call->requests[call->n++] = request;
-    if (i == 0)
-        call->fields = fields;
-    else
-        api_fields_release(&fields);
-    return is_good;
+    return request && read_form(b, i, call, e);
 }
 
 static void call_release(struct call *call)
@@ -215,18 +238,25 @@ static void call_release(struct call *call)
         request_destroy(call->requests[i]);
     free(call->requests);
     output_form_release(&call->form);
-    if (call->fields.root)
-        api_fields_release(&call->fields);
+}
+
+static void release_fields(struct call *call)
+{
+    for (uint32_t i = 0; call->fields && i < call->n_prompts; i++)
+        api_fields_release(&call->fields[i]);
+    free(call->fields);
 }
 
 static bool make_call(struct exchange *x, const struct body *b, struct call *call,
                       struct api_error *e)
 {
-    size_t n = json_array_size(b->prompts);
+    const size_t n = json_array_size(b->prompts);
+    call->n_prompts = (uint32_t)n;
     call->requests = calloc(n, sizeof *call->requests);
-    bool is_good = call->requests != NULL;
+    call->fields = calloc(n, sizeof *call->fields);
+    bool is_good = call->requests && call->fields;
     if (!is_good)
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     for (size_t i = 0; i < n && is_good; i++)
         is_good = add_prompt(x, b, i, call, e);
     return is_good;
@@ -248,27 +278,28 @@ void endpoint_generate(struct exchange *x)
         const struct sglang_setup setup = {
             .exchange = x,
             .is_list = body.is_list || call.requests[0]->n_choices > 1,
-            .is_stream = call.fields.stream,
+            .is_stream = call.fields[0].stream,
             .names_tokens = json_is_true(json_body_get(body.root, "return_text_in_logprobs")),
             .id = json_string_value(json_body_get(body.root, "rid")),
             .requests = call.requests,
             .n_requests = call.n,
-            .fields = &call.fields};
+            .fields = call.fields};
         reply = sglang_reply_create(&setup);
         if (!reply)
-            api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+            (void)api_error_no_memory(&e);
     }
     if (reply) {
         const char *id = json_string_value(json_body_get(body.root, "rid"));
         if (id)
             exchange_set_body_id(x, id);
-        bool is_stream = call.fields.stream;
+        bool is_stream = call.fields[0].stream;
         output_form_generate(x, call.requests, call.n, &call.form, &sglang_reply_encoder, reply,
                              is_stream);
     } else {
         call_release(&call);
         exchange_fail(x, &e);
     }
+    release_fields(&call);
     json_decref(prompts);
     json_decref(body.root);
 }

@@ -21,6 +21,7 @@ struct choice {
 };
 
 struct prompt {
+    struct api_fields fields;
     int32_t *ids;
     uint32_t n, score_from, n_cached;
     bool is_scored, is_aborted;
@@ -32,7 +33,6 @@ struct sglang_reply {
     const struct served_model *model;
     const struct clock *clock;
     uint64_t begin_ns;
-    struct api_fields fields;
     bool is_list, is_stream, names_tokens, has_logprobs;
     char id[128];
     struct prompt *prompts;
@@ -47,6 +47,7 @@ static void destroy(void *state)
 {
     struct sglang_reply *r = state;
     for (uint32_t i = 0; r->prompts && i < r->n_prompts; i++) {
+        api_fields_release(&r->prompts[i].fields);
         free(r->prompts[i].ids);
         buffer_deinit(&r->prompts[i].values);
         buffer_deinit(&r->prompts[i].tops);
@@ -61,8 +62,6 @@ static void destroy(void *state)
     }
     free(r->prompts);
     free(r->choices);
-    if (r->fields.root)
-        api_fields_release(&r->fields);
     free(r);
 }
 
@@ -102,9 +101,12 @@ struct sglang_reply *sglang_reply_create(const struct sglang_setup *setup)
     bool is_good = r->prompts && r->choices;
     for (uint32_t i = 0; is_good && i < r->n_prompts; i++)
         is_good = take_prompt(&r->prompts[i], setup->requests[i]);
-    for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
+    for (uint32_t i = 0, prompt = 0; r->choices && i < r->n_choices; i++) {
         struct choice *c = &r->choices[i];
-        detokenizer_init(&c->detokenizer, r->model->tokenizer, setup->fields->skip_special_tokens);
+        while (prompt + 1 < r->n_prompts && r->prompts[prompt + 1].first_choice <= i)
+            prompt++;
+        detokenizer_init(&c->detokenizer, r->model->tokenizer,
+                         setup->fields[prompt].skip_special_tokens);
         buffer_init(&c->text, LIMIT_REPLY_TEXT);
         buffer_init(&c->ids, LIMIT_REPLY_TEXT);
         buffer_init(&c->values, LIMIT_REPLY_TEXT);
@@ -118,8 +120,10 @@ struct sglang_reply *sglang_reply_create(const struct sglang_setup *setup)
         (void)snprintf(r->id, sizeof r->id, "%s", setup->id);
     else
         api_make_id("", r->id);
-    r->fields = *setup->fields;
-    setup->fields->root = NULL;
+    for (uint32_t i = 0; i < r->n_prompts; i++) {
+        r->prompts[i].fields = setup->fields[i];
+        setup->fields[i].root = NULL;
+    }
     return r;
 }
 
@@ -183,10 +187,9 @@ static void write_list(const char *name, const struct buffer *items, struct buff
     buffer_append_char(out, ']');
 }
 
-static void write_matched(const struct sglang_reply *r, const struct event *finish,
-                          struct buffer *out)
+static void write_matched(const struct prompt *p, const struct event *finish, struct buffer *out)
 {
-    const json_t *match = stop_fields_find(&r->fields, finish->stop_index);
+    const json_t *match = stop_fields_find(&p->fields, finish->stop_index);
     if (match) {
         buffer_append_json_string(out, json_string_value(match), json_string_length(match));
     } else if (finish->stop_token >= 0) {
@@ -196,8 +199,7 @@ static void write_matched(const struct sglang_reply *r, const struct event *fini
     }
 }
 
-static void write_finish(const struct sglang_reply *r, const struct prompt *p,
-                         const struct choice *c, struct buffer *out)
+static void write_finish(const struct prompt *p, const struct choice *c, struct buffer *out)
 {
     if (!c->is_finished && p->is_aborted) {
         buffer_append_str(out, "{\"type\":\"abort\",\"message\":\"The request was aborted.\"}");
@@ -207,7 +209,7 @@ static void write_finish(const struct sglang_reply *r, const struct prompt *p,
         buffer_printf(out, "{\"type\":\"length\",\"length\":%u}", c->n_output);
     } else {
         buffer_append_str(out, "{\"type\":\"stop\",\"matched\":");
-        write_matched(r, &c->finish, out);
+        write_matched(p, &c->finish, out);
         buffer_append_char(out, '}');
     }
 }
@@ -229,7 +231,7 @@ static void write_choice(struct sglang_reply *r, uint32_t index, struct buffer *
     if (r->is_list)
         buffer_printf(out, "-%u", index);
     buffer_append_str(out, "\",\"finish_reason\":");
-    write_finish(r, p, c, out);
+    write_finish(p, c, out);
     buffer_printf(out, ",\"prompt_tokens\":%u,\"completion_tokens\":%u,\"cached_tokens\":%u", p->n,
                   c->n_output, p->n_cached);
     buffer_append_str(out, ",\"e2e_latency\":");
@@ -340,4 +342,5 @@ const struct reply_encoder sglang_reply_encoder = {.on_event = on_event,
                                                    .on_end = on_end,
                                                    .on_error = on_error,
                                                    .destroy = destroy,
-                                                   .shows_cancel = true};
+                                                   .shows_cancel = true,
+                                                   .ping = ""}; /* its clients read all lines */

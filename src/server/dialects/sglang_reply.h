@@ -14,7 +14,7 @@ struct sglang_setup {
     const char *id;    /* the request's own; NULL: one is made */
     struct request *const *requests;
     uint32_t n_requests;
-    struct api_fields *fields; /* taken over: stop strings are needed until the end */
+    struct api_fields *fields; /* [n_requests], taken over: stops are needed until the end */
 };
 
 /* NULL: no memory, nothing taken. */

@@ -1,9 +1,6 @@
 #include "server/dialects/timings.h"
 
-static double milliseconds(uint64_t from_ns, uint64_t to_ns)
-{
-    return from_ns > 0 && to_ns > from_ns ? (double)(to_ns - from_ns) * 1e-6 : 0.0;
-}
+#include "base/clock.h"
 
 /* Members "NAME_n", "NAME_ms" and what follows from them. */
 static void write_rate(const char *name, uint64_t n, double ms, struct buffer *out)
@@ -20,8 +17,8 @@ void timings_write(const struct timings *t, struct buffer *out)
 {
     const uint64_t first_ns = t->first_token_ns ? t->first_token_ns : t->end_ns;
     buffer_printf(out, "{\"cache_n\":%llu", (unsigned long long)t->n_cached);
-    write_rate("prompt", t->n_prompt - t->n_cached, milliseconds(t->begin_ns, first_ns), out);
-    write_rate("predicted", t->n_output, milliseconds(first_ns, t->end_ns), out);
+    write_rate("prompt", t->n_prompt - t->n_cached, clock_ms_between(t->begin_ns, first_ns), out);
+    write_rate("predicted", t->n_output, clock_ms_between(first_ns, t->end_ns), out);
     if (t->n_drafts > 0)
         buffer_printf(out, ",\"draft_n\":%llu,\"draft_n_accepted\":%llu",
                       (unsigned long long)t->n_drafts, (unsigned long long)t->n_drafts_right);

@@ -450,6 +450,20 @@ bool api_check_generates(struct exchange *x, struct api_error *e)
 /* ---- ids and text -------------------------------------------------------------------------------
  */
 
+bool api_count_items(const json_t *value, bool is_one, const char *param, size_t *n,
+                     struct api_error *e)
+{
+    *n = is_one ? 1 : json_array_size(value);
+    if (!value)
+        api_error_set(e, "missing_required_parameter", param, "%s is missing.", param);
+    else if (*n == 0 || *n > LIMIT_PROMPTS)
+        api_error_set(e, "invalid_value", param, "%s has %zu elements, allowed are 1 to %u.", param,
+                      *n, LIMIT_PROMPTS);
+    else
+        return true;
+    return false;
+}
+
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,
                   struct api_error *e)
 {
@@ -473,10 +487,8 @@ bool api_read_ids(struct exchange *x, const json_t *list, const char *param, str
                           param, id, n_vocab);
             return false;
         }
-        if (!token_list_add(out, (int32_t)id)) {
-            api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-            return false;
-        }
+        if (!token_list_add(out, (int32_t)id))
+            return api_error_no_memory(e);
     }
     return true;
 }
@@ -558,19 +570,13 @@ static void set_sampling(struct exchange *x, const struct api_fields *f,
     params->ignore_eos = f->ignore_eos;
 }
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 /* A copy of ids in the request's arena. */
 static bool copy_ids(struct request *request, const int32_t *ids, uint32_t n, const int32_t **out,
                      struct api_error *e)
 {
     int32_t *copy = arena_array(request->arena, max_size(n, 1), sizeof *copy);
     if (!copy)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     if (n > 0)
         memcpy(copy, ids, n * sizeof *copy);
     *out = copy;
@@ -711,7 +717,7 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
     struct request *r = request_create();
     serverd_error err;
     if (!r) {
-        (void)out_of_memory(e);
+        (void)api_error_no_memory(e);
         return NULL;
     }
     r->n_prompt = n_prompt;
@@ -726,14 +732,14 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *f,
         r->cache_space = hash_mix(x->tenant ^ sha256_number(f->cache_salt, strlen(f->cache_salt)));
     const char *adapter = api_adapter_name(exchange_model(x), f->model);
     if (adapter && !(r->adapter = arena_copy(r->arena, adapter, strlen(adapter)))) {
-        (void)out_of_memory(e);
+        (void)api_error_no_memory(e);
         request_destroy(r);
         return NULL;
     }
     set_sampling(x, f, &r->sampling);
     if (request_class_read(f, r, e) && copy_ids(r, prompt, n_prompt, &r->prompt, e) &&
         set_lengths(x, f, r, default_tokens, param, e) && set_prompt_logprobs(f, r, e) &&
-        stop_fields_read(x, f, r, e) &&
+        stop_fields_read(f, r, e) &&
         read_id_list(x, f->stop_token_ids, "stop_token_ids", LIMIT_STOP_TOKEN_IDS, r,
                      &r->stop_tokens, &r->n_stop_tokens, e) &&
         set_allowed(x, f, r, e) && sampling_fields_read(x, f, r, e) && set_deadline(x, r, e)) {

@@ -84,6 +84,11 @@ struct request *api_make_request(struct exchange *x, const struct api_fields *fi
 void api_truncate_prompt(struct exchange *x, const struct api_fields *fields,
                          int64_t default_tokens, struct token_list *ids);
 
+/* How many prompts, inputs or texts a field has: the elements of a list, or one if is_one says that
+ * the value is one of them. False, *e: it is missing, or has none or too many. */
+bool api_count_items(const json_t *value, bool is_one, const char *param, size_t *n,
+                     struct api_error *e);
+
 /* Ids of a JSON list, each in the vocabulary. */
 bool api_read_ids(struct exchange *x, const json_t *list, const char *param, struct token_list *out,
                   struct api_error *e);

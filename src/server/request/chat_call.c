@@ -151,7 +151,7 @@ void chat_call_generate(struct exchange *x, struct chat_call *call,
         return;
     }
     struct api_error e;
-    api_error_set(&e, "model_unavailable", NULL, "The server is out of memory.");
+    (void)api_error_no_memory(&e);
     output_form_release(&call->form);
     encoder->destroy(state);
     exchange_fail(x, &e);
@@ -169,6 +169,8 @@ struct output_setup chat_call_output(const struct exchange *x, const struct chat
         .trusts_calls = call->trusts_calls,
         .max_calls = call->tools.max_calls,
         .id_form = model->output.family ? model->output.family->id_form : TOOL_ID_CALL,
+        .metrics = exchange_context(x)->metrics,
+        .family = model->output.family ? model->output.family->name : "",
         .types = {.is_string = tool_parameter_is_string,
                   .is_known = tool_is_known,
                   .user = call->tools.list,

@@ -164,6 +164,12 @@ static bool check_message(const json_t *message, size_t i, struct api_error *e)
         return false;
     if (calls && !json_is_array(calls))
         return fault(e, "invalid_type", i, "tool_calls", "has to be a list.");
+    const bool is_result = strcmp(json_string_value(json_body_get(message, "role")), "tool") == 0;
+    const json_t *id = json_body_get(message, "tool_call_id");
+    if (is_result && !id)
+        return fault(e, "missing_required_parameter", i, "tool_call_id", "is missing.");
+    if (is_result && !json_is_string(id))
+        return fault(e, "invalid_type", i, "tool_call_id", "has to be a string.");
     return true;
 }
 
@@ -456,7 +462,7 @@ static bool render_with(struct exchange *x, const struct chat_template *own,
     if (is_good)
         is_good = render(x, &m, own ? own : model->chat_template, f, out, e);
     else
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
+        (void)api_error_no_memory(e);
     if (m.arena)
         arena_destroy(m.arena);
     json_decref(messages);

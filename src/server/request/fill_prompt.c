@@ -4,12 +4,6 @@
 
 #include <string.h>
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 bool fill_prompt_check(struct exchange *x, const char *param, struct api_error *e)
 {
     if (fill_in_tokens_of(exchange_model(x)->tokenizer).prefix >= 0)
@@ -25,7 +19,7 @@ static bool add_id(struct token_list *out, int32_t id, const char *param, struct
     if (id < 0 || token_list_add(out, id))
         return true;
     if (out->n < out->limit)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     api_error_set(e, "invalid_value", param, "%s: the prompt has more than %u tokens.", param,
                   out->limit);
     return false;
@@ -108,7 +102,7 @@ bool fill_prompt_set_stops(struct exchange *x, struct request *request, struct a
     int32_t *stops = arena_array(request->arena, request->n_stop_tokens + n_ends, sizeof *stops);
     uint32_t n = request->n_stop_tokens;
     if (!stops)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     if (n > 0)
         memcpy(stops, request->stop_tokens, n * sizeof *stops);
     for (size_t i = 0; i < n_ends; i++)

@@ -233,10 +233,8 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
                     struct api_error *e)
 {
     const struct preparation *p = context;
-    if (!p) {
-        api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-        return false;
-    }
+    if (!p)
+        return api_error_no_memory(e);
     struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
@@ -246,11 +244,12 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
         grammar_cache_find(cache, key); /* others may have asked for the same */
     if (!trie)
         api_error_from(e, &err);
-    bool is_good = trie && (grammar || compile(x, &p->form, &grammar, e));
-    if (is_good) {
+    const bool is_kept = grammar != NULL;
+    bool is_good = trie && (is_kept || compile(x, &p->form, &grammar, e));
+    if (is_good && !is_kept)
         grammar_cache_keep(cache, key, grammar);
+    if (is_good)
         assign(requests, n, grammar, trie);
-    }
     grammar_unref(grammar);
     return is_good;
 }

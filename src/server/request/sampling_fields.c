@@ -7,17 +7,11 @@
 #include <stddef.h>
 #include <string.h>
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 static bool read_one_id(struct exchange *x, json_t *id, const char *param, struct token_list *out,
                         struct api_error *e)
 {
     json_t *list = json_pack("[O]", id);
-    bool is_good = list ? api_read_ids(x, list, param, out, e) : out_of_memory(e);
+    bool is_good = list ? api_read_ids(x, list, param, out, e) : api_error_no_memory(e);
     json_decref(list);
     return is_good;
 }
@@ -163,7 +157,7 @@ static bool set_breakers(const struct api_fields *f, struct request *request, st
     }
     struct dry_breaker *breakers = arena_array(request->arena, n + 1, sizeof *breakers);
     if (!breakers)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     params->dry_breakers = breakers;
     params->n_dry_breakers = 0;
     for (size_t i = 0; i < n; i++) {
@@ -178,7 +172,7 @@ static bool set_breakers(const struct api_fields *f, struct request *request, st
         }
         const char *copy = len ? arena_copy(request->arena, json_string_value(item), len) : "";
         if (!copy)
-            return out_of_memory(e);
+            return api_error_no_memory(e);
         if (len > 0)
             breakers[params->n_dry_breakers++] = (struct dry_breaker){copy, (uint32_t)len};
     }
@@ -282,7 +276,7 @@ static bool set_bias(struct exchange *x, const struct api_fields *f, struct requ
     }
     struct logit_bias *list = arena_array(request->arena, LIMIT_LOGIT_BIAS, sizeof *list);
     if (!list)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->sampling.bias = list;
     if (json_is_object(f->logit_bias))
         return read_bias_object(x, f->logit_bias, request, list, e);
@@ -311,7 +305,7 @@ static bool add_word(struct request *request, struct bad_word *words, const int3
             return true;
     int32_t *copy = arena_array(request->arena, n, sizeof *copy);
     if (!copy)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     memcpy(copy, ids, n * sizeof *copy);
     words[params->n_bad_words++] = (struct bad_word){copy, n};
     return true;
@@ -340,7 +334,7 @@ static bool add_text(struct exchange *x, const char *text, size_t len, unsigned 
     buffer_append_str(&whole, word_contexts[context]);
     buffer_append(&whole, text, len);
     bool is_good = whole.is_failed
-                       ? out_of_memory(e)
+                       ? api_error_no_memory(e)
                        : api_tokenize(x, whole.data, whole.len, 0, "bad_words", &ids, e);
     bool is_cut = word_contexts[context][0] == '\n';
     uint32_t begin = is_cut && is_good ? count_newline(exchange_model(x)->tokenizer, &ids) : 0;
@@ -414,7 +408,7 @@ static bool set_bad_words(struct exchange *x, const struct api_fields *f, struct
     }
     struct bad_word *words = arena_array(request->arena, n * N_CONTEXTS + 1, sizeof *words);
     if (!words)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->sampling.bad_words = words;
     for (size_t i = 0; i < n; i++)
         if (!add_item(x, json_array_get(f->bad_words, i), request, words, e))

@@ -5,12 +5,6 @@
 
 #include <string.h>
 
-static bool out_of_memory(struct api_error *e)
-{
-    api_error_set(e, "model_unavailable", NULL, "The server is out of memory.");
-    return false;
-}
-
 /* A field is one text, or a list of them. */
 static size_t count(const json_t *value)
 {
@@ -58,7 +52,7 @@ static bool add_stop(struct request *request, struct stop_string *stops, const j
     }
     char *copy = arena_copy(request->arena, json_string_value(item), len);
     if (!copy)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     stops[request->n_stops++] = (struct stop_string){copy, (uint32_t)len};
     return true;
 }
@@ -73,7 +67,7 @@ static bool set_strings(const json_t *stop, struct request *request, struct api_
     }
     struct stop_string *stops = arena_array(request->arena, max_size(n, 1), sizeof *stops);
     if (!stops)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->stops = stops;
     for (size_t i = 0; i < n; i++)
         if (!add_stop(request, stops, item_of(stop, i), e))
@@ -83,12 +77,12 @@ static bool set_strings(const json_t *stop, struct request *request, struct api_
 
 /* ---- expressions ---- */
 
-static bool compile(struct exchange *x, const json_t *item, struct request *request,
-                    const struct dfa **out, struct api_error *e)
+static bool compile(const json_t *item, struct request *request, const struct dfa **out,
+                    struct api_error *e)
 {
     serverd_error err;
     switch (stop_pattern_compile(json_string_value(item), json_string_length(item),
-                                 exchange_context(x)->clock, request->arena, out, &err)) {
+                                 &processor_clock, request->arena, out, &err)) {
     case SERVERD_OK:
         return true;
     case SERVERD_INVALID:
@@ -104,8 +98,7 @@ static bool compile(struct exchange *x, const json_t *item, struct request *requ
     }
 }
 
-static bool set_patterns(struct exchange *x, const json_t *value, struct request *request,
-                         struct api_error *e)
+static bool set_patterns(const json_t *value, struct request *request, struct api_error *e)
 {
     const size_t n = count(value);
     if (n > LIMIT_STOP_PATTERNS) {
@@ -116,7 +109,7 @@ static bool set_patterns(struct exchange *x, const json_t *value, struct request
     const struct dfa **patterns =
         arena_array(request->arena, LIMIT_STOP_PATTERNS, sizeof(const struct dfa *));
     if (!patterns)
-        return out_of_memory(e);
+        return api_error_no_memory(e);
     request->stop_patterns = patterns;
     for (size_t i = 0; i < n; i++) {
         const json_t *item = item_of(value, i);
@@ -128,16 +121,15 @@ static bool set_patterns(struct exchange *x, const json_t *value, struct request
                           LIMIT_STOP_PATTERN_BYTES);
             return false;
         }
-        if (!compile(x, item, request, &patterns[request->n_stop_patterns], e))
+        if (!compile(item, request, &patterns[request->n_stop_patterns], e))
             return false;
         request->n_stop_patterns++;
     }
     return true;
 }
 
-bool stop_fields_read(struct exchange *x, const struct api_fields *f, struct request *request,
-                      struct api_error *e)
+bool stop_fields_read(const struct api_fields *f, struct request *request, struct api_error *e)
 {
     return (!f->stop || set_strings(f->stop, request, e)) &&
-           (!f->stop_regex || set_patterns(x, f->stop_regex, request, e));
+           (!f->stop_regex || set_patterns(f->stop_regex, request, e));
 }

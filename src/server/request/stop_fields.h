@@ -7,7 +7,7 @@
 
 /* stop, stop_regex: one or a list; null and empty ones are dropped. Into the request and its arena.
  * False: *e. */
-bool stop_fields_read(struct exchange *x, const struct api_fields *fields, struct request *request,
+bool stop_fields_read(const struct api_fields *fields, struct request *request,
                       struct api_error *e);
 
 /* The string or expression of that number, as engines number them. NULL: none. */

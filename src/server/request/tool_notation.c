@@ -65,10 +65,16 @@ static json_t *any_value(void)
 
 /* ---- schemas --------------------------------------------------------------------------------- */
 
+/* Whether its arguments follow its schema. */
+static bool is_strict(const struct notation *m, const json_t *function)
+{
+    return m->setup->use->is_strict || json_is_true(json_object_get(function, "strict"));
+}
+
 static json_t *arguments_schema(const struct notation *m, const json_t *function)
 {
     json_t *parameters = json_object_get(function, "parameters");
-    if (!json_is_object(parameters) || !m->setup->use->is_strict)
+    if (!json_is_object(parameters) || !is_strict(m, function))
         return json_pack("{s:s}", "type", "object");
     json_t *schema = json_copy(parameters);
     if (!json_is_string(json_object_get(schema, "type")))
@@ -295,7 +301,7 @@ static void add_members(struct notation *m, const struct slots *slots, json_t *o
     const char *between = m->writing->member_between ? m->writing->member_between : "";
     const json_t *function = slots->function, *schema = json_object_get(function, "parameters");
     json_t *members = json_array();
-    if (m->setup->use->is_strict && json_is_object(schema) && is_list_of_members(schema) &&
+    if (is_strict(m, function) && json_is_object(schema) && is_list_of_members(schema) &&
         add_listed_members(m, slots, schema, members)) {
         format_append(out, json_pack("{s:s,s:o,s:s}", "type", "members", "members", members,
                                      "separator", between));
@@ -303,8 +309,8 @@ static void add_members(struct notation *m, const struct slots *slots, json_t *o
     }
     json_decref(members);
     m->are_exact = false;
-    bool is_strict = json_is_true(json_object_get(function, "strict"));
-    if (is_strict && json_is_object(schema) && !m->is_failed) {
+    if (json_is_true(json_object_get(function, "strict")) && json_is_object(schema) &&
+        !m->is_failed) {
         api_error_set(m->e, "unsupported_schema", "tools",
                       "tools: the parameters of %s cannot be held to their schema as this model "
                       "writes calls (%s): at the top it may have properties, required and "

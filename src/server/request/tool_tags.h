@@ -19,8 +19,8 @@ struct tool_tags {
 };
 
 /* With TOOLS_REQUIRED calls come from the beginning, else where the model begins one; then content
- * with a form is a call or follows the form. Arguments follow the schema if use->is_strict. False:
- * *e says which tool's schema has no place in the notation. */
+ * with a form is a call or follows the form. Arguments follow the schema if use->is_strict or the
+ * tool is. False: *e says which tool's schema has no place in the notation. */
 bool tool_tags_make(const struct tool_tags_setup *setup, struct tool_tags *out,
                     struct api_error *e);
 

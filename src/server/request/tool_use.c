@@ -133,7 +133,11 @@ static bool keep_allowed(struct tool_use *use, const json_t *allowed, struct api
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "required") != 0)
         return refuse(e, "invalid_value", "tool_choice", "has a mode that is not known.");
     use->mode = strcmp(mode, "required") == 0 ? TOOLS_REQUIRED : TOOLS_AUTO;
-    return true;
+    if (json_array_size(kept) > 0)
+        return true;
+    tool_use_release(use); /* as without tools */
+    return use->mode == TOOLS_AUTO ||
+           refuse(e, "invalid_value", "tool_choice", "requires a call and allows no tool.");
 }
 
 /* {"type": "function", "function": {"name"}}, or {"name"} of old. */
@@ -180,16 +184,6 @@ static bool read_choice(const struct api_fields *f, struct tool_use *use, struct
     return refuse(e, "invalid_value", param, "has to be auto, none, required or one tool.");
 }
 
-static bool has_strict_tool(const json_t *list)
-{
-    size_t i;
-    json_t *tool;
-    json_array_foreach((json_t *)list, i,
-                       tool) if (json_is_true(json_object_get(json_object_get(tool, "function"),
-                                                              "strict"))) return true;
-    return false;
-}
-
 bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_error *e)
 {
     *out = (struct tool_use){0};
@@ -202,7 +196,7 @@ bool tool_use_read(const struct api_fields *f, struct tool_use *out, struct api_
     if (json_array_size(out->list) == 0)
         tool_use_release(out);
     bool is_good = read_choice(f, out, e);
-    out->is_strict = out->mode == TOOLS_REQUIRED || has_strict_tool(out->list);
+    out->is_strict = out->mode == TOOLS_REQUIRED;
     return is_good;
 }
 

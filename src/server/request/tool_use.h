@@ -13,7 +13,7 @@ struct tool_use {
     uint32_t max_calls; /* 0: any number */
     enum tool_mode mode;
     const char *only; /* the one tool that has to be called, in `list`; NULL: any */
-    bool is_strict;   /* arguments follow the schema: the call is required, or a tool strict */
+    bool is_strict;   /* arguments follow the schema of each tool, not of strict ones alone */
 };
 
 /* False: *e. tool_use_release in every case. */

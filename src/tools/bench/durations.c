@@ -28,15 +28,6 @@ void durations_add(struct durations *d, uint64_t ns)
     d->bucket[bucket_of(ns / 1000)]++;
 }
 
-void durations_merge(struct durations *d, const struct durations *added)
-{
-    d->n += added->n;
-    d->sum_ns += added->sum_ns;
-    d->max_ns = added->max_ns > d->max_ns ? added->max_ns : d->max_ns;
-    for (uint32_t i = 0; i < DURATION_BUCKETS; i++)
-        d->bucket[i] += added->bucket[i];
-}
-
 double durations_mean_ms(const struct durations *d)
 {
     return d->n ? d->sum_ns / (double)d->n * 1e-6 : 0;

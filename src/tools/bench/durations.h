@@ -15,7 +15,6 @@ struct durations {
 };
 
 void durations_add(struct durations *durations, uint64_t ns);
-void durations_merge(struct durations *durations, const struct durations *added);
 
 /* 0 without any. */
 double durations_mean_ms(const struct durations *durations);

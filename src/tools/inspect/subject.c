@@ -351,11 +351,6 @@ void format_hex(const uint8_t *bytes, size_t n, char *out)
     out[2 * n] = '\0';
 }
 
-uint64_t value_row_bytes(const serverd_value *value)
-{
-    return value_width(value) * sizeof(float);
-}
-
 const char *node_weights(const serverd_graph *graph, uint32_t node)
 {
     for (uint32_t i = 0; i < graph->nodes[node].n_inputs; i++) {

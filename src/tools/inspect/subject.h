@@ -78,9 +78,7 @@ void format_bytes(uint64_t bytes, char *out, size_t size);
 /* 2n digits and a NUL. */
 void format_hex(const uint8_t *bytes, size_t n, char *out);
 
-/* Bytes of a value's row, and the name of the first constant that a node reads, "" if there is
- * none. */
-uint64_t value_row_bytes(const serverd_value *value);
+/* The name of the first constant that a node reads, "" if there is none. */
 const char *node_weights(const serverd_graph *graph, uint32_t node);
 
 #endif

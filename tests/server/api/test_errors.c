@@ -245,6 +245,14 @@ static const struct row rows[] = {
      "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}},\"tools\":[{\"function\":"
      "{\"name\":\"f\"}}]}",
      400, "invalid_value", "tool_choice"},
+    {CHAT,
+     "{" USER ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{\"mode\":"
+     "\"required\",\"tools\":[]}},\"tools\":[{\"function\":{\"name\":\"f\"}}]}",
+     400, "invalid_value", "tool_choice"},
+    {CHAT, "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", 400,
+     "missing_required_parameter", "messages[0].tool_call_id"},
+    {CHAT, "{\"messages\":[{\"role\":\"tool\",\"tool_call_id\":5,\"content\":\"a\"}]}", 400,
+     "invalid_type", "messages[0].tool_call_id"},
     {CHAT, "{" USER ",\"response_format\":{\"type\":\"xml\"}}", 400, "unsupported_value",
      "response_format"},
     {CHAT, "{" USER ",\"response_format\":{\"type\":\"json_schema\"}}", 400,

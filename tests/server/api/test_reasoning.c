@@ -101,6 +101,8 @@ static void messages_have_the_same_budget(void **state)
                            json_object_get(message(chat), "reasoning_content")));
     assert_true(json_equal(json_object_get(json_array_get(content, 1), "text"),
                            json_object_get(message(chat), "content")));
+    assert_int_equal(n_reasoning(chat), 5);
+    assert_true(metrics_get(world->metrics, METRIC_REASONING_TOKENS) == 10);
     json_decref(chat);
     json_decref(root);
     api_world_destroy(world);

@@ -224,6 +224,21 @@ static void assert_same_input(const struct calls *a, const struct calls *b)
     json_decref(q);
 }
 
+/* Calls that replies had, of the world's family. */
+static double count_calls(struct api_world *world, const char *result)
+{
+    char line[128];
+    struct buffer text;
+    buffer_init(&text, MIB);
+    metrics_render(world->metrics, &text);
+    (void)snprintf(line, sizeof line, "serverd_tool_calls_total{parser=\"%s\",result=\"%s\"} ",
+                   world->model.output.family->name, result);
+    const char *at = strstr(buffer_str(&text), line);
+    const double n = at ? strtod(at + strlen(line), NULL) : 0;
+    buffer_deinit(&text);
+    return n;
+}
+
 static void every_dialect_has_the_same_call(void **state)
 {
     (void)state;
@@ -238,6 +253,7 @@ static void every_dialect_has_the_same_call(void **state)
         assert_string_equal(whole.text, responses.text);
         assert_string_equal(whole.text, events.text);
         assert_same_input(&whole, &messages);
+        assert_true(count_calls(world, "ok") + count_calls(world, "cut") == 5);
         api_world_destroy(world);
     }
 }
@@ -297,12 +313,46 @@ static void what_cannot_be_enforced_is_refused(void **state)
     api_world_destroy(world);
 }
 
+/* Many clients have one strict tool of their own and others that somebody else wrote. */
+static void a_strict_tool_says_nothing_of_others(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{" USER "," SAMPLING ",\"tools\":[{\"type\":\"custom\",\"custom\":{\"name\":\"patch\"}},"
+        "{\"type\":\"function\",\"function\":{\"name\":\"get\",\"strict\":%s,\"parameters\":{"
+        "\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"https://x.example/a\"}}}}}]}";
+    char text[1024];
+    struct api_world *world = world_of("<tool_call>");
+    (void)snprintf(text, sizeof text, body, "false");
+    json_decref(ask(world, "/v1/chat/completions", text));
+    (void)snprintf(text, sizeof text, body, "true");
+    struct api_reply reply = api_post(world, "/v1/chat/completions", text);
+    assert_int_equal(reply.status, 400);
+    assert_non_null(strstr(reply.body, "unsupported_schema"));
+    free(reply.body);
+    api_world_destroy(world);
+}
+
+static void where_no_tool_is_allowed_there_is_text(void **state)
+{
+    (void)state;
+    struct api_world *world = world_of("<tool_call>");
+    json_t *root = ask(world, "/v1/chat/completions",
+                       CHAT_BODY ",\"tool_choice\":{\"type\":\"allowed_tools\",\"allowed_tools\":{"
+                                 "\"mode\":\"auto\",\"tools\":[]}}}");
+    assert_null(json_object_get(json_object_get(first_choice(root), "message"), "tool_calls"));
+    json_decref(root);
+    api_world_destroy(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_dialect_has_the_same_call),
         cmocka_unit_test(content_with_a_form_stands_beside_tools),
         cmocka_unit_test(what_cannot_be_enforced_is_refused),
+        cmocka_unit_test(a_strict_tool_says_nothing_of_others),
+        cmocka_unit_test(where_no_tool_is_allowed_there_is_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
