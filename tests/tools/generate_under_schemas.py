@@ -93,6 +93,8 @@ def main():
             text = choice["message"]["content"] if choice else ""
             wrong = error or (why_invalid(text, schema, a.tool, folder) if choice["finish_reason"] == "stop" else None)
             counts["invalid" if wrong else "cut" if choice["finish_reason"] != "stop" else "valid"] += 1
+            if choice and choice["finish_reason"] != "stop":
+                print("cut:", json.dumps(schema)[:500], "\n  ", text[:300], "...", text[-300:])
             if wrong:
                 print("invalid:", wrong, "\n  ", json.dumps(schema)[:500], "\n  ", text[:500])
         print(f"{n_schemas} schemas: {dict(counts)}", flush=True)
