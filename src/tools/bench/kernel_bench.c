@@ -202,7 +202,9 @@ static void measure_linear(const struct bench *bench, struct kernel_linear *line
     figure->macs = (double)n_rows * (double)call.n_columns * options->k;
     figure->bytes =
         (double)(call.n_columns / ONE_GROUP) * (double)kernel_linear_column_bytes(linear);
-    figure->arithmetic = kernel_linear_is_integer(linear) ? LIMIT_INT8 : LIMIT_FP32;
+    figure->arithmetic = kernel_linear_is_integer(linear) ? LIMIT_INT8
+                         : kernel_linear_is_bf16(linear)  ? LIMIT_BF16
+                                                          : LIMIT_FP32;
     (void)snprintf(figure->what, sizeof figure->what, "linear %s", type);
     (void)snprintf(figure->form, sizeof figure->form, "%s%s%s", kernel_linear_form(linear),
                    kernel_linear_is_integer(linear) && options->codes == 1 ? ", fine" : "",

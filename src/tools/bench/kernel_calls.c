@@ -166,6 +166,11 @@ bool kernel_linear_is_integer(const struct kernel_linear *linear)
     return !packed_is_float(linear->form);
 }
 
+bool kernel_linear_is_bf16(const struct kernel_linear *linear)
+{
+    return linear->form->codes == CODES_BF16;
+}
+
 bool kernel_linear_is_own_form(const struct kernel_linear *linear)
 {
     return packed_is_own_form(linear->options.dtype);

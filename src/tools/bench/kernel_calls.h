@@ -32,10 +32,11 @@ serverd_status kernel_linear_create(const struct kernel_linear_options *options,
                                     struct kernel_linear **out, serverd_error *err);
 void kernel_linear_destroy(struct kernel_linear *linear); /* NULL is fine */
 
-/* How the type lies in memory: "nibble, f16 scales"; whether its products are of integers, and
- * whether the form is one of its own rather than f32. */
+/* How the type lies in memory: "nibble, f16 scales"; whether its products are of integers, or
+ * of bf16, and whether the form is one of its own rather than f32. */
 const char *kernel_linear_form(const struct kernel_linear *linear);
 bool kernel_linear_is_integer(const struct kernel_linear *linear);
+bool kernel_linear_is_bf16(const struct kernel_linear *linear);
 bool kernel_linear_is_own_form(const struct kernel_linear *linear);
 size_t kernel_linear_column_bytes(const struct kernel_linear *linear); /* of 16 outputs */
 
