@@ -115,8 +115,8 @@
 #define LIMIT_JSON_VALUES       1000000u
 #define LIMIT_JSON_NUMBER_BYTES 512u
 
-/* Prefixes that handles hold at once; then the oldest goes. */
-#define LIMIT_PREFIX_HANDLES 4096u
+/* Prefixes that handles hold at once; then one gives way. */
+#define LIMIT_PREFIX_HANDLES 16384u
 
 /* One request: 400 with the field's name. */
 #define LIMIT_FILL_FILES            1024u /* beside the file of an infill; over it: 400 */
@@ -166,6 +166,7 @@
 #define LIMIT_STOP_TOKEN_IDS      64u
 #define LIMIT_LOGIT_BIAS          1024u
 #define LIMIT_TOP_LOGPROBS        20u
+#define LIMIT_NEXT_TOKENS         256u /* whose log probabilities behind the prompt are wanted */
 #define LIMIT_REQUEST_ID_BYTES    128u
 #define LIMIT_REQUEST_BYTES       (128 * MIB) /* its arena: prompt ids, stops, biases */
 

@@ -33,6 +33,7 @@ struct radix_node {
     uint32_t n_pages, n_saved; /* the first n_saved were taken by radix_tree_save */
     uint32_t room;             /* pages that tokens and pages have memory for */
     uint32_t n_locks;          /* holds that end here, and children with locks */
+    uint32_t n_keeps;          /* the same of kept holds */
     uint32_t heap_at;
     enum radix_kind kind;
     int32_t priority; /* of who published it, within MOST_PRIORITY */
@@ -42,7 +43,7 @@ struct radix_tree {
     struct page_pool *pool;
     uint32_t window_span;
     uint64_t seed;
-    uint32_t n_pages, n_locked, n_nodes; /* nodes: roots are counted, too */
+    uint32_t n_pages, n_locked, n_kept, n_nodes; /* nodes: roots are counted, too */
     radix_evict_fn evicting;
     void *evict_context;
     int32_t *path; /* tokens on the way to a node; for a while */
@@ -285,6 +286,7 @@ static struct radix_node *split(struct radix_tree *tree, struct radix_node *node
     upper->kind = node->kind;
     upper->priority = node->priority;
     upper->n_locks = node->n_locks > 0;
+    upper->n_keeps = node->n_keeps > 0;
     upper->n_saved = (uint32_t)min_size(node->n_saved, n_pages);
     node->n_saved -= upper->n_saved;
     node->n_pages -= n_pages;
@@ -312,6 +314,12 @@ static void unlock(struct radix_tree *tree, struct radix_node *node)
         offer(tree, node);
         drop_empty_root(tree, node);
     }
+}
+
+static void unkeep(struct radix_tree *tree, struct radix_node *node)
+{
+    for (; node && --node->n_keeps == 0; node = node->parent)
+        tree->n_kept -= node->n_pages;
 }
 
 /* The way down to `node` was used now. Locked nodes only: they are not in the heap. */
@@ -504,7 +512,7 @@ static bool extend(struct radix_tree *tree, struct radix_node *node, const int32
     memcpy(node->tokens + node->n_pages * PAGE, tokens, n_pages * PAGE_BYTES);
     memcpy(node->pages + node->n_pages, pages, n_pages * sizeof *pages);
     node->n_pages = n;
-    tree->n_locked += n_pages;
+    tree->n_locked += n_pages; /* nobody else's hold, so no kept one, ends here */
     return true;
 }
 
@@ -585,9 +593,40 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
 
 void radix_tree_release(struct radix_tree *tree, struct radix_hold *hold)
 {
+    if (hold->node && hold->is_kept)
+        unkeep(tree, hold->node);
     if (hold->node)
         unlock(tree, hold->node);
-    hold->node = NULL;
+    *hold = (struct radix_hold){.node = NULL};
+}
+
+void radix_tree_keep(struct radix_tree *tree, struct radix_hold *hold)
+{
+    hold->is_kept = true;
+    for (struct radix_node *node = hold->node; node && node->n_keeps++ == 0; node = node->parent)
+        tree->n_kept += node->n_pages;
+}
+
+uint32_t radix_tree_common(const struct radix_hold *hold, const int32_t *tokens, uint32_t n,
+                           struct page_id *page)
+{
+    uint32_t end = 0;
+    for (const struct radix_node *node = hold->node; node; node = node->parent)
+        end += node->n_pages * PAGE;
+    n = (uint32_t)min_size(n, end);
+    for (const struct radix_node *node = hold->node; node; node = node->parent) {
+        const uint32_t begin = end - node->n_pages * PAGE;
+        const uint32_t most = (uint32_t)min_size(n, end);
+        uint32_t i = begin;
+        while (i < most && tokens[i] == node->tokens[i - begin])
+            i++;
+        if (i < most)
+            n = i;
+        if (n > begin && n < end && n % PAGE > 0)
+            *page = node->pages[(n - begin) / PAGE];
+        end = begin;
+    }
+    return n;
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */
@@ -732,6 +771,11 @@ uint32_t radix_tree_n_locked(const struct radix_tree *tree)
     return tree->n_locked;
 }
 
+uint32_t radix_tree_n_kept(const struct radix_tree *tree)
+{
+    return tree->n_kept;
+}
+
 uint32_t radix_tree_n_nodes(const struct radix_tree *tree)
 {
     return tree->n_nodes;
@@ -776,12 +820,16 @@ void radix_tree_visit(const struct radix_tree *tree,
 static serverd_status check_node(const struct radix_tree *tree, const struct radix_node *node,
                                  serverd_error *err)
 {
-    uint32_t n_locked_children = 0;
+    uint32_t n_locked_children = 0, n_kept_children = 0;
     for (const struct radix_node *child = node->first_child; child; child = child->next) {
         n_locked_children += child->n_locks > 0;
+        n_kept_children += child->n_keeps > 0;
         if (child->parent != node || child->space != node->space)
             return fail(err, SERVERD_INTERNAL, "KV cache: a child of another parent");
     }
+    if (n_kept_children > node->n_keeps || node->n_keeps > node->n_locks)
+        return fail(err, SERVERD_INTERNAL, "KV cache: %u keeps, %u of children, %u locks",
+                    node->n_keeps, n_kept_children, node->n_locks);
     if (n_locked_children > node->n_locks)
         return fail(err, SERVERD_INTERNAL, "KV cache: %u locks on %u locked children",
                     node->n_locks, n_locked_children);
@@ -801,7 +849,7 @@ static serverd_status check_node(const struct radix_tree *tree, const struct rad
 
 serverd_status radix_tree_check(const struct radix_tree *tree, serverd_error *err)
 {
-    uint32_t n_nodes = 0, n_pages = 0, n_locked = 0, n_heap = 0;
+    uint32_t n_nodes = 0, n_pages = 0, n_locked = 0, n_kept = 0, n_heap = 0;
     serverd_status status = SERVERD_OK;
     for (uint32_t i = 0; i < tree->n_slots && status == SERVERD_OK; i++) {
         const struct radix_node *node = tree->table[i];
@@ -810,6 +858,7 @@ serverd_status radix_tree_check(const struct radix_tree *tree, serverd_error *er
         n_nodes++;
         n_pages += node->n_pages;
         n_locked += node->n_locks > 0 ? node->n_pages : 0;
+        n_kept += node->n_keeps > 0 ? node->n_pages : 0;
         n_heap += node->heap_at != NOT_IN_HEAP;
         if (slot_of(tree, node->space, node->parent, node->tokens) != i)
             return fail(err, SERVERD_INTERNAL, "KV cache: a node cannot be found");
@@ -821,9 +870,11 @@ serverd_status radix_tree_check(const struct radix_tree *tree, serverd_error *er
         if (rank_of(tree->heap[(i - 1) / 2]) > rank_of(tree->heap[i]))
             return fail(err, SERVERD_INTERNAL, "KV cache: the order of eviction is broken");
     if (n_nodes != tree->n_nodes || n_pages != tree->n_pages || n_locked != tree->n_locked ||
-        n_heap != tree->n_heap || n_pages != page_pool_n_shared(tree->pool))
+        n_kept != tree->n_kept || n_heap != tree->n_heap ||
+        n_pages != page_pool_n_shared(tree->pool))
         return fail(err, SERVERD_INTERNAL,
-                    "KV cache: %u nodes, %u pages, %u locked; counted %u, %u, %u", tree->n_nodes,
-                    tree->n_pages, tree->n_locked, n_nodes, n_pages, n_locked);
+                    "KV cache: %u nodes, %u pages, %u locked, %u kept; counted %u, %u, %u, %u",
+                    tree->n_nodes, tree->n_pages, tree->n_locked, tree->n_kept, n_nodes, n_pages,
+                    n_locked, n_kept);
     return SERVERD_OK;
 }

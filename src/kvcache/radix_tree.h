@@ -32,6 +32,7 @@ struct radix_match {
 struct radix_hold {
     struct radix_node *node;
     int32_t priority; /* of who publishes behind it: what more urgent requests said stays longer */
+    bool is_kept;     /* radix_tree_keep */
 };
 
 /* The pool outlives the tree. window_span: pages before the end of a prefix that need their window
@@ -69,6 +70,15 @@ serverd_status radix_tree_publish(struct radix_tree *tree, struct radix_hold *ho
 /* A zero hold is fine; it is zero afterwards. */
 void radix_tree_release(struct radix_tree *tree, struct radix_hold *hold);
 
+/* The hold stays while nobody runs: until it is released its pages count in radix_tree_n_kept, each
+ * once however many such holds cover it. Nobody publishes behind a kept hold. */
+void radix_tree_keep(struct radix_tree *tree, struct radix_hold *hold);
+
+/* How many of the n tokens are those of the held prefix, from its beginning. If they end within a
+ * page, *page is that one. Costs the length of the prefix. */
+uint32_t radix_tree_common(const struct radix_hold *hold, const int32_t *tokens, uint32_t n,
+                           struct page_id *page);
+
 /* Some consecutive pages of one node. */
 struct radix_run {
     uint64_t space;
@@ -94,6 +104,7 @@ uint32_t radix_tree_evict(struct radix_tree *tree, uint32_t n_pages);
 
 uint32_t radix_tree_n_pages(const struct radix_tree *tree);
 uint32_t radix_tree_n_locked(const struct radix_tree *tree); /* pages of held prefixes */
+uint32_t radix_tree_n_kept(const struct radix_tree *tree);   /* pages of kept ones */
 uint32_t radix_tree_n_nodes(const struct radix_tree *tree);
 
 struct radix_stats {

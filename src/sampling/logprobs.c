@@ -49,7 +49,12 @@ static uint32_t find_rank(const struct sampling_scratch *s, int32_t token, float
     return rank;
 }
 
-/* log_sum: of the weights exp((logit - max) * scale). */
+/* Of the weights exp((logit - max) * scale) of the row. */
+static double log_sum_of(const struct sampling_scratch *s, float max, float scale)
+{
+    return log(s->passes->weigh(s->block, s->n_blocks, max, scale, NULL, NULL));
+}
+
 static struct token_logprob logprob_of(const struct sampling_scratch *s, int32_t token, float max,
                                        float scale, double log_sum)
 {
@@ -62,7 +67,7 @@ void logprobs_of_row(struct sampling_scratch *s, float max, float scale, int32_t
                      uint32_t n_top, struct logprobs *out)
 {
     assert(chosen >= 0 && (uint32_t)chosen < s->n_vocab && n_top <= LIMIT_TOP_LOGPROBS);
-    double log_sum = log(s->passes->weigh(s->block, s->n_blocks, max, scale, NULL, NULL));
+    double log_sum = log_sum_of(s, max, scale);
     *out = (struct logprobs){.chosen = logprob_of(s, chosen, max, scale, log_sum),
                              .chosen_rank = find_rank(s, chosen, row_at(s, chosen))};
     int32_t top[LIMIT_TOP_LOGPROBS];
@@ -78,6 +83,18 @@ bool logprobs_compute(struct sampling_scratch *s, const float *logits, int32_t c
     if (!row_take(s, logits, &max))
         return false;
     logprobs_of_row(s, max, 1.0f, chosen, n_top, out);
+    return true;
+}
+
+bool logprobs_of_tokens(struct sampling_scratch *s, const float *logits, const int32_t *tokens,
+                        uint32_t n, float *out)
+{
+    float max;
+    if (!row_take(s, logits, &max))
+        return false;
+    double log_sum = log_sum_of(s, max, 1.0f);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = logprob_of(s, tokens[i], max, 1.0f, log_sum).logprob;
     return true;
 }
 

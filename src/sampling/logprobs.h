@@ -28,7 +28,12 @@ struct sampling_scratch;
 bool logprobs_compute(struct sampling_scratch *scratch, const float *logits, int32_t chosen,
                       uint32_t n_top, struct logprobs *out);
 
-/* The same of a row as it stands in the scratch: its logits times scale, max their largest. */
+/* The same numbers as `chosen`, of n tokens each in 0..n_vocab-1: out [n]. */
+bool logprobs_of_tokens(struct sampling_scratch *scratch, const float *logits,
+                        const int32_t *tokens, uint32_t n, float *out);
+
+/* The same as logprobs_compute of a row as it stands in the scratch: its logits times scale, max
+ * their largest. */
 void logprobs_of_row(struct sampling_scratch *scratch, float max, float scale, int32_t chosen,
                      uint32_t n_top, struct logprobs *out);
 

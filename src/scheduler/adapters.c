@@ -143,20 +143,25 @@ uint32_t engine_list_adapters(struct engine *engine, char (*out)[LIMIT_ADAPTER_N
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-serverd_status adapters_claim(struct engine *engine, struct job *job, serverd_error *err)
+serverd_status adapters_check(const struct engine *engine, const struct request *request,
+                              serverd_error *err)
+{
+    if (request->adapter && !find_ready(engine, request->adapter))
+        return fail(err, SERVERD_INVALID, "there is no adapter %.100s", request->adapter);
+    return SERVERD_OK;
+}
+
+void adapters_claim(struct engine *engine, struct job *job)
 {
     struct request *request = job->request;
     job->adapter_slot = SERVERD_NO_ADAPTER;
     if (!request->adapter)
-        return SERVERD_OK;
+        return;
     struct adapter_slot *slot = find_ready(engine, request->adapter);
-    if (!slot)
-        return fail(err, SERVERD_INVALID, "there is no adapter %.100s", request->adapter);
     slot->n_jobs++;
     job->adapter_slot = index_of(engine, slot);
     job->adapter_scale = slot->scale;
     request->cache_space = hash_mix(hash_mix(request->cache_space) ^ slot->space);
-    return SERVERD_OK;
 }
 
 void adapters_release(struct engine *engine, const struct job *job)

@@ -25,9 +25,12 @@ struct adapter_slot {
     uint64_t change_id;
 };
 
-/* The slot of that name for a job, which is counted; a request without a name has none. Needs the
- * mutex. SERVERD_INVALID: there is none of that name. */
-serverd_status adapters_claim(struct engine *engine, struct job *job, serverd_error *err);
+/* SERVERD_INVALID: there is no adapter of the request's name. Needs the mutex. */
+serverd_status adapters_check(const struct engine *engine, const struct request *request,
+                              serverd_error *err);
+/* The slot of that name, which is there, for a job, which is counted; a request without a name has
+ * none. Needs the mutex. */
+void adapters_claim(struct engine *engine, struct job *job);
 void adapters_release(struct engine *engine, const struct job *job); /* its end */
 
 /* Engine thread, between two steps: what nobody uses any more goes. */

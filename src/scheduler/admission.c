@@ -239,9 +239,9 @@ static bool admit_one(struct engine *engine)
             queue_add_leader(engine, s);
             return true;
         }
-        engine_give_pages(engine, s); /* of the tree: others may need them more */
-        if (handles_give_way(engine))
-            return true;
+        /* of the tree: others may need them more. Handles stay: those who run will end, and then
+         * it starts whatever they hold. */
+        engine_give_pages(engine, s);
     }
     victim = lesser(engine, s);
     if (!victim)

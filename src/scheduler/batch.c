@@ -89,6 +89,13 @@ static void note_decode(struct engine *engine)
     engine->n_mixed = 0;
 }
 
+/* Its next row is one of decode. The last one of a prompt is not, even if it is the only one, so
+ * that requests that come together begin in the same step. */
+static bool decodes(const struct sequence *s)
+{
+    return s->n_output > 0 && sequence_n_left(s) == 1;
+}
+
 /* Decode rows first, with guesses behind them if there is nothing else. Then prefill in the order
  * of admission; the first keeps at least half of the chunk, so that short prompts behind a long one
  * get on too. */
@@ -99,7 +106,7 @@ static void plan_decoder(struct engine *engine)
     for (uint32_t i = 0; i < engine->n_running; i++) {
         struct sequence *s = engine->running[i];
         uint32_t n_left = sequence_n_left(s);
-        if (n_left == 1) {
+        if (decodes(s)) {
             if (windows_take(engine, s, 1) == 0)
                 continue;
             add_slice(engine, s, 1);
@@ -130,7 +137,7 @@ static void plan_decoder(struct engine *engine)
     budget -= n;
     for (uint32_t i = 0; i < engine->n_running && budget > 0; i++) {
         struct sequence *s = engine->running[i];
-        if (s == first || sequence_n_left(s) == 1)
+        if (s == first || decodes(s))
             continue;
         n = take_rows(s, budget, &n_spare);
         add_prefill(engine, s, n);
@@ -173,7 +180,7 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
     const struct request *r = s->job->request;
     if (position + 1 < r->n_prompt && position + 1 >= sequence_next_score(s))
         return true;
-    return r->max_new_tokens > 0 && position + 1 >= sequence_n_tokens(s);
+    return (r->max_new_tokens > 0 || r->n_next_tokens > 0) && position + 1 >= sequence_n_tokens(s);
 }
 
 static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
@@ -222,7 +229,9 @@ serverd_batch engine_build(struct engine *engine)
         .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
     };
     for (uint32_t i = 0; i < engine->n_slices; i++) {
-        const struct job *job = engine->slice[i].sequence->job;
+        struct job *job = engine->slice[i].sequence->job;
+        if (job->first_step == 0)
+            job->first_step = batch.step + 1;
         fill_rows(engine, i, &batch);
         engine->adapter_slot[i] = job->adapter_slot;
         engine->adapter_scale[i] = job->adapter_scale;

@@ -32,6 +32,7 @@ static struct event event_of(const struct job *job, enum event_kind kind, uint32
         .request_id = job->request->id,
         .user = job->request->user,
         .user_index = job->request->user_index,
+        .owner = job->request->owner,
         .token = -1,
         .stop_token = -1,
         .stop_index = -1,
@@ -82,7 +83,9 @@ void engine_end_event(struct engine *engine, struct job *job)
     event.n_output = job->n_output;
     event.n_drafts = job->n_drafts;
     event.n_drafts_right = job->n_drafts_right;
+    event.first_step = job->first_step;
     event.prefix_handle = job->prefix_handle;
+    event.n_held = job->n_held;
     event.times = job->times;
     engine_event(engine, &event);
 }
@@ -338,6 +341,28 @@ static void score_prompt(struct engine *engine, struct sequence *s, const float 
     engine_event(engine, &event);
 }
 
+/* The row of the prompt's last token: what might come behind it. */
+static void score_next(struct engine *engine, struct sequence *s, const float *logits)
+{
+    struct job *job = s->job;
+    const struct request *r = job->request;
+    struct event event = event_of(job, EVENT_NEXT_LOGPROBS, 0);
+    event.next_logprobs = calloc(r->n_next_tokens, sizeof *event.next_logprobs);
+    if (!event.next_logprobs) {
+        no_memory(engine, job, "log probabilities");
+        return;
+    }
+    if (logprobs_of_tokens(engine->scratch, logits, r->next_tokens, r->n_next_tokens,
+                           event.next_logprobs)) {
+        engine_event(engine, &event);
+        return;
+    }
+    serverd_error err;
+    (void)fail(&err, SERVERD_NUMERIC, "log probabilities of next tokens: NaN or infinity");
+    job_fail(engine, job, &err);
+    free(event.next_logprobs);
+}
+
 static void progress_event(struct engine *engine, const struct sequence *s)
 {
     struct event event = event_of(s->job, EVENT_PROGRESS, 0);
@@ -417,11 +442,17 @@ static uint32_t commit_slice(struct engine *engine, const struct slice *slice, c
         return n_logit_rows;
 
     s->n_failures = 0;
+    const float *last = n_logit_rows > 0
+                            ? logits + (size_t)(n_logit_rows - slice->n_drafts - 1) * engine->width
+                            : NULL; /* nobody asked for any */
+    if (job->request->n_next_tokens > 0 && s->choice == 0 && s->n_output == 0)
+        score_next(engine, s, last);
+    if (job->is_ending)
+        return n_logit_rows;
     if (job->request->max_new_tokens == 0) {
         finish_empty(engine, s);
         return n_logit_rows;
     }
-    const float *last = logits + (size_t)(n_logit_rows - slice->n_drafts - 1) * engine->width;
     if (s->choice == 0 && s->n_output == 0)
         fork_choices(engine, s, last);
     if (!job->is_ending)

@@ -52,6 +52,11 @@ struct engine_options {
     /* A smaller model that guesses, too; see draft_model.h. NULL: none. Outlives the engine. */
     struct runtime *draft_runtime;
     bool has_prefix_cache; /* requests with the same beginning compute it once */
+    /* Share of the pool that handles may hold, each page counted once; 0: 0.8. */
+    double max_pinned_fraction;
+    /* A request waits for another one that computes the same beginning if it saves so many tokens
+     * or more, in whole pages; 0: 16. */
+    uint32_t dedup_min_tokens;
     /* Where prefixes go that are evicted, and all of them when the engine stops; NULL: nowhere.
      * Outlives the engine, for pages of this runtime. */
     struct disk_tier *disk;
@@ -72,14 +77,21 @@ serverd_status engine_start(struct engine *engine, serverd_error *err); /* its t
 serverd_status engine_submit(struct engine *engine, struct request *request, uint64_t *id,
                              serverd_error *err);
 
+/* The same for n requests at once, which are in the intake of one step: all, or none and the
+ * failure of the first that cannot be. ids [n]. As a whole they need room in the queue. */
+serverd_status engine_submit_all(struct engine *engine, struct request *const *requests, uint32_t n,
+                                 uint64_t *ids, serverd_error *err);
+
 /* Takes effect within one step; EVENT_END still comes. An unknown or ended id is ignored. Also for
  * inspections. */
 void engine_cancel(struct engine *engine, uint64_t request_id);
 
 /* Gives up what a request's hold_ns has kept (EVENT_END's prefix_handle) before its time is over.
  * Any thread; an unknown or expired handle is ignored. Requests go on behind a handle's tokens by
- * beginning with them. Handles give way when pages are short: they save work and promise nothing.
- */
+ * beginning with them, in whole pages, and if request.behind names it to the token; any number of
+ * them may. Handles give way when pages are short for those who run, or when more than
+ * max_pinned_fraction is held, those of the highest hold_rank first and of these the oldest: they
+ * save work and promise nothing. */
 void engine_release_prefix(struct engine *engine, uint64_t handle);
 
 /* One step on the caller's thread; false if there was nothing to do. For tests. */
@@ -89,6 +101,7 @@ bool engine_step(struct engine *engine);
 struct engine_status {
     uint32_t n_running, n_waiting, n_pages;
     uint32_t n_free_pages; /* those that hold a prefix which nobody uses now are as good as free */
+    uint32_t n_handles, n_held_pages; /* pages that handles hold, each counted once */
     uint64_t n_waiting_tokens;
     uint64_t heartbeat_ns; /* clock when the engine thread last passed its loop */
     uint64_t n_steps;

@@ -1,10 +1,10 @@
-/* The engine's state and the parts of a step. engine.c owns the thread and everything other
- * threads touch; step.c runs a step: intake, endings, pages, admission, batch, execution;
- * jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives pages and
- * places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c knows what
- * they take; draft.c adds guessed tokens to them, some of which draft_model.c makes; commit.c turns
- * logits into tokens and events; tier.c moves pages to the disk and back; inspect.c shows people
- * what goes on.
+/* The engine's state and the parts of a step. engine.c owns the thread and what other threads read,
+ * submit.c what they hand in; step.c runs a step: intake, endings, pages, admission, batch,
+ * execution; jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives
+ * pages and places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c
+ * knows what they take; draft.c adds guessed tokens to them, some of which draft_model.c makes;
+ * commit.c turns logits into tokens and events; tier.c moves pages to the disk and back; inspect.c
+ * shows people what goes on.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -35,7 +35,7 @@ struct slice {
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
 struct shared_status {
-    _Atomic uint32_t n_running, n_pages, n_free_pages;
+    _Atomic uint32_t n_running, n_pages, n_free_pages, n_handles, n_held_pages;
     _Atomic uint32_t n_queued; /* written under the mutex */
     _Atomic uint64_t n_queued_tokens;
     _Atomic uint64_t heartbeat_ns, n_steps;
@@ -58,10 +58,7 @@ struct engine {
     bool is_forgetting;      /* what is evicted now is no good for the disk */
     struct tier_load *loads; /* of waiting sequences, from the disk */
     uint32_t n_loads;
-    struct prefix_handle *handles;
-    uint32_t n_handles, n_held_pages, n_held_windows;
-    uint64_t last_handle;
-    uint64_t next_expiry_ns; /* of a handle, or earlier; UINT64_MAX: none */
+    struct handle_set *handles; /* NULL: no prefix cache */
     struct sampling_scratch *scratch;
     struct constraint_memory constraints;
     struct job *live;              /* all jobs taken in */
@@ -146,8 +143,10 @@ static inline uint32_t pages_for(uint32_t n_tokens)
     return n_tokens / SERVERD_PAGE_TOKENS + (n_tokens % SERVERD_PAGE_TOKENS != 0);
 }
 
-/* engine.c: bookkeeping that other threads read. */
+/* engine.c */
 void engine_wake(struct engine *engine); /* the thread looks again; needs the mutex */
+
+/* submit.c: bookkeeping that other threads read. */
 void engine_take_inbox(struct engine *engine, struct job **out);
 void engine_forget(struct engine *engine, struct job *job); /* no cancel finds it any more */
 void engine_unqueue(struct engine *engine, struct job *job);
@@ -243,19 +242,31 @@ void tier_end(struct engine *engine);       /* saves everything, as far as that 
 void tier_destroy(struct engine *engine);
 
 /* handles.c */
-/* Its prefix stays held for its request's hold_ns; returns the handle's id, 0: none. */
-uint64_t handles_keep(struct engine *engine, struct sequence *sequence);
+bool handles_create(struct engine *engine); /* false: no memory */
+/* What it has computed stays held for its request's hold_ns; its job learns the handle's id. */
+void handles_keep(struct engine *engine, struct sequence *sequence);
+/* What the prefix tree has of the n tokens of a request becomes what the handle has that it goes on
+ * behind, if that is more. */
+void handles_match(const struct engine *engine, const struct request *request,
+                   const int32_t *tokens, uint32_t n, struct radix_match *match);
 bool handles_give_way(struct engine *engine); /* one goes; false: there is none */
 void handles_drop_all(struct engine *engine);
 void handles_expire(struct engine *engine); /* and what was released */
 void handles_destroy(struct engine *engine);
+struct handle_totals {
+    uint32_t n, n_pages; /* pages of the tree and of their own, each counted once */
+    uint32_t n_tails;    /* of their own */
+    uint64_t n_window_pins;
+};
+struct handle_totals handles_totals(const struct engine *engine);
+serverd_status handles_check(const struct engine *engine, serverd_error *err);
 
 /* batch.c */
 void engine_plan(struct engine *engine); /* fills `slice` */
 serverd_batch engine_build(struct engine *engine);
 
 /* Which rows of a slice give logits: prompt rows whose next token is to be scored, and if a token
- * is to be drawn the last row, and all guesses. */
+ * is to be drawn, or the next one to be scored, the last row, and all guesses. */
 bool slice_wants_logits(const struct slice *slice, uint32_t position);
 
 /* draft.c: guesses of the next tokens, whose rows run behind those that are due. Nothing depends on

@@ -67,7 +67,7 @@ void engine_release(struct engine *engine, struct sequence *s)
         waiting_remove(engine, s);
     s->state = SEQUENCE_DONE;
     if (s->job->request->hold_ns > 0 && s->choice == 0 && !s->job->is_ending)
-        s->job->prefix_handle = handles_keep(engine, s);
+        handles_keep(engine, s);
     engine_give_pages(engine, s);
 }
 

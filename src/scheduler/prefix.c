@@ -76,8 +76,10 @@ void engine_copy_partial(struct engine *engine, struct sequence *s)
     if (!engine->tree || !s->hold.node || n <= n_pages * SERVERD_PAGE_TOKENS)
         return;
     /* found anew: what was there before pages were evicted for this sequence may be gone */
-    const struct radix_match match =
-        radix_tree_find(engine->tree, s->job->request->cache_space, gather(engine, s, 0, n), n);
+    const struct request *r = s->job->request;
+    const int32_t *tokens = gather(engine, s, 0, n);
+    struct radix_match match = radix_tree_find(engine->tree, r->cache_space, tokens, n);
+    handles_match(engine, r, tokens, n, &match);
     if (match.n_pages == n_pages && match.n_partial > 0 &&
         copy_page(engine, s, match.partial, match.n_partial))
         s->n_computed += match.n_partial;

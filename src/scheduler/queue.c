@@ -26,6 +26,10 @@
 /* The least fair time: running sequences end when they do. */
 #define LEAST_FAIR_SECONDS 0.5
 
+/* A common beginning of so many tokens that are not there is computed by one, if nothing else is
+ * said. */
+#define DEDUP_TOKENS 16u
+
 /* Requests of a tenant that are compared: the oldest, so that a choice takes little time however
  * many wait. */
 #define LOOKED_AT 1024u
@@ -152,9 +156,14 @@ uint32_t queue_n_listed(const struct engine *engine)
 
 /* ---- common prefixes ------------------------------------------------------------------------- */
 
+static uint32_t n_reusable(const struct sequence *s)
+{
+    return min_u32(sequence_next_score(s), s->job->request->n_prompt) - 1;
+}
+
 uint32_t queue_reusable_pages(const struct sequence *s)
 {
-    return (min_u32(sequence_next_score(s), s->job->request->n_prompt) - 1) / PAGE;
+    return n_reusable(s) / PAGE;
 }
 
 void queue_look_up(struct engine *engine, struct sequence *s)
@@ -162,10 +171,10 @@ void queue_look_up(struct engine *engine, struct sequence *s)
     const struct request *r = s->job->request;
     if (!engine->tree || queue_reusable_pages(s) == 0)
         return;
-    s->n_matched =
-        radix_tree_find(engine->tree, r->cache_space, r->prompt, queue_reusable_pages(s) * PAGE)
-            .n_pages *
-        PAGE;
+    struct radix_match match =
+        radix_tree_find(engine->tree, r->cache_space, r->prompt, queue_reusable_pages(s) * PAGE);
+    handles_match(engine, r, r->prompt, n_reusable(s), &match);
+    s->n_matched = match.n_pages * PAGE + match.n_partial;
 }
 
 static bool is_prefilling(const struct sequence *s)
@@ -199,9 +208,13 @@ static uint32_t common_pages(const struct sequence *a, const struct sequence *b)
     return i;
 }
 
-static bool is_behind(struct sequence *s, const struct sequence *leader)
+/* Tokens that it would save by waiting are worth it, and not there yet. */
+static bool is_behind(const struct engine *engine, const struct sequence *s,
+                      const struct sequence *leader)
 {
-    return s->n_led > s->n_matched && leader->n_computed < s->n_led;
+    const uint32_t least = engine->options.dedup_min_tokens;
+    return s->n_led >= s->n_matched + (least > 0 ? least : DEDUP_TOKENS) &&
+           leader->n_computed < s->n_led;
 }
 
 /* Does somebody compute what it would compute, or the disk read it? Its leader is remembered by its
@@ -211,7 +224,8 @@ static bool stands_back(struct engine *engine, struct sequence *s)
     if (tier_is_loading(engine, s))
         return true;
     for (uint32_t i = 0; i < engine->n_leaders && s->leader; i++)
-        if (engine->leaders[i]->job->request->id == s->leader && is_behind(s, engine->leaders[i]))
+        if (engine->leaders[i]->job->request->id == s->leader &&
+            is_behind(engine, s, engine->leaders[i]))
             return true;
     if (s->leader && s->n_matched < s->n_led)
         s->n_matched = s->n_led;
@@ -222,7 +236,7 @@ static bool stands_back(struct engine *engine, struct sequence *s)
         if (leader->first_page != s->first_page || r->cache_space != s->job->request->cache_space)
             continue;
         s->n_led = common_pages(s, leader) * PAGE;
-        if (is_behind(s, leader)) {
+        if (is_behind(engine, s, leader)) {
             s->leader = r->id;
             return true;
         }

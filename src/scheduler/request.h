@@ -17,12 +17,16 @@ struct inspection;
 struct reasoning_marks;
 struct token_trie;
 
+/* Whose a request is, for those who deliver its events; the engine never looks at it. */
+enum request_owner { OWNER_EXCHANGE, OWNER_PROGRAM };
+
 /* One prompt and how to continue it. Made on an HTTP thread; owned by the engine from a
  * successful engine_submit on, by the caller until then. */
 struct request {
     uint64_t id; /* set by engine_submit */
     void *user;  /* comes back in every event; the engine never looks at it */
     uint32_t user_index;
+    enum request_owner owner; /* comes back in every event, too */
 
     const int32_t *prompt;
     uint32_t n_prompt; /* >= 1 */
@@ -42,7 +46,10 @@ struct request {
     bool logprobs_are_processed; /* of what is left to draw from, not of the raw logits */
     bool wants_prompt_logprobs;  /* of prompt tokens score_from..n_prompt-1, n_top_logprobs best */
     uint32_t score_from;         /* at least 1; what lies before may come from the prefix cache */
-    bool wants_embedding;        /* encoder models: their embedding, or their scores */
+    /* One EVENT_NEXT_LOGPROBS: of these tokens behind the last one of the prompt. */
+    const int32_t *next_tokens;
+    uint32_t n_next_tokens; /* <= LIMIT_NEXT_TOKENS; 0: no such event */
+    bool wants_embedding;   /* encoder models: their embedding, or their scores */
     /* Encoders: prompt tokens of the first text of a pair; those behind are of the second. 0: there
      * is one text. */
     uint32_t n_first_segment;
@@ -69,8 +76,13 @@ struct request {
     uint64_t decode_ns;
     bool wants_progress; /* EVENT_PROGRESS */
     /* For how long prompt and output of its first choice stay in the prefix cache afterwards, held
-     * by a handle that EVENT_END names; 0: not at all. */
+     * by a handle that EVENT_END names; 0: not at all, UINT64_MAX: until it is released. */
     uint64_t hold_ns;
+    uint32_t hold_rank; /* of that handle: those of the highest rank give way first */
+    /* A handle whose tokens the prompt begins with, some of them or all: what is equal is not
+     * computed again, to the token, but for the prompt's last one. 0: none. A hint: an unknown one,
+     * or one that has given way, is ignored. */
+    uint64_t behind;
 
     struct arena *arena; /* holds the request and all it points to */
 };
@@ -88,6 +100,7 @@ enum finish_reason {
 enum event_kind {
     EVENT_PROGRESS,        /* the first `index` prompt tokens are computed, or were cached */
     EVENT_PROMPT_LOGPROBS, /* of prompt token `index` */
+    EVENT_NEXT_LOGPROBS,   /* of request.next_tokens, before the first token */
     EVENT_TOKEN,           /* token number `index` of a choice */
     EVENT_FINISH,          /* a choice is complete */
     EVENT_EMBEDDING,       /* embedding, or scores, before EVENT_END */
@@ -104,6 +117,7 @@ struct event {
     uint64_t request_id;
     void *user;
     uint32_t user_index;
+    enum request_owner owner;
     uint32_t index;
     int32_t token;
     /* TOKEN: hidden, its text is not part of the output (an end or stop token). */
@@ -112,12 +126,16 @@ struct event {
     uint64_t release;
     struct logprobs *logprobs; /* if asked for; the receiver's, free() */
     float *embedding;          /* EMBEDDING: the receiver's, free() */
+    /* NEXT_LOGPROBS: ln softmax of the raw logits, [n_next_tokens] in the order of the request; the
+     * receiver's, free() */
+    float *next_logprobs;
     /* FINISH */
     enum finish_reason finish;
     int32_t stop_token; /* the end or stop token, -1 if none */
     int32_t stop_index; /* the stop string's number, behind them a pattern's; -1: none */
     bool is_end_token;  /* stop_token is the model's own end of generation */
-    uint32_t n_cached;  /* of every kind: prompt tokens so far that were not computed */
+    /* Of every kind: prompt tokens so far that were not computed; exact, not in whole pages. */
+    uint32_t n_cached;
     /* END */
     /* SERVERD_OK (cancelled ones too), or why the request failed: BUSY (waited too long, or the
      * server shuts down), TIMEOUT (deadline), NUMERIC, NOMEM, DEVICE_LOST, the delegate's code. */
@@ -126,7 +144,13 @@ struct event {
     bool is_cancelled;
     uint32_t n_prompt, n_output;       /* n_output: all choices, hidden tokens too */
     uint32_t n_drafts, n_drafts_right; /* guessed tokens that were checked; those that were right */
-    uint64_t prefix_handle;            /* 0: none was wanted, or there was no room */
+    /* Of the step in which its first row ran, 1 is the engine's first; 0: none ran. Requests with
+     * the same number began in the same batch. */
+    uint64_t first_step;
+    /* The receiver releases it, of cancelled and failed ones, too. 0: none was wanted, or there was
+     * no room. */
+    uint64_t prefix_handle;
+    uint32_t n_held; /* tokens under it: all of prompt and output that have run */
     struct request_times times;
     struct inspection *inspection; /* the receiver's, inspection_destroy; see inspect.h */
 };

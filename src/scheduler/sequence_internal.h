@@ -32,6 +32,8 @@ struct job {
     uint32_t adapter_slot;             /* SERVERD_NO_ADAPTER: none */
     float adapter_scale;
     uint64_t prefix_handle; /* see request.hold_ns */
+    uint32_t n_held;        /* tokens under it */
+    uint64_t first_step;    /* see struct event */
     bool is_queued;         /* not yet admitted: counts for the queue's bounds */
     bool is_ending;         /* in the engine's list of ending jobs */
     serverd_error failure;  /* code SERVERD_OK: none */
@@ -88,7 +90,7 @@ struct sequence {
 
     /* While it waits for the first time (queue.c). */
     uint64_t first_page; /* hash of its first page and its namespace */
-    uint32_t n_matched;  /* tokens that the prefix tree has of its prompt, as of its last look */
+    uint32_t n_matched;  /* tokens of its prompt that are in pages, as of its last look */
     bool has_asked_disk; /* what the disk has of it was looked up */
     uint64_t leader;     /* the request that computes its first n_led tokens now; 0: none */
     uint32_t n_led;

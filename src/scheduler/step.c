@@ -213,6 +213,9 @@ static void publish(struct engine *engine)
     uint32_t n_used = cache.n_private + cache.n_locked;
     atomic_store_explicit(&s->n_running, engine->n_running, memory_order_relaxed);
     atomic_store_explicit(&s->n_free_pages, engine_n_available(engine), memory_order_relaxed);
+    const struct handle_totals held = handles_totals(engine);
+    atomic_store_explicit(&s->n_handles, held.n, memory_order_relaxed);
+    atomic_store_explicit(&s->n_held_pages, held.n_pages, memory_order_relaxed);
     struct metrics *metrics = engine->options.metrics;
     if (!metrics)
         return;
@@ -278,11 +281,11 @@ serverd_status engine_check(const struct engine *engine, serverd_error *err)
         return err->code;
     if (engine->tree && radix_tree_check(engine->tree, err))
         return err->code;
-    if (windows_check(engine, err))
+    if (handles_check(engine, err) || windows_check(engine, err))
         return err->code;
     if (engine->draft_model && draft_model_audit(engine->draft_model, err))
         return err->code;
-    uint32_t n_pages = 0, n_running = 0, n_waiting = 0, n_queued = 0;
+    uint32_t n_pages = handles_totals(engine).n_tails, n_running = 0, n_waiting = 0, n_queued = 0;
     for (const struct job *job = engine->live; job; job = job->live_next) {
         n_queued += job->is_queued;
         for (const struct sequence *s = job->sequences; s; s = s->sibling) {

@@ -149,7 +149,7 @@ serverd_kv_page engine_kv_page(const struct engine *engine, struct page_id page)
 
 serverd_status windows_check(const struct engine *engine, serverd_error *err)
 {
-    uint64_t n_pins = engine->n_held_windows;
+    uint64_t n_pins = handles_totals(engine).n_window_pins;
     for (const struct job *job = engine->live; job; job = job->live_next)
         for (const struct sequence *s = job->sequences; s; s = s->sibling) {
             n_pins += s->window_end - s->window_begin;

@@ -368,21 +368,36 @@ static void sequences_share_the_pages_of_a_common_beginning(void **state)
     }
 }
 
+/* Sequences of so many tokens, alone on one thread and together on some. */
+static void check_encoder(const char *weights, const uint32_t *n_tokens)
+{
+    struct program *program = synthetic_program("bert", weights);
+    float alone[MAX_SEQS][256], together[MAX_SEQS * 256];
+    const uint32_t seqs[MAX_SEQS] = {0, 1, 2}, begin[MAX_SEQS] = {0};
+    struct engine_under_test e = open_on(program, "cpu", 1, DTYPE_F32);
+    assert_true(e.width <= 256);
+    for (uint32_t s = 0; s < MAX_SEQS; s++)
+        assert_int_equal(step(&e, 1, &seqs[s], begin, &n_tokens[s], alone[s]), SERVERD_OK);
+    close_engine(&e);
+    for (uint32_t n_threads = 2; n_threads < 5; n_threads++) {
+        e = open_on(program, "cpu", n_threads, DTYPE_F32);
+        for (int again = 0; again < 5; again++) {
+            assert_int_equal(step(&e, MAX_SEQS, seqs, begin, n_tokens, together), SERVERD_OK);
+            for (uint32_t s = 0; s < MAX_SEQS; s++)
+                assert_same_bits(alone[s], together + s * e.width, e.width, "sequence", s);
+        }
+        close_engine(&e);
+    }
+    program_unref(program);
+}
+
 static void an_encoder_gives_the_same_bits_alone_and_batched(void **state)
 {
     (void)state;
-    struct program *program = synthetic_program("bert", "F32");
-    struct engine_under_test e = open_on(program, "cpu", 2, DTYPE_F32);
-    float alone[MAX_SEQS][256], together[MAX_SEQS * 256];
-    assert_true(e.width <= 256);
-    const uint32_t seqs[MAX_SEQS] = {0, 1, 2}, begin[MAX_SEQS] = {0}, end[MAX_SEQS] = {5, 45, 1};
-    for (uint32_t s = 0; s < MAX_SEQS; s++)
-        assert_int_equal(step(&e, 1, &seqs[s], begin, &end[s], alone[s]), SERVERD_OK);
-    assert_int_equal(step(&e, MAX_SEQS, seqs, begin, end, together), SERVERD_OK);
-    for (uint32_t s = 0; s < MAX_SEQS; s++)
-        assert_same_bits(alone[s], together + s * e.width, e.width, "sequence", s);
-    close_engine(&e);
-    program_unref(program);
+    check_encoder("F32", (const uint32_t[]){5, 45, 1});
+    /* blocks of rows, which end within a sequence and within a page */
+    check_encoder("F32", (const uint32_t[]){LONG_TOKENS, 45, LONG_TOKENS - 13});
+    check_encoder("Q8_0", (const uint32_t[]){LONG_TOKENS, 45, LONG_TOKENS - 13});
 }
 
 static serverd_kv_page whole_page(const struct engine_under_test *e, uint32_t page)

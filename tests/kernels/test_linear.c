@@ -522,6 +522,40 @@ static void linear_layers_are_right_for_every_type_and_tail(void **state)
         }
 }
 
+/* Weights that are numbers are in no blocks: k ends anywhere, also on both sides of a run of pairs
+ * (linear_floats.h), and rows behind a tile. */
+static void layers_of_numbers_end_anywhere(void **state)
+{
+    (void)state;
+    enum { MAX_OUT = 40 };
+    static const size_t ks[] = {1, 2, 15, 17, 31, 126, 127, 128, 129, 130, 255, 256, 257, 385};
+    static const size_t rows[] = {1, 4, 12, 17, 48, 61};
+    static float x[61 * 385], first[61 * MAX_OUT], out[61 * MAX_OUT], bias[MAX_OUT];
+    uint64_t seed = 1;
+    for (size_t type = 0; type < N_TYPES; type++) {
+        if (dtype_info(types[type].dtype)->block_elements != 1)
+            continue;
+        for (size_t i = 0; i < sizeof ks / sizeof *ks; i++)
+            for (size_t r = 0; r < sizeof rows / sizeof *rows; r++, seed++) {
+                struct shape shape = {seed % 2 ? MAX_OUT : 32, ks[i], rows[r]};
+                struct matrix m = take_matrix(type, shape.n_out, shape.k, seed);
+                fill(x, shape.rows * shape.k, seed, 1.0f);
+                fill(bias, shape.n_out, seed, 1.0f);
+                struct quantised q = {.rows = {.values = x}, .n = shape.rows, .k = shape.k};
+                for (size_t level = 0; level < n_levels; level++) {
+                    float *to = level == 0 ? first : out;
+                    multiply(levels[level], &m, shape, &q.rows, bias, 1 + seed % 3, to);
+                    if (level == 0)
+                        check_product(&m, shape, &q, bias, first);
+                    else if (memcmp(first, out, shape.rows * shape.n_out * sizeof *out) != 0)
+                        fail_msg("%s: %s differs for %zu rows, k %zu", m.form->name,
+                                 levels[level]->name, shape.rows, shape.k);
+                }
+                free_matrix(&m);
+            }
+    }
+}
+
 static void sums_are_right_past_the_rows_that_are_kept_at_a_time(void **state)
 {
     (void)state;
@@ -636,6 +670,7 @@ int main(void)
         cmocka_unit_test(the_greatest_quad_is_wide_wherever_it_stands),
         cmocka_unit_test(not_a_number_stays_in_its_span),
         cmocka_unit_test(linear_layers_are_right_for_every_type_and_tail),
+        cmocka_unit_test(layers_of_numbers_end_anywhere),
         cmocka_unit_test(sums_are_right_past_the_rows_that_are_kept_at_a_time),
         cmocka_unit_test(every_element_can_be_the_one_that_stands_out),
         cmocka_unit_test(a_row_has_the_same_bits_in_any_company),

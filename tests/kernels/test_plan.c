@@ -141,7 +141,8 @@ static void check_overlap(const struct program *program, const serverd_handle *h
 
 static void for_all_models(void (*check)(struct program *program))
 {
-    static const char *const archs[] = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"};
+    static const char *const archs[] = {"llama",  "qwen2", "qwen3", "gemma2",
+                                        "gemma3", "phi3",  "bert"};
     static const char *const dtypes[] = {"F32", "Q8_0"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
         for (size_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++) {
@@ -261,10 +262,37 @@ static void a_wrong_plan_is_not_followed(void **state)
     for_all_models(check_not_followed);
 }
 
+/* Attention is the last phase of its stage if the phases behind it may write what it reads: all
+ * layers of an encoder have one store of keys and values. */
+static void check_stages(struct program *program)
+{
+    const serverd_partition whole = whole_of(program, NULL);
+    serverd_handle *handle = plan_partition(program, &whole);
+    for (uint32_t p = 0; p < handle->n_phases; p++) {
+        const struct cpu_phase *phase = &handle->phases[p];
+        if (phase->kind != PHASE_ATTENTION)
+            continue;
+        const serverd_node *node =
+            &program->graph.nodes[handle->actions[phase->first_action].index];
+        assert_true(p > 0 && phase->stage != phase[-1].stage);
+        if (!node->attributes.attn.is_causal)
+            assert_true(phase->stage != phase[1].stage);
+    }
+    cpu_unload(handle);
+}
+
+static void a_stage_writes_nothing_that_its_attention_reads(void **state)
+{
+    (void)state;
+    for_all_models(check_stages);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(values_of_a_stage_do_not_overlap),
-                                       cmocka_unit_test(a_plan_made_earlier_is_followed),
-                                       cmocka_unit_test(a_wrong_plan_is_not_followed)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(values_of_a_stage_do_not_overlap),
+        cmocka_unit_test(a_stage_writes_nothing_that_its_attention_reads),
+        cmocka_unit_test(a_plan_made_earlier_is_followed),
+        cmocka_unit_test(a_wrong_plan_is_not_followed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -585,6 +585,48 @@ static void evict(struct radix_tree *tree, const struct request *requests, uint3
     model = after;
 }
 
+/* It publishes nothing more. */
+static void keep(struct radix_tree *tree, struct page_pool *pool, struct request *r)
+{
+    page_pool_give(pool, r->pages + r->n_done, r->n_private);
+    r->n_private = 0;
+    radix_tree_keep(tree, &r->hold);
+}
+
+/* Pages of the model that kept requests have. */
+static uint32_t expect_kept(const struct request *requests)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < model.n_known; i++) {
+        const struct known *known = &model.known[i];
+        const size_t len = strlen(known->digits);
+        bool is_kept = false;
+        for (uint32_t r = 0; r < N_RUNNING; r++)
+            is_kept |= requests[r].hold.is_kept && requests[r].space == known->space &&
+                       len <= requests[r].n_done &&
+                       memcmp(known->digits, requests[r].digits, len) == 0;
+        n += is_kept;
+    }
+    return n;
+}
+
+/* Tokens of one request against what the other one holds. */
+static void compare(const struct request *held, const struct request *other, uint64_t random)
+{
+    int32_t tokens[MAX_TOKENS];
+    uint32_t n = (uint32_t)(random % (other->n * PAGE + 1)), n_equal = 0;
+    memcpy(tokens, spell(other->digits), sizeof tokens);
+    if (n > 0 && random % 3 == 0)
+        tokens[random / 3 % n] ^= 1;
+    while (n_equal < n && n_equal < held->n_done * PAGE &&
+           tokens[n_equal] == held->digits[n_equal / PAGE] - '0')
+        n_equal++;
+    struct page_id page = {0};
+    assert_int_equal(radix_tree_common(&held->hold, tokens, n, &page), n_equal);
+    if (n_equal % PAGE > 0)
+        assert_int_equal(page.index, held->pages[n_equal / PAGE].index);
+}
+
 static void random_requests(uint64_t seed, uint32_t span)
 {
     static struct request requests[N_RUNNING];
@@ -600,6 +642,10 @@ static void random_requests(uint64_t seed, uint32_t span)
             begin_request(tree, pool, span, r, random);
         else if (random % 16 == 0)
             end_request(tree, pool, r);
+        else if (r->hold.is_kept)
+            compare(r, &requests[random / 16 % N_RUNNING], random / 256);
+        else if (random % 16 == 1)
+            keep(tree, pool, r);
         else if (random % 3 == 0 && r->n_private)
             publish(tree, r, random / 3);
         else if (r->n_done + r->n_private < r->n &&
@@ -613,11 +659,13 @@ static void random_requests(uint64_t seed, uint32_t span)
             fail_msg("seed %llu, step %llu: %s", (unsigned long long)seed, (unsigned long long)i,
                      err.text);
         assert_int_equal(radix_tree_n_pages(tree), model.n_known);
+        assert_int_equal(radix_tree_n_kept(tree), expect_kept(requests));
     }
     for (uint32_t r = 0; r < N_RUNNING; r++)
         if (requests[r].runs)
             end_request(tree, pool, &requests[r]);
     assert_int_equal(radix_tree_n_locked(tree), 0);
+    assert_int_equal(radix_tree_n_kept(tree), 0);
     assert_int_equal(radix_tree_evict(tree, N_PAGES), model.n_known);
     assert_int_equal(radix_tree_n_nodes(tree), 0);
     assert_int_equal(page_pool_n_free(pool), N_PAGES);

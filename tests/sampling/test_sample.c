@@ -626,6 +626,14 @@ static void logprobs_are_those_of_a_naive_softmax(void **state)
         struct logprobs found;
         struct sampling_scratch *scratch = sampling_scratch_create(n_vocab);
         assert_true(logprobs_compute(scratch, logits, chosen, n_top, &found));
+        const int32_t tokens[] = {chosen, (int32_t)random_below(n_vocab), chosen};
+        float logprobs[3];
+        assert_true(logprobs_of_tokens(scratch, logits, tokens, 3, logprobs));
+        assert_memory_equal(&logprobs[0], &found.chosen.logprob, sizeof(float));
+        assert_memory_equal(&logprobs[2], &found.chosen.logprob, sizeof(float));
+        struct logprobs other;
+        assert_true(logprobs_compute(scratch, logits, tokens[1], 0, &other));
+        assert_memory_equal(&logprobs[1], &other.chosen.logprob, sizeof(float));
         sampling_scratch_destroy(scratch);
         assert_int_equal(found.n_top, n_top < n_vocab ? n_top : n_vocab);
         for (uint32_t i = 0; i < found.n_top; i++) {

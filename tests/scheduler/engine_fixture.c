@@ -144,6 +144,20 @@ static void on_prompt_logprobs(const struct world *world, struct plan *plan,
         assert_int_equal(event->logprobs->top[0].token, best);
 }
 
+static void on_next_logprobs(const struct world *world, struct plan *plan,
+                             const struct event *event)
+{
+    assert_int_equal(plan->n_next_scored++, 0);
+    assert_int_equal(plan->result[0].n, 0);
+    uint64_t state = NULL_MODEL_EMPTY;
+    for (uint32_t i = 0; i < plan->n_prompt; i++)
+        state = null_model_next(state, plan->prompt[i], i);
+    int32_t best =
+        null_model_answer(state, plan->prompt[plan->n_prompt - 1], world->repeat, 0, N_VOCAB);
+    for (uint32_t i = 0; i < plan->n_next_tokens; i++)
+        assert_int_equal(event->next_logprobs[i] > -1.0f, plan->next_tokens[i] == best);
+}
+
 static void on_embedding(struct plan *plan, const struct event *event)
 {
     plan->n_embeddings++;
@@ -159,6 +173,8 @@ static void on_end(struct plan *plan, const struct event *event)
     plan->n_output = event->n_output;
     plan->n_cached = event->n_cached;
     plan->prefix_handle = event->prefix_handle;
+    plan->n_held = event->n_held;
+    plan->first_step = event->first_step;
     plan->times = event->times;
     const struct request_times *t = &event->times;
     assert_true(t->arrival_ns > 0 && t->end_ns >= t->arrival_ns);
@@ -194,6 +210,7 @@ static void deliver(void *context, const struct event *events, uint32_t n)
             continue;
         }
         assert_int_equal(plan->n_ends, 0); /* END is the last */
+        assert_int_equal(events[i].owner, plan->owner);
         assert_true(plan->id == 0 || events[i].request_id == plan->id ||
                     world->clock.context == NULL);
         switch (events[i].kind) {
@@ -211,6 +228,9 @@ static void deliver(void *context, const struct event *events, uint32_t n)
         case EVENT_PROMPT_LOGPROBS:
             on_prompt_logprobs(world, plan, &events[i]);
             break;
+        case EVENT_NEXT_LOGPROBS:
+            on_next_logprobs(world, plan, &events[i]);
+            break;
         case EVENT_EMBEDDING:
             on_embedding(plan, &events[i]);
             break;
@@ -219,6 +239,7 @@ static void deliver(void *context, const struct event *events, uint32_t n)
             break;
         }
         free(events[i].logprobs);
+        free(events[i].next_logprobs);
         free(events[i].embedding);
         free(events[i].message);
     }
@@ -347,6 +368,8 @@ struct world *world_create(const struct world_options *o)
     if (o->disk_folder)
         open_disk(world, o->disk_folder);
     struct engine_options options = {
+        .max_pinned_fraction = o->max_pinned_fraction,
+        .dedup_min_tokens = o->dedup_min_tokens,
         .has_prefix_cache = !o->has_no_prefix_cache,
         .runtime = world->runtime,
         .tokenizer = world->tokenizer,
@@ -514,6 +537,13 @@ struct request *plan_request(struct world *world, struct plan *plan)
     r->wants_prompt_logprobs = plan->wants_prompt_logprobs;
     r->score_from = plan->score_from;
     r->hold_ns = plan->hold_ns;
+    r->hold_rank = plan->hold_rank;
+    r->behind = plan->behind;
+    r->owner = plan->owner;
+    int32_t *next = arena_array(r->arena, 4, sizeof *next);
+    memcpy(next, plan->next_tokens, sizeof plan->next_tokens);
+    r->next_tokens = next;
+    r->n_next_tokens = plan->n_next_tokens;
     r->n_top_logprobs = plan->n_top_logprobs;
     r->wants_embedding = plan->wants_embedding;
     r->priority = plan->priority;
@@ -694,6 +724,7 @@ void plan_check_whole(const struct world *world, const struct plan *plan)
         assert_int_equal(plan->n_logprobs, n_output);
     if (plan->wants_prompt_logprobs)
         assert_int_equal(plan->n_scored, plan->n_prompt - plan->score_from);
+    assert_int_equal(plan->n_next_scored, plan->n_next_tokens > 0);
 }
 
 void plan_must_submit(struct world *world, struct plan *plan)

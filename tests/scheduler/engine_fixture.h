@@ -31,6 +31,8 @@ struct world_options {
     uint32_t repeat; /* percent of the tokens that repeat the text; `device` has to say it, too */
     bool is_encoder, has_thread, has_real_clock, has_no_prefix_cache;
     const char *disk_folder; /* NULL: no disk tier */
+    double max_pinned_fraction;
+    uint32_t dedup_min_tokens;
 };
 
 struct world {
@@ -72,6 +74,11 @@ struct plan {
     uint64_t deadline_ns, decode_ns, tenant, hold_ns;
     bool wants_progress;
     uint32_t weight, score_from;
+    int32_t next_tokens[4]; /* whose log probabilities behind the prompt are wanted */
+    uint32_t n_next_tokens;
+    uint32_t hold_rank;
+    uint64_t behind;
+    enum request_owner owner;
     const struct reasoning_marks *reasoning; /* one of plan_marks, or NULL */
     bool is_reasoning_open;
     uint32_t reasoning_budget;
@@ -87,13 +94,15 @@ struct plan {
         int32_t finish_token, stop_index;
     } result[MAX_CHOICES];
     uint32_t progress, n_progress; /* the last one's tokens */
-    uint32_t n_scored, n_embeddings, n_logprobs, embedding_token;
+    uint32_t n_scored, n_next_scored, n_embeddings, n_logprobs, embedding_token;
     _Atomic uint32_t n_ends;
     serverd_status status;
     bool is_cancelled;
     uint32_t n_output, n_cached;
     uint64_t cache_space;
     uint64_t prefix_handle;
+    uint32_t n_held;
+    uint64_t first_step;
     struct request_times times;
 };
 

@@ -369,6 +369,52 @@ static void a_full_queue_is_busy_and_says_when_to_come_back(void **state)
     world_destroy(world);
 }
 
+static void a_set_of_requests_is_taken_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    enum { N = 4 };
+    struct world *world = world_create(&(struct world_options){.max_queue = 3});
+    struct plan *plans[N];
+    struct request *requests[N];
+    uint64_t ids[N];
+    for (uint32_t i = 0; i < N; i++) {
+        plans[i] = plan_of(10 + i, 5, i);
+        plans[i]->owner = OWNER_PROGRAM;
+        requests[i] = plan_request(world, plans[i]);
+    }
+    assert_int_equal(engine_submit_all(world->engine, NULL, 0, NULL, &err), SERVERD_OK);
+    assert_int_equal(engine_submit_all(world->engine, requests, N, ids, &err), SERVERD_BUSY);
+    requests[2]->n_choices = 0;
+    assert_int_equal(engine_submit_all(world->engine, requests, 3, ids, &err), SERVERD_INVALID);
+    requests[2]->n_choices = 1;
+    requests[2]->adapter = "nobody";
+    assert_int_equal(engine_submit_all(world->engine, requests, 3, ids, &err), SERVERD_INVALID);
+    requests[2]->adapter = NULL;
+    requests[1]->deadline_ns = 1;
+    assert_int_equal(engine_submit_all(world->engine, requests, 3, ids, &err), SERVERD_TIMEOUT);
+    requests[1]->deadline_ns = 0;
+    world_check_empty(world);
+    assert_int_equal(engine_submit_all(world->engine, requests, 3, ids, &err), SERVERD_OK);
+    for (uint32_t i = 0; i < 3; i++) {
+        plans[i]->id = ids[i];
+        assert_true(i == 0 || ids[i] == ids[i - 1] + 1);
+    }
+    assert_int_equal(engine_submit_all(world->engine, requests + 3, 1, ids, &err), SERVERD_BUSY);
+    world_step(world, 1);
+    assert_int_equal(engine_submit_all(world->engine, requests + 3, 1, ids, &err), SERVERD_OK);
+    plans[3]->id = ids[0];
+    engine_cancel(world->engine, ids[0]);
+    world_run(world);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(plans[i]->first_step, 1);
+        plan_finish(world, plans[i]);
+    }
+    assert_true(plans[3]->is_cancelled);
+    assert_int_equal(plans[3]->first_step, 0);
+    free(plans[3]);
+    world_destroy(world);
+}
+
 static void requests_start_in_order_of_priority_then_arrival(void **state)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
@@ -869,6 +915,7 @@ int main(void)
         cmocka_unit_test(embeddings_come_once_per_request),
         cmocka_unit_test(what_cannot_run_is_refused_at_the_door),
         cmocka_unit_test(a_full_queue_is_busy_and_says_when_to_come_back),
+        cmocka_unit_test(a_set_of_requests_is_taken_whole_or_not_at_all),
         cmocka_unit_test(requests_start_in_order_of_priority_then_arrival),
         cmocka_unit_test(a_cancelled_request_ends_within_one_step),
         cmocka_unit_test(times_that_are_over_end_requests),

@@ -67,6 +67,8 @@ static struct plan *make_plan(uint32_t i)
     plan->wants_logprobs = i == 1 || i == 4;
     plan->logprobs_are_processed = i == 4;
     plan->wants_prompt_logprobs = i == 3;
+    plan->n_next_tokens = i >= 3 ? 2 : 0;
+    plan->hold_ns = i == 1 || i == 3 ? UINT64_MAX : 0;
     plan->n_top_logprobs = 2;
     return plan;
 }
@@ -102,7 +104,12 @@ static bool run_with_failure(uint32_t n, uint32_t window)
     fail_at = left;
     while (engine_step(world->engine))
         assert_int_equal(engine_check(world->engine, &err), SERVERD_OK);
+    for (uint32_t i = 0; i < N_PLANS; i++)
+        engine_release_prefix(world->engine, plans[i]->prefix_handle);
     fail_at = 0;
+    for (uint32_t i = 0; i < N_PLANS; i++) /* once more: that may have failed */
+        engine_release_prefix(world->engine, plans[i]->prefix_handle);
+    (void)engine_step(world->engine);
     uint32_t n_hurt = 0;
     for (uint32_t i = 0; i < N_PLANS; i++) {
         n_hurt += !is_submitted[i] || plans[i]->status != SERVERD_OK;

@@ -3,6 +3,7 @@
 #include "engine_fixture.h"
 
 #include "base/hash.h"
+#include "base/numeric.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -45,7 +46,21 @@ static void random_sampling(struct sampling_params *params)
     params->n_bad_words = random_below(3);
 }
 
-static struct plan *random_plan(const struct world *world)
+/* Goes on behind what an earlier one has left, which may be anything by now. */
+static void follow(struct plan *plan, const struct plan *earlier)
+{
+    uint32_t n_whole = earlier->n_prompt + earlier->result[0].n;
+    uint32_t n = min_u32(n_whole - random_below(min_u32(n_whole, 20)), MAX_PROMPT);
+    plan->n_prompt = min_u32(n + random_below(5), MAX_PROMPT);
+    for (uint32_t i = 0; i < n; i++)
+        plan->prompt[i] = i < earlier->n_prompt ? earlier->prompt[i]
+                                                : earlier->result[0].token[i - earlier->n_prompt];
+    plan->cache_space = earlier->cache_space;
+    plan->behind = earlier->prefix_handle;
+}
+
+/* plans [n]: the earlier ones. */
+static struct plan *random_plan(const struct world *world, struct plan *const *plans, uint32_t n)
 {
     static const char *const stops[] = {"ab", "b", "gah", "eee", "ka"};
     struct plan *plan = plan_create();
@@ -53,6 +68,8 @@ static struct plan *random_plan(const struct world *world)
     if (one_in(2)) /* some begin alike */
         plan_begin_alike(plan, random_below(plan->n_prompt + 1), random_below(3));
     plan->cache_space = one_in(4) ? 1 : 0;
+    if (n > 0 && one_in(3))
+        follow(plan, plans[random_below(n)]);
     plan->n_choices = one_in(4) ? 1 + random_below(MAX_CHOICES) : 1;
     plan->max_new_tokens = one_in(8) ? 0 : 1 + random_below(one_in(3) ? 150 : 25);
     plan->sampling.temperature = one_in(2) ? 0 : 0.5f * (float)random_below(20);
@@ -81,7 +98,12 @@ static struct plan *random_plan(const struct world *world)
     }
     plan->tenant = random_below(3);
     plan->weight = random_below(4);
-    plan->hold_ns = one_in(6) ? 1 + random_below(100) * 1000000u : 0;
+    plan->hold_ns = one_in(3) ? 1 + random_below(100) * 1000000u : 0;
+    plan->hold_rank = random_below(3);
+    plan->n_next_tokens = one_in(4) ? random_below(5) : 0;
+    for (uint32_t i = 0; i < plan->n_next_tokens; i++)
+        plan->next_tokens[i] = (int32_t)random_below(N_VOCAB);
+    plan->owner = one_in(2) ? OWNER_PROGRAM : OWNER_EXCHANGE;
     if (one_in(10))
         plan->deadline_ns = world->now_ns + random_below(200) * 1000000u;
     return plan;
@@ -141,7 +163,7 @@ static void run_engine(uint64_t seed, bool has_faults, uint32_t window, const ch
     serverd_error err;
     for (uint32_t i = 0; n < N_PLANS; i++) {
         if (one_in(3)) {
-            plans[n] = random_plan(world);
+            plans[n] = random_plan(world, plans, n);
             if (plan_submit(world, plans[n], &err) == SERVERD_OK)
                 n++;
             else

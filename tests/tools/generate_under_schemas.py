@@ -3,6 +3,10 @@
 serverd-grammar, and with the package jsonschema, which knows nothing of it.
 
     generate_under_schemas.py URL SCHEMAS.json GRAMMAR_TOOL [--schemas 20] [--each 10] [--seed 4] [--max-tokens 1500]
+                              [--frequency-penalty 0.3]
+
+A small model repeats itself without end where a schema lets it (an array of any length, a string of any length): a
+higher --frequency-penalty makes its texts end.
 
 SCHEMAS.json: a list, or an object, of schemas or of objects with a member "schema". Prints how many texts were
 valid, invalid, cut by max_tokens; exit 1 if any is invalid.
@@ -32,11 +36,11 @@ def schemas_of(path, dice):
     return made
 
 
-def ask(url, schema, i, max_tokens):
+def ask(a, schema, i):
     """The choice, or the error's text. The first is greedy, the others are drawn."""
-    body = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0.8 if i else 0, "seed": i, "max_tokens": max_tokens,
-            "frequency_penalty": 0.3, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
-    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    body = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0.8 if i else 0, "seed": i, "max_tokens": a.max_tokens,
+            "frequency_penalty": a.frequency_penalty, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    request = urllib.request.Request(a.url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=900) as reply:
             return json.load(reply)["choices"][0], None
@@ -70,24 +74,27 @@ def main():
     parser.add_argument("tool")
     for name, default in (("--schemas", 20), ("--each", 10), ("--seed", 4), ("--max-tokens", 1500)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--frequency-penalty", type=float, default=0.3)
     a = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp())
     counts, n_schemas = collections.Counter(), 0
     for schema in schemas_of(a.file, random.Random(a.seed)):
         if n_schemas == a.schemas:
             break
-        first, error = ask(a.url, schema, 0, a.max_tokens)
+        first, error = ask(a, schema, 0)
         if error:
             counts["refused schemas"] += 1
             print("refused:", error[:200])
             continue
         n_schemas += 1
         with concurrent.futures.ThreadPoolExecutor(max(1, a.each - 1)) as pool:
-            others = list(pool.map(lambda i: ask(a.url, schema, i, a.max_tokens), range(1, a.each)))
+            others = list(pool.map(lambda i: ask(a, schema, i), range(1, a.each)))
         for choice, error in [(first, None), *others]:
             text = choice["message"]["content"] if choice else ""
             wrong = error or (why_invalid(text, schema, a.tool, folder) if choice["finish_reason"] == "stop" else None)
             counts["invalid" if wrong else "cut" if choice["finish_reason"] != "stop" else "valid"] += 1
+            if choice and choice["finish_reason"] != "stop":
+                print("cut:", json.dumps(schema)[:500], "\n  ", text[:300], "...", text[-300:])
             if wrong:
                 print("invalid:", wrong, "\n  ", json.dumps(schema)[:500], "\n  ", text[:500])
         print(f"{n_schemas} schemas: {dict(counts)}", flush=True)

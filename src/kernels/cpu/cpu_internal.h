@@ -62,7 +62,8 @@ struct cpu_action {
 };
 
 /* Phases of a stage can be run for some rows from first to last, whatever other rows do: a stage
- * begins where a phase reads what other rows have written (attention, selecting). */
+ * begins where a phase reads what other rows have written (attention, selecting), and behind an
+ * encoder's attention, which has to end before the next layer's keys and values are written. */
 struct cpu_phase {
     uint32_t kind, stage;
     int64_t rows; /* SERVERD_DIM_*: what its rows are */

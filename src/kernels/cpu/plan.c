@@ -203,6 +203,15 @@ static void add_input_phases(struct planner *planner)
     }
 }
 
+/* Attention over the rows of the step. All layers keep their keys and values in one store for it:
+ * the next layer's may be written only when it has ended for all rows. */
+static bool sees_step(const struct planner *planner, const struct cpu_phase *phase)
+{
+    const struct cpu_action *action = &planner->handle->actions[phase->first_action];
+    return phase->kind == PHASE_ATTENTION &&
+           !planner->graph->nodes[action->index].attributes.attn.is_causal;
+}
+
 static bool cut_into_phases(struct planner *planner)
 {
     serverd_handle *handle = planner->handle;
@@ -221,8 +230,8 @@ static bool cut_into_phases(struct planner *planner)
     for (uint32_t p = 1; p < handle->n_phases; p++) {
         const struct cpu_phase *before = &handle->phases[p - 1];
         struct cpu_phase *phase = &handle->phases[p];
-        bool goes_on = phase->kind != PHASE_ATTENTION && phase->rows == SERVERD_DIM_ROWS &&
-                       before->rows == SERVERD_DIM_ROWS;
+        bool goes_on = phase->kind != PHASE_ATTENTION && !sees_step(planner, before) &&
+                       phase->rows == SERVERD_DIM_ROWS && before->rows == SERVERD_DIM_ROWS;
         phase->stage = before->stage + (goes_on ? 0 : 1);
     }
     for (uint32_t n = cpu_first_node(handle); n < cpu_end_node(handle); n++)

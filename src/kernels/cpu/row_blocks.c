@@ -1,8 +1,8 @@
 /* Many rows: instead of sharing the columns of each linear layer, workers share the rows. A block
  * of rows goes through all phases of a stage on one worker, which finds in its own caches what it
  * has just written; only keys and values pass from one processor to another, and there is one
- * barrier for a layer. Each worker reads all weights, which is little beside the arithmetic on so
- * many rows. */
+ * barrier for a layer (an encoder's has two). Each worker reads all weights, which is little beside
+ * the arithmetic on so many rows. */
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_internal.h"
 #include "program/op.h"
@@ -129,8 +129,7 @@ bool cpu_run_stage(const struct cpu_step *step, uint32_t first_phase, uint32_t n
 {
     const struct cpu_phase *phase = &step->handle->phases[first_phase];
     size_t n_rows = cpu_rows_of(step, phase->rows), n_workers = step->host->n_workers;
-    /* all layers of an encoder share one store of keys and values: its stages cannot overlap */
-    if (phase->rows != SERVERD_DIM_ROWS || step->handle->step_kv || n_rows < n_workers * MIN_ROWS)
+    if (phase->rows != SERVERD_DIM_ROWS || n_rows < n_workers * MIN_ROWS)
         return false;
     size_t rounds = (n_rows + n_workers * MAX_ROWS - 1) / (n_workers * MAX_ROWS);
     size_t rows = (n_rows + rounds * n_workers - 1) / (rounds * n_workers);
