@@ -110,6 +110,26 @@ static const struct json_value *trigger_of(struct tags *t, const struct json_val
     return found;
 }
 
+static bool spend(struct tags *t, uint64_t n)
+{
+    return tags_check(t, grammar_budget_spend(t->builder->budget, n, t->err), NULL);
+}
+
+/* For each tag its trigger. NULL: failed. */
+static const struct json_value **find_triggers(struct tags *t, const struct json_value *tags,
+                                               const struct json_value *triggers)
+{
+    const struct json_value **out =
+        arena_array(t->builder->budget->arena, tags->n, sizeof(const struct json_value *));
+    uint32_t i = 0;
+    if (!out)
+        (void)tags_check(t, grammar_budget_memory(t->err), NULL);
+    for (const struct json_value *v = tags->first; v && t->status == SERVERD_OK; v = v->next)
+        if (spend(t, triggers->n))
+            out[i++] = trigger_of(t, v, triggers);
+    return t->status == SERVERD_OK ? out : NULL;
+}
+
 static const struct automaton *trigger_texts(struct tags *t, const struct json_value *triggers)
 {
     struct text_piece *texts = arena_array(t->builder->budget->arena, triggers->n, sizeof *texts);
@@ -125,21 +145,20 @@ static const struct automaton *trigger_texts(struct tags *t, const struct json_v
     return t->status == SERVERD_OK ? tags_literals(t, texts, n) : NULL;
 }
 
-/* Free text up to a trigger, and one of its tags. */
+/* Free text up to a trigger, and one of its tags; of: the trigger of each. */
 static void add_announced_tag(struct tags *t, const struct json_value *triggers,
-                              const struct json_value *tags, const struct automaton *stops)
+                              const struct json_value *tags, const struct json_value *const *of,
+                              const struct automaton *stops)
 {
     struct either either = EITHER_NONE;
-    uint32_t n_left = 0;
-    for (const struct json_value *v = tags->first; v && t->status == SERVERD_OK; v = v->next)
-        n_left += trigger_of(t, v, triggers) != NULL;
+    uint32_t n_left = tags->n;
     for (const struct json_value *trigger = triggers->first; trigger && t->status == SERVERD_OK;
          trigger = trigger->next) {
         const struct text_piece piece = {trigger->text, trigger->n};
-        uint32_t n_own = 0;
-        for (const struct json_value *v = tags->first; v; v = v->next)
-            n_own += trigger_of(t, v, triggers) == trigger;
-        if (n_own == 0 || t->status != SERVERD_OK)
+        uint32_t n_own = 0, at = 0;
+        for (uint32_t i = 0; i < tags->n; i++)
+            n_own += of[i] == trigger;
+        if (!spend(t, tags->n) || n_own == 0)
             continue;
         const struct automaton *text = tags_up_to(t, tags_literals(t, &piece, 1), stops);
         n_left -= n_own;
@@ -151,7 +170,7 @@ static void add_announced_tag(struct tags *t, const struct json_value *triggers,
         tags_add_automaton(t, text);
         struct either own = EITHER_NONE;
         for (const struct json_value *v = tags->first; v && t->status == SERVERD_OK; v = v->next) {
-            if (trigger_of(t, v, triggers) != trigger)
+            if (of[at++] != trigger)
                 continue;
             either_begin(t, &own, --n_own == 0);
             add_tag(t, v, trigger->n);
@@ -170,15 +189,17 @@ static void add_triggered(struct tags *t, const struct json_value *format,
     const struct json_value *triggers = tags_list(t, format, "triggers");
     const struct automaton *stops = triggers && tags ? trigger_texts(t, triggers) : NULL;
     const struct automaton *rest = tags_without(t, stops);
+    const struct json_value *const *of =
+        t->status == SERVERD_OK ? find_triggers(t, tags, triggers) : NULL;
     bool is_once = tags_flag(format, "stop_after_first");
-    if (t->status != SERVERD_OK)
+    if (!of)
         return;
     if (tags_flag(format, "at_least_one"))
-        add_announced_tag(t, triggers, tags, stops);
+        add_announced_tag(t, triggers, tags, of, stops);
     if (tags_flag(format, "at_least_one") && is_once)
         return;
     uint32_t again = tags_add(t, OP_SPLIT, 0);
-    add_announced_tag(t, triggers, tags, stops);
+    add_announced_tag(t, triggers, tags, of, stops);
     uint32_t jump = tags_add(t, OP_JUMP, again);
     tags_set_target(t, again, tags_here(t));
     tags_add_automaton(t, rest);

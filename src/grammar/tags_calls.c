@@ -337,6 +337,8 @@ static bool is_same_text(const struct json_value *a, const struct json_value *b)
 /* Whether an earlier part begins with the same text. */
 static bool is_seen(struct tags *t, const struct json_value *parts, const struct json_value *part)
 {
+    if (!tags_check(t, grammar_budget_spend(t->builder->budget, parts->n, t->err), NULL))
+        return false;
     for (const struct json_value *p = parts->first; p != part; p = p->next)
         if (is_same_text(begin_of(t, p), begin_of(t, part)))
             return true;
@@ -370,6 +372,7 @@ static void add_parts(struct tags *t, const struct json_value *parts,
 {
     struct either either = EITHER_NONE;
     uint32_t n_left = 0;
+    (void)tags_check(t, grammar_budget_spend(t->builder->budget, parts->n, t->err), NULL);
     for (const struct json_value *p = parts->first; p; p = p->next)
         n_left += is_same_text(begin_of(t, p), begin);
     for (const struct json_value *p = parts->first; p && t->status == SERVERD_OK; p = p->next) {

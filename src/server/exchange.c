@@ -578,7 +578,7 @@ static void settle_single(struct exchange *x, serverd_status status, uint64_t id
     if (status == SERVERD_OK)
         return;
     if (status == SERVERD_BUSY)
-        api_error_set(&e, "rate_limit_exceeded", NULL, "%s.", err->text);
+        api_error_set(&e, "rate_limit_exceeded", NULL, "%s. Please try again in 1s.", err->text);
     else
         submit_error(x, err, false, &e);
     exchange_fail(x, &e);

@@ -27,6 +27,14 @@ bool job_thread_put(struct job_thread *jobs, const struct server_job *job)
     return fits;
 }
 
+uint32_t job_thread_n_jobs(struct job_thread *jobs)
+{
+    (void)pthread_mutex_lock(&jobs->mutex);
+    const uint32_t n = jobs->n;
+    (void)pthread_mutex_unlock(&jobs->mutex);
+    return n;
+}
+
 /* ---- the thread --------------------------------------------------------------------------------
  */
 

@@ -425,6 +425,8 @@ void server_tick(struct server *server)
     metrics_set(server->context.metrics, METRIC_HTTP_CONNECTIONS, server->n_connections);
     (void)pthread_mutex_unlock(&server->lock);
     metrics_set(server->context.metrics, METRIC_SSE_STREAMS, atomic_load(&server->n_streams));
+    metrics_set(server->context.metrics, METRIC_GRAMMAR_WAITING,
+                job_thread_n_jobs(&server->compilers));
     metrics_set(server->context.metrics, METRIC_LOG_DROPPED,
                 (double)log_n_dropped(server->context.log));
     server_check_hangups(server);

@@ -323,6 +323,7 @@ void server_end_job(struct server *server, struct exchange *x, serverd_status st
 void job_thread_init(struct job_thread *jobs, struct server *server);
 serverd_status job_thread_start(struct job_thread *jobs, serverd_error *err);
 bool job_thread_put(struct job_thread *jobs, const struct server_job *job); /* false: full */
+uint32_t job_thread_n_jobs(struct job_thread *jobs); /* the one that is being done, too */
 /* Ends after the present job; those behind it fail. New ones are not taken. */
 void job_thread_stop(struct job_thread *jobs);
 void job_thread_deinit(struct job_thread *jobs);

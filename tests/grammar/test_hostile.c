@@ -241,12 +241,40 @@ static void ambiguity_has_a_bound(void **state)
     grammar_unref(grammar);
 }
 
+/* Every tag is compared with every trigger, and every part with every other one. */
+static void many_tags(void **state)
+{
+    (void)state;
+    enum { N_TAGS = 9000 };
+    struct buffer text;
+    buffer_init(&text, LIMIT_GRAMMAR_TEXT);
+    buffer_append_str(&text, "{\"format\":{\"type\":\"triggered_tags\",\"triggers\":[\"z\"");
+    for (unsigned i = 0; i < N_TAGS; i++)
+        buffer_printf(&text, ",\"t%u\"", i);
+    buffer_append_str(&text, "],\"tags\":[");
+    for (unsigned i = 0; i < N_TAGS; i++)
+        buffer_printf(&text,
+                      "%s{\"begin\":\"z%u\",\"content\":{\"type\":\"any_text\"},\"end\":\".\"}",
+                      i > 0 ? "," : "", i);
+    buffer_append_str(&text, "]}}");
+    answers_buffer(GRAMMAR_TAGS, &text);
+    buffer_append_str(&text, "{\"format\":{\"type\":\"interleaved\",\"triggers\":[],\"parts\":[");
+    for (unsigned i = 0; i < N_TAGS; i++)
+        buffer_printf(
+            &text, "%s{\"begin\":\"z%u\",\"content\":{\"type\":\"const_string\",\"value\":\"\"}}",
+            i > 0 ? "," : "", i);
+    buffer_append_str(&text, "]}}");
+    answers_buffer(GRAMMAR_TAGS, &text);
+    buffer_deinit(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deep_nesting),     cmocka_unit_test(reference_chains),
         cmocka_unit_test(huge_lists),       cmocka_unit_test(explosions),
         cmocka_unit_test(hostile_grammars), cmocka_unit_test(ambiguity_has_a_bound),
+        cmocka_unit_test(many_tags),
     };
     return cmocka_run_group_tests_name("hostile", tests, NULL, NULL);
 }

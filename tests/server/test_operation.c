@@ -365,6 +365,17 @@ static void properties_have_the_settings_that_requests_get(void **state)
     json_decref(root);
 }
 
+static void a_grammar_is_compiled_once_and_timed(void **state)
+{
+    struct edge *edge = *state;
+    for (int i = 0; i < 2; i++)
+        check(edge, "POST", "/v1/completions",
+              "{\"prompt\":\"x\",\"max_tokens\":4,\"regex\":\"[ab]{9}\"}", 200, "\"text\":\"");
+    assert_true(edge_metric(edge, "serverd_grammar_compile_time_seconds_count ") == 1);
+    assert_true(edge_metric(edge, "serverd_grammar_compiles_total{result=\"ok\"} ") == 1);
+    assert_true(edge_metric(edge, "serverd_grammar_waiting ") == 0);
+}
+
 static void a_probe_gets_a_real_token(void **state)
 {
     struct edge *edge = *state;
@@ -524,6 +535,7 @@ int main(void)
         FACT(loads_say_what_runs),
         FACT(slots_show_what_runs),
         FACT(properties_have_the_settings_that_requests_get),
+        FACT(a_grammar_is_compiled_once_and_timed),
         FACT(a_probe_gets_a_real_token),
         cmocka_unit_test(probes_do_not_pile_up),
         cmocka_unit_test(a_probe_that_takes_too_long_fails),

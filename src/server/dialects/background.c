@@ -197,7 +197,8 @@ bool background_follow(struct exchange *x, const char *id, int64_t after, struct
     (void)pthread_mutex_lock(&set->lock);
     struct background *b = f ? find(x, id) : NULL;
     if (b && b->state != BACKGROUND_ENDED && b->n_followers == LIMIT_FOLLOWERS) {
-        api_error_set(e, "rate_limit_exceeded", NULL, "%u streams of this response are open.",
+        api_error_set(e, "rate_limit_exceeded", NULL,
+                      "%u streams of this response are open. Please try again in 1s.",
                       LIMIT_FOLLOWERS);
     } else if (b) {
         *f = (struct follower){b, find_event(&b->frames, after)};

@@ -206,10 +206,13 @@ static bool compile(struct exchange *x, const struct output_form *form, struct g
                                             .max_ns = form->max_ns};
     const char *code = NULL;
     serverd_error err;
+    const uint64_t begin = clock_now_ns(context->clock);
     serverd_status status =
         grammar_compile(form->form, form->text, form->n, &options, out, &code, &err);
     const char *result = status == SERVERD_OK ? "ok" : "refused";
     metrics_add_labelled(context->metrics, METRIC_GRAMMAR_COMPILES, &result, 1);
+    metrics_observe(context->metrics, METRIC_GRAMMAR_COMPILE_TIME,
+                    (double)(clock_now_ns(context->clock) - begin) * 1e-9);
     if (status == SERVERD_OK)
         return true;
     if (code)
