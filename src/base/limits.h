@@ -115,6 +115,14 @@
 #define LIMIT_JSON_VALUES       1000000u
 #define LIMIT_JSON_NUMBER_BYTES 512u
 
+/* Generation programs: their own errors. A pattern of string.find and its like; what json.encode
+ * writes and json.decode reads; values of such a text; time to compile all patterns of a program's
+ * type specs. */
+#define LIMIT_DSL_PATTERN_BYTES (8 * KIB)
+#define LIMIT_DSL_JSON_BYTES    (4 * MIB)
+#define LIMIT_DSL_JSON_VALUES   250000u
+#define LIMIT_DSL_PATTERNS_NS   250000000u
+
 /* Prefixes that handles hold at once; then one gives way. */
 #define LIMIT_PREFIX_HANDLES 16384u
 
@@ -133,6 +141,15 @@
 #define LIMIT_STORED_RESPONSE_BYTES (256 * MIB)
 #define LIMIT_BACKGROUND            64u /* responses made while nobody waits; more get 429 */
 #define LIMIT_FOLLOWERS             8u  /* streams of one of them; more get 429 */
+/* Generation programs: 507 for more that are uploaded or lie in the folder; runs whose events need
+ * more are ended, of a job or of all; results of a batch beyond are errors; of ended runs the
+ * oldest go; 503 for more texts that wait to be read. */
+#define LIMIT_DSL_PROGRAMS        1024u
+#define LIMIT_DSL_EVENT_BYTES     (64 * MIB)
+#define LIMIT_DSL_ALL_EVENT_BYTES (1 * GIB)
+#define LIMIT_DSL_RESULTS_BYTES   (128 * MIB)
+#define LIMIT_DSL_ENDED_BYTES     (256 * MIB)
+#define LIMIT_DSL_ERRANDS         1024u
 /* Of --data-path: 507, or 400 with the field's name. Ages in seconds: files of batches, and of
  * batches that have ended, go when they are so old, as with OpenAI. */
 #define LIMIT_STORED_FILES   100000u
@@ -281,5 +298,13 @@
 /* Metrics: further series of a family count under the label value "other". */
 #define LIMIT_METRIC_SERIES 256u
 #define LIMIT_METRICS_BYTES (32 * MIB) /* rendered, of all models: 500 */
+
+/* Runs of generation programs. Depth of branches: branch_limit. Text of one literal, of a rendered
+ * conversation: context_length_exceeded, template_error. Rows of a trace: the rest is left out.
+ * Choices whose unconditional likelihood is kept, of a model: a later one takes the place. */
+#define LIMIT_DSL_DEPTH      256u
+#define LIMIT_DSL_OPEN_BYTES (16 * MIB)
+#define LIMIT_DSL_TRACE      16384u
+#define LIMIT_SCORE_MEMO     4096u
 
 #endif

@@ -17,6 +17,7 @@ static const struct group groups[N_OPTION_GROUPS] = {
     [GROUP_HTTP] = {"HTTP", "Where clients connect."},
     [GROUP_SECURITY] = {"Security", "Who may connect."},
     [GROUP_API] = {"API", "How requests are read."},
+    [GROUP_PROGRAMS] = {"Programs", "Generation programs, which run inside the server."},
     [GROUP_PROCESS] = {"Process", "Configuration and log."},
 };
 
