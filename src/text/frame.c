@@ -83,7 +83,7 @@ serverd_status tokenizer_encode(const struct tokenizer *tokenizer, const char *t
     for (uint32_t i = first; i < frame.n; i++) {
         serverd_status status = SERVERD_OK;
         if (frame.items[i].token == FRAME_FIRST)
-            status = tokenizer_encode_text(tokenizer, text, n, parses, out, err);
+            status = tokenizer_encode_text(tokenizer, text, n, flags, out, err);
         else if (!token_list_add(out, frame.items[i].token))
             status = tokenizer_list_error(out, err);
         if (status != SERVERD_OK)
@@ -105,9 +105,9 @@ serverd_status tokenizer_encode_pair(const struct tokenizer *tokenizer, const ch
         serverd_status status = SERVERD_OK;
         int32_t token = frame.items[i].token;
         if (token == FRAME_FIRST)
-            status = tokenizer_encode_text(tokenizer, first, n_first_bytes, false, out, err);
+            status = tokenizer_encode_text(tokenizer, first, n_first_bytes, 0, out, err);
         else if (token == FRAME_SECOND)
-            status = tokenizer_encode_text(tokenizer, second, n_second_bytes, false, out, err);
+            status = tokenizer_encode_text(tokenizer, second, n_second_bytes, 0, out, err);
         else if (!token_list_add(out, token))
             status = tokenizer_list_error(out, err);
         if (status != SERVERD_OK)

@@ -308,14 +308,14 @@ static serverd_status encode_plain(const struct tokenizer *tokenizer,
 }
 
 static serverd_status encode_stretches(const struct tokenizer *tokenizer, const char *text,
-                                       const struct stretch_list *stretches,
+                                       const struct stretch_list *stretches, bool continues,
                                        struct encode_scratch *scratch, struct token_list *out,
                                        serverd_error *err)
 {
     const struct vocabulary *v = &tokenizer->vocabulary;
     struct buffer plain;
     buffer_init(&plain, SIZE_MAX / 2);
-    bool follows_special = true;
+    bool follows_special = !continues;
     serverd_status status = SERVERD_OK;
     for (size_t i = 0; i < stretches->n && status == SERVERD_OK; i++) {
         const struct stretch *s = &stretches->items[i];
@@ -328,9 +328,9 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
         bool has_prefix = follows_special && !tokenizer->pipeline && v->kind == VOCABULARY_SPM &&
                           v->adds_space_prefix;
         normalise(tokenizer, text + s->begin, s->end - s->begin, has_prefix, &plain);
-        status = plain.is_failed
-                     ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
-                     : encode_plain(tokenizer, scratch, &plain, s->begin == 0, out, err);
+        status = plain.is_failed ? fail(err, SERVERD_NOMEM, "no memory to tokenise")
+                                 : encode_plain(tokenizer, scratch, &plain,
+                                                s->begin == 0 && !continues, out, err);
         follows_special = false;
     }
     buffer_deinit(&plain);
@@ -338,8 +338,9 @@ static serverd_status encode_stretches(const struct tokenizer *tokenizer, const 
 }
 
 serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const char *text, size_t n,
-                                     bool parses, struct token_list *out, serverd_error *err)
+                                     unsigned flags, struct token_list *out, serverd_error *err)
 {
+    const bool parses = flags & TOKENIZER_PARSE_SPECIAL;
     if (n > INT32_MAX / 4)
         return fail(err, SERVERD_INVALID, "a text of %zu bytes is too long", n);
     struct encode_scratch scratch = {0};
@@ -355,7 +356,8 @@ serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const ch
     else if (!added_cut(&tokenizer->added, false, &scratch.search, text, n, &stretches))
         status = fail(err, SERVERD_NOMEM, "no memory to split %zu bytes", n);
     if (status == SERVERD_OK)
-        status = encode_stretches(tokenizer, text, &stretches, &scratch, out, err);
+        status = encode_stretches(tokenizer, text, &stretches, flags & TOKENIZER_CONTINUES,
+                                  &scratch, out, err);
     free(stretches.items);
     free(scratch.symbols);
     free(scratch.heap);

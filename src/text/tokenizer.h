@@ -41,8 +41,11 @@ void token_list_deinit(struct token_list *list);
 bool token_list_add(struct token_list *list, int32_t id); /* false: at its limit, or no memory */
 
 enum tokenizer_flags {
-    TOKENIZER_ADD_SPECIAL = 1,  /* BOS, EOS, separators as the model wants them */
-    TOKENIZER_PARSE_SPECIAL = 2 /* control tokens in the text become that token */
+    TOKENIZER_ADD_SPECIAL = 1,   /* BOS, EOS, separators as the model wants them */
+    TOKENIZER_PARSE_SPECIAL = 2, /* control tokens in the text become that token */
+    /* The text goes on behind other tokens: no space is put in front of it. (A stepwise vocabulary
+     * that has one put in front of every text, not of the first, does so still.) */
+    TOKENIZER_CONTINUES = 4
 };
 
 /* Marks a place inside plain text at which no special token may match. It is no UTF-8 byte, so

@@ -211,9 +211,9 @@ double unigram_unknown_score(const float *scores, uint32_t n);
 bool tokenizer_emit_unknown(const struct tokenizer *tokenizer, const char *text, size_t n,
                             bool is_alone, struct token_list *out);
 
-/* Appends the ids of the text alone. */
+/* Appends the ids of the text alone; flags: PARSE_SPECIAL, CONTINUES. */
 serverd_status tokenizer_encode_text(const struct tokenizer *tokenizer, const char *text, size_t n,
-                                     bool parses, struct token_list *out, serverd_error *err);
+                                     unsigned flags, struct token_list *out, serverd_error *err);
 
 /* Fails with SERVERD_INVALID if the list is at its limit, else SERVERD_NOMEM. */
 serverd_status tokenizer_list_error(const struct token_list *out, serverd_error *err);

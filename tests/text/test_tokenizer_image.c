@@ -377,6 +377,27 @@ static void what_cannot_be_a_tokenizer_is_refused(void **state)
     refuse_to_build(&(struct vocabulary){0}, "no vocabulary");
 }
 
+static void what_goes_on_behind_other_tokens_gets_no_space_in_front(void **state)
+{
+    (void)state;
+    static struct small_vocabulary small;
+    small_vocabulary_init(&small, SMALL_SPM);
+    struct tokenizer *tokenizer;
+    struct token_list ids;
+    uint32_t n;
+    assert_int_equal(tokenizer_create(&small.vocabulary, &tokenizer, &err), SERVERD_OK);
+    for (int continues = 0; continues < 2; continues++) {
+        token_list_init(&ids, 8);
+        assert_int_equal(
+            tokenizer_encode(tokenizer, "the", 3, continues ? TOKENIZER_CONTINUES : 0, &ids, &err),
+            SERVERD_OK);
+        const char *piece = tokenizer_piece(tokenizer, ids.id[0], &n);
+        assert_int_equal(n > 0 && piece[0] == ' ', !continues);
+        token_list_deinit(&ids);
+    }
+    tokenizer_destroy(tokenizer);
+}
+
 /* ---- hostile bytes --------------------------------------------------------------------------- */
 
 static void refuse(struct image *image, serverd_status status, const char *reason)
@@ -579,6 +600,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(long_pieces_are_ordered_too),
         cmocka_unit_test(texts_made_to_collide_are_refused),
         cmocka_unit_test(what_cannot_be_a_tokenizer_is_refused),
+        cmocka_unit_test(what_goes_on_behind_other_tokens_gets_no_space_in_front),
         cmocka_unit_test(what_is_unknown_is_refused_by_name),
         cmocka_unit_test(every_record_is_checked),
         cmocka_unit_test(any_flipped_byte_is_refused_or_harmless),
