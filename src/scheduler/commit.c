@@ -168,22 +168,32 @@ static void measure_token(struct engine *engine, struct sequence *s)
     metrics_observe(metrics, METRIC_TTFT, seconds_between(job->times.arrival_ns, now));
 }
 
+/* A token that is none: what was drawn cannot go on. */
+enum { TOKEN_ENDS = -1 };
+
 /* What has to come is not drawn. processed: NULL if they are not wanted. */
 static bool choose_token(struct engine *engine, struct sequence *s, const float *logits,
-                         struct logprobs *processed, int32_t *token, serverd_error *err)
+                         struct logprobs *processed, struct event *event, serverd_error *err)
 {
     struct token_filter filter;
-    uint32_t n_top = s->job->request->n_top_logprobs;
-    *token = constraint_forced(s->constraint, engine->options.tokenizer);
-    if (*token >= 0) {
+    const struct request *r = s->job->request;
+    event->token = constraint_forced(s->constraint, engine->options.tokenizer);
+    event->is_forced = event->token >= 0;
+    if (event->is_forced) {
         if (processed)
-            logprobs_of_certain(engine->width, *token, n_top, processed);
+            logprobs_of_certain(engine->width, event->token, r->n_top_logprobs, processed);
         return true;
     }
-    bool has_filter = constraint_filter(s->constraint, &filter);
-    const struct draw_wish wish = {has_filter ? &filter : NULL, processed, n_top};
-    return sampler_draw_as(s->sampler, engine->scratch, logits, s->n_output, &wish, token, err) ==
-           SERVERD_OK;
+    const bool has_filter = constraint_filter(s->constraint, &filter);
+    const bool any_may_come = r->ends_on_illegal && constraint_may_end(s->constraint);
+    const struct draw_wish wish = {has_filter && !any_may_come ? &filter : NULL, processed,
+                                   r->n_top_logprobs};
+    if (sampler_draw_as(s->sampler, engine->scratch, logits, s->n_output, &wish, &event->token,
+                        err))
+        return false;
+    if (any_may_come && has_filter && !filter.allows(filter.user, event->token))
+        event->token = TOKEN_ENDS;
+    return true;
 }
 
 /* False: the job has failed. The event gets the token and its log probabilities. */
@@ -199,10 +209,14 @@ static bool fill_token(struct engine *engine, struct sequence *s, const float *l
         if (!processed)
             return false;
     }
-    if (!choose_token(engine, s, logits, processed, &event->token, &err)) {
+    if (!choose_token(engine, s, logits, processed, event, &err)) {
         free(processed);
         job_fail(engine, job, &err);
         return false;
+    }
+    if (event->token == TOKEN_ENDS) {
+        free(processed);
+        return true;
     }
     event->logprobs = processed;
     if (r->wants_logprobs && !processed)
@@ -230,6 +244,11 @@ static void commit_token(struct engine *engine, struct sequence *s, const float 
     event.index = s->n_output;
     if (!fill_token(engine, s, logits, &event))
         return;
+    if (event.token == TOKEN_ENDS) {
+        const struct text_step end = {.release = s->n_bytes, .stop_index = -1};
+        engine_finish_choice(engine, s, FINISH_STOP, &end, -1);
+        return;
+    }
     if (!constraint_accept(s->constraint, engine->options.tokenizer, event.token)) {
         serverd_error err;
         (void)fail(&err, SERVERD_INVALID, "grammar: the output went over a bound of the grammar");

@@ -144,6 +144,11 @@ bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, 
            !matcher_has_failed(c->matcher);
 }
 
+bool constraint_may_end(struct constraint *c)
+{
+    return c && c->matcher && !c->track.is_open && matcher_may_end(c->matcher);
+}
+
 bool constraint_is_complete(struct constraint *c)
 {
     return c && c->matcher && !c->track.is_open && matcher_is_complete(c->matcher);

@@ -31,6 +31,9 @@ bool constraint_filter(struct constraint *c, struct token_filter *out);
 /* The token was appended. False: the grammar went over a bound. */
 bool constraint_accept(struct constraint *c, const struct tokenizer *tokenizer, int32_t token);
 
+/* The grammar lets the output end here. */
+bool constraint_may_end(struct constraint *c);
+
 /* Nothing can follow any more. */
 bool constraint_is_complete(struct constraint *c);
 

@@ -114,7 +114,8 @@ void engine_status(const struct engine *engine, struct engine_status *out);
  * measured, its tokens by the rate of computing; 50..60,000 ms. */
 uint32_t engine_retry_after_ms(const struct engine *engine);
 
-/* No new requests: waiting ones end with SERVERD_BUSY, running ones go on. */
+/* No new requests: waiting ones end with SERVERD_BUSY, running ones go on, as do runs of programs
+ * with all that they still ask for. */
 void engine_drain(struct engine *engine);
 /* Takes that back, unless the engine has stopped. */
 void engine_resume(struct engine *engine);

@@ -63,6 +63,9 @@ struct request {
      * request's; the trie is the model's and outlives it. */
     struct grammar *grammar;
     const struct token_trie *trie;
+    /* Where the grammar lets the output end, whatever cannot go on counts as an end token: it is
+     * drawn from all tokens, and one that is not legal ends the choice without being part of it. */
+    bool ends_on_illegal;
     const char *adapter; /* the name of one (adapters.h); NULL: the base alone */
     int32_t priority;    /* higher: sooner */
     uint64_t tenant;     /* who asks: tenants share the engine by their weights */
@@ -122,6 +125,7 @@ struct event {
     int32_t token;
     /* TOKEN: hidden, its text is not part of the output (an end or stop token). */
     bool is_hidden;
+    bool is_forced; /* TOKEN: no other text could come, so it was not drawn */
     /* TOKEN, FINISH: bytes of the choice's text, from its start, that may be shown. */
     uint64_t release;
     struct logprobs *logprobs; /* if asked for; the receiver's, free() */

@@ -56,7 +56,7 @@ static void drop_queued(struct engine *engine)
     serverd_error err;
     (void)fail(&err, SERVERD_BUSY, "the server is shutting down");
     for (struct job *job = engine->live; job; job = job->live_next)
-        if (job->is_queued)
+        if (job->is_queued && job->request->owner != OWNER_PROGRAM)
             job_fail(engine, job, &err);
 }
 
@@ -231,6 +231,7 @@ static void publish(struct engine *engine)
     metrics_set(metrics, METRIC_KV_PAGES_PRIVATE, cache.n_private);
     metrics_set(metrics, METRIC_KV_PAGES_LOCKED, cache.n_locked);
     metrics_set(metrics, METRIC_KV_PAGES_EVICTABLE, cache.n_evictable);
+    metrics_set(metrics, METRIC_PROGRAM_PINNED_PAGES, held.n_pages);
     metrics_set(metrics, METRIC_KV_USAGE, cache.n_pages ? (double)n_used / cache.n_pages : 0.0);
     metrics_set(metrics, METRIC_TREE_NODES, cache.n_nodes);
     publish_windows(engine, &cache.windows);

@@ -88,7 +88,8 @@ static serverd_status check_room(const struct engine *engine, const struct reque
     const struct shared_status *s = &engine->shared;
     if (atomic_load(&s->is_lost))
         return fail(err, SERVERD_DEVICE_LOST, "the device is lost");
-    if (atomic_load(&s->is_draining))
+    /* what a run of a program asks for belongs to what runs already */
+    if (atomic_load(&s->is_draining) && (r->owner != OWNER_PROGRAM || engine->is_stopping))
         return fail(err, SERVERD_UNSUPPORTED, "the server is shutting down");
     if (r->deadline_ns && r->deadline_ns <= now_ns)
         return fail(err, SERVERD_TIMEOUT, "the request's deadline is over");

@@ -583,6 +583,28 @@ static void draining_ends_what_waits_and_lets_the_rest_finish(void **state)
     world_destroy(world);
 }
 
+static void draining_lets_programs_go_on_until_the_stop(void **state)
+{
+    struct world *world = world_create(&(struct world_options){.max_running = 1});
+    struct plan *running = plan_create(), *waiting = plan_create(), *next = plan_create(),
+                *late = plan_create();
+    waiting->owner = next->owner = late->owner = OWNER_PROGRAM;
+    plan_must_submit(world, running);
+    plan_must_submit(world, waiting);
+    world_step(world, 1);
+    engine_drain(world->engine);
+    world_step(world, 1);
+    plan_must_submit(world, next);
+    world_run(world);
+    plan_finish(world, running);
+    plan_finish(world, waiting);
+    plan_finish(world, next);
+    engine_stop(world->engine);
+    assert_int_equal(plan_submit(world, late, &err), SERVERD_UNSUPPORTED);
+    free(late);
+    world_destroy(world);
+}
+
 static void stopping_ends_everything(void **state)
 {
     struct world *world = world_create(&(struct world_options){.max_running = 1});
@@ -922,6 +944,7 @@ int main(void)
         cmocka_unit_test(draining_ends_what_waits_and_lets_the_rest_finish),
         cmocka_unit_test(the_time_for_an_output_ends_behind_a_line),
         cmocka_unit_test(who_wants_to_know_hears_how_far_the_prompt_is),
+        cmocka_unit_test(draining_lets_programs_go_on_until_the_stop),
         cmocka_unit_test(a_drain_can_be_taken_back),
         cmocka_unit_test(stopping_ends_everything),
         cmocka_unit_test(a_preempted_request_has_the_same_text),
