@@ -2,7 +2,7 @@
 # `root` set to the repository.
 
 build_packages=(gcc libc6-dev meson ninja-build pkg-config libmicrohttpd-dev libgnutls28-dev libjansson-dev
-    libuv1-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libzip-dev libsqlite3-dev libcurl4-openssl-dev)
+    libuv1-dev libyaml-dev libpcre2-dev libutf8proc-dev libxxhash-dev libzip-dev libsqlite3-dev liblua5.4-dev libcurl4-openssl-dev)
 model_packages=(python3 python3-pip ca-certificates)
 
 default_model_name=SmolLM2-135M-Instruct.Q4_1.gguf

@@ -12,7 +12,8 @@ ROOMS = ["base", "program", "kernels", "runtime", "text", "quantise", "compiler"
 # Rooms whose view is narrower than "everything above".
 NARROW = {"kernels": {"base", "program"}, "runtime": {"base", "program"}, "text": {"base", "program"},
           "sampling": {"base"}, "kvcache": {"base"}, "grammar": {"base", "program", "text"},
-          "scheduler": {"base", "program", "runtime", "kvcache", "sampling", "grammar", "text"}}
+          "scheduler": {"base", "program", "runtime", "kvcache", "sampling", "grammar", "text"},
+          "frontend_dsl": {"base", "program", "text", "grammar", "sampling", "scheduler"}}
 BANNED = re.compile(r"\b(sprintf|vsprintf|strcpy|strcat|strtok|atoi|atol|atof|alloca|gets)\s*\(")
 OUTSIDE_BASE = re.compile(r"\b(strtod|strtof)\s*\(")
 OUTSIDE_TOOLS = re.compile(r"\b(exit|_exit|abort|printf|puts|perror|getenv|secure_getenv)\s*\(")

@@ -1,0 +1,1 @@
+local s = ("a"):rep(100) return s:find(("a?"):rep(100) .. ("a"):rep(100))

@@ -1,0 +1,1 @@
+local t = setmetatable({}, {__len = function() return 1 << 60 end}) while true do table.insert(t, 1, 1) t = {} end

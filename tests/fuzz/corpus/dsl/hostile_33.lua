@@ -1,0 +1,1 @@
+local a, b = ("x"):rep(4e6) .. "y", ("x"):rep(4e6) .. "y" while true do local c = a < b end

@@ -1,0 +1,1 @@
+return pcall(string.rep, "x", 1e9)

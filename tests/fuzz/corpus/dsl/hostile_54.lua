@@ -1,0 +1,1 @@
+local s = ("x"):rep(3e7) return s:upper()

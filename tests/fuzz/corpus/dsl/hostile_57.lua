@@ -1,0 +1,1 @@
+local t = {} for i = 1, 1e4 do t[i] = ("x"):rep(1e4) end return table.concat(t)

@@ -1,0 +1,1 @@
+return json.decode(json.encode{1,2.5,{a=json.null,b=json.object{},c={}}})

@@ -1,0 +1,1 @@
+local t={} for w in ("key = value, a=b"):gmatch("(%w+)%s*=%s*(%w+)") do t[#t+1]=w end return t, ("THE (quick) fox"):find("%((%a+)%)"), ("x"):rep(9,"y"):gsub("%f[%w]x","<%0>")

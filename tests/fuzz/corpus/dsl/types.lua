@@ -1,0 +1,1 @@
+return program{args={a={type="string",pattern="^(a|b)*$",min=1,max=9,default="ab"},b={type="list",items={type="object",fields={x="int",y={type="float",enum={1,2.5}}}}}},main=function() end}
