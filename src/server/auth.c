@@ -55,6 +55,8 @@ static bool check_scope(struct exchange *x, unsigned scopes)
         [SCOPE_INFER] = "This API key is not one for inference.",
         [SCOPE_EMBED] = "This API key is not one for embeddings and scores.",
         [SCOPE_BATCH] = "This API key is not one for batches.",
+        [SCOPE_PROGRAMS] = "This API key is not one for programs.",
+        [SCOPE_PROGRAMS_WRITE] = "This API key is not one to change programs.",
         [SCOPE_METRICS] = "This API key is not one for metrics.",
         [SCOPE_ADMIN] = "This API key is not one of an administrator."};
     const enum route_scope scope = x->route->scope;
@@ -75,6 +77,9 @@ static bool is_foreign_page(const struct exchange *x)
 static bool check_without_keys(struct exchange *x)
 {
     x->is_admin = x->server->is_local && !is_foreign_page(x);
+    if (x->route->scope == SCOPE_PROGRAMS_WRITE) /* as inline programs: from wherever */
+        return !is_foreign_page(x) ||
+               refuse_scope(x, "Without API keys this is not for web pages.");
     if (x->route->scope != SCOPE_ADMIN)
         return true;
     if (!x->server->is_local)
@@ -92,7 +97,8 @@ void auth_refuse_rate(struct exchange *x, enum rate rate, uint32_t wait_ms, stru
 /* One more request, of those that cost something. */
 static bool check_rate(struct exchange *x)
 {
-    const unsigned counted = 1u << SCOPE_INFER | 1u << SCOPE_EMBED | 1u << SCOPE_BATCH;
+    const unsigned counted =
+        1u << SCOPE_INFER | 1u << SCOPE_EMBED | 1u << SCOPE_BATCH | 1u << SCOPE_PROGRAMS;
     uint32_t wait_ms;
     uint64_t taken;
     if (!x->limit || !(x->route->flags & JSON_BODY) || !(counted & 1u << x->route->scope) ||

@@ -47,6 +47,17 @@ void endpoint_batches_create(struct exchange *x);
 void endpoint_batches_list(struct exchange *x);
 void endpoint_batches_get(struct exchange *x);
 void endpoint_batches_cancel(struct exchange *x);
+/* programs/program_routes.c */
+void endpoint_programs_list(struct exchange *x);
+void endpoint_programs_get(struct exchange *x);
+void endpoint_programs_put(struct exchange *x);
+void endpoint_programs_delete(struct exchange *x);
+void endpoint_programs_run(struct exchange *x);
+void endpoint_programs_inline(struct exchange *x);
+/* programs/run_routes.c */
+void endpoint_program_runs_get(struct exchange *x);
+void endpoint_program_runs_delete(struct exchange *x);
+void endpoint_program_runs_post(struct exchange *x);
 /* tokenize.c */
 void endpoint_tokenize(struct exchange *x);
 void endpoint_detokenize(struct exchange *x);

@@ -75,6 +75,7 @@ struct exchange *exchange_create(struct server *server)
     buffer_init(&x->body, server->context.options->max_body);
     buffer_init(&x->reply, SIZE_MAX / 2);
     buffer_init(&x->ignored_fields, 1 * KIB);
+    buffer_init(&x->own_body, 0);
     x->arrival_ns = clock_now_ns(server->context.clock);
     x->max_priority = INT32_MAX;
     x->reply_file.fd = -1;
@@ -107,6 +108,7 @@ void exchange_unref(struct exchange *x)
     file_close(&x->reply_file);
     upload_destroy(x->upload);
     buffer_deinit(&x->ignored_fields);
+    buffer_deinit(&x->own_body);
     (void)pthread_mutex_destroy(&x->lock);
     json_decref(x->json);
     free(x->request_ids);
@@ -328,6 +330,8 @@ static void cancel_all(struct exchange *x)
     for (uint32_t i = 0; model && i < x->n_requests; i++)
         engine_cancel(model->engine, x->request_ids[i]);
     (void)pthread_mutex_unlock(&x->lock);
+    if (x->leave) /* set before anybody else knew of the exchange */
+        x->leave(x->encoder_state);
 }
 
 /* The engine has a part in the exchange before it is asked, since its answer may come at once. */
@@ -613,11 +617,30 @@ void exchange_unload_adapter(struct exchange *x, const char *name,
 
 void exchange_follow(struct exchange *x, const struct reply_encoder *encoder, void *state)
 {
+    exchange_attend(x, encoder, state, NULL, true);
+}
+
+void exchange_attend(struct exchange *x, const struct reply_encoder *encoder, void *state,
+                     void (*leave)(void *state), bool is_stream)
+{
     if (!begin_single(x, encoder, state))
         return;
-    x->is_stream = true;
+    x->is_stream = is_stream;
     begin_share(x); /* the source's, until its EVENT_END */
     settle_share(x, SERVERD_OK, NO_REQUEST);
+    x->leave = leave;
+    if (leave)
+        allow_cancel(x);
+}
+
+void exchange_set_result(struct exchange *x, int status, uint32_t retry_after_ms,
+                         struct buffer *body)
+{
+    buffer_deinit(&x->own_body);
+    x->own_body = *body;
+    buffer_init(body, 0);
+    x->own_status = status;
+    x->retry_after_ms = retry_after_ms;
 }
 
 void exchange_run(struct exchange *x,
@@ -792,11 +815,23 @@ void exchange_set_error(struct exchange *x, const struct api_error *e)
     exchange_fail(x, e);
 }
 
+/* True: exchange_set_result has said what the reply is. */
+static bool reply_with_result(struct exchange *x)
+{
+    if (x->own_status == 0 || x->has_begun)
+        return false;
+    x->is_ended = true;
+    exchange_reply(x, x->own_status, "application/json", &x->own_body);
+    return true;
+}
+
 static void encode(struct exchange *x, struct event *event)
 {
     if (x->is_ended)
         return;
     const bool is_refused = event->is_cancelled && !x->encoder.shows_cancel;
+    if (event->kind == EVENT_END && reply_with_result(x))
+        return;
     /* behind a preparation requests may have been taken before another one was refused */
     const bool has_job_error = x->job_error.http_status != 0;
     if (event->kind == EVENT_END && (event->status != SERVERD_OK || is_refused || has_job_error)) {
@@ -814,7 +849,8 @@ static void encode(struct exchange *x, struct event *event)
         x->encoder.on_event(x->encoder_state, event, &x->reply);
     if (event->kind == EVENT_END && ++x->n_ended == x->n_requests) {
         x->encoder.on_end(x->encoder_state, &x->reply);
-        x->is_ended = true;
+        if (!reply_with_result(x))
+            x->is_ended = true;
     }
 }
 

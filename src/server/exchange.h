@@ -1,7 +1,7 @@
 /* One HTTP request and its reply, as an endpoint sees it. The endpoint runs on an HTTP thread
  * once the body is complete and ends with exactly one of exchange_reply, exchange_fail,
- * exchange_generate, exchange_inspect, exchange_run, exchange_run_with_data,
- * exchange_unload_adapter. It knows nothing of
+ * exchange_generate, exchange_inspect, exchange_run, exchange_run_with_data, exchange_follow,
+ * exchange_attend, exchange_unload_adapter. It knows nothing of
  * libmicrohttpd, sockets or suspended connections. */
 #ifndef SERVER_EXCHANGE_H
 #define SERVER_EXCHANGE_H
@@ -151,6 +151,16 @@ void exchange_run_with_data(struct exchange *x,
  * handed over (exchange_deliver, and its worker is rung), the last of them one EVENT_END, which has
  * to come whatever happens. Takes over the encoder's state in every case. */
 void exchange_follow(struct exchange *x, const struct reply_encoder *encoder, void *state);
+
+/* The same for what may end before its time, and for replies that are no streams, whose bytes go
+ * out behind the end. `leave` is called with the encoder's state, from any thread and maybe more
+ * than once, when nobody will read the reply any more; the EVENT_END has to come all the same. */
+void exchange_attend(struct exchange *x, const struct reply_encoder *encoder, void *state,
+                     void (*leave)(void *state), bool is_stream);
+/* In on_end of exchange_attend's encoder, or before its EVENT_END: the reply is this JSON instead,
+ * taken over, unless a stream has begun. retry_after_ms: of 429 and 503. */
+void exchange_set_result(struct exchange *x, int status, uint32_t retry_after_ms,
+                         struct buffer *body);
 
 /* Has the model's engine let an adapter go (scheduler/adapters.h); the reply is what the encoder
  * makes of the one EVENT_END. Takes over the encoder's state in every case. */

@@ -165,6 +165,7 @@ void endpoint_metrics(struct exchange *x)
     struct buffer body;
     buffer_init(&body, LIMIT_METRICS_BYTES);
     metrics_set(x->server->context.metrics, METRIC_HEARTBEAT_AGE, server_heartbeat_age(x->server));
+    programs_tick(x->server->programs); /* what changes faster than the clock ticks */
     metrics_render(x->server->context.metrics, &body);
     if (x->server->context.options->metrics_compat) {
         metrics_render_compat(x->server->context.metrics, default_model(x->server), &body);

@@ -12,9 +12,13 @@
 #define LIMIT_KEY_WEIGHT 9999u
 #define LIMIT_KEY_RATE   1000000000u
 
-/* Of a key that names none: all but admin. */
+/* Of a key that names none: all but admin, and but what changes others' programs. */
 #define DEFAULT_SCOPES                                                                             \
-    (1u << SCOPE_INFER | 1u << SCOPE_EMBED | 1u << SCOPE_BATCH | 1u << SCOPE_METRICS)
+    (1u << SCOPE_INFER | 1u << SCOPE_EMBED | 1u << SCOPE_BATCH | 1u << SCOPE_PROGRAMS |            \
+     1u << SCOPE_METRICS)
+
+/* Administrators may change programs. */
+#define ADMIN_SCOPES (1u << SCOPE_ADMIN | 1u << SCOPE_PROGRAMS_WRITE)
 
 /* A line without its comment, and the space around it. */
 struct line {
@@ -89,20 +93,22 @@ static bool read_number(const struct line *digits, uint32_t most, uint32_t *out)
     return true;
 }
 
-/* The scope of a name that ends the word or stands before a comma; 0: there is none. */
-static unsigned scope_bit(const char *at, size_t len)
+/* The scopes of a name that ends the word or stands before a comma; 0: there is none. */
+static unsigned scope_bits(const char *at, size_t len)
 {
     static const struct {
         const char *name;
-        enum route_scope scope;
-    } scopes[] = {{"infer", SCOPE_INFER},
-                  {"embed", SCOPE_EMBED},
-                  {"batch", SCOPE_BATCH},
-                  {"metrics", SCOPE_METRICS},
-                  {"admin", SCOPE_ADMIN}};
+        unsigned bits;
+    } scopes[] = {{"infer", 1u << SCOPE_INFER},
+                  {"embed", 1u << SCOPE_EMBED},
+                  {"batch", 1u << SCOPE_BATCH},
+                  {"programs", 1u << SCOPE_PROGRAMS},
+                  {"programs:write", 1u << SCOPE_PROGRAMS_WRITE},
+                  {"metrics", 1u << SCOPE_METRICS},
+                  {"admin", ADMIN_SCOPES}};
     for (size_t i = 0; i < sizeof scopes / sizeof *scopes; i++)
         if (strlen(scopes[i].name) == len && memcmp(scopes[i].name, at, len) == 0)
-            return 1u << scopes[i].scope;
+            return scopes[i].bits;
     return 0;
 }
 
@@ -113,10 +119,10 @@ static bool read_scopes(const struct line *list, unsigned *out)
         size_t end = at;
         while (end < list->len && list->at[end] != ',')
             end++;
-        const unsigned bit = scope_bit(list->at + at, end - at);
-        if (bit == 0)
+        const unsigned bits = scope_bits(list->at + at, end - at);
+        if (bits == 0)
             return false;
-        scopes |= bit;
+        scopes |= bits;
         at = end + 1;
     }
     *out = scopes;
@@ -139,7 +145,7 @@ static bool read_property(const struct line *word, struct api_key *key)
                       requests = value_of(word, "rpm="), tokens = value_of(word, "tpm="),
                       name = value_of(word, "name=");
     if (word->len == 5 && memcmp(word->at, "admin", 5) == 0) {
-        key->scopes |= 1u << SCOPE_ADMIN;
+        key->scopes |= ADMIN_SCOPES;
         return true;
     }
     if (weight.at)
@@ -168,8 +174,8 @@ static serverd_status read_key(struct line line, const char *path, uint32_t numb
         if (!read_property(&word, key))
             return fail(err, SERVERD_INVALID,
                         "api-key-file: %s:%u: behind a key only name=NAME, of up to %u bytes, "
-                        "weight=N, 1 to %u, rpm=N, tpm=N, 1 to %u, scope=infer,embed,batch,metrics,"
-                        "admin, and admin may stand",
+                        "weight=N, 1 to %u, rpm=N, tpm=N, 1 to %u, scope=infer,embed,batch,"
+                        "programs,programs:write,metrics,admin, and admin may stand",
                         path, number, LIMIT_KEY_NAME_BYTES, LIMIT_KEY_WEIGHT, LIMIT_KEY_RATE);
     return SERVERD_OK;
 }

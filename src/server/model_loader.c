@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/memory_info.h"
+#include "frontend_dsl/run.h"
 
 #include <errno.h>
 
@@ -68,6 +69,8 @@ static void unload(struct model_set *set, struct model_entry *entry)
     /* grammars refer to the tokenizer, sequences to grammars */
     set->opener.close(set->opener.context, model);
     grammar_cache_deinit(&entry->grammars);
+    score_memo_destroy(entry->memo);
+    entry->memo = NULL;
     log_info(set->server->context.log, "models", "%s is unloaded", entry->config.name);
     (void)pthread_mutex_lock(&set->mutex);
     entry->state = MODEL_UNLOADED;
@@ -193,6 +196,7 @@ static void keep(struct model_set *set, struct model_entry *entry, void *model,
                  const struct served_model *served)
 {
     grammar_cache_init(&entry->grammars);
+    entry->memo = score_memo_create();
     entry->model = model;
     entry->served = served;
     entry->last_use_ns = now_ns(set);

@@ -3,6 +3,7 @@
 #include "server/server_internal.h"
 
 #include "base/error.h"
+#include "frontend_dsl/run.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +27,10 @@ void model_set_deinit(struct model_set *set)
 {
     for (uint32_t i = 0; i < set->n; i++) {
         struct model_entry *entry = set->entries[i];
-        if (entry->served)
+        if (entry->served) {
             grammar_cache_deinit(&entry->grammars);
+            score_memo_destroy(entry->memo);
+        }
         if (entry->model)
             set->opener.close(set->opener.context, entry->model);
         free(entry);
@@ -93,6 +96,7 @@ void model_set_publish(struct model_set *set, const struct served_model *served)
         entry->state = MODEL_LOADED;
         entry->served = served;
         grammar_cache_init(&entry->grammars);
+        entry->memo = score_memo_create();
     }
     set->has_started = true;
     (void)pthread_mutex_unlock(&set->mutex);
@@ -224,6 +228,13 @@ enum model_take model_set_look(struct model_set *set, const char *name, struct m
     }
     (void)pthread_mutex_unlock(&set->mutex);
     return how;
+}
+
+void model_set_hold(struct model_set *set, struct model_entry *entry)
+{
+    (void)pthread_mutex_lock(&set->mutex);
+    entry->n_references++;
+    (void)pthread_mutex_unlock(&set->mutex);
 }
 
 void model_set_release(struct model_set *set, struct model_entry *entry, bool was_used)

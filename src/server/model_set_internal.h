@@ -19,13 +19,14 @@ enum model_state {
     MODEL_FAILED   /* as unloaded, but requests do not try again before retry_ns */
 };
 
-/* Under the set's mutex, but for `config`, which stays, and what a reference keeps: `served` and
- * `grammars`. */
+/* Under the set's mutex, but for `config`, which stays, and what a reference keeps: `served`,
+ * `grammars` and `memo`. */
 struct model_entry {
     struct model_config config;
     enum model_state state;
     const struct served_model *served; /* NULL: there is none */
     struct grammar_cache grammars;     /* while there is one */
+    struct score_memo *memo;           /* likewise, of programs; NULL: no memory for one */
     void *model;                       /* of the opener; NULL: not opened by it */
     uint32_t n_references;
     uint64_t last_use_ns;
@@ -98,6 +99,8 @@ enum model_take model_set_take(struct model_set *set, const char *name, struct e
 /* The same for who only looks at a loaded model, which is no use of it; without a name at the first
  * that is loaded. Nothing is loaded for that. */
 enum model_take model_set_look(struct model_set *set, const char *name, struct model_entry **out);
+/* One more reference of what has one: a program's run outlives its request. */
+void model_set_hold(struct model_set *set, struct model_entry *entry);
 /* was_used: it is of who took it, not of who looked. */
 void model_set_release(struct model_set *set, struct model_entry *entry, bool was_used);
 /* The exchange awaits no more. */

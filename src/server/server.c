@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "frontend_dsl/run.h"
 #include "server/data/data_thread.h"
 #include "server/server_internal.h"
 
@@ -70,6 +71,8 @@ serverd_status server_create(const struct server_options *options, struct server
     if (status == SERVERD_OK)
         status = open_data(server, options->data_folder, err);
     if (status == SERVERD_OK)
+        status = programs_create(server, &server->programs, err);
+    if (status == SERVERD_OK)
         status = http_start(server, err);
     if (status != SERVERD_OK) {
         server_destroy(server);
@@ -103,6 +106,7 @@ void server_end_requests(struct server *server)
     job_thread_stop(&server->jobs);
     job_thread_stop(&server->compilers);
     data_thread_stop(server->data);
+    programs_stop(server->programs);
     dispatch(server); /* what the engine and the jobs have said comes before the end */
     abort_live(server);
 }
@@ -117,6 +121,7 @@ void server_destroy(struct server *server)
     detached_end_all(server);
     worker_deinit(&server->detached);
     data_thread_destroy(server->data);
+    programs_destroy(server->programs);
     job_thread_deinit(&server->jobs);
     job_thread_deinit(&server->compilers);
     background_set_deinit(&server->background);
@@ -213,11 +218,17 @@ void server_set_failed(struct server *server)
 /* ---- events -------------------------------------------------------------------------------------
  */
 
-/* Engine thread, job thread. An exchange lives until its END is delivered, so each event's still
- * does. */
+/* Engine thread, job thread. What belongs to a program's run goes to its mailbox. An exchange lives
+ * until its END is delivered, so each event's still does. */
 void server_put_events(struct server *server, const struct event *events, uint32_t n)
 {
+    bool has_program_events = false;
     for (uint32_t i = 0; i < n; i++) {
+        if (events[i].owner == OWNER_PROGRAM) {
+            dsl_run_post(&events[i]);
+            has_program_events = true;
+            continue;
+        }
         /* a reply with a hole must not look whole; if an END is lost, the tick ends the reply */
         struct exchange *x = events[i].user;
         if (!worker_post(x->worker, &events[i])) {
@@ -226,6 +237,8 @@ void server_put_events(struct server *server, const struct event *events, uint32
             event_free(&lost);
         }
     }
+    if (has_program_events)
+        programs_kick(server->programs);
     for (uint32_t i = 0; i < server->n_workers; i++)
         worker_wake(&server->workers[i]);
     worker_wake(&server->detached);
@@ -432,6 +445,7 @@ void server_tick(struct server *server)
     server_check_hangups(server);
     server_wake_awaiting(server);
     model_set_tick(&server->models);
+    programs_tick(server->programs);
 }
 
 /* ---- the end
@@ -482,5 +496,5 @@ uint32_t server_n_active(const struct server *server)
     (void)pthread_mutex_lock(&s->lock);
     uint32_t n = s->n_live;
     (void)pthread_mutex_unlock(&s->lock);
-    return n;
+    return n + programs_n_open(s->programs);
 }

@@ -10,6 +10,7 @@
 #include "server/dialects/background.h"
 #include "server/dialects/response_store.h"
 #include "server/model_set_internal.h"
+#include "server/programs/programs.h"
 #include "server/rate_limit.h"
 #include "server/server.h"
 
@@ -23,6 +24,8 @@ enum route_scope {
     SCOPE_INFER,
     SCOPE_EMBED,
     SCOPE_BATCH,
+    SCOPE_PROGRAMS,       /* to run programs */
+    SCOPE_PROGRAMS_WRITE, /* to upload and remove them; administrators have it, too */
     SCOPE_METRICS,
     SCOPE_ADMIN
 };
@@ -127,9 +130,10 @@ struct exchange {
     struct reply_encoder encoder;
     void *encoder_state;
     bool is_stream, is_ended;
-    _Atomic bool has_begun; /* a stream's head is out */
-    bool has_failed;        /* the encoder's error ends the reply */
-    uint64_t *request_ids;  /* with n_requests: written under `lock` */
+    _Atomic bool has_begun;     /* a stream's head is out */
+    bool has_failed;            /* the encoder's error ends the reply */
+    void (*leave)(void *state); /* exchange_attend's; NULL: none */
+    uint64_t *request_ids;      /* with n_requests: written under `lock` */
     uint32_t n_requests, n_ended;
     _Atomic uint64_t last_write_ns;
 
@@ -140,6 +144,8 @@ struct exchange {
     const char *busy_code; /* of an EVENT_END with SERVERD_BUSY; NULL: queue_timeout */
 
     struct api_error job_error; /* the job thread's, before its EVENT_END; http_status 0: none */
+    int own_status;             /* exchange_set_result; 0: there is none */
+    struct buffer own_body;
 
     uint64_t end_ns; /* the connection was done with it; 0: it was never served */
 
@@ -279,6 +285,7 @@ struct server {
     struct job_thread compilers; /* of grammars */
     struct http_worker detached; /* serves exchanges without a connection */
     struct data_thread *data;    /* NULL: there are no files and batches */
+    struct programs *programs;   /* generation programs; NULL only before they are made */
 
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */

@@ -403,6 +403,8 @@ static serverd_status start_engine(struct model *model, const struct model_setup
         .max_draft = options->speculation ? (uint32_t)options->draft_tokens : 0,
         .draft_runtime = model->draft_runtime,
         .has_prefix_cache = options->prefix_cache,
+        .max_pinned_fraction = options->programs_max_pinned_fraction,
+        .dedup_min_tokens = (uint32_t)options->programs_dedup_min_tokens,
         .disk = model->disk,
         .max_queue = (uint32_t)options->max_queue,
         .max_queue_tokens = (uint64_t)options->max_queue_tokens,

@@ -160,7 +160,7 @@ static void random_requests_stay_below_the_limit(void **state)
 
 /* ---- scopes --------------------------------------------------------------------------------- */
 
-enum { PUBLIC, ANY_KEY, INFER, EMBED, BATCH, METRICS, ADMIN, N_SCOPES };
+enum { PUBLIC, ANY_KEY, INFER, EMBED, BATCH, PROGRAMS, PROGRAMS_WRITE, METRICS, ADMIN, N_SCOPES };
 enum { NEEDS_MODEL, JSON_BODY }; /* flags say nothing here */
 
 static const struct {
@@ -180,11 +180,17 @@ static const struct {
 #undef PUT
 };
 
+/* Administrators may change programs. */
 #define KEYS                                                                                       \
-    "k2 scope=infer\nk3 scope=embed\nk4 scope=batch\nk5 scope=metrics\nk6 scope=admin\n"           \
-    "rest2 scope=embed,batch,metrics,admin\nrest3 scope=infer,batch,metrics,admin\n"               \
-    "rest4 scope=infer,embed,metrics,admin\nrest5 scope=infer,embed,batch,admin\n"                 \
-    "rest6 scope=infer,embed,batch,metrics\nplain\nboss admin\n"
+    "k2 scope=infer\nk3 scope=embed\nk4 scope=batch\nk5 scope=programs\n"                          \
+    "k6 scope=programs:write\nk7 scope=metrics\nk8 scope=admin\n"                                  \
+    "rest2 scope=embed,batch,programs,programs:write,metrics,admin\n"                              \
+    "rest3 scope=infer,batch,programs,programs:write,metrics,admin\n"                              \
+    "rest4 scope=infer,embed,programs,programs:write,metrics,admin\n"                              \
+    "rest5 scope=infer,embed,batch,programs:write,metrics,admin\n"                                 \
+    "rest6 scope=infer,embed,batch,programs,metrics\n"                                             \
+    "rest7 scope=infer,embed,batch,programs,programs:write,admin\n"                                \
+    "rest8 scope=infer,embed,batch,programs,programs:write,metrics\nplain\nboss admin\n"
 
 static int status_of(struct edge *edge, const char *method, const char *path, const char *key)
 {
@@ -200,11 +206,9 @@ static int status_of(struct edge *edge, const char *method, const char *path, co
 
 static void check_route(struct edge *edge, const char *method, const char *path, int scope)
 {
-    static const char *const rest[] = {[INFER] = "rest2",
-                                       [EMBED] = "rest3",
-                                       [BATCH] = "rest4",
-                                       [METRICS] = "rest5",
-                                       [ADMIN] = "rest6"};
+    static const char *const rest[] = {
+        [INFER] = "rest2",          [EMBED] = "rest3",   [BATCH] = "rest4", [PROGRAMS] = "rest5",
+        [PROGRAMS_WRITE] = "rest6", [METRICS] = "rest7", [ADMIN] = "rest8"};
     char key[8];
     if (scope == PUBLIC) {
         assert_int_not_equal(status_of(edge, method, path, NULL), 401);
@@ -215,7 +219,7 @@ static void check_route(struct edge *edge, const char *method, const char *path,
     for (int other = INFER; other < N_SCOPES; other++) {
         (void)snprintf(key, sizeof key, "k%d", other);
         const int status = status_of(edge, method, path, key);
-        if (scope == ANY_KEY || scope == other)
+        if (scope == ANY_KEY || scope == other || (scope == PROGRAMS_WRITE && other == ADMIN))
             assert_true(status != 401 && status != 403);
         else
             assert_int_equal(status, 403);
@@ -223,7 +227,8 @@ static void check_route(struct edge *edge, const char *method, const char *path,
     if (scope != ANY_KEY)
         assert_int_equal(status_of(edge, method, path, rest[scope]), 403);
     const int plain = status_of(edge, method, path, "plain");
-    assert_true(scope == ADMIN ? plain == 403 : plain != 401 && plain != 403);
+    const bool is_for_few = scope == ADMIN || scope == PROGRAMS_WRITE;
+    assert_true(is_for_few ? plain == 403 : plain != 401 && plain != 403);
     const int boss = status_of(edge, method, path, "boss");
     assert_true(boss != 401 && boss != 403);
 }
