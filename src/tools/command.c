@@ -143,6 +143,12 @@ static const struct command_option *find_letter(const struct command *command, c
     return NULL;
 }
 
+/* Behind a command's name in messages; the one of a tool without sub-commands has none. */
+static const char *colon(const struct command *command)
+{
+    return *command->name ? ": " : "";
+}
+
 static serverd_status fail_unknown(const struct command *command, const char *name,
                                    serverd_error *err)
 {
@@ -150,10 +156,10 @@ static serverd_status fail_unknown(const struct command *command, const char *na
     for (size_t i = 0; i < command->n_options; i++)
         hint_consider(&hint, command->options[i].name, strlen(command->options[i].name));
     if (hint.best)
-        return fail(err, SERVERD_INVALID, "%s: unknown option --%.100s; did you mean --%.*s?",
-                    command->name, name, (int)hint.n_best, hint.best);
-    return fail(err, SERVERD_INVALID, "%s: unknown option --%.100s; --help lists all",
-                command->name, name);
+        return fail(err, SERVERD_INVALID, "%s%sunknown option --%.100s; did you mean --%.*s?",
+                    command->name, colon(command), name, (int)hint.n_best, hint.best);
+    return fail(err, SERVERD_INVALID, "%s%sunknown option --%.100s; --help lists all",
+                command->name, colon(command), name);
 }
 
 /* The value of argv[*i]: behind the = (`attached`), or the next argument. */
@@ -176,7 +182,8 @@ static serverd_status parse_long(const struct command *command, int argc, char *
     size_t n = equals ? (size_t)(equals - text) : strlen(text);
     char name[64];
     if (n >= sizeof name)
-        return fail(err, SERVERD_INVALID, "%s: unknown option --%.100s", command->name, text);
+        return fail(err, SERVERD_INVALID, "%s%sunknown option --%.100s", command->name,
+                    colon(command), text);
     memcpy(name, text, n);
     name[n] = '\0';
     const struct command_option *row = find_name(command, name);
@@ -198,16 +205,16 @@ static serverd_status parse_one(const struct command *command, int argc, char *c
     if (text[0] == '-' && text[1] != '\0') {
         row = find_letter(command, text[1]);
         if (!row)
-            return fail(err, SERVERD_INVALID, "%s: unknown option -%c; --help lists all",
-                        command->name, text[1]);
+            return fail(err, SERVERD_INVALID, "%s%sunknown option -%c; --help lists all",
+                        command->name, colon(command), text[1]);
         return take_value(row, text[2] ? text + 2 : NULL, argc, argv, i, values, err);
     }
     row = *n_bare < COMMAND_BARE_MAX && command->bare[*n_bare]
               ? find_name(command, command->bare[*n_bare])
               : NULL;
     if (!row)
-        return fail(err, SERVERD_INVALID, "%s: unexpected argument \"%.100s\"; --help lists all",
-                    command->name, text);
+        return fail(err, SERVERD_INVALID, "%s%sunexpected argument \"%.100s\"; --help lists all",
+                    command->name, colon(command), text);
     *n_bare += row->type != COMMAND_NAMES;
     return set(row, text, values, err);
 }
@@ -296,6 +303,12 @@ void command_help(const char *tool, const struct command *command, struct buffer
 static int print_usage(const struct tool *tool, FILE *to)
 {
     const struct command *otherwise = tool->otherwise;
+    if (tool->n_commands == 0) {
+        (void)fprintf(to, "Usage: %s %s [OPTION]...\n%s\n\n%s --help lists its options.\n",
+                      tool->name, find_name(otherwise, otherwise->bare[0])->metavar, tool->summary,
+                      tool->name);
+        return to == stdout ? 0 : tool->usage_code;
+    }
     (void)fprintf(to, "Usage: %s COMMAND [OPTION]...\n", tool->name);
     if (otherwise)
         (void)fprintf(to, "       %s %s [OPTION]...      %s\n", tool->name,
@@ -370,7 +383,8 @@ int tool_main(const struct tool *tool, int argc, char *const *argv)
     if (argc < 2)
         return print_usage(tool, stderr);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
-        return print_usage(tool, stdout);
+        return tool->n_commands == 0 ? print_help(tool, tool->otherwise)
+                                     : print_usage(tool, stdout);
     if (strcmp(argv[1], "--version") == 0)
         return printf("%s " PROJECT_VERSION "\n", tool->name) < 0;
     const struct command *command = find_command(tool, argv[1]);

@@ -66,7 +66,7 @@ serverd_status command_parse(const struct command *command, int argc, char *cons
 /* The text of `TOOL COMMAND --help`; `tool` is "serverd-bench". */
 void command_help(const char *tool, const struct command *command, struct buffer *out);
 
-/* A program made of sub-commands. */
+/* A program made of sub-commands, or of `otherwise` alone. */
 struct tool {
     const char *name, *summary;
     const struct command *const *commands;

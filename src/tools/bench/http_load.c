@@ -4,7 +4,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/limits.h"
-#include "tools/bench/sse.h"
+#include "tools/sse.h"
 
 #include <curl/curl.h>
 #include <stdio.h>

@@ -214,7 +214,7 @@ static serverd_status run(const void *arg, serverd_error *err)
 }
 
 const struct command grammar_check = {
-    .name = "check",
+    .name = "",
     .summary = "Checks instances against a schema, a regular expression or a grammar",
     .options = rows,
     .n_options = sizeof rows / sizeof *rows,

@@ -1,6 +1,6 @@
 /* What the load client makes of a stream, however it is cut. */
 #include "tools/bench/record.h"
-#include "tools/bench/sse.h"
+#include "tools/sse.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/param.h>
 
 #include <cmocka.h>
 
@@ -59,6 +60,32 @@ static void events_do_not_depend_on_how_the_stream_is_cut(void **state)
     for (size_t i = 0; i < sizeof streams / sizeof *streams; i++)
         for (size_t step = 1; step < 12; step++)
             assert_events(streams[i][0], streams[i][1], step);
+}
+
+static struct sse_parser named;
+
+static void collect_named(void *context, const char *data, size_t n)
+{
+    buffer_append(context, buffer_str(&named.name), named.name.len);
+    collect(context, data, n);
+}
+
+static void an_event_has_its_own_name(void **state)
+{
+    (void)state;
+    static const char stream[] = "event: var.delta\ndata: a\n\ndata: b\nevent:c\n\nevent: x\n\n"
+                                 "data: d\n\nevent: e\nevent: f\ndata: g\n\n";
+    for (size_t step = 1; step < 12; step++) {
+        struct buffer events;
+        buffer_init(&events, 4096);
+        sse_init(&named, 4096, collect_named, &events);
+        for (size_t i = 0; i < sizeof stream - 1; i += step)
+            assert_int_equal(sse_push(&named, stream + i, MIN(step, sizeof stream - 1 - i), &err),
+                             SERVERD_OK);
+        assert_string_equal(buffer_str(&events), "var.delta|ac|b|df|g");
+        sse_deinit(&named);
+        buffer_deinit(&events);
+    }
 }
 
 static void a_line_or_an_event_past_the_limit_is_refused(void **state)
@@ -208,6 +235,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(events_do_not_depend_on_how_the_stream_is_cut),
+        cmocka_unit_test(an_event_has_its_own_name),
         cmocka_unit_test(a_line_or_an_event_past_the_limit_is_refused),
         cmocka_unit_test(a_chat_stream_makes_times_text_and_usage),
         cmocka_unit_test(a_completion_stream_is_read_too),

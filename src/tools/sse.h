@@ -1,14 +1,14 @@
 /* Server-sent events from a stream of bytes that is cut anywhere: lines end with LF, CRLF or CR,
- * an event with an empty line; its `data:` lines are joined with LF. Comments and other fields
- * are skipped. */
-#ifndef TOOLS_BENCH_SSE_H
-#define TOOLS_BENCH_SSE_H
+ * an event with an empty line; its `data:` lines are joined with LF, `event:` names it. Comments
+ * and other fields are skipped. */
+#ifndef TOOLS_SSE_H
+#define TOOLS_SSE_H
 
 #include "base/buffer.h"
 #include "serverd/status.h"
 
 struct sse_parser {
-    struct buffer line, data;
+    struct buffer line, data, name; /* of the event that is being read */
     bool is_after_cr, has_data;
     void (*on_event)(void *context, const char *data, size_t n);
     void *context;

@@ -1,4 +1,4 @@
-#include "tools/bench/sse.h"
+#include "tools/sse.h"
 
 #include "base/error.h"
 
@@ -10,12 +10,14 @@ void sse_init(struct sse_parser *parser, size_t limit,
     *parser = (struct sse_parser){.on_event = on_event, .context = context};
     buffer_init(&parser->line, limit);
     buffer_init(&parser->data, limit);
+    buffer_init(&parser->name, limit);
 }
 
 void sse_deinit(struct sse_parser *parser)
 {
     buffer_deinit(&parser->line);
     buffer_deinit(&parser->data);
+    buffer_deinit(&parser->name);
 }
 
 static serverd_status check(const struct buffer *buffer, serverd_error *err)
@@ -31,17 +33,29 @@ static void end_event(struct sse_parser *parser)
     if (parser->has_data)
         parser->on_event(parser->context, buffer_str(&parser->data), parser->data.len);
     buffer_reset(&parser->data);
+    buffer_reset(&parser->name);
     parser->has_data = false;
+}
+
+/* The value of line[0..n-1] if its field is `field`: where it begins, else 0. */
+static size_t value_of(const char *line, size_t n, const char *field)
+{
+    size_t n_field = strlen(field);
+    if (n <= n_field || memcmp(line, field, n_field) != 0 || line[n_field] != ':')
+        return 0;
+    return n_field + 1 + (n > n_field + 1 && line[n_field + 1] == ' ');
 }
 
 static serverd_status end_line(struct sse_parser *parser, serverd_error *err)
 {
     const char *line = buffer_str(&parser->line);
-    size_t n = parser->line.len;
+    size_t n = parser->line.len, skip;
     if (n == 0) {
         end_event(parser);
-    } else if (n >= 5 && memcmp(line, "data:", 5) == 0) {
-        size_t skip = 5 + (n > 5 && line[5] == ' ');
+    } else if ((skip = value_of(line, n, "event"))) {
+        buffer_reset(&parser->name);
+        buffer_append(&parser->name, line + skip, n - skip);
+    } else if ((skip = value_of(line, n, "data"))) {
         if (parser->has_data)
             buffer_append_char(&parser->data, '\n');
         buffer_append(&parser->data, line + skip, n - skip);
