@@ -95,7 +95,7 @@ part_asan() {
 part_tsan() {
     need_test_build
     build "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=enabled
-    export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+    export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$root/tests/tsan-suppressions.txt
     run_suites "$root/build-tsan" --timeout-multiplier 4 --suite concurrent
     run_e2e "$root/build-tsan" -m concurrent
     unset TSAN_OPTIONS
