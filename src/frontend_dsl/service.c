@@ -17,14 +17,16 @@
 
 static serverd_status start_threads(struct dsl_service *service, serverd_error *err)
 {
-    for (uint32_t i = 0; i < service->options.n_threads; i++) {
-        const int code = pthread_create(&service->threads[i], NULL, dsl_service_work, service);
+    for (uint32_t i = 0; i < 2 * service->options.n_threads; i++) {
+        struct dsl_worker *worker = &service->workers[i];
+        *worker = (struct dsl_worker){.service = service, .is_slow = i % 2 == 1};
+        const int code = pthread_create(&worker->thread, NULL, dsl_service_work, worker);
         if (code != 0) {
             errno = code;
             return fail(err, SERVERD_INTERNAL, "programs: thread: %m");
         }
-        (void)pthread_setname_np(service->threads[i], "programs");
-        service->n_threads++;
+        (void)pthread_setname_np(worker->thread, worker->is_slow ? "programs-slow" : "programs");
+        service->n_workers++;
     }
     return SERVERD_OK;
 }
@@ -42,10 +44,11 @@ serverd_status dsl_service_create(const struct dsl_service_options *options,
     (void)pthread_condattr_init(&monotonic);
     (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&service->has_work, &monotonic);
+    (void)pthread_cond_init(&service->has_slow_work, NULL);
     (void)pthread_cond_init(&service->is_free, NULL);
     (void)pthread_condattr_destroy(&monotonic);
-    service->threads = calloc(options->n_threads, sizeof *service->threads);
-    serverd_status status = service->threads ? start_threads(service, err)
+    service->workers = calloc(options->n_threads, 2 * sizeof *service->workers);
+    serverd_status status = service->workers ? start_threads(service, err)
                                              : fail(err, SERVERD_NOMEM, "programs: no memory");
     if (status != SERVERD_OK) {
         dsl_service_destroy(service);
@@ -79,10 +82,11 @@ void dsl_service_stop(struct dsl_service *service)
         (void)pthread_mutex_lock(&service->lock);
     }
     (void)pthread_cond_broadcast(&service->has_work);
+    (void)pthread_cond_broadcast(&service->has_slow_work);
     (void)pthread_mutex_unlock(&service->lock);
-    for (uint32_t i = 0; i < service->n_threads; i++)
-        (void)pthread_join(service->threads[i], NULL);
-    service->n_threads = 0;
+    for (uint32_t i = 0; i < service->n_workers; i++)
+        (void)pthread_join(service->workers[i].thread, NULL);
+    service->n_workers = 0;
 }
 
 void dsl_service_destroy(struct dsl_service *service)
@@ -93,9 +97,10 @@ void dsl_service_destroy(struct dsl_service *service)
     while (service->first_ended)
         dsl_job_unref(dsl_service_drop_ended(service));
     (void)pthread_cond_destroy(&service->has_work);
+    (void)pthread_cond_destroy(&service->has_slow_work);
     (void)pthread_cond_destroy(&service->is_free);
     (void)pthread_mutex_destroy(&service->lock);
-    free(service->threads);
+    free(service->workers);
     free(service);
 }
 
@@ -191,7 +196,7 @@ bool dsl_service_run_errand(struct dsl_service *service, void (*run)(void *conte
     if (fits)
         service->errands[(service->first_errand + service->n_errands++) % LIMIT_DSL_ERRANDS] =
             (struct dsl_errand){run, context};
-    (void)pthread_cond_signal(&service->has_work);
+    (void)pthread_cond_signal(&service->has_slow_work);
     (void)pthread_mutex_unlock(&service->lock);
     return fits;
 }

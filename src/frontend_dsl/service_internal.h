@@ -34,6 +34,7 @@ struct dsl_item {
     struct dsl_run *run; /* NULL: not made yet */
     enum item_state state;
     bool is_woken;        /* while it was advanced */
+    bool is_long;         /* its last slice was too short for it */
     const char *stop;     /* stop it with this code before it goes on; NULL: do not */
     uint32_t n_users;     /* calls that are under way on its run */
     uint64_t timer_ns;    /* of the run */
@@ -107,20 +108,35 @@ struct dsl_errand {
     void *context;
 };
 
+/* What is ready, in the order in which it became so. */
+struct dsl_item_list {
+    struct dsl_item *first, *last;
+};
+
+/* A thread. Slow ones take what computes for long, and texts to be read: they have little of the
+ * processor while engines want it, since Lua that computes is never what somebody waits for most.
+ */
+struct dsl_worker {
+    struct dsl_service *service;
+    pthread_t thread;
+    bool is_slow;
+};
+
 struct dsl_service {
     struct dsl_service_options options;
-    pthread_t *threads;
-    uint32_t n_threads;           /* that run */
+    struct dsl_worker *workers;   /* [2 * options.n_threads] half of them slow */
+    uint32_t n_workers;           /* that run */
     _Atomic size_t memory;        /* of all Lua states */
     _Atomic size_t n_event_bytes; /* of all logs */
 
     pthread_mutex_t lock; /* of all below */
     pthread_cond_t has_work;
+    pthread_cond_t has_slow_work;
     pthread_cond_t is_free; /* nobody uses some run any more */
     bool is_stopping;
     uint64_t look_at_ns; /* when times of items are to be looked at; UINT64_MAX: there are none */
     uint32_t rank;
-    struct dsl_item *first_ready, *last_ready;
+    struct dsl_item_list ready, long_ready; /* long_ready: those that are long */
     uint32_t n_unsignalled; /* that wake made ready: dsl_service_kick tells the workers */
     struct dsl_item *items; /* that have begun */
     uint32_t n_items, n_waiting_tool;
@@ -174,7 +190,7 @@ static inline uint64_t dsl_service_now(const struct dsl_service *service)
 /* ---- service_queue.c: under service->lock ---- */
 
 void dsl_item_push(struct dsl_service *service, struct dsl_item *item);
-struct dsl_item *dsl_service_pop(struct dsl_service *service); /* NULL: none is ready */
+struct dsl_item *dsl_item_pop(struct dsl_item_list *list); /* NULL: none is ready */
 /* It goes on soon, whatever it waits for. */
 void dsl_item_make_ready(struct dsl_item *item);
 /* One that was made: it counts from now on. */
@@ -201,6 +217,6 @@ void dsl_job_look_for_rest(struct dsl_service *service, struct dsl_job *job);
 
 /* ---- service_worker.c ---- */
 
-void *dsl_service_work(void *service); /* until the service stops */
+void *dsl_service_work(void *worker); /* until the service stops */
 
 #endif

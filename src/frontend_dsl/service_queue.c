@@ -9,23 +9,26 @@
 
 void dsl_item_push(struct dsl_service *service, struct dsl_item *item)
 {
+    struct dsl_item_list *list = item->is_long ? &service->long_ready : &service->ready;
     item->state = ITEM_READY;
     item->next_ready = NULL;
-    if (service->last_ready)
-        service->last_ready->next_ready = item;
+    if (list->last)
+        list->last->next_ready = item;
     else
-        service->first_ready = item;
-    service->last_ready = item;
+        list->first = item;
+    list->last = item;
+    if (item->is_long)
+        (void)pthread_cond_signal(&service->has_slow_work);
 }
 
-struct dsl_item *dsl_service_pop(struct dsl_service *service)
+struct dsl_item *dsl_item_pop(struct dsl_item_list *list)
 {
-    struct dsl_item *item = service->first_ready;
+    struct dsl_item *item = list->first;
     if (!item)
         return NULL;
-    service->first_ready = item->next_ready;
-    if (!service->first_ready)
-        service->last_ready = NULL;
+    list->first = item->next_ready;
+    if (!list->first)
+        list->last = NULL;
     item->state = ITEM_ADVANCING;
     item->is_woken = false;
     return item;

@@ -6,10 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/resource.h>
+#include <unistd.h>
+#endif
 #include <time.h>
 
 #define SECOND_NS    UINT64_C(1000000000)
 #define GAPS_AT_ONCE 32u
+/* A tenth of a processor's time beside a thread that wants all of it. */
+#define SLOW_NICENESS 10
 
 /* ---- items -------------------------------------------------------------------------------------
  */
@@ -225,6 +231,7 @@ static void settle(struct dsl_service *service, struct dsl_item *item, enum dsl_
     if (timer_ns < service->look_at_ns)
         service->look_at_ns = timer_ns;
     item->n_branches = n_branches;
+    item->is_long = progress == DSL_RUN_AGAIN;
     if (progress == DSL_RUN_AGAIN || item->is_woken || item->stop) {
         dsl_item_push(service, item);
     } else if (needs_tools && object) {
@@ -333,7 +340,7 @@ static void wait_until(struct dsl_service *service, uint64_t next_ns)
     (void)pthread_cond_timedwait(&service->has_work, &service->lock, &until);
 }
 
-/* At most every other thread: runs go on beside texts that take long to read. */
+/* At most every other slow thread: runs go on beside texts that take long to read. */
 static bool may_run_errand(const struct dsl_service *service)
 {
     return service->n_errands > 0 &&
@@ -351,34 +358,69 @@ static void run_errand(struct dsl_service *service)
     errand.run(errand.context);
     (void)pthread_mutex_lock(&service->lock);
     service->n_errands_running--;
-    (void)pthread_cond_signal(&service->has_work);
+    (void)pthread_cond_signal(&service->has_slow_work);
+}
+
+/* Under the lock: nothing will come any more. */
+static bool is_over(const struct dsl_service *service)
+{
+    return service->is_stopping && service->n_open + service->n_errands == 0;
+}
+
+/* Called with the lock, which is free meanwhile. */
+static void advance_unlocked(struct dsl_service *service, struct dsl_item *item)
+{
+    (void)pthread_mutex_unlock(&service->lock);
+    advance(service, item);
+    (void)pthread_mutex_lock(&service->lock);
+}
+
+/* Under the lock. */
+static void work_slowly(struct dsl_service *service)
+{
+    struct dsl_item *item;
+#ifdef __linux__
+    /* of this thread alone; without the right to do so it is a thread like others */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICENESS);
+#endif
+    while (!is_over(service))
+        if (may_run_errand(service))
+            run_errand(service);
+        else if ((item = dsl_item_pop(&service->long_ready)))
+            advance_unlocked(service, item);
+        else
+            (void)pthread_cond_wait(&service->has_slow_work, &service->lock);
+}
+
+/* Under the lock. */
+static void work(struct dsl_service *service)
+{
+    while (!is_over(service)) {
+        const uint64_t next_ns = look_at_time(service);
+        struct dsl_item *item = begin_next(service);
+        if (!item)
+            item = dsl_item_pop(&service->ready);
+        if (!item) {
+            wait_until(service, next_ns);
+            continue;
+        }
+        if (service->ready.first) /* for another one */
+            (void)pthread_cond_signal(&service->has_work);
+        advance_unlocked(service, item);
+    }
 }
 
 void *dsl_service_work(void *context)
 {
-    struct dsl_service *service = context;
+    const struct dsl_worker *worker = context;
+    struct dsl_service *service = worker->service;
     (void)pthread_mutex_lock(&service->lock);
-    for (;;) {
-        const uint64_t next_ns = look_at_time(service);
-        if (may_run_errand(service)) {
-            run_errand(service);
-            continue;
-        }
-        struct dsl_item *item = begin_next(service);
-        if (!item)
-            item = dsl_service_pop(service);
-        if (item) {
-            if (service->first_ready) /* for another one */
-                (void)pthread_cond_signal(&service->has_work);
-            (void)pthread_mutex_unlock(&service->lock);
-            advance(service, item);
-            (void)pthread_mutex_lock(&service->lock);
-        } else if (service->is_stopping && service->n_open + service->n_errands == 0) {
-            break;
-        } else {
-            wait_until(service, next_ns);
-        }
-    }
+    if (worker->is_slow)
+        work_slowly(service);
+    else
+        work(service);
+    (void)pthread_cond_broadcast(&service->has_work);
+    (void)pthread_cond_broadcast(&service->has_slow_work);
     (void)pthread_mutex_unlock(&service->lock);
     return NULL;
 }
