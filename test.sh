@@ -105,18 +105,33 @@ part_fuzz() {
     need_packages clang llvm libclang-rt-14-dev
     CC=clang build "$root/build-fuzz" --buildtype=debugoptimized -Dfuzzing=libfuzzer -Db_sanitize=address,undefined \
         -Db_lundef=false -Dtests=enabled
-    local target name
+    local target has_failed=0 running=()
     for target in "$root"/build-fuzz/tests/fuzz/fuzz_*; do
         [[ -f $target && -x $target ]] || continue
-        name=$(basename "$target")
-        say "fuzzing ${name#fuzz_} for ${FUZZ_SECONDS:-20} s"
-        mkdir -p "$root/build-fuzz/corpus/${name#fuzz_}"
-        # a seed of its own each time would make an old fault look like the newest change's
-        (cd "$root/build-fuzz" && UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-            "$target" -max_total_time="${FUZZ_SECONDS:-20}" -seed="${FUZZ_SEED:-1}" -timeout=20 -rss_limit_mb=4096 \
-            -print_final_stats=1 -verbosity=0 "corpus/${name#fuzz_}" "$root/tests/fuzz/corpus/${name#fuzz_}" \
-            >"$name.log" 2>&1 && tail -n 6 "$name.log" || { tail -n 100 "$name.log"; exit 1; })
+        fuzz_one "$target" &
+        running+=($!)
+        if ((${#running[@]} >= $(nproc))); then # each has a processor
+            wait "${running[0]}" || has_failed=1
+            running=("${running[@]:1}")
+        fi
     done
+    for target in "${running[@]}"; do
+        wait "$target" || has_failed=1
+    done
+    return "$has_failed"
+}
+
+# One libFuzzer target; what it said is shown at its end.
+fuzz_one() {
+    local name
+    name=$(basename "$1")
+    say "fuzzing ${name#fuzz_} for ${FUZZ_SECONDS:-20} s"
+    mkdir -p "$root/build-fuzz/corpus/${name#fuzz_}"
+    # a seed of its own each time would make an old fault look like the newest change's
+    (cd "$root/build-fuzz" && UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+        "$1" -max_total_time="${FUZZ_SECONDS:-20}" -seed="${FUZZ_SEED:-1}" -timeout=20 -rss_limit_mb=4096 \
+        -print_final_stats=1 -verbosity=0 "corpus/${name#fuzz_}" "$root/tests/fuzz/corpus/${name#fuzz_}" \
+        >"$name.log" 2>&1 && tail -n 6 "$name.log" || { tail -n 100 "$name.log"; exit 1; })
 }
 
 parts=("$@")
