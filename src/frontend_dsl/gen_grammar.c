@@ -1,5 +1,4 @@
 /* What an output has to be: grammars, and outputs as values. */
-#include "base/hash.h"
 #include "base/numeric.h"
 #include "frontend_dsl/gen_internal.h"
 
@@ -100,30 +99,18 @@ static json_t *ordered_schema(const json_t *schema, uint32_t depth)
 
 /* ---- compiling ------------------------------------------------------------------------------- */
 
-/* As server/request/output_form.c makes it, so that both find each other's. */
-static void key_of(enum grammar_form form, const char *text, size_t n,
-                   uint8_t key[DSL_GRAMMAR_KEY_BYTES])
-{
-    struct sha256 hash;
-    const uint8_t kind[2] = {(uint8_t)form, WHITESPACE_SPACED};
-    sha256_init(&hash);
-    sha256_update(&hash, kind, sizeof kind);
-    sha256_update(&hash, text, n);
-    sha256_final(&hash, key);
-}
-
 struct grammar *gen_compile(lua_State *L, enum grammar_form form, const char *text, size_t n)
 {
     const struct dsl_model *model = &run_of(L)->setup.model;
     const struct grammar_options options = {.tokenizer = model->tokenizer};
-    uint8_t key[DSL_GRAMMAR_KEY_BYTES];
+    uint8_t key[GRAMMAR_KEY_BYTES];
     const char *code = NULL;
     serverd_error err;
     struct grammar *grammar;
     if (!model->trie)
         dsl_raise(L, "invalid_grammar", "this model takes no grammars");
     sandbox_charge(L, n / 16);
-    key_of(form, text, n, key);
+    grammar_key(form, WHITESPACE_SPACED, text, n, key);
     grammar = model->find_grammar ? model->find_grammar(model->grammar_context, key) : NULL;
     if (grammar)
         return grammar;

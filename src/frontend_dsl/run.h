@@ -26,6 +26,7 @@
 #include "frontend_dsl/dsl_error.h"
 #include "frontend_dsl/dsl_limits.h"
 #include "frontend_dsl/dsl_program.h"
+#include "grammar/grammar.h"
 #include "sampling/sampling_params.h"
 #include "scheduler/engine.h"
 #include "serverd/status.h"
@@ -37,14 +38,9 @@
 
 struct chat_template;
 struct dsl_run;
-struct grammar;
 struct output_formats;
 struct score_memo;
 struct token_trie;
-
-/* The length of a key of find_grammar: a SHA-256 of form, white space and text, made as
- * server/request/output_form.c makes its own. */
-#define DSL_GRAMMAR_KEY_BYTES 32
 
 /* A view of a loaded model; it outlives the run. */
 struct dsl_model {
@@ -59,10 +55,10 @@ struct dsl_model {
     /* What several runs of this model share: NULL: each run has its own. */
     struct score_memo *memo;
     /* Compiled grammars, shared with the server's other requests. find: a reference, or NULL; keep
-     * takes its own; trie: the model's, NULL: *err. Called on the worker. find and keep may be
-     * NULL; without trie grammars raise `invalid_grammar`. */
-    struct grammar *(*find_grammar)(void *context, const uint8_t key[DSL_GRAMMAR_KEY_BYTES]);
-    void (*keep_grammar)(void *context, const uint8_t key[DSL_GRAMMAR_KEY_BYTES],
+     * takes its own (the key: grammar_key); trie: the model's, NULL: *err. Called on the worker.
+     * find and keep may be NULL; without trie grammars raise `invalid_grammar`. */
+    struct grammar *(*find_grammar)(void *context, const uint8_t key[GRAMMAR_KEY_BYTES]);
+    void (*keep_grammar)(void *context, const uint8_t key[GRAMMAR_KEY_BYTES],
                          struct grammar *grammar);
     const struct token_trie *(*trie)(void *context, serverd_error *err);
     void *grammar_context;

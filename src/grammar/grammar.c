@@ -204,6 +204,17 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
     return SERVERD_OK;
 }
 
+void grammar_key(enum grammar_form form, enum json_whitespace whitespace, const char *text,
+                 size_t n, uint8_t key[GRAMMAR_KEY_BYTES])
+{
+    struct sha256 hash;
+    const uint8_t kind[2] = {(uint8_t)form, (uint8_t)whitespace};
+    sha256_init(&hash);
+    sha256_update(&hash, kind, sizeof kind);
+    sha256_update(&hash, text, n);
+    sha256_final(&hash, key);
+}
+
 struct grammar *grammar_ref(struct grammar *grammar)
 {
     atomic_fetch_add_explicit(&grammar->n_refs, 1, memory_order_relaxed);

@@ -63,6 +63,11 @@ serverd_status grammar_compile(enum grammar_form form, const char *text, size_t 
                                const struct grammar_options *options, struct grammar **out,
                                const char **code, serverd_error *err);
 
+/* What tells grammars to produce apart, for caches: a SHA-256 of form, white space and text. */
+enum { GRAMMAR_KEY_BYTES = 32 };
+void grammar_key(enum grammar_form form, enum json_whitespace whitespace, const char *text,
+                 size_t n, uint8_t key[GRAMMAR_KEY_BYTES]);
+
 struct grammar *grammar_ref(struct grammar *grammar);
 void grammar_unref(struct grammar *grammar); /* NULL is fine */
 

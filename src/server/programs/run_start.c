@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert(DSL_GRAMMAR_KEY_BYTES == GRAMMAR_KEY_BYTES, "runs and requests share grammars");
-
 /* What a job keeps while it needs its model. */
 struct hold {
     struct server *server;
@@ -35,13 +33,13 @@ static void release(void *context, uint64_t n_tokens)
 /* ---- the model ---------------------------------------------------------------------------------
  */
 
-static struct grammar *find_grammar(void *context, const uint8_t key[DSL_GRAMMAR_KEY_BYTES])
+static struct grammar *find_grammar(void *context, const uint8_t key[GRAMMAR_KEY_BYTES])
 {
     const struct hold *hold = context;
     return grammar_cache_find(&hold->entry->grammars, key);
 }
 
-static void keep_grammar(void *context, const uint8_t key[DSL_GRAMMAR_KEY_BYTES],
+static void keep_grammar(void *context, const uint8_t key[GRAMMAR_KEY_BYTES],
                          struct grammar *grammar)
 {
     const struct hold *hold = context;

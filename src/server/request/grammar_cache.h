@@ -11,8 +11,6 @@
 struct token_trie;
 struct kept_grammar;
 
-enum { GRAMMAR_KEY_BYTES = 32 }; /* a hash of form, options and text */
-
 struct grammar_cache {
     pthread_mutex_t lock;
     struct kept_grammar *kept; /* [LIMIT_KEPT_GRAMMARS] */

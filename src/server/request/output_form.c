@@ -1,6 +1,5 @@
 #include "server/request/output_form.h"
 
-#include "base/hash.h"
 #include "base/numeric.h"
 #include "server/server_internal.h"
 
@@ -173,16 +172,6 @@ void output_form_release(struct output_form *form)
 
 /* ---- requests ---- */
 
-static void key_of(const struct output_form *form, uint8_t key[GRAMMAR_KEY_BYTES])
-{
-    struct sha256 hash;
-    const uint8_t kind[2] = {(uint8_t)form->form, (uint8_t)form->whitespace};
-    sha256_init(&hash);
-    sha256_update(&hash, kind, sizeof kind);
-    sha256_update(&hash, form->text, form->n);
-    sha256_final(&hash, key);
-}
-
 /* On the job thread: what the requests wait for. */
 struct preparation {
     struct output_form form;
@@ -241,7 +230,7 @@ static bool prepare(void *context, struct exchange *x, struct request **requests
     struct grammar_cache *cache = exchange_grammars(x);
     uint8_t key[GRAMMAR_KEY_BYTES];
     serverd_error err;
-    key_of(&p->form, key);
+    grammar_key(p->form.form, p->form.whitespace, p->form.text, p->form.n, key);
     const struct token_trie *trie = grammar_cache_trie(cache, exchange_model(x)->tokenizer, &err);
     struct grammar *grammar =
         grammar_cache_find(cache, key); /* others may have asked for the same */
@@ -268,7 +257,7 @@ void output_form_generate(struct exchange *x, struct request **requests, uint32_
         exchange_generate(x, requests, n, encoder, state, is_stream);
         return;
     }
-    key_of(form, key);
+    grammar_key(form->form, form->whitespace, form->text, form->n, key);
     struct grammar *grammar = grammar_cache_find(cache, key);
     if (grammar) {
         assign(requests, n, grammar, cache->trie);
