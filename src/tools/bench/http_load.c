@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "tools/http_client.h"
 #include "tools/sse.h"
 
 #include <curl/curl.h>
@@ -51,33 +52,6 @@ void load_client_begin(struct load_client *client)
 
 /* ---- life ---- */
 
-static char *base_url(const char *url)
-{
-    size_t n = strlen(url);
-    while (n > 0 && url[n - 1] == '/')
-        n--;
-    if (n > 3 && memcmp(url + n - 3, "/v1", 3) == 0)
-        n -= 3;
-    return strndup(url, n);
-}
-
-static bool add_header(struct load_client *client, const char *header)
-{
-    struct curl_slist *longer = curl_slist_append(client->headers, header);
-    if (longer)
-        client->headers = longer;
-    return longer != NULL;
-}
-
-static bool add_headers(struct load_client *client, const char *api_key)
-{
-    char header[LIMIT_OPTION_BYTES + 32];
-    (void)snprintf(header, sizeof header, "Authorization: Bearer %s", api_key ? api_key : "none");
-    /* no "Expect: 100-continue", which would cost long prompts a round trip */
-    return add_header(client, "Content-Type: application/json") && add_header(client, "Expect:") &&
-           add_header(client, header);
-}
-
 serverd_status load_client_create(const struct load_client_options *options,
                                   struct load_client **out, serverd_error *err)
 {
@@ -88,10 +62,12 @@ serverd_status load_client_create(const struct load_client_options *options,
     bool is_made = client && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
     if (is_made) {
         client->multi = curl_multi_init();
-        client->url = base_url(options->url);
+        client->url = http_client_base_url(options->url);
         client->timeout_s = options->timeout_s;
         load_client_begin(client);
-        is_made = client->multi && client->url && add_headers(client, options->api_key) &&
+        is_made = client->multi && client->url &&
+                  http_client_add_headers(&client->headers,
+                                          options->api_key ? options->api_key : "none") &&
                   curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, (long)LOAD_MAX_RUNNING) ==
                       CURLM_OK;
     }

@@ -2,6 +2,7 @@
 
 #include "base/buffer.h"
 #include "base/error.h"
+#include "tools/http_client.h"
 #include "tools/sse.h"
 
 #include <curl/curl.h>
@@ -38,37 +39,6 @@ struct exchange {
 
 /* ---- life ---- */
 
-static char *base_url(const char *url)
-{
-    size_t n = strlen(url);
-    while (n > 0 && url[n - 1] == '/')
-        n--;
-    if (n > 3 && memcmp(url + n - 3, "/v1", 3) == 0)
-        n -= 3;
-    return strndup(url, n);
-}
-
-static bool add_header(struct connection *connection, const char *header)
-{
-    struct curl_slist *longer = curl_slist_append(connection->headers, header);
-    if (longer)
-        connection->headers = longer;
-    return longer != NULL;
-}
-
-static bool add_headers(struct connection *connection, const char *api_key)
-{
-    struct buffer key;
-    buffer_init(&key, LIMIT_OPTION_BYTES + 32);
-    if (api_key)
-        buffer_printf(&key, "Authorization: Bearer %s", api_key);
-    bool is_added = !key.is_failed && add_header(connection, "Content-Type: application/json") &&
-                    add_header(connection, "Expect:") &&
-                    (!api_key || add_header(connection, buffer_str(&key)));
-    buffer_deinit(&key);
-    return is_added;
-}
-
 static bool watch_signals(struct connection *connection)
 {
     sigset_t set;
@@ -90,10 +60,11 @@ serverd_status connection_open(const char *url, const char *api_key, struct conn
     if (!connection)
         return fail(err, SERVERD_NOMEM, "HTTP client: no memory");
     connection->signals = -1;
-    bool is_made = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK &&
-                   (connection->easy = curl_easy_init()) &&
-                   (connection->multi = curl_multi_init()) && (connection->url = base_url(url)) &&
-                   add_headers(connection, api_key) && watch_signals(connection);
+    bool is_made =
+        curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK &&
+        (connection->easy = curl_easy_init()) && (connection->multi = curl_multi_init()) &&
+        (connection->url = http_client_base_url(url)) &&
+        http_client_add_headers(&connection->headers, api_key) && watch_signals(connection);
     if (!is_made) {
         connection_close(connection);
         return fail(err, SERVERD_NOMEM, "HTTP client: cannot be set up");
