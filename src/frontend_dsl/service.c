@@ -196,7 +196,7 @@ bool dsl_service_run_errand(struct dsl_service *service, void (*run)(void *conte
     if (fits)
         service->errands[(service->first_errand + service->n_errands++) % LIMIT_DSL_ERRANDS] =
             (struct dsl_errand){run, context};
-    (void)pthread_cond_signal(&service->has_slow_work);
+    (void)pthread_cond_signal(&service->has_work);
     (void)pthread_mutex_unlock(&service->lock);
     return fits;
 }

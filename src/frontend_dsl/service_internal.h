@@ -113,9 +113,8 @@ struct dsl_item_list {
     struct dsl_item *first, *last;
 };
 
-/* A thread. Slow ones take what computes for long, and texts to be read: they have little of the
- * processor while engines want it, since Lua that computes is never what somebody waits for most.
- */
+/* A thread. Slow ones take what computes for long: they have what is left of the processors, since
+ * Lua that computes is never what somebody waits for most. */
 struct dsl_worker {
     struct dsl_service *service;
     pthread_t thread;

@@ -99,6 +99,16 @@ void dsl_job_keep_ended(struct dsl_service *service, struct dsl_job *job)
 /* ---- items -------------------------------------------------------------------------------------
  */
 
+static void unlist(struct dsl_item_list *list, struct dsl_item *item)
+{
+    struct dsl_item *before = NULL;
+    for (struct dsl_item *at = list->first; at != item; at = at->next_ready)
+        before = at;
+    *(before ? &before->next_ready : &list->first) = item->next_ready;
+    if (list->last == item)
+        list->last = before;
+}
+
 /* Under the lock. */
 void dsl_item_make_ready(struct dsl_item *item)
 {
@@ -106,6 +116,13 @@ void dsl_item_make_ready(struct dsl_item *item)
     struct dsl_service *service = job->service;
     if (item->state == ITEM_ADVANCING) {
         item->is_woken = true;
+        return;
+    }
+    if (item->state == ITEM_READY && item->is_long && item->stop) { /* its end waits for nobody */
+        unlist(&service->long_ready, item);
+        item->is_long = false;
+        dsl_item_push(service, item);
+        service->n_unsignalled++;
         return;
     }
     if (item->state != ITEM_BLOCKED && item->state != ITEM_NEEDS_TOOLS)

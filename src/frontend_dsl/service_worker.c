@@ -3,19 +3,14 @@
 #include "frontend_dsl/dsl_program.h"
 #include "frontend_dsl/service_internal.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/resource.h>
-#include <unistd.h>
-#endif
 #include <time.h>
 
 #define SECOND_NS    UINT64_C(1000000000)
 #define GAPS_AT_ONCE 32u
-/* A tenth of a processor's time beside a thread that wants all of it. */
-#define SLOW_NICENESS 10
 
 /* ---- items -------------------------------------------------------------------------------------
  */
@@ -340,7 +335,7 @@ static void wait_until(struct dsl_service *service, uint64_t next_ns)
     (void)pthread_cond_timedwait(&service->has_work, &service->lock, &until);
 }
 
-/* At most every other slow thread: runs go on beside texts that take long to read. */
+/* At most every other thread: runs go on beside texts that take long to read. */
 static bool may_run_errand(const struct dsl_service *service)
 {
     return service->n_errands > 0 &&
@@ -358,7 +353,7 @@ static void run_errand(struct dsl_service *service)
     errand.run(errand.context);
     (void)pthread_mutex_lock(&service->lock);
     service->n_errands_running--;
-    (void)pthread_cond_signal(&service->has_slow_work);
+    (void)pthread_cond_signal(&service->has_work);
 }
 
 /* Under the lock: nothing will come any more. */
@@ -378,18 +373,19 @@ static void advance_unlocked(struct dsl_service *service, struct dsl_item *item)
 /* Under the lock. */
 static void work_slowly(struct dsl_service *service)
 {
-    struct dsl_item *item;
-#ifdef __linux__
-    /* of this thread alone; without the right to do so it is a thread like others */
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), SLOW_NICENESS);
+#ifdef SCHED_IDLE
+    /* Of low niceness it would be late to leave its processor to a worker of the engine that wakes,
+     * which counts as lost then and rests (runtime/worker_pool.c). */
+    const struct sched_param none = {0};
+    (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
 #endif
-    while (!is_over(service))
-        if (may_run_errand(service))
-            run_errand(service);
-        else if ((item = dsl_item_pop(&service->long_ready)))
+    while (!is_over(service)) {
+        struct dsl_item *item = dsl_item_pop(&service->long_ready);
+        if (item)
             advance_unlocked(service, item);
         else
             (void)pthread_cond_wait(&service->has_slow_work, &service->lock);
+    }
 }
 
 /* Under the lock. */
@@ -397,6 +393,10 @@ static void work(struct dsl_service *service)
 {
     while (!is_over(service)) {
         const uint64_t next_ns = look_at_time(service);
+        if (may_run_errand(service)) {
+            run_errand(service);
+            continue;
+        }
         struct dsl_item *item = begin_next(service);
         if (!item)
             item = dsl_item_pop(&service->ready);
