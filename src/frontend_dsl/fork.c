@@ -232,12 +232,26 @@ static void gather(lua_State *L, const struct dsl_group *group, struct dsl_state
     lua_settop(L, lists - 1);
 }
 
+/* A branch whose own tokens can go behind the parent. */
+static void check_suffix(lua_State *L, const struct dsl_state *branch)
+{
+    if (branch->is_released)
+        dsl_raise(L, "released", "branch %s was released", branch->branch.path);
+    if (branch->has_other_past)
+        dsl_raise(L, "template_error",
+                  "the chat template has rewritten what branch %s shares with the others",
+                  branch->branch.path);
+}
+
 /* What the branches have written goes behind the parent, one after the other; the first one's keys
  * and values with it (K8). */
 static void concat(lua_State *L, const struct dsl_group *group, struct dsl_state *parent,
                    const struct join_options *o)
 {
     bool is_first = true;
+    for (uint32_t i = 0; i < group->n; i++)
+        if (group->member[i].status == TASK_DONE)
+            check_suffix(L, group->member[i].state);
     for (uint32_t i = 0; i < group->n; i++) {
         struct dsl_state *branch = group->member[i].state;
         if (group->member[i].status != TASK_DONE)

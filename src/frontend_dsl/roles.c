@@ -219,58 +219,104 @@ static void keep_mark(lua_State *L, struct dsl_turn *turn, const char *text, siz
 
 /* Marks are tokenised each for itself. In front of everything there may be a begin token; behind
  * other text it is dropped. */
-static void append_mark(lua_State *L, struct dsl_state *state, const char *text, size_t n)
+static void add_mark(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
+                     struct token_list *list)
 {
     const struct tokenizer *tokenizer = state->run->setup.model.tokenizer;
     const int32_t begin = state->run->begin_token;
     uint32_t n_bos = 0;
     const char *bos = begin >= 0 ? tokenizer_piece(tokenizer, begin, &n_bos) : "";
-    if (state->tokens.n > 0 && n_bos > 0 && n >= n_bos && memcmp(text, bos, n_bos) == 0) {
+    if (list->n > 0 && n_bos > 0 && n >= n_bos && memcmp(text, bos, n_bos) == 0) {
         text += n_bos;
         n -= n_bos;
     }
     if (n > 0)
-        state_append_text(L, state, text, n, TOKENIZER_PARSE_SPECIAL);
+        state_tokenise_behind(L, state, text, n, TOKENIZER_PARSE_SPECIAL, list);
 }
 
-/* The tokens are made again from marks and bodies, but for the last turn's body, which is open. */
+static void append_mark(lua_State *L, struct dsl_state *state, const char *text, size_t n)
+{
+    const uint32_t n_before = state->tokens.n;
+    add_mark(L, state, text, n, &state->tokens);
+    state->run->usage.prompt_tokens += state->tokens.n - n_before;
+}
+
+static void add_tokens(lua_State *L, struct token_list *list, const int32_t *tokens, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!token_list_add(list, tokens[i]))
+            dsl_raise(L, "context_length_exceeded",
+                      "the turns as the chat template writes them now have more than %u tokens",
+                      list->limit);
+}
+
+/* Where a turn's body is going to be. */
+struct place {
+    uint32_t begin, end;
+};
+
+/* The state's tokens made again from marks and bodies, but for what the last turn's body, which is
+ * open, will get. The state stays as it is: there may be no room. Pushes what the places lie in. */
+static struct place *lay_out(lua_State *L, const struct dsl_state *state, const struct rendering *r,
+                             struct token_list *out)
+{
+    const int32_t *id = state->tokens.id;
+    struct place *place = scratch_array(L, state->n_turns, sizeof *place);
+    add_tokens(L, out, id, state->n_head);
+    for (uint32_t i = 0; i < state->n_turns; i++) {
+        const struct dsl_turn *turn = &state->turns[i];
+        const struct span *span = &r->mark[i];
+        const bool is_open = i + 1 == state->n_turns && state->has_open_turn;
+        const uint32_t end = is_open ? state->tokens.n : turn->end;
+        if (span->is_there)
+            add_mark(L, state, buffer_str(r->text) + span->begin, span->end - span->begin, out);
+        place[i].begin = out->n;
+        if (span->is_there || is_open)
+            add_tokens(L, out, id + turn->begin, end - turn->begin);
+        place[i].end = out->n;
+    }
+    return place;
+}
+
+/* How many tokens both begin with. */
+static uint32_t count_common(const struct token_list *a, const struct token_list *b)
+{
+    uint32_t n = 0;
+    while (n < a->n && n < b->n && a->id[n] == b->id[n])
+        n++;
+    return n;
+}
+
+/* The template writes earlier turns in another way now: the state gets the tokens that they have
+ * so. */
 static void rewrite(lua_State *L, struct dsl_state *state, const struct rendering *r)
 {
-    const char *text = buffer_str(r->text);
-    struct token_list *before = scratch_tokens(L, state->tokens.limit);
-    const struct token_list swap = *before;
-    const uint64_t n_counted = state->run->usage.prompt_tokens;
     if (state->has_text_between)
         dsl_raise(L, "template_error",
                   "the chat template rewrites earlier turns, and there is text between them");
-    *before = state->tokens;
-    state->tokens = swap;
-    state_append_tokens(L, state, before->id, state->n_head);
+    struct token_list *made = scratch_tokens(L, state->tokens.limit);
+    const struct place *place = lay_out(L, state, r, made);
+    const struct token_list before = state->tokens;
+    const uint32_t n_common = count_common(&before, made);
+    state->tokens = *made;
+    *made = before;
+    state->n_base = min_u32(state->n_base, n_common);
+    state->n_ahead = 0;
+    state->has_other_past |= n_common < state->n_fork;
+    /* literal text that there was before is none that the run has in addition */
+    if (state->tokens.n > before.n)
+        state->run->usage.prompt_tokens += state->tokens.n - before.n;
     for (uint32_t i = 0; i < state->n_turns; i++) {
         struct dsl_turn *turn = &state->turns[i];
         const struct span *span = &r->mark[i];
-        const bool is_last = i + 1 == state->n_turns && state->has_open_turn;
-        const uint32_t begin = turn->begin, end = is_last ? before->n : turn->end;
-        if (span->is_there)
-            append_mark(L, state, text + span->begin, span->end - span->begin);
+        turn->begin = place[i].begin;
+        turn->end = place[i].end;
         free(turn->mark);
         turn->mark = NULL;
-        turn->begin = state->tokens.n;
-        if (span->is_there || is_last)
-            state_append_tokens(L, state, before->id + begin, end - begin);
-        turn->end = state->tokens.n;
         if (span->is_there)
-            keep_mark(L, turn, text + span->begin, span->end - span->begin);
+            keep_mark(L, turn, buffer_str(r->text) + span->begin, span->end - span->begin);
     }
-    uint32_t n_common = 0;
-    while (n_common < before->n && n_common < state->tokens.n &&
-           before->id[n_common] == state->tokens.id[n_common])
-        n_common++;
-    state->n_base = min_u32(state->n_base, n_common);
-    state->n_ahead = 0;
-    /* only what is new is literal text of the run */
-    state->run->usage.prompt_tokens = n_counted + (state->tokens.n - n_common);
-    lua_pop(L, 1);
+    lua_pop(L, 2);
 }
 
 /* Marks 0..n-1 stand as they did. */
@@ -317,8 +363,8 @@ static bool render_open(lua_State *L, const struct dsl_state *state, struct rend
     return true;
 }
 
-static struct dsl_turn *add_turn(lua_State *L, struct dsl_state *state, const char *role,
-                                 const char *name, const char *call_id)
+static void add_turn(lua_State *L, struct dsl_state *state, const char *role, const char *name,
+                     const char *call_id)
 {
     if (state->n_turns == LIMIT_MESSAGES)
         dsl_raise(L, "role_nesting", "more than %u turns", LIMIT_MESSAGES);
@@ -336,7 +382,6 @@ static struct dsl_turn *add_turn(lua_State *L, struct dsl_state *state, const ch
     turn->name = name ? strdup(name) : NULL;
     turn->call_id = call_id ? strdup(call_id) : NULL;
     state->n_turns++;
-    return turn;
 }
 
 static void drop_last_turn(struct dsl_state *state)
@@ -347,12 +392,27 @@ static void drop_last_turn(struct dsl_state *state)
     free(turn->call_id);
 }
 
+/* The last turn, which was added, begins: with a light userdata of its state. */
+static int begin_turn(lua_State *L)
+{
+    struct dsl_state *state = lua_touserdata(L, 1);
+    struct rendering r;
+    serverd_error err;
+    const bool is_good = render_open(L, state, &r, &err);
+    /* some templates want a user's turn behind the system's: then the mark follows */
+    const bool may_wait = state->n_turns == 1 && strcmp(state->turns[0].role, "assistant") != 0;
+    if (!is_good && !may_wait)
+        dsl_raise(L, "template_error", "the chat template refuses the turns: %s", err.text);
+    state->has_open_turn = true;
+    if (is_good)
+        place_last(L, state, &r);
+    return 0;
+}
+
 void roles_open(lua_State *L, struct dsl_state *state, const char *role, const char *name,
                 const char *call_id)
 {
     static const char *const roles[] = {"system", "user", "assistant", "tool", "developer"};
-    struct rendering r;
-    serverd_error err;
     bool is_known = false;
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         is_known |= strcmp(roles[i], role) == 0;
@@ -361,24 +421,19 @@ void roles_open(lua_State *L, struct dsl_state *state, const char *role, const c
     if (state->has_open_turn)
         dsl_raise(L, "role_nesting", "a turn of %s is open", state->turns[state->n_turns - 1].role);
     state_flush(L, state);
+    lua_pushcfunction(L, begin_turn);
+    lua_pushlightuserdata(L, state);
     if (state->n_turns == 0)
         state->n_head = state->tokens.n;
-    const char *kept_role = add_turn(L, state, role, name, call_id)->role;
-    const int top = lua_gettop(L);
-    const bool is_good = render_open(L, state, &r, &err);
-    /* some templates want a user's turn behind the system's: then the mark follows */
-    const bool may_wait = state->n_turns == 1 && strcmp(kept_role, "assistant") != 0;
-    if (!is_good && !may_wait) {
+    add_turn(L, state, role, name, call_id);
+    if (lua_pcall(L, 1, 0, 0) != LUA_OK) { /* the state is as if nobody had asked */
+        state->has_open_turn = false;
         drop_last_turn(state);
-        dsl_raise(L, "template_error", "the chat template refuses the turns: %s", err.text);
+        (void)lua_error(L);
     }
-    state->has_open_turn = true;
-    if (is_good)
-        place_last(L, state, &r);
     state->wants_closing = false;
     free(state->closing);
     state->closing = NULL;
-    lua_settop(L, top);
 }
 
 void roles_close(lua_State *L, struct dsl_state *state)

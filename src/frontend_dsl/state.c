@@ -176,16 +176,18 @@ void state_add(lua_State *L, struct dsl_state *state, const char *text, size_t n
               LIMIT_DSL_OPEN_BYTES);
 }
 
-void state_tokenise(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
-                    unsigned flags, struct token_list *out)
+/* is_first: nothing stands in front of the text. */
+static void tokenise(lua_State *L, const struct dsl_state *state, bool is_first, const char *text,
+                     size_t n, unsigned flags, struct token_list *out)
 {
     serverd_error err;
     const struct tokenizer *tokenizer = state->run->setup.model.tokenizer;
     const struct vocabulary *v = tokenizer_vocabulary(tokenizer);
-    const bool is_first = state->tokens.n == 0;
     const uint32_t n_before = out->n;
     flags |= is_first ? TOKENIZER_ADD_SPECIAL : TOKENIZER_CONTINUES;
     const serverd_status status = tokenizer_encode(tokenizer, text, n, flags, out, &err);
+    if (status) /* there may be a part of them */
+        out->n = n_before;
     /* what a model has behind a text is not wanted: the text goes on */
     if (status == SERVERD_OK && is_first && out->n > n_before && v->eos >= 0 &&
         out->id[out->n - 1] == v->eos && v->eos != v->bos)
@@ -195,6 +197,18 @@ void state_tokenise(lua_State *L, const struct dsl_state *state, const char *tex
         raise_memory(L);
     if (status)
         raise_context(L, state);
+}
+
+void state_tokenise(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
+                    unsigned flags, struct token_list *out)
+{
+    tokenise(L, state, state->tokens.n == 0, text, n, flags, out);
+}
+
+void state_tokenise_behind(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
+                           unsigned flags, struct token_list *list)
+{
+    tokenise(L, state, list->n == 0, text, n, flags, list);
 }
 
 void state_append_tokens(lua_State *L, struct dsl_state *state, const int32_t *tokens, uint32_t n)

@@ -70,8 +70,9 @@ struct dsl_state {
     struct dsl_task *user;
     struct dsl_task *task; /* the branch's own; NULL: it has none, or it has ended */
     bool is_released;
-    uint32_t n_ops;  /* for seeds */
-    uint32_t n_fork; /* tokens at the fork that made it */
+    uint32_t n_ops;      /* for seeds */
+    uint32_t n_fork;     /* tokens at the fork that made it */
+    bool has_other_past; /* those are not the parent's any more: a template has rewritten them */
     struct dsl_turn *turns;
     uint32_t n_turns, turns_cap;
     uint32_t n_head;                   /* tokens before the first turn */
@@ -102,6 +103,9 @@ void state_append_tokens(lua_State *L, struct dsl_state *state, const int32_t *t
 /* The tokens of a text behind the state's, appended to out. */
 void state_tokenise(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
                     unsigned flags, struct token_list *out);
+/* The same behind the tokens of a list, which may become the state's. */
+void state_tokenise_behind(lua_State *L, const struct dsl_state *state, const char *text, size_t n,
+                           unsigned flags, struct token_list *list);
 /* At least the begin token, if the model has one: something to go on from. */
 void state_begin(lua_State *L, struct dsl_state *state);
 /* What is no UTF-8 in tokens' bytes becomes U+FFFD. */

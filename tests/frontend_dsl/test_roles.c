@@ -24,6 +24,18 @@
     "{% if loop.first %}{{ head }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"              \
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
+/* Once there are three messages, each has a longer mark. */
+#define GROWING                                                                                    \
+    "{% for m in messages %}<|im_start|>{{ m.role }}"                                              \
+    "{% if messages|length > 2 %} and much is known of it by now{% endif %}\n"                     \
+    "{{ m.content }}<|im_end|>\n{% endfor %}"                                                      \
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+/* Shows the last message alone. */
+#define FORGETTING                                                                                 \
+    "{% for m in messages[-1:] %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor "  \
+    "%}"
+
 static struct dsl_world *world;
 
 static int setup(void **state)
@@ -166,6 +178,43 @@ static void without_a_template_there_are_no_roles(void **state)
     dsl_world_destroy(other);
 }
 
+/* What has no room leaves the conversation as it was. */
+static void a_turn_without_room_changes_nothing(void **state)
+{
+    (void)state;
+    struct dsl_world *other =
+        dsl_world_create(&(struct dsl_world_options){.chat_template = GROWING, .context = 100});
+    must_equal(value_of_body(
+                   other, "s:user(('w '):rep(20)) s:assistant(function(t) t:add(('w '):rep(40)) "
+                          "end)\n"
+                          "local before, len, text = json.encode(s:messages()), s:len(), s:text()\n"
+                          "local ok, e = pcall(s.user, s, 'three')\n"
+                          "local same = json.encode(s:messages()) == before and s:len() == len\n"
+                          "return {ok, e.code, same, s:text() == text, #s:messages()}"),
+               "[false,\"context_length_exceeded\",true,true,2]");
+    dsl_world_destroy(other);
+}
+
+static void without_a_template_no_turn_begins(void **state)
+{
+    (void)state;
+    struct dsl_world *other = dsl_world_create(&(struct dsl_world_options){.chat_template = ""});
+    must_equal(value_of_body(other, "pcall(s.user, s, 'x') return #s:messages()"), "0");
+    dsl_world_destroy(other);
+}
+
+/* Its own tokens are not behind those of the parent any more. */
+static void a_branch_with_another_past_is_not_concatenated(void **state)
+{
+    (void)state;
+    struct dsl_world *other =
+        dsl_world_create(&(struct dsl_world_options){.chat_template = FORGETTING});
+    must_fail(other,
+              "s:user(('w '):rep(100)) s:fork(2, function(b) b:user('y') end):join('concat')",
+              "template_error");
+    dsl_world_destroy(other);
+}
+
 static void a_template_that_refuses_says_why(void **state)
 {
     (void)state;
@@ -189,6 +238,9 @@ int main(void)
         cmocka_unit_test(a_template_may_rewrite_old_turns),
         cmocka_unit_test(a_template_may_fold_the_system_into_the_user),
         cmocka_unit_test(without_a_template_there_are_no_roles),
+        cmocka_unit_test(a_turn_without_room_changes_nothing),
+        cmocka_unit_test(without_a_template_no_turn_begins),
+        cmocka_unit_test(a_branch_with_another_past_is_not_concatenated),
         cmocka_unit_test(a_template_that_refuses_says_why),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
