@@ -575,7 +575,7 @@ int state_messages(lua_State *L)
         lua_createtable(L, 0, 2);
         lua_pushstring(L, t->role);
         lua_setfield(L, -2, "role");
-        state_push_text(L, state, t->begin, end);
+        state_push_text(L, state, t->begin, end, 0);
         lua_setfield(L, -2, "content");
         lua_rawseti(L, -2, i + 1);
     }

@@ -115,8 +115,10 @@ int32_t find_begin_token(const struct tokenizer *tokenizer);
 /* All of it, but for a begin token. */
 void state_text(const struct dsl_state *state, struct buffer *out);
 
-/* Pushes the text of tokens first..end-1, control tokens left out; to the end: with the literal. */
-void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first, uint32_t end);
+/* Pushes the text of tokens first..end-1 but for its first n_skipped bytes, control tokens left
+ * out; to the end: with the literal. */
+void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first, uint32_t end,
+                     size_t n_skipped);
 
 void state_set_prefix(struct dsl_state *state, struct dsl_prefix *prefix); /* takes the reference */
 /* Of its first n tokens so many were computed. */

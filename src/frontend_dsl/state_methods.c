@@ -139,20 +139,35 @@ static int state_len(lua_State *L)
 
 /* ---- scope ----------------------------------------------------------------------------------- */
 
-void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first, uint32_t end)
+/* Bytes of tokens first..end-1. What a tokenizer puts in front of a text is none of it. */
+static void add_pieces(const struct dsl_state *state, uint32_t first, uint32_t end,
+                       struct buffer *out)
 {
     const struct tokenizer *tokenizer = state->run->setup.model.tokenizer;
-    struct buffer *bytes = scratch_buffer(L, LIMIT_DSL_OPEN_BYTES);
-    struct buffer *text = scratch_buffer(L, LIMIT_DSL_OPEN_BYTES);
+    const int32_t *id = state->tokens.id;
+    if (first == 0 || (first == 1 && id[0] == state->run->begin_token)) {
+        tokenizer_decode(tokenizer, id + first, end - first, true, out);
+        return;
+    }
     for (uint32_t i = first; i < end; i++) {
         uint32_t n;
-        const char *piece = tokenizer_piece(tokenizer, state->tokens.id[i], &n);
-        if (!tokenizer_is_control(tokenizer, state->tokens.id[i]))
-            buffer_append(bytes, piece, n);
+        const char *piece = tokenizer_piece(tokenizer, id[i], &n);
+        if (!tokenizer_is_control(tokenizer, id[i]))
+            buffer_append(out, piece, n);
     }
+}
+
+void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first, uint32_t end,
+                     size_t n_skipped)
+{
+    struct buffer *bytes = scratch_buffer(L, LIMIT_DSL_OPEN_BYTES);
+    struct buffer *text = scratch_buffer(L, LIMIT_DSL_OPEN_BYTES);
+    if (end > first)
+        add_pieces(state, first, end, bytes);
     if (end == state->tokens.n)
         buffer_append(bytes, buffer_str(&state->open), state->open.len);
-    append_utf8(text, buffer_str(bytes), bytes->len);
+    n_skipped = min_size(n_skipped, bytes->len);
+    append_utf8(text, buffer_str(bytes) + n_skipped, bytes->len - n_skipped);
     if (text->is_failed || bytes->is_failed)
         raise_memory(L);
     lua_pushlstring(L, buffer_str(text), text->len);
@@ -160,12 +175,18 @@ void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first
     lua_pop(L, 1);
 }
 
-/* ctx: the tokens there were before. */
+/* What there was before a scope, in a continuation's number: tokens, and bytes of the literal
+ * behind them, which stays one piece with what the scope adds. */
+#define SCOPE_SHIFT 32
+_Static_assert(sizeof(lua_KContext) == 8 && LIMIT_DSL_OPEN_BYTES < UINT64_C(1) << SCOPE_SHIFT,
+               "both fit");
+
 static int scope_end(lua_State *L, int status, lua_KContext ctx)
 {
     struct dsl_state *state = state_check(L, 1);
     (void)status;
-    state_push_text(L, state, min_u32((uint32_t)ctx, state->tokens.n), state->tokens.n);
+    const uint32_t n_tokens = (uint32_t)(ctx >> SCOPE_SHIFT);
+    state_push_text(L, state, min_u32(n_tokens, state->tokens.n), state->tokens.n, (uint32_t)ctx);
     state_set_variable(L, state, lua_tostring(L, 2));
     lua_settop(L, 1);
     return 1;
@@ -177,11 +198,11 @@ static int state_scope(lua_State *L)
     struct dsl_state *state = state_check(L, 1);
     (void)luaL_checkstring(L, 2);
     luaL_checktype(L, 3, LUA_TFUNCTION);
-    state_flush(L, state);
-    const lua_KContext n_before = (lua_KContext)state->tokens.n;
+    const lua_KContext before =
+        (lua_KContext)state->tokens.n << SCOPE_SHIFT | (lua_KContext)state->open.len;
     lua_pushvalue(L, 1);
-    lua_callk(L, 1, 0, n_before, scope_end);
-    return scope_end(L, LUA_OK, n_before);
+    lua_callk(L, 1, 0, before, scope_end);
+    return scope_end(L, LUA_OK, before);
 }
 
 /* ---- ends ------------------------------------------------------------------------------------ */
@@ -199,7 +220,7 @@ static int state_cancel(lua_State *L)
     struct dsl_state *state = state_get(L, 1);
     struct dsl_task *own = state->task;
     (void)task_of(L);
-    if (state->op && state->op->task != own)
+    if (state->op && (state->op->task != own || own == own->run->main))
         op_cancel(state->op); /* who waits for it gets an error */
     state_release(state);
     lua_settop(L, 1);
