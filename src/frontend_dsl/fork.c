@@ -18,6 +18,7 @@ static void compute_pending(lua_State *L, struct dsl_state *state)
                                                      : state_n_held(state, state->tokens.n);
     if (state->tokens.n <= n_computed)
         return;
+    op_forget_last(L);
     (void)run_budget_left(L);
     struct dsl_op *op = op_create(L, state, OP_FORK, 1);
     trace_begin(L, op, NULL);

@@ -1,5 +1,6 @@
 #include "frontend_dsl/gen_internal.h"
 
+#include "base/numeric.h"
 #include "frontend_dsl/chat_tools_internal.h"
 #include "frontend_dsl/dsl_json.h"
 #include "frontend_dsl/roles_internal.h"
@@ -89,6 +90,8 @@ static void extend(lua_State *L, struct dsl_state *state, struct dsl_op *op,
         state_append_tokens(L, state, &choice->token[i].id, 1);
     state->n_base = state->tokens.n;
     state_set_prefix(state, prefix_ref(op->becomes[0]));
+    /* what a stop has taken away was computed, too, but is of no use */
+    state->prefix->n_held = min_u32(state->prefix->n_held, state->tokens.n);
     if (n_rest > 0) {
         state_add(L, state, rest, n_rest);
         state->run->usage.retokenized_tokens++;

@@ -43,6 +43,7 @@ static int global_budget_left(lua_State *L)
     const struct dsl_limits *limits = &run->limits;
     const struct dsl_usage *usage = &run->usage;
     const struct sandbox_usage used = sandbox_usage(run->sandbox);
+    op_forget_last(L);
     lua_createtable(L, 0, 5);
     set_left(L, "tokens", limits->max_total_tokens,
              usage->prompt_tokens + usage->completion_tokens + run->n_reserved);

@@ -85,11 +85,18 @@ void op_destroy(struct dsl_op *op)
     free(op);
 }
 
+void op_forget_last(lua_State *L)
+{
+    const struct dsl_task *task = run_of(L)->current;
+    if (task)
+        op_destroy(task->op);
+}
+
 struct dsl_op *op_create(lua_State *L, struct dsl_state *state, enum dsl_op_kind kind,
                          uint32_t n_requests)
 {
     struct dsl_task *task = task_of(L);
-    op_destroy(task->op); /* its results were looked at, or it was given up by an error */
+    op_forget_last(L);
     struct dsl_op *op = calloc(1, sizeof *op);
     if (!op)
         raise_memory(L);
@@ -184,6 +191,7 @@ static void cancel_requests(struct dsl_op *op)
 void op_cancel(struct dsl_op *op)
 {
     op->status = SERVERD_BUSY;
+    op->code = "released";
     (void)snprintf(op->message, sizeof op->message, "the state was cancelled");
     cancel_requests(op);
     if (op->n_open == 0)
@@ -533,8 +541,9 @@ void op_raise_failure(lua_State *L, const struct dsl_op *op)
         [SERVERD_TIMEOUT] = "engine_busy",
     };
     const bool is_known = op->status < sizeof codes / sizeof *codes && codes[op->status];
+    const char *code = op->code ? op->code : is_known ? codes[op->status] : "model_error";
     if (op->status)
-        dsl_raise(L, is_known ? codes[op->status] : "model_error", "%s", op->message);
+        dsl_raise(L, code, "%s", op->message);
 }
 
 /* ---- counts ---------------------------------------------------------------------------------- */
@@ -607,5 +616,5 @@ void trace_end(struct dsl_op *op)
         run->trace_cap = cap;
     }
     run->trace[run->n_trace++] = op->row;
-    op->row = (struct dsl_trace){0};
+    op->row.branch = op->row.name = NULL; /* its counts stay to be told */
 }

@@ -83,12 +83,14 @@ struct dsl_op {
     char *name;              /* of the variable that its text streams into; NULL: it does not */
     size_t n_streamed;       /* bytes of the first choice's text */
     serverd_status status;
+    const char *code; /* that is raised; NULL: the one of the status */
     char message[SERVERD_ERROR_TEXT];
     struct dsl_trace row;
 };
 
-/* For the task that runs now. Raises; what a task has created and not queued is destroyed when it
- * creates the next one. */
+/* For the task that runs now. What it has created and not queued, since an error came between, or
+ * has looked at, goes: before the budget is looked at, and when it creates the next one. Raises. */
+void op_forget_last(lua_State *L);
 struct dsl_op *op_create(lua_State *L, struct dsl_state *state, enum dsl_op_kind kind,
                          uint32_t n_requests);
 /* Request i, with what all requests of the run have: prompt is the first n_state tokens of the

@@ -74,6 +74,7 @@ uint64_t run_budget_left(lua_State *L)
 void run_count_gen(lua_State *L)
 {
     struct dsl_run *run = run_of(L);
+    op_forget_last(L);
     (void)run_budget_left(L);
     if (run->usage.gens >= run->limits.max_gens)
         dsl_raise(L, "gen_limit", "more than %u operations (max_gens)", run->limits.max_gens);

@@ -186,6 +186,34 @@ static void cancelled_branches_stop(void **state)
                "[false,2]");
 }
 
+/* An operation of the first task's is stopped like others; the task goes on with an error. */
+static void the_first_tasks_operation_can_be_cancelled(void **state)
+{
+    (void)state;
+    json_t *object =
+        run_body(world, "s:add('x'):fork(1, function() s:cancel() end)\n"
+                        "local ok, e = pcall(s.gen, s, {max_tokens = 500, ignore_eos = true})\n"
+                        "return {ok, e.code}");
+    must_equal(json_incref(json_object_get(object, "value")), "[false,\"released\"]");
+    const json_t *usage = json_object_get(object, "usage");
+    assert_true(json_integer_value(json_object_get(usage, "completion_tokens")) < 60);
+    json_decref(object);
+}
+
+/* Two steps after the first one has ended no other is computed any more. */
+static void the_others_stop_within_two_steps(void **state)
+{
+    (void)state;
+    json_t *object = run_body(
+        world, "s:add('x'):fork(4, function(b, i) return b:add(i):gen{max_tokens = i == 3 and 5 or "
+               "400, ignore_eos = true} end):join{first = 1}");
+    const json_t *usage = json_object_get(object, "usage");
+    const long made = (long)json_integer_value(json_object_get(usage, "completion_tokens"));
+    /* the fixture steps once more while the run is blocked by requests that end */
+    assert_true(made >= 4 * 5 && made <= 5 + 3 * (5 + 2));
+    json_decref(object);
+}
+
 /* What a branch has started ends with it. */
 static void branches_of_cancelled_branches_stop(void **state)
 {
@@ -244,6 +272,8 @@ int main(void)
         cmocka_unit_test(branches_begin_later),
         cmocka_unit_test(a_state_has_one_operation_at_a_time),
         cmocka_unit_test(cancelled_branches_stop),
+        cmocka_unit_test(the_first_tasks_operation_can_be_cancelled),
+        cmocka_unit_test(the_others_stop_within_two_steps),
         cmocka_unit_test(branches_of_cancelled_branches_stop),
         cmocka_unit_test(who_waits_for_himself_fails),
         cmocka_unit_test(values_do_not_depend_on_siblings),

@@ -119,6 +119,37 @@ static void a_stop_is_no_part_of_the_value(void **state)
     must_equal(value, "[true,true,\"stop\",true]");
 }
 
+/* Tokens of a stop were computed, but are none of the state's: nothing is computed twice for them.
+ */
+static void tokens_of_a_stop_are_not_missed(void **state)
+{
+    (void)state;
+    json_t *object = run_body(
+        world, "s:add('tell me')\n"
+               "local x = s:copy():gen{max_tokens = 24, regex = '[a-z]{7,24}', temperature = 0}\n"
+               "s:gen{max_tokens = 24, regex = '[a-z]{7,24}', temperature = 0, stop = x:sub(8)}\n"
+               "s:add(' and then there is a good deal more of literal text to read')\n"
+               "s:gen{max_tokens = 2, ignore_eos = true} return s:len()");
+    const json_t *usage = json_object_get(object, "usage");
+    check_counts(object);
+    assert_true(trace_field(object, 2, "completion") > 8);
+    assert_int_equal(json_integer_value(json_object_get(usage, "reprefilled_tokens")), 0);
+    json_decref(object);
+}
+
+/* What a scope says is cut at its ends, its tokens are not. */
+static void a_scope_is_no_boundary_of_tokens(void **state)
+{
+    (void)state;
+    /* "ab" is one token */
+    must_equal(value_of_body(world,
+                             "s:add('a'):scope('v', function(t) t:add('b') end)\n"
+                             "local n = s:len() s:add(' and '):scope('w', function(t) t:add('cd')"
+                             " t:gen{max_tokens = 3, ignore_eos = true, name = 'g'} end)\n"
+                             "return {s.v.v, n == count_tokens('ab'), s.v.w == 'cd' .. s.v.g}"),
+               "[\"b\",true,true]");
+}
+
 static void the_stop_can_be_kept(void **state)
 {
     (void)state;
@@ -132,6 +163,18 @@ static void the_stop_can_be_kept(void **state)
                    "local more = s:gen{max_tokens = 3, ignore_eos = true}\n"
                    "return s:text() == t .. y .. stop .. more"),
                "true");
+}
+
+/* Also when the run is traced. */
+static void meta_knows_what_a_gen_took(void **state)
+{
+    (void)state;
+    must_equal(value_of_body(world, "s:add('x y z') local n = s:len()\n"
+                                    "s:gen{name = 'v', max_tokens = 3, ignore_eos = true}\n"
+                                    "local u = s:meta('v').usage\n"
+                                    "return {u.prompt_tokens == n, u.reused_tokens + "
+                                    "u.prefill_tokens == n, u.completion_tokens}"),
+               "[true,true,3]");
 }
 
 static void the_seed_decides(void **state)
@@ -239,7 +282,10 @@ int main(void)
         cmocka_unit_test(gens_go_on_behind_each_other),
         cmocka_unit_test(a_second_run_finds_the_first_ones_pages),
         cmocka_unit_test(a_stop_is_no_part_of_the_value),
+        cmocka_unit_test(tokens_of_a_stop_are_not_missed),
+        cmocka_unit_test(a_scope_is_no_boundary_of_tokens),
         cmocka_unit_test(the_stop_can_be_kept),
+        cmocka_unit_test(meta_knows_what_a_gen_took),
         cmocka_unit_test(the_seed_decides),
         cmocka_unit_test(limits_end_runs_with_their_codes),
         cmocka_unit_test(the_budget_can_be_caught),
