@@ -317,18 +317,63 @@ serverd_status dsl_json_read(lua_State *L, int idx, size_t max_bytes, const char
 
 /* ---- references that Lua holds ---- */
 
+struct box {
+    json_t *value;
+    size_t bytes; /* that are counted as the state's */
+};
+
+/* About what a value takes in jansson's memory. Depth is bounded by what made it. */
+static size_t weight_of(const json_t *value)
+{
+    size_t bytes = 40, i;
+    const char *key;
+    json_t *item;
+    switch (json_typeof(value)) {
+    case JSON_OBJECT:
+        bytes = 320; /* its first buckets */
+        json_object_foreach((json_t *)value, key, item)
+        {
+            bytes += 128 + strlen(key) + weight_of(item);
+        }
+        break;
+    case JSON_ARRAY:
+        bytes = 128;
+        json_array_foreach(value, i, item)
+        {
+            bytes += 16 + weight_of(item);
+        }
+        break;
+    case JSON_STRING:
+        bytes = 64 + json_string_length(value);
+        break;
+    case JSON_TRUE:
+    case JSON_FALSE:
+    case JSON_NULL:
+        bytes = 0; /* there is one of each */
+        break;
+    default:
+        break;
+    }
+    return bytes;
+}
+
+static void empty_box(lua_State *L, struct box *box)
+{
+    json_decref(box->value);
+    sandbox_give_memory(sandbox_of(L), box->bytes);
+    *box = (struct box){0};
+}
+
 static int box_collect(lua_State *L)
 {
-    json_t **box = lua_touserdata(L, 1);
-    json_decref(*box);
-    *box = NULL;
+    empty_box(L, lua_touserdata(L, 1));
     return 0;
 }
 
-static json_t **push_box(lua_State *L)
+static struct box *push_box(lua_State *L)
 {
-    json_t **box = lua_newuserdatauv(L, sizeof *box, 0);
-    *box = NULL;
+    struct box *box = lua_newuserdatauv(L, sizeof *box, 0);
+    *box = (struct box){0};
     lua_rawgetp(L, LUA_REGISTRYINDEX, &box_meta);
     lua_setmetatable(L, -2);
     return box;
@@ -340,6 +385,14 @@ static int make_box(lua_State *L)
     return 1;
 }
 
+/* Lua knows of the value: what it takes is counted. */
+static void count_value(lua_State *L, struct box *box)
+{
+    const size_t bytes = box->value ? weight_of(box->value) : 0;
+    sandbox_take_memory(L, bytes);
+    box->bytes = bytes;
+}
+
 void dsl_json_guard(lua_State *L, json_t *value)
 {
     lua_pushcfunction(L, make_box);
@@ -347,7 +400,9 @@ void dsl_json_guard(lua_State *L, json_t *value)
         json_decref(value);
         lua_error(L);
     }
-    *(json_t **)lua_touserdata(L, -1) = value;
+    struct box *box = lua_touserdata(L, -1);
+    box->value = value;
+    count_value(L, box);
 }
 
 json_t *dsl_json_check(lua_State *L, int idx, size_t max_bytes, const char *code)
@@ -355,11 +410,12 @@ json_t *dsl_json_check(lua_State *L, int idx, size_t max_bytes, const char *code
     struct dsl_error err;
     idx = lua_absindex(L, idx);
     luaL_checkstack(L, 8, NULL);
-    json_t **box = push_box(L);
+    struct box *box = push_box(L);
     dsl_error_init(&err); /* has no references here */
-    if (dsl_json_read(L, idx, max_bytes, code, box, &err) != SERVERD_OK)
+    if (dsl_json_read(L, idx, max_bytes, code, &box->value, &err) != SERVERD_OK)
         dsl_raise(L, code, "%s", err.message);
-    return *box;
+    count_value(L, box);
+    return box->value;
 }
 
 /* ---- JSON to Lua ---- */
@@ -518,6 +574,7 @@ static int json_encode(lua_State *L)
 {
     luaL_checkany(L, 1);
     json_t *value = dsl_json_check(L, 1, LIMIT_DSL_JSON_BYTES, "runtime_error");
+    struct box *box = lua_touserdata(L, -1);
     struct buffer text;
     buffer_init(&text, 8 * LIMIT_DSL_JSON_BYTES); /* escapes are longer than what they stand for */
     write_value(&text, value);
@@ -526,6 +583,7 @@ static int json_encode(lua_State *L)
     lua_pushlightuserdata(L, &text);
     int status = is_failed ? LUA_OK : lua_pcall(L, 1, 1, 0);
     buffer_deinit(&text);
+    empty_box(L, box);
     if (is_failed)
         return luaL_error(L, "json.encode: there is no memory for the text");
     if (status != LUA_OK)
@@ -545,13 +603,12 @@ static int json_decode(lua_State *L)
     const char *problem = json_scan(text, n, LIMIT_DSL_JSON_VALUES);
     if (problem)
         return luaL_error(L, "json.decode: the text %s", problem);
-    json_t **box = push_box(L);
-    *box = json_loadb(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
-    if (!*box)
+    struct box *box = push_box(L);
+    box->value = json_loadb(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (!box->value)
         return luaL_error(L, "json.decode: %s (at byte %d)", error.text, error.position);
-    dsl_json_push(L, *box);
-    json_decref(*box); /* now, not when the collector comes by */
-    *box = NULL;
+    dsl_json_push(L, box->value);
+    empty_box(L, box); /* now, not when the collector comes by */
     return 1;
 }
 

@@ -274,12 +274,11 @@ static void emit_done(struct dsl_op *op, const struct gen_plan *plan, json_t *va
 
 static int gen_end(lua_State *L, int status, lua_KContext ctx)
 {
-    struct dsl_state *state = state_get(L, SELF);
     const struct gen_plan *plan = (const struct gen_plan *)ctx;
-    struct dsl_op *op = task_of(L)->op;
+    struct dsl_op *op = op_end_wait(L);
+    struct dsl_state *state = op->state;
     struct output_split said;
     (void)status;
-    op_raise_failure(L, op);
     op_count(op, 0, 0);
     op->row.completion = op->requests[0].end.n_output;
     for (uint32_t i = 0; i < op->n_choices; i++)

@@ -66,7 +66,9 @@ static int global_count_tokens(lua_State *L)
     sandbox_charge(L, n / 8);
     if (status)
         raise_status(L, "invalid_option", &err);
-    lua_pushinteger(L, tokens->n);
+    const lua_Integer n_tokens = tokens->n;
+    scratch_pop(L);
+    lua_pushinteger(L, n_tokens);
     return 1;
 }
 

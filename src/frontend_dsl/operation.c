@@ -194,7 +194,7 @@ void op_cancel(struct dsl_op *op)
     op->code = "released";
     (void)snprintf(op->message, sizeof op->message, "the state was cancelled");
     cancel_requests(op);
-    if (op->n_open == 0)
+    if (op->n_open == 0 && !op->is_done)
         finish(op);
 }
 
@@ -225,8 +225,6 @@ static void finish(struct dsl_op *op)
     if (op->is_submitted)
         run->n_outstanding--;
     op->row.end_ns = clock_now_ns(run->setup.clock);
-    if (op->state->op == op)
-        op->state->op = NULL;
     run->n_reserved -= op->n_reserved;
     op->n_reserved = 0;
     if (op->task && !op->is_unwanted) {
@@ -533,7 +531,7 @@ void op_on_end(struct op_request *r)
         finish(op);
 }
 
-void op_raise_failure(lua_State *L, const struct dsl_op *op)
+static void raise_failure(lua_State *L, const struct dsl_op *op)
 {
     static const char *const codes[] = {
         [SERVERD_UNSUPPORTED] = "unsupported", [SERVERD_INVALID] = "kv_exhausted",
@@ -544,6 +542,18 @@ void op_raise_failure(lua_State *L, const struct dsl_op *op)
     const char *code = op->code ? op->code : is_known ? codes[op->status] : "model_error";
     if (op->status)
         dsl_raise(L, code, "%s", op->message);
+}
+
+struct dsl_op *op_end_wait(lua_State *L)
+{
+    struct dsl_op *op = task_of(L)->op;
+    struct dsl_state *state = op->state;
+    if (state->op == op)
+        state->op = NULL;
+    raise_failure(L, op);
+    if (state->is_released)
+        dsl_raise(L, "released", "the state was released");
+    return op;
 }
 
 /* ---- counts ---------------------------------------------------------------------------------- */

@@ -114,8 +114,9 @@ bool ops_may_go(const struct dsl_run *run);
 void op_on_event(struct dsl_op *op, struct event *event);
 void op_on_end(struct op_request *request);
 
-/* Raises what made the operation fail, if anything did. */
-void op_raise_failure(lua_State *L, const struct dsl_op *op);
+/* For a continuation: what the task has waited for. Its state is free again: until then no other
+ * task gets at it. Raises what made the operation fail, and `released`. */
+struct dsl_op *op_end_wait(lua_State *L);
 
 /* What request i took goes into the row and the run's usage, but for the first n_shared tokens of
  * its prompt. Of request 0: `appended` and `carry`, too. */

@@ -75,7 +75,7 @@ static struct template_value *convert(const struct maker *m, const json_t *value
                         guarded);
         made = guarded->is_failed ? NULL
                                   : template_string(m->arena, buffer_str(guarded), guarded->len);
-        lua_pop(m->L, 1);
+        scratch_pop(m->L);
         return keep(m, made);
     }
     case JSON_INTEGER:
@@ -188,7 +188,7 @@ static bool render(lua_State *L, const struct dsl_state *state, uint32_t n_turns
     const struct template_value *globals = make_globals(&m, state, n_turns, prompts);
     const serverd_status status = chat_template_render(model->chat_template, m.arena, globals,
                                                        &budget, run->setup.clock, text, err);
-    lua_pop(L, 1); /* the arena */
+    scratch_pop(L); /* the arena */
     sandbox_charge(L, 100 + text->len / 16);
     if (status == SERVERD_NOMEM)
         raise_memory(L);
@@ -316,7 +316,8 @@ static void rewrite(lua_State *L, struct dsl_state *state, const struct renderin
         if (span->is_there)
             keep_mark(L, turn, buffer_str(r->text) + span->begin, span->end - span->begin);
     }
-    lua_pop(L, 2);
+    lua_pop(L, 1);
+    scratch_pop(L); /* the tokens that there were */
 }
 
 /* Marks 0..n-1 stand as they did. */

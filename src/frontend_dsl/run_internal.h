@@ -81,7 +81,7 @@ struct dsl_tool_call {
     char *name;
     json_t *arguments;
     char *branch;
-    struct dsl_task *task;        /* NULL: it has gone */
+    struct dsl_task *task;
     enum tool_call_status status; /* under the mailbox's lock */
     json_t *output;
     char *error;
@@ -90,6 +90,7 @@ struct dsl_tool_call {
 };
 
 void tool_call_destroy(struct dsl_tool_call *call);
+void tool_call_abandon(struct dsl_tool_call *call); /* nobody waits for it any more */
 
 struct dsl_mail {
     struct event *event;

@@ -38,7 +38,7 @@ static json_t *required_action(const struct dsl_run *run)
 {
     json_t *list = json_array();
     for (const struct dsl_tool_call *call = run->calls; call; call = call->next)
-        if (call->task && !call->is_seen)
+        if (!call->is_seen)
             (void)json_array_append_new(list, json_pack("{s:s, s:s, s:O, s:s}", "id", call->id,
                                                         "name", call->name, "arguments",
                                                         call->arguments, "branch", call->branch));

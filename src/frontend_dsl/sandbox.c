@@ -62,6 +62,8 @@ void sandbox_set_hooks(struct sandbox *sandbox, const struct sandbox_hooks *hook
 
 /* ---- memory ---- */
 
+static int raise_memory_limit(lua_State *L) __attribute__((noreturn));
+
 /* The hook is called at the next instruction. */
 static void hurry(struct sandbox *sandbox)
 {
@@ -98,6 +100,16 @@ static void give_back(struct sandbox *sandbox)
     atomic_fetch_sub_explicit(sandbox->limits.total_bytes, sandbox->reserved - kept,
                               memory_order_relaxed);
     sandbox->reserved = kept;
+}
+
+/* So many bytes more than before. */
+static void count_memory(struct sandbox *sandbox, size_t bytes)
+{
+    sandbox->bytes += bytes;
+    sandbox->peak_bytes = max_size(sandbox->peak_bytes, sandbox->bytes);
+    sandbox->churn += bytes;
+    if (sandbox->churn > CHURN_BYTES)
+        hurry(sandbox);
 }
 
 /* ---- garbage ----
@@ -195,12 +207,28 @@ static void *allocate(void *context, void *block, size_t old_size, size_t size)
         remove_modes(sandbox);
         return NULL;
     }
-    sandbox->bytes = sandbox->bytes - old_size + size;
-    sandbox->peak_bytes = max_size(sandbox->peak_bytes, sandbox->bytes);
-    sandbox->churn += size > old_size ? size - old_size : 0;
-    if (sandbox->churn > CHURN_BYTES)
-        hurry(sandbox);
+    if (size > old_size)
+        count_memory(sandbox, size - old_size);
+    else
+        sandbox->bytes -= old_size - size;
     return moved;
+}
+
+void sandbox_take_memory(lua_State *L, size_t bytes)
+{
+    struct sandbox *sandbox = sandbox_of(L);
+    if (!reserve(sandbox, sandbox->bytes + bytes)) {
+        collect(sandbox, L);
+        if (!reserve(sandbox, sandbox->bytes + bytes))
+            raise_memory_limit(L);
+    }
+    count_memory(sandbox, bytes);
+}
+
+void sandbox_give_memory(struct sandbox *sandbox, size_t bytes)
+{
+    sandbox->bytes -= bytes;
+    give_back(sandbox);
 }
 
 /* ---- bounds ---- */
@@ -272,19 +300,23 @@ static bool is_memory_error(lua_State *L, int status)
                                     strcmp(lua_tostring(L, -1), "not enough memory") == 0);
 }
 
+static int raise_memory_limit(lua_State *L)
+{
+    sandbox_raise_fatal(L, "memory_limit", "the program needs more than %zu MiB of memory",
+                        sandbox_of(L)->limits.memory_bytes >> 20);
+}
+
 void sandbox_check_caught(lua_State *L, int status)
 {
     if (is_memory_error(L, status))
-        sandbox_raise_fatal(L, "memory_limit", "the program needs more than %zu MiB of memory",
-                            sandbox_of(L)->limits.memory_bytes >> 20);
+        raise_memory_limit(L);
     sandbox_check_fatal(L);
 }
 
 void sandbox_check_memory(lua_State *L, size_t bytes)
 {
     if (bytes > sandbox_of(L)->limits.memory_bytes)
-        sandbox_raise_fatal(L, "memory_limit", "the program needs more than %zu MiB of memory",
-                            sandbox_of(L)->limits.memory_bytes >> 20);
+        raise_memory_limit(L);
 }
 
 static const char *stop_message(const char *code)

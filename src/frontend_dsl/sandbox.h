@@ -135,6 +135,12 @@ struct sandbox_usage sandbox_usage(const struct sandbox *sandbox);
  * limit is reached. */
 void sandbox_charge(lua_State *L, uint64_t n);
 
+/* Memory outside of Lua that lasts as long as something of the state's, a userdata mostly, counts
+ * as the state's own: in its cap, in the total and as a reason to collect garbage. take raises
+ * memory_limit, and then nothing is counted; give does not raise. */
+void sandbox_take_memory(lua_State *L, size_t bytes);
+void sandbox_give_memory(struct sandbox *sandbox, size_t bytes);
+
 /* Yields to whoever resumed the task; `k` continues it and pushes the results. Raises
  * yield_not_allowed inside what cannot be left: comparators of table.sort, callbacks of
  * string.gsub, __tostring. Use as `return sandbox_yield(L, ctx, k)`. */

@@ -48,9 +48,6 @@ void sandbox_check_memory(lua_State *L, size_t bytes);
 /* Notes that the table at idx is a metatable: it will make no table weak. */
 void sandbox_watch_metatable(lua_State *L, int idx);
 
-/* Notes that the table at idx is a metatable: it will make no table weak. */
-void sandbox_watch_metatable(lua_State *L, int idx);
-
 /* Counts work that is done already, where nothing may be raised. */
 void sandbox_note_work(lua_State *L, uint64_t n);
 

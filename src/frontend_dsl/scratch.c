@@ -65,6 +65,13 @@ static int free_arena(lua_State *L)
     return 0;
 }
 
+void scratch_pop(lua_State *L)
+{
+    if (luaL_callmeta(L, -1, "__gc"))
+        lua_pop(L, 1);
+    lua_pop(L, 1);
+}
+
 static void open(lua_State *L, const char *name, lua_CFunction collect)
 {
     (void)luaL_newmetatable(L, name);

@@ -15,6 +15,9 @@ struct arena *scratch_arena(lua_State *L, size_t limit);
 /* n items of `size` bytes, zeroed; counted as Lua's memory. */
 void *scratch_array(lua_State *L, size_t n, size_t size);
 
+/* What lies on top of the stack is done with: pops it, and gives its memory back at once. */
+void scratch_pop(lua_State *L);
+
 void scratch_open(lua_State *L); /* once per Lua state */
 
 #endif

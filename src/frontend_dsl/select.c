@@ -67,8 +67,9 @@ static void tokenise(lua_State *L, struct dsl_state *state, struct scored_text *
     if (tokens->n > 0)
         memcpy(t->token, tokens->id, tokens->n * sizeof *t->token);
     t->n_tokens = tokens->n;
-    lua_replace(L, -3); /* only the array stays */
-    lua_pop(L, 1);
+    lua_insert(L, -3); /* only the array stays */
+    scratch_pop(L);
+    scratch_pop(L);
 }
 
 static void tokenise_all(lua_State *L, struct dsl_state *state, struct select_plan *plan)
@@ -325,7 +326,7 @@ static void adopt(lua_State *L, struct dsl_state *state, const struct select_pla
                   const struct dsl_op *op)
 {
     const struct scored_text *best = &plan->text[plan->best];
-    buffer_reset(&state->open);
+    state_drop_open(state);
     state_append_tokens(L, state, best->token, best->n_tokens);
     state->run->usage.prompt_tokens += best->n_tokens;
     state->n_base = state->tokens.n;
@@ -358,22 +359,20 @@ static int finish(lua_State *L, struct dsl_state *state, struct select_plan *pla
 
 static int choices_end(lua_State *L, int status, lua_KContext ctx)
 {
-    struct dsl_state *state = state_get(L, 1);
     struct select_plan *plan = (struct select_plan *)ctx;
-    struct dsl_op *op = task_of(L)->op;
+    struct dsl_op *op = op_end_wait(L);
+    struct dsl_state *state = op->state;
     (void)status;
-    op_raise_failure(L, op);
     take_scores(L, op, plan);
     return finish(L, state, plan, op);
 }
 
 static int base_end(lua_State *L, int status, lua_KContext ctx)
 {
-    struct dsl_state *state = state_get(L, 1);
     struct select_plan *plan = (struct select_plan *)ctx;
-    struct dsl_op *op = task_of(L)->op;
+    struct dsl_op *op = op_end_wait(L);
+    struct dsl_state *state = op->state;
     (void)status;
-    op_raise_failure(L, op);
     op_count(op, 0, 0);
     take_first(L, op, plan);
     state_set_prefix(state, prefix_ref(op->becomes[0]));

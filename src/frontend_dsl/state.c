@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A literal that was longer leaves no room of its length behind. */
+#define OPEN_BYTES_KEPT ((size_t)4 << 10)
+
 /* ---- prefixes -------------------------------------------------------------------------------- */
 
 struct dsl_prefix *prefix_create(struct dsl_run *run)
@@ -59,6 +62,25 @@ static void deinit_turn(struct dsl_turn *turn)
     free(turn->call_id);
 }
 
+/* A program may keep handles of states that it has released by the thousand. */
+static void drop_text(struct dsl_state *state)
+{
+    for (uint32_t i = 0; i < state->n_turns; i++)
+        deinit_turn(&state->turns[i]);
+    free(state->turns);
+    state->turns = NULL;
+    state->n_turns = state->turns_cap = 0;
+    state->has_open_turn = state->wants_closing = false;
+    json_decref(state->tools);
+    state->tools = NULL;
+    free(state->closing);
+    state->closing = NULL;
+    token_list_deinit(&state->tokens);
+    state->n_base = state->n_ahead = 0;
+    state_drop_open(state);
+    buffer_deinit(&state->open);
+}
+
 static void state_destroy(struct dsl_state *state)
 {
     lua_State *L = sandbox_lua(state->run->sandbox);
@@ -67,13 +89,7 @@ static void state_destroy(struct dsl_state *state)
     luaL_unref(L, LUA_REGISTRYINDEX, state->variables);
     luaL_unref(L, LUA_REGISTRYINDEX, state->metas);
     luaL_unref(L, LUA_REGISTRYINDEX, state->base);
-    for (uint32_t i = 0; i < state->n_turns; i++)
-        deinit_turn(&state->turns[i]);
-    free(state->turns);
-    json_decref(state->tools);
-    free(state->closing);
-    token_list_deinit(&state->tokens);
-    buffer_deinit(&state->open);
+    drop_text(state);
     branch_deinit(&state->branch);
     free(state);
 }
@@ -96,6 +112,8 @@ void state_release(struct dsl_state *state)
     if (!state->is_released)
         state->run->n_live_states--;
     state->is_released = true;
+    if (state != state->run->root)
+        drop_text(state);
 }
 
 /* A new table by reference; what was in the table `from` is in it, too. */
@@ -168,10 +186,12 @@ static int raise_context(lua_State *L, const struct dsl_state *state)
 
 void state_add(lua_State *L, struct dsl_state *state, const char *text, size_t n)
 {
+    sandbox_take_memory(L, n);
+    state->n_counted += n;
     buffer_append(&state->open, text, n);
     if (!state->open.is_failed)
         return;
-    buffer_reset(&state->open);
+    state_drop_open(state);
     dsl_raise(L, "context_length_exceeded", "a literal text is longer than %zu bytes",
               LIMIT_DSL_OPEN_BYTES);
 }
@@ -231,7 +251,17 @@ void state_flush(lua_State *L, struct dsl_state *state)
     if (state->open.len == 0)
         return;
     state_append_text(L, state, state->open.data, state->open.len, 0);
-    buffer_reset(&state->open);
+    state_drop_open(state);
+}
+
+void state_drop_open(struct dsl_state *state)
+{
+    if (state->n_counted > OPEN_BYTES_KEPT)
+        buffer_deinit(&state->open);
+    else
+        buffer_reset(&state->open);
+    sandbox_give_memory(state->run->sandbox, state->n_counted);
+    state->n_counted = 0;
 }
 
 void state_begin(lua_State *L, struct dsl_state *state)

@@ -65,10 +65,10 @@ struct dsl_state {
     uint32_t n_base;  /* as drawn above */
     uint32_t n_ahead; /* tokens that `open` will become are computed up to here; 0: none */
     struct buffer open;
+    size_t n_counted;          /* bytes of `open` that count as memory of the program */
     struct dsl_prefix *prefix; /* NULL: nothing is computed */
-    struct dsl_op *op;         /* in flight, of `user` */
-    struct dsl_task *user;
-    struct dsl_task *task; /* the branch's own; NULL: it has none, or it has ended */
+    struct dsl_op *op;         /* in flight, or its task has not looked at its results yet */
+    struct dsl_task *task;     /* the branch's own; NULL: it has none, or it has ended */
     bool is_released;
     uint32_t n_ops;      /* for seeds */
     uint32_t n_fork;     /* tokens at the fork that made it */
@@ -90,12 +90,14 @@ struct dsl_state *state_create(lua_State *L, struct dsl_run *run, struct dsl_bra
 struct dsl_state *state_fork(lua_State *L, struct dsl_state *parent);
 struct dsl_state *state_ref(struct dsl_state *state);
 void state_unref(struct dsl_state *state);
-/* Lets go what it pins; its tokens stay. */
+/* Lets go what it has, but for its variables; the first state keeps its text, which is the run's.
+ */
 void state_release(struct dsl_state *state);
 
 /* Literal text goes behind it, and into tokens; raise context_length_exceeded, memory_limit. */
 void state_add(lua_State *L, struct dsl_state *state, const char *text, size_t n);
 void state_flush(lua_State *L, struct dsl_state *state);
+void state_drop_open(struct dsl_state *state); /* what is open is in its tokens, or of no use */
 /* Text into tokens at once, flags of the tokenizer. The state is flushed. */
 void state_append_text(lua_State *L, struct dsl_state *state, const char *text, size_t n,
                        unsigned flags);

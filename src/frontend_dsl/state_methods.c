@@ -124,6 +124,8 @@ static int state_text_method(lua_State *L)
     if (text->is_failed)
         raise_memory(L);
     lua_pushlstring(L, buffer_str(text), text->len);
+    lua_insert(L, -2);
+    scratch_pop(L);
     return 1;
 }
 
@@ -133,7 +135,9 @@ static int state_len(lua_State *L)
     struct token_list *tokens = scratch_tokens(L, state->tokens.limit);
     if (state->open.len > 0)
         state_tokenise(L, state, state->open.data, state->open.len, 0, tokens);
-    lua_pushinteger(L, (lua_Integer)state->tokens.n + tokens->n);
+    const lua_Integer n = (lua_Integer)state->tokens.n + tokens->n;
+    scratch_pop(L);
+    lua_pushinteger(L, n);
     return 1;
 }
 
@@ -170,9 +174,11 @@ void state_push_text(lua_State *L, const struct dsl_state *state, uint32_t first
     append_utf8(text, buffer_str(bytes) + n_skipped, bytes->len - n_skipped);
     if (text->is_failed || bytes->is_failed)
         raise_memory(L);
+    sandbox_charge(L, bytes->len / 16);
     lua_pushlstring(L, buffer_str(text), text->len);
-    lua_replace(L, -3);
-    lua_pop(L, 1);
+    lua_insert(L, -3);
+    scratch_pop(L);
+    scratch_pop(L);
 }
 
 /* What there was before a scope, in a continuation's number: tokens, and bytes of the literal

@@ -94,13 +94,8 @@ static void task_destroy(struct dsl_task *task)
         run->main = NULL;
     if (task->joins && task->joins->joiner == task)
         task->joins->joiner = NULL;
-    if (task->tool) {
-        (void)pthread_mutex_lock(&run->lock);
-        if (task->tool->status == TOOL_WAITS)
-            task->tool->status = TOOL_TIMEOUT; /* nobody waits for it any more */
-        (void)pthread_mutex_unlock(&run->lock);
-        task->tool->task = NULL;
-    }
+    if (task->tool)
+        tool_call_abandon(task->tool);
     if (task->state) {
         if (task->state->task == task)
             task->state->task = NULL;

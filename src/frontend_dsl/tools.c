@@ -89,6 +89,7 @@ static int run_tool(lua_State *L, const struct dsl_tool *tool, const json_t *arg
 static void unlink_call(struct dsl_run *run, struct dsl_tool_call *call)
 {
     struct dsl_tool_call **link = &run->calls;
+    call->task->tool = NULL;
     (void)pthread_mutex_lock(&run->lock);
     while (*link != call)
         link = &(*link)->next;
@@ -96,6 +97,12 @@ static void unlink_call(struct dsl_run *run, struct dsl_tool_call *call)
     if (!call->next)
         run->last_call = link;
     (void)pthread_mutex_unlock(&run->lock);
+}
+
+void tool_call_abandon(struct dsl_tool_call *call)
+{
+    unlink_call(call->task->run, call);
+    tool_call_destroy(call);
 }
 
 static int external_returned(lua_State *L, int status, lua_KContext ctx)
@@ -106,7 +113,6 @@ static int external_returned(lua_State *L, int status, lua_KContext ctx)
     struct dsl_error err;
     (void)status;
     (void)ctx;
-    task->tool = NULL;
     unlink_call(run, call);
     json_t *output = call->output;
     const bool is_answer = call->status == TOOL_ANSWERED;
