@@ -223,6 +223,7 @@ int state_call_tools(lua_State *L)
         dsl_raise(L, "invalid_option", "more than %u calls", LIMIT_TOOL_CALLS);
     struct dsl_group *group = group_create(L, (uint32_t)n);
     group->keeps_errors = true;
+    tasks_check_room(L, group->n);
     for (uint32_t i = 0; i < n; i++) {
         lua_settop(L, GROUP);
         lua_rawgeti(L, CALLS, i + 1);

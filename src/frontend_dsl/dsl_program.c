@@ -373,12 +373,18 @@ serverd_status dsl_program_read(const char *name, const char *source, size_t n,
     return status;
 }
 
-serverd_status dsl_program_instantiate(const struct dsl_program *program, struct sandbox *sandbox,
-                                       struct dsl_error *err)
+serverd_status dsl_program_begin(const struct dsl_program *program, struct sandbox *sandbox,
+                                 lua_State **task, struct dsl_error *err)
 {
-    serverd_status status =
-        sandbox_load(sandbox, program->name, program->source, program->n_source, err);
-    if (status != SERVERD_OK)
+    return sandbox_load_begin(sandbox, program->name, program->source, program->n_source, task,
+                              err);
+}
+
+serverd_status dsl_program_go_on(const struct dsl_program *program, struct sandbox *sandbox,
+                                 lua_State *task, bool *is_done, struct dsl_error *err)
+{
+    const serverd_status status = sandbox_load_go_on(sandbox, task, is_done, err);
+    if (status != SERVERD_OK || !*is_done)
         return status;
     if (is_program(sandbox_lua(sandbox), -1))
         return SERVERD_OK;

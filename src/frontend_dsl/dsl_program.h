@@ -50,10 +50,13 @@ void dsl_program_unref(struct dsl_program *program);
 /* True if [a-z0-9_-]{1,64}. */
 bool dsl_program_name_is_valid(const char *name);
 
-/* Runs the text again in `sandbox` and leaves the program's table on the main state's stack.
- * Natives are registered before: the text may keep them in locals. */
-serverd_status dsl_program_instantiate(const struct dsl_program *program, struct sandbox *sandbox,
-                                       struct dsl_error *err);
+/* Runs the text again in `sandbox`, in slices: go_on until *is_done, or an error; then the
+ * program's table is on the main state's stack. Natives are registered before: the text may keep
+ * them in locals. */
+serverd_status dsl_program_begin(const struct dsl_program *program, struct sandbox *sandbox,
+                                 lua_State **task, struct dsl_error *err);
+serverd_status dsl_program_go_on(const struct dsl_program *program, struct sandbox *sandbox,
+                                 lua_State *task, bool *is_done, struct dsl_error *err);
 
 const struct dsl_tool *dsl_program_tool(const struct dsl_program *program, const char *name);
 

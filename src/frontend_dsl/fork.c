@@ -319,6 +319,7 @@ static void begin_items(lua_State *L, struct dsl_group *group, int list, int fn)
 {
     const int handle = lua_gettop(L);
     (void)lua_getiuservalue(L, handle, 1);
+    tasks_check_room(L, group->n);
     for (uint32_t i = 0; i < group->n; i++) {
         const bool is_branch = group->member[i].state != NULL;
         lua_pushvalue(L, fn);

@@ -99,6 +99,7 @@ void group_cancel(struct dsl_group *group)
 void group_begin(lua_State *L, struct dsl_group *group, int handle, int fn)
 {
     (void)lua_getiuservalue(L, handle, 1);
+    tasks_check_room(L, group->n);
     for (uint32_t i = 0; i < group->n; i++) {
         if (group->member[i].has_begun)
             continue;

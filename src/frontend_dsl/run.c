@@ -315,13 +315,28 @@ static void run_begin(struct dsl_run *run)
     run->has_begun = true;
     run->status = DSL_STATUS_RUNNING;
     run_emit(run, "run.created", "0", json_pack("{s:I}", "seed", (json_int_t)run->setup.seed));
-    serverd_status status = dsl_program_instantiate(run->setup.program, run->sandbox, &error);
+    if (dsl_program_begin(run->setup.program, run->sandbox, &run->text, &error))
+        run_fail(run, &error);
+}
+
+/* The program's text goes on; behind it main is ready. False: the slice is over before. */
+static bool run_text(struct dsl_run *run)
+{
+    struct dsl_error error;
+    bool is_done = false;
+    dsl_error_init(&error);
+    serverd_status status =
+        dsl_program_go_on(run->setup.program, run->sandbox, run->text, &is_done, &error);
+    if (status == SERVERD_OK && !is_done)
+        return false;
+    run->text = NULL;
     if (status == SERVERD_OK) {
         lua_rawsetp(sandbox_lua(run->sandbox), LUA_REGISTRYINDEX, &program_key);
         status = sandbox_protect(run->sandbox, begin_main, run, 0, &error);
     }
     if (status)
         run_fail(run, &error);
+    return true;
 }
 
 /* Nobody can go on, and nothing will come: members of a group wait for each other. */
@@ -356,21 +371,15 @@ static enum dsl_progress settle(struct dsl_run *run)
     return needs_tools ? DSL_RUN_NEEDS_TOOLS : DSL_RUN_BLOCKED;
 }
 
-static bool has_ready(const struct dsl_run *run)
-{
-    for (const struct dsl_task *task = run->tasks; task; task = task->next)
-        if (task->status == TASK_READY)
-            return true;
-    return false;
-}
-
 enum dsl_progress dsl_run_advance(struct dsl_run *run, uint64_t slice_ns)
 {
     if (run->is_ended)
         return DSL_RUN_ENDED;
+    sandbox_begin_slice(run->sandbox, slice_ns);
     if (!run->has_begun)
         run_begin(run);
-    sandbox_begin_slice(run->sandbox, slice_ns);
+    if (run->text && !run_text(run))
+        return DSL_RUN_AGAIN;
     run_take_mail(run);
     run_take_tool_results(run);
     do {
@@ -378,7 +387,7 @@ enum dsl_progress dsl_run_advance(struct dsl_run *run, uint64_t slice_ns)
             return DSL_RUN_AGAIN;
         if (!run->is_over)
             ops_submit(run); /* one that is refused makes its task ready */
-    } while (!run->is_over && (has_ready(run) || ops_may_go(run)));
+    } while (!run->is_over && (tasks_have_ready(run) || ops_may_go(run)));
     return settle(run);
 }
 

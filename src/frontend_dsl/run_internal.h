@@ -44,6 +44,8 @@ struct dsl_task {
     struct dsl_tool_call *tool; /* it waits for */
     struct dsl_group *group;    /* it is member `index` of; a reference; NULL: main */
     uint32_t index;
+    uint64_t number;     /* of the run's tasks so far */
+    uint32_t n_children; /* whose creator it is */
     uint32_t call_depth;
     struct dsl_module *module;
     uint64_t n_random;
@@ -108,7 +110,11 @@ struct dsl_run {
         needs_tools; /* over: main has ended, or the run has failed */
     uint64_t begin_ns;
 
+    lua_State *text; /* the task that runs the program's text; NULL: it has not begun, or is over */
     struct dsl_task *tasks, **last_task;
+    struct dsl_task *maybe_ready; /* none before it is ready; NULL: none at all */
+    uint32_t n_tasks;
+    uint64_t n_tasks_made;
     struct dsl_task *current; /* that runs now */
     struct dsl_task *sliced;  /* whose slice was over: it goes on first */
     struct dsl_task *main;
@@ -173,11 +179,14 @@ int raise_status(lua_State *L, const char *code, const serverd_error *err)
  * `index` of the group (NULL: main). */
 struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group *group,
                              uint32_t index, int n_args);
+/* Before n tasks are made: raises branch_limit if that is too many. */
+void tasks_check_room(lua_State *L, uint32_t n);
 /* It never goes on; what it waits for is abandoned. */
 void task_cancel(struct dsl_task *task);
 void task_ready(struct dsl_task *task);
 /* Resumes those that are ready until none is; false: the slice is over before. */
 bool tasks_run(struct dsl_run *run);
+bool tasks_have_ready(struct dsl_run *run);
 
 /* Of groups what tasks need (group_internal.h). */
 void group_unref(struct dsl_group *group);

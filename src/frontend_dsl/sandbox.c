@@ -484,7 +484,8 @@ static void begin(struct sandbox *sandbox, lua_State *L)
 
 static void end(struct sandbox *sandbox)
 {
-    sandbox->cpu_ns += clock_now_ns(&processor_clock) - sandbox->resumed_ns;
+    sandbox->ended_ns = clock_now_ns(&processor_clock);
+    sandbox->cpu_ns += sandbox->ended_ns - sandbox->resumed_ns;
     sandbox->running = NULL;
 }
 
@@ -499,6 +500,11 @@ void sandbox_begin_slice(struct sandbox *sandbox, uint64_t ns)
 {
     uint64_t now = clock_now_ns(&processor_clock);
     sandbox->slice_end_ns = ns > UINT64_MAX - now ? UINT64_MAX : now + ns;
+}
+
+bool sandbox_slice_is_over(const struct sandbox *sandbox)
+{
+    return sandbox->ended_ns >= sandbox->slice_end_ns;
 }
 
 enum sandbox_progress sandbox_resume(struct sandbox *sandbox, lua_State *task, int n_args,
@@ -600,24 +606,30 @@ static int make_chunk_task(lua_State *L)
     return 1;
 }
 
-serverd_status sandbox_load(struct sandbox *sandbox, const char *name, const char *source, size_t n,
-                            struct dsl_error *err)
+serverd_status sandbox_load_begin(struct sandbox *sandbox, const char *name, const char *source,
+                                  size_t n, lua_State **task, struct dsl_error *err)
+{
+    struct chunk chunk = {.name = name, .source = source, .n = n};
+    const serverd_status status = sandbox_protect(sandbox, make_chunk_task, &chunk, 1, err);
+    if (status == SERVERD_OK)
+        *task = chunk.task;
+    return status;
+}
+
+serverd_status sandbox_load_go_on(struct sandbox *sandbox, lua_State *task, bool *is_done,
+                                  struct dsl_error *err)
 {
     lua_State *L = sandbox->main;
-    struct chunk chunk = {.name = name, .source = source, .n = n};
-    serverd_status status = sandbox_protect(sandbox, make_chunk_task, &chunk, 1, err);
-    if (status != SERVERD_OK)
-        return status;
     int n_results;
-    enum sandbox_progress progress;
-    do
-        progress = sandbox_resume(sandbox, chunk.task, 0, &n_results);
-    while (progress == SANDBOX_SLICE);
+    const enum sandbox_progress progress = sandbox_resume(sandbox, task, 0, &n_results);
+    *is_done = progress != SANDBOX_SLICE;
+    if (progress == SANDBOX_SLICE)
+        return SERVERD_OK;
     if (progress == SANDBOX_DONE) {
-        lua_settop(chunk.task, n_results > 0 ? lua_gettop(chunk.task) - n_results + 1 : 0);
+        lua_settop(task, n_results > 0 ? lua_gettop(task) - n_results + 1 : 0);
         if (n_results == 0)
-            lua_pushnil(chunk.task);
-        lua_xmove(chunk.task, L, 1);
+            lua_pushnil(task);
+        lua_xmove(task, L, 1);
         lua_remove(L, -2); /* the task */
         return SERVERD_OK;
     }
@@ -625,7 +637,18 @@ serverd_status sandbox_load(struct sandbox *sandbox, const char *name, const cha
         dsl_error_set(err, "yield_not_allowed",
                       "an operation that waits cannot be called outside of main");
     else
-        sandbox_error(sandbox, chunk.task, err);
+        sandbox_error(sandbox, task, err);
     lua_pop(L, 1);
     return sandbox->fatal ? SERVERD_NOMEM : SERVERD_INVALID;
+}
+
+serverd_status sandbox_load(struct sandbox *sandbox, const char *name, const char *source, size_t n,
+                            struct dsl_error *err)
+{
+    lua_State *task;
+    bool is_done = false;
+    serverd_status status = sandbox_load_begin(sandbox, name, source, n, &task, err);
+    while (status == SERVERD_OK && !is_done)
+        status = sandbox_load_go_on(sandbox, task, &is_done, err);
+    return status;
 }

@@ -107,9 +107,18 @@ serverd_status sandbox_protect_with(struct sandbox *sandbox, lua_CFunction fn, v
 serverd_status sandbox_load(struct sandbox *sandbox, const char *name, const char *source, size_t n,
                             struct dsl_error *err);
 
+/* The same in slices: the text's task, to be gone on with until *is_done, or an error; then its
+ * value is on the main state's stack. */
+serverd_status sandbox_load_begin(struct sandbox *sandbox, const char *name, const char *source,
+                                  size_t n, lua_State **task, struct dsl_error *err);
+serverd_status sandbox_load_go_on(struct sandbox *sandbox, lua_State *task, bool *is_done,
+                                  struct dsl_error *err);
+
 /* From now on the calling thread has `ns` of its processor time for this sandbox: what runs longer
  * answers SANDBOX_SLICE. Call it on the thread that resumes. */
 void sandbox_begin_slice(struct sandbox *sandbox, uint64_t ns);
+/* It was over when the last resume came back. */
+bool sandbox_slice_is_over(const struct sandbox *sandbox);
 
 /* Starts `task` (a function below n_args arguments) or goes on behind its yield. After a fatal
  * error it runs nothing and fails. */

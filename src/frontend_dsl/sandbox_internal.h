@@ -15,6 +15,7 @@ struct sandbox {
     uint64_t cpu_ns;       /* before the present resume */
     uint64_t resumed_ns;   /* processor time of the thread */
     uint64_t slice_end_ns; /* the same */
+    uint64_t ended_ns;     /* the same, when the last resume came back */
     int interval;          /* of the count hook */
     bool is_hurried;       /* the hook is called at the next instruction instead */
     bool slice_is_over;    /* the hook has yielded */

@@ -1,23 +1,53 @@
 /* Tasks: coroutines that yield in operations. Those of a run never run at the same time. */
 #include "frontend_dsl/run_internal.h"
 
+#include "base/limits.h"
+
 #include <lauxlib.h>
 #include <stdlib.h>
+
+/* What a task costs that is so short that the count hook does not see it. */
+#define TASK_INSTRUCTIONS 250
 
 static void link_task(struct dsl_run *run, struct dsl_task *task)
 {
     task->link = run->last_task;
     *run->last_task = task;
     run->last_task = &task->next;
+    task->number = run->n_tasks_made++;
+    run->n_tasks++;
+    if (task->creator)
+        task->creator->n_children++;
 }
 
 static void unlink_task(struct dsl_task *task)
 {
+    struct dsl_run *run = task->run;
     *task->link = task->next;
     if (task->next)
         task->next->link = task->link;
     else
-        task->run->last_task = task->link;
+        run->last_task = task->link;
+    if (run->maybe_ready == task)
+        run->maybe_ready = task->next;
+    run->n_tasks--;
+    if (task->creator)
+        task->creator->n_children--;
+}
+
+static void note_ready(struct dsl_task *task)
+{
+    struct dsl_run *run = task->run;
+    task->status = TASK_READY;
+    if (!run->maybe_ready || task->number < run->maybe_ready->number)
+        run->maybe_ready = task;
+}
+
+void tasks_check_room(lua_State *L, uint32_t n)
+{
+    const struct dsl_run *run = run_of(L);
+    if (n > LIMIT_DSL_TASKS - run->n_tasks)
+        dsl_raise(L, "branch_limit", "more than %u tasks at a time", LIMIT_DSL_TASKS);
 }
 
 struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group *group,
@@ -25,6 +55,8 @@ struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group
 {
     struct dsl_task *creator = run->current;
     struct dsl_state *state = group ? group->member[index].state : NULL;
+    tasks_check_room(L, 1);
+    sandbox_charge(L, TASK_INSTRUCTIONS);
     lua_State *co = lua_newthread(L);
     lua_insert(L, -n_args - 2);
     struct dsl_branch own = {0};
@@ -60,7 +92,7 @@ struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group
     }
     lua_xmove(L, co, n_args + 1);
     task->thread = luaL_ref(L, LUA_REGISTRYINDEX);
-    task->status = TASK_READY;
+    note_ready(task);
     return task;
 }
 
@@ -79,7 +111,7 @@ const char *task_path(const struct dsl_task *task)
 void task_ready(struct dsl_task *task)
 {
     if (task->status == TASK_BLOCKED)
-        task->status = TASK_READY;
+        note_ready(task);
 }
 
 /* Not of its operation, and not of the stack that its result lies on. */
@@ -112,7 +144,7 @@ static const char *const status_names[] = {
 
 static struct dsl_task *child_of(const struct dsl_task *task)
 {
-    for (struct dsl_task *other = task->run->tasks; other; other = other->next)
+    for (struct dsl_task *other = task->next; other; other = other->next)
         if (other->creator == task)
             return other;
     return NULL;
@@ -121,9 +153,10 @@ static struct dsl_task *child_of(const struct dsl_task *task)
 /* Tasks that it has started may go on without it, if it has returned. */
 static void part_with_children(struct dsl_task *task)
 {
-    struct dsl_task *child;
-    while ((child = child_of(task))) {
+    while (task->n_children > 0) {
+        struct dsl_task *child = child_of(task);
         child->creator = NULL;
+        task->n_children--;
         if (task->status != TASK_DONE)
             task_cancel(child);
     }
@@ -156,14 +189,18 @@ void task_cancel(struct dsl_task *task)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-static struct dsl_task *next_ready(const struct dsl_run *run)
+static struct dsl_task *next_ready(struct dsl_run *run)
 {
     if (run->sliced)
         return run->sliced;
-    for (struct dsl_task *task = run->tasks; task; task = task->next)
-        if (task->status == TASK_READY)
-            return task;
-    return NULL;
+    while (run->maybe_ready && run->maybe_ready->status != TASK_READY)
+        run->maybe_ready = run->maybe_ready->next;
+    return run->maybe_ready;
+}
+
+bool tasks_have_ready(struct dsl_run *run)
+{
+    return next_ready(run) != NULL;
 }
 
 static void main_ended(struct dsl_run *run, struct dsl_task *task, enum sandbox_progress progress)
@@ -214,9 +251,12 @@ static bool resume(struct dsl_run *run, struct dsl_task *task)
 
 bool tasks_run(struct dsl_run *run)
 {
-    for (struct dsl_task *task; !run->is_over && (task = next_ready(run));)
+    for (struct dsl_task *task; !run->is_over && (task = next_ready(run));) {
         if (!resume(run, task))
             return false;
+        if (sandbox_slice_is_over(run->sandbox) && !run->is_over && tasks_have_ready(run))
+            return false;
+    }
     return true;
 }
 

@@ -333,7 +333,11 @@ static void a_program_is_read(void **state)
     struct sandbox_limits limits = usual_limits();
     struct sandbox *sandbox;
     assert_int_equal(sandbox_create(&limits, &sandbox, &err), SERVERD_OK);
-    assert_int_equal(dsl_program_instantiate(program, sandbox, &err), SERVERD_OK);
+    lua_State *task;
+    bool is_done = false;
+    assert_int_equal(dsl_program_begin(program, sandbox, &task, &err), SERVERD_OK);
+    while (!is_done)
+        assert_int_equal(dsl_program_go_on(program, sandbox, task, &is_done, &err), SERVERD_OK);
     assert_int_equal(lua_getfield(sandbox_lua(sandbox), -1, "main"), LUA_TFUNCTION);
     sandbox_destroy(sandbox);
     dsl_program_ref(program);
