@@ -170,6 +170,20 @@ static void a_state_has_one_operation_at_a_time(void **state)
                "[\"ok\",\"state_busy\"]");
 }
 
+/* Also between the end of an operation and what its task does then. */
+static void no_task_comes_between(void **state)
+{
+    (void)state;
+    must_equal(value_of_body(world,
+                             "s:add('x') local o = s:copy() return parallel({1, 2}, function(i)\n"
+                             " if i == 2 then s:gen{max_tokens = 3, ignore_eos = true} return 'ok' "
+                             "end\n"
+                             " o:gen{max_tokens = 3, ignore_eos = true}\n"
+                             " local ok, e = pcall(s.gen, s, {max_tokens = 3, ignore_eos = true})\n"
+                             " return ok or e.code end)"),
+               "[\"state_busy\",\"ok\"]");
+}
+
 static void cancelled_branches_stop(void **state)
 {
     (void)state;
@@ -271,6 +285,7 @@ int main(void)
         cmocka_unit_test(errors_are_raised_or_kept),
         cmocka_unit_test(branches_begin_later),
         cmocka_unit_test(a_state_has_one_operation_at_a_time),
+        cmocka_unit_test(no_task_comes_between),
         cmocka_unit_test(cancelled_branches_stop),
         cmocka_unit_test(the_first_tasks_operation_can_be_cancelled),
         cmocka_unit_test(the_others_stop_within_two_steps),
