@@ -52,7 +52,7 @@ struct dsl_model {
     const char *name;
     uint32_t context_size;
     const struct sampling_params *sampling; /* the model's own defaults; NULL: the API's */
-    /* What several runs of this model share: NULL: each run has its own. */
+    /* What runs of this model without an adapter share; NULL: each run has its own. */
     struct score_memo *memo;
     /* Compiled grammars, shared with the server's other requests. find: a reference, or NULL; keep
      * takes its own (the key: grammar_key); trie: the model's, NULL: *err. Called on the worker.

@@ -135,10 +135,11 @@ static void take_first(lua_State *L, const struct dsl_op *op, struct select_plan
 
 /* ---- the second operation -------------------------------------------------------------------- */
 
+/* The model's is of the model without an adapter, of which another may get the same name. */
 static struct score_memo *memo_of(lua_State *L)
 {
     struct dsl_run *run = run_of(L);
-    if (run->setup.model.memo)
+    if (run->setup.model.memo && !run->setup.adapter)
         return run->setup.model.memo;
     if (!run->own_memo)
         run->own_memo = score_memo_create();

@@ -151,6 +151,25 @@ def test_prefixes_are_not_shared_between_adapters(start, tiny_model, tmp_path):
         assert n_cached(model) == 63, model
 
 
+def test_what_a_program_remembers_of_choices_is_one_models_own(start, tiny_model, tmp_path):
+    """Their likelihood without context is kept for other runs, but not for those with an adapter."""
+    path = tiny_model("llama")
+    adapter = Adapter(path, rank=4, seed=9).write_gguf(tmp_path / "a.gguf")
+    source = ("return program{main = function(s) local _, i = s:add('Label:'):select{choices = {' positive', ' negative'},"
+              " method = 'unconditional_likelihood_normalized'} return i.scores end}")
+
+    def scores(s, model):
+        status, reply = post(s.url + "/v1/programs", {"source": source, "model": model})
+        assert status == 200, reply
+        return reply["value"]
+
+    first, second = (start(path, *EXACT, "--lora", f"tuned={adapter}") for _ in range(2))
+    alone = scores(first, "tuned")
+    plain = scores(second, "")
+    assert scores(second, "tuned") == alone != plain
+    assert scores(first, "") == plain
+
+
 def test_the_openai_client_chooses_by_model(start, tiny_model, tmp_path):
     path = tiny_model("llama")
     adapter = Adapter(path, rank=4, seed=30).write_gguf(tmp_path / "a.gguf")
