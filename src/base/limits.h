@@ -299,9 +299,10 @@
 #define LIMIT_METRIC_SERIES 256u
 #define LIMIT_METRICS_BYTES (32 * MIB) /* rendered, of all models: 500 */
 
-/* Runs of generation programs. Depth of branches, tasks at a time: branch_limit. Text of one literal, of a rendered
- * conversation: context_length_exceeded, template_error. Rows of a trace: the rest is left out.
- * Choices whose unconditional likelihood is kept, of a model: a later one takes the place. */
+/* Runs of generation programs. Depth of branches, tasks at a time: branch_limit. Text of one
+ * literal, of a rendered conversation: context_length_exceeded, template_error. Rows of a trace:
+ * the rest is left out. Choices whose unconditional likelihood is kept, of a model: a later one
+ * takes the place. */
 #define LIMIT_DSL_DEPTH      256u
 #define LIMIT_DSL_TASKS      4096u
 #define LIMIT_DSL_OPEN_BYTES (16 * MIB)

@@ -224,7 +224,7 @@ bool matcher_is_complete(struct matcher *matcher)
     return is_complete;
 }
 
-void matcher_forced(struct matcher *matcher, size_t max_bytes, struct buffer *out)
+bool matcher_forced(struct matcher *matcher, size_t max_bytes, struct buffer *out)
 {
     uint32_t n_frames = matcher->run.pool.n;
     (void)begin_step(matcher);
@@ -235,6 +235,8 @@ void matcher_forced(struct matcher *matcher, size_t max_bytes, struct buffer *ou
             break;
         buffer_append_char(out, text);
     }
+    const bool ends = matcher_is_complete(matcher);
     take_back(matcher);
     frame_pool_release(&matcher->run.pool, n_frames);
+    return ends;
 }

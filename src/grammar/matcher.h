@@ -35,9 +35,10 @@ bool matcher_may_end(struct matcher *matcher);
 bool matcher_is_complete(struct matcher *matcher);
 
 /* Appends the bytes that must come next, up to where there is a choice or an end, at most
- * `max_bytes`; the matcher stays. Not sampling them changes no text, but may change its tokens:
- * the caller tokenises them and keeps off the last token, which could grow. */
-void matcher_forced(struct matcher *matcher, size_t max_bytes, struct buffer *out);
+ * `max_bytes`; the matcher stays. True: nothing may come behind them. Not sampling them changes no
+ * text, but may change its tokens: the caller tokenises them and keeps off the last token, which
+ * could grow if something may follow. */
+bool matcher_forced(struct matcher *matcher, size_t max_bytes, struct buffer *out);
 
 /* Takes the last n steps back; false, and nothing happens, if there are fewer. */
 bool matcher_rollback(struct matcher *matcher, uint32_t n);

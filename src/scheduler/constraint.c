@@ -180,13 +180,13 @@ static bool cut_text(struct constraint *c, const struct tokenizer *tokenizer, si
 }
 
 /* Cuts the text that must come into tokens, but for the last one, which could be a longer one with
- * what follows, unless it is a control token. Done once for each such text, so that the cuts do not
- * depend on who asks when. */
+ * what follows, unless it is a control token or nothing may follow. Done once for each such text,
+ * so that the cuts do not depend on who asks when. */
 static void find_forced(struct constraint *c, const struct tokenizer *tokenizer)
 {
     buffer_reset(&c->forced);
     c->ids.n = c->n_taken = 0;
-    matcher_forced(c->matcher, FORCED_BYTES, &c->forced);
+    const bool ends = matcher_forced(c->matcher, FORCED_BYTES, &c->forced);
     const char *text = c->forced.data;
     for (size_t at = 0, n = c->forced.is_failed ? 0 : c->forced.len; at < n;) {
         bool is_mark = text[at] == TOKEN_MARK_BEGIN;
@@ -198,7 +198,7 @@ static void find_forced(struct constraint *c, const struct tokenizer *tokenizer)
                 return;
         } else if (!cut_text(c, tokenizer, at, end)) {
             return;
-        } else if (!stop) {
+        } else if (!stop && !ends) {
             c->ids.n--;
         }
         at = end;

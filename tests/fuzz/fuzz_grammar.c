@@ -52,8 +52,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (void)matcher_read(matcher, instance, n_instance);
         if (!options.checks && !matcher_has_failed(matcher))
             go_on(matcher);
-        matcher_forced(matcher, 16, &forced);
-        (void)matcher_is_complete(matcher);
+        const bool ends = matcher_forced(matcher, 16, &forced);
+        if (matcher_accept(matcher, buffer_str(&forced), forced.len) &&
+            ends != matcher_is_complete(matcher))
+            abort();
         buffer_deinit(&forced);
         matcher_destroy(matcher);
     }

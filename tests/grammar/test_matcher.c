@@ -116,7 +116,7 @@ static void forced_bytes_are_those_without_a_choice(void **state)
         struct matcher *matcher = started(grammar, rows[i].text);
         struct buffer forced;
         buffer_init(&forced, 4096);
-        matcher_forced(matcher, 1000, &forced);
+        (void)matcher_forced(matcher, 1000, &forced);
         assert_string_equal(buffer_str(&forced), rows[i].forced);
         buffer_deinit(&forced);
         matcher_destroy(matcher);
@@ -195,9 +195,12 @@ static void check_forced(struct matcher *matcher)
     }
     bool is_forced = n_legal == 1 && !matcher_may_end(matcher);
     buffer_init(&forced, 16);
-    matcher_forced(matcher, 1, &forced);
+    const bool ends = matcher_forced(matcher, 1, &forced);
     assert_int_equal(forced.len, is_forced);
     assert_true(!is_forced || (uint8_t)forced.data[0] == legal);
+    assert_true(matcher_accept(matcher, buffer_str(&forced), forced.len));
+    assert_int_equal(ends, matcher_is_complete(matcher));
+    assert_true(matcher_rollback(matcher, 1));
     buffer_deinit(&forced);
 }
 

@@ -198,6 +198,27 @@ static void what_must_come_does_not_depend_on_who_asks(void **state)
     end();
 }
 
+/* The last token of what must come could be a longer one with what follows, if anything may. */
+static void the_last_token_must_come_if_nothing_may_follow(void **state)
+{
+    (void)state;
+    int32_t ahead[16];
+    begin("xyz", NO_BLOCK, 0);
+    uint32_t n = constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16);
+    assert_true(n > 0);
+    for (uint32_t i = 0; i < n; i++)
+        assert_true(constraint_accept(world.constraint, world.tokenizer, ahead[i]));
+    assert_true(constraint_is_complete(world.constraint));
+    assert_int_equal(constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16), 0);
+    end();
+    begin("xyza?", NO_BLOCK, 0);
+    n = constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16);
+    for (uint32_t i = 0; i < n; i++)
+        assert_true(constraint_accept(world.constraint, world.tokenizer, ahead[i]));
+    assert_false(constraint_may_end(world.constraint));
+    end();
+}
+
 #define TEXT(text)         "{\"type\":\"const_string\",\"value\":\"" text "\"}"
 #define TOKEN(name)        "{\"type\":\"token\",\"token\":\"" name "\"}"
 #define SEQUENCE(elements) "{\"format\":{\"type\":\"sequence\",\"elements\":[" elements "]}}"
@@ -222,15 +243,15 @@ static void control_tokens_are_symbols(void **state)
         assert_int_equal(mask[i / 64] >> (i % 64) & 1, filter.allows(filter.user, (int32_t)i));
     assert_int_equal(constraint_forced(world.constraint, world.tokenizer), -1);
     assert_true(constraint_accept(world.constraint, world.tokenizer, token('x')));
-    /* what must come is cut at tokens, and goes on behind them, but for the last letter */
+    /* what must come is cut at tokens, and goes on behind them */
     uint32_t n = constraint_look_ahead(world.constraint, world.tokenizer, ahead, 16);
-    assert_int_equal(n, 3);
+    assert_int_equal(n, 4);
     assert_int_equal(ahead[0], start);
     assert_int_equal(ahead[1], tokenizer_find(world.tokenizer, "and", 3));
     assert_int_equal(ahead[2], tokenizer_find(world.tokenizer, "<|im", 4));
+    assert_int_equal(ahead[3], token('q'));
     for (uint32_t i = 0; i < n; i++)
         assert_true(constraint_accept(world.constraint, world.tokenizer, ahead[i]));
-    assert_true(say("q"));
     assert_true(constraint_is_complete(world.constraint));
     end();
 }
@@ -271,6 +292,7 @@ int main(void)
         cmocka_unit_test(control_tokens_are_symbols),
         cmocka_unit_test(a_block_leaves_no_trace_in_the_grammar),
         cmocka_unit_test(what_must_come_does_not_depend_on_who_asks),
+        cmocka_unit_test(the_last_token_must_come_if_nothing_may_follow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
