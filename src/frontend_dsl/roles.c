@@ -5,6 +5,7 @@
 #include "base/numeric.h"
 #include "frontend_dsl/scratch_internal.h"
 #include "text/chat_template.h"
+#include "text/template_json.h"
 #include "text/template_value.h"
 
 #include <stdio.h>
@@ -52,45 +53,6 @@ static void set_text(const struct maker *m, struct template_value *map, const ch
     set(m, map, key, keep(m, template_string(m->arena, text, n)));
 }
 
-/* Texts that cannot become control tokens. Depth is bounded by what made the JSON. */
-static struct template_value *convert(const struct maker *m, const json_t *value)
-{
-    struct template_value *made;
-    const char *key;
-    json_t *item;
-    size_t i;
-    switch (json_typeof(value)) {
-    case JSON_OBJECT:
-        made = keep(m, template_map(m->arena));
-        json_object_foreach((json_t *)value, key, item) set(m, made, key, convert(m, item));
-        return made;
-    case JSON_ARRAY:
-        made = keep(m, template_list(m->arena));
-        json_array_foreach(value, i, item) if (!template_list_add(m->arena, made, convert(m, item)))
-            raise_memory(m->L);
-        return made;
-    case JSON_STRING: {
-        struct buffer *guarded = scratch_buffer(m->L, LIMIT_DSL_OPEN_BYTES);
-        tokenizer_guard(m->model->tokenizer, json_string_value(value), json_string_length(value),
-                        guarded);
-        made = guarded->is_failed ? NULL
-                                  : template_string(m->arena, buffer_str(guarded), guarded->len);
-        scratch_pop(m->L);
-        return keep(m, made);
-    }
-    case JSON_INTEGER:
-        return keep(m, template_int(m->arena, json_integer_value(value)));
-    case JSON_REAL:
-        return keep(m, template_float(m->arena, json_real_value(value)));
-    case JSON_TRUE:
-        return keep(m, template_bool(m->arena, true));
-    case JSON_FALSE:
-        return keep(m, template_bool(m->arena, false));
-    default:
-        return keep(m, template_none(m->arena));
-    }
-}
-
 static void set_token(const struct maker *m, struct template_value *globals, const char *name,
                       int32_t id)
 {
@@ -129,7 +91,8 @@ static struct template_value *make_globals(const struct maker *m, const struct d
             raise_memory(m->L);
     set(m, globals, "messages", messages);
     set(m, globals, "tools",
-        state->tools ? convert(m, state->tools) : keep(m, template_none(m->arena)));
+        keep(m, state->tools ? template_from_json(m->arena, m->model->tokenizer, state->tools)
+                             : template_none(m->arena)));
     set(m, globals, "documents", keep(m, template_none(m->arena)));
     set(m, globals, "add_generation_prompt", keep(m, template_bool(m->arena, prompts)));
     set_token(m, globals, "bos_token", v->bos);

@@ -4,6 +4,7 @@
 #include "server/request/modality.h"
 #include "server/request/tool_use.h"
 #include "server/server_internal.h"
+#include "text/template_json.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -30,6 +31,7 @@ static struct template_value *keep(struct maker *m, struct template_value *value
     return value;
 }
 
+/* Text from the request: it cannot become control tokens. */
 static struct template_value *guarded_text(struct maker *m, const char *text, size_t n,
                                            bool is_open)
 {
@@ -44,50 +46,9 @@ static struct template_value *guarded_text(struct maker *m, const char *text, si
     return keep(m, value);
 }
 
-/* Text from the request: it cannot become control tokens. */
-static struct template_value *guarded(struct maker *m, const char *text, size_t n)
-{
-    return guarded_text(m, text, n, false);
-}
-
-/* Depth is bounded by the parser. */
 static struct template_value *convert(struct maker *m, const json_t *value)
 {
-    switch (json_typeof(value)) {
-    case JSON_OBJECT: {
-        struct template_value *map = keep(m, template_map(m->arena));
-        const char *key;
-        json_t *item;
-        json_object_foreach((json_t *)value, key, item)
-        {
-            struct template_value *made = convert(m, item);
-            if (!m->is_failed && !template_map_set(m->arena, map, key, strlen(key), made))
-                m->is_failed = true;
-        }
-        return map;
-    }
-    case JSON_ARRAY: {
-        struct template_value *list = keep(m, template_list(m->arena));
-        for (size_t i = 0; i < json_array_size(value) && !m->is_failed; i++) {
-            struct template_value *made = convert(m, json_array_get(value, i));
-            if (!m->is_failed && !template_list_add(m->arena, list, made))
-                m->is_failed = true;
-        }
-        return list;
-    }
-    case JSON_STRING:
-        return guarded(m, json_string_value(value), json_string_length(value));
-    case JSON_INTEGER:
-        return keep(m, template_int(m->arena, json_integer_value(value)));
-    case JSON_REAL:
-        return keep(m, template_float(m->arena, json_real_value(value)));
-    case JSON_TRUE:
-        return keep(m, template_bool(m->arena, true));
-    case JSON_FALSE:
-        return keep(m, template_bool(m->arena, false));
-    default:
-        return keep(m, template_none(m->arena));
-    }
+    return keep(m, template_from_json(m->arena, m->tokenizer, value));
 }
 
 static void set(struct maker *m, struct template_value *map, const char *key,
