@@ -118,6 +118,13 @@ def test_a_file_is_sent_as_source_with_the_key(script, tmp_path):
     assert done.returncode == 0 and s.asked[-1][2]["args"] == {"question": "How?"}
 
 
+def test_a_text_that_goes_to_a_file_stays_as_it_is(script):
+    text = "one\rtwo\x1b[1m\x7f ä\0end"
+    s = script({("POST", "/v1/programs/react/run"): (200, events(("run.completed", run_object(value=text))))})
+    done = subprocess.run([RUN, "react", "--server", s.url], capture_output=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == text.encode() + b"\n"
+
+
 def test_external_tools_are_commands(script):
     waits = events(("run.created", {"run": "run_1"}), ("tool.call", {"run": "run_1", "id": "c1", "name": "lookup", "arguments": {}}),
                    ("run.requires_action", run_object("requires_action", required_action={"tool_calls": [

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- pieces ---- */
 
@@ -143,10 +144,14 @@ void print_event_json(struct printer *printer, const char *name, const json_t *d
 
 /* ---- values ---- */
 
+/* A string as it is, but for a terminal, which it might make do things. */
 void print_value(struct printer *printer, const json_t *value)
 {
     (void)line(printer);
-    put_value(printer->out, value, JSON_INDENT(2));
+    if (json_is_string(value) && !isatty(fileno(printer->out)))
+        (void)fwrite(json_string_value(value), 1, json_string_length(value), printer->out);
+    else
+        put_value(printer->out, value, JSON_INDENT(2));
     (void)fputc('\n', printer->out);
 }
 
