@@ -40,6 +40,16 @@ static void set(struct dsl_limits *limits, const char *key, uint64_t value)
 #undef DSL_LIMIT_SET
 }
 
+/* Also 5e7, which is a real in JSON and in Lua. */
+static bool as_integer(const json_t *item, json_int_t *out)
+{
+    const double real = json_real_value(item);
+    const bool is_whole =
+        json_is_real(item) && real >= -0x1p53 && real <= 0x1p53 && real == (double)(json_int_t)real;
+    *out = is_whole ? (json_int_t)real : json_integer_value(item);
+    return is_whole || json_is_integer(item);
+}
+
 serverd_status dsl_limits_lower(struct dsl_limits *limits, const json_t *lower, serverd_error *err)
 {
     struct dsl_limits lowered = *limits;
@@ -54,9 +64,9 @@ serverd_status dsl_limits_lower(struct dsl_limits *limits, const json_t *lower, 
         uint64_t present, least;
         if (!find(limits, key, &present, &least))
             return fail(err, SERVERD_INVALID, "limits.%s is no limit of a run", key);
-        if (!json_is_integer(item))
+        json_int_t value;
+        if (!as_integer(item, &value))
             return fail(err, SERVERD_INVALID, "limits.%s has to be an integer", key);
-        json_int_t value = json_integer_value(item);
         if (value < 0 || (uint64_t)value < least)
             return fail(err, SERVERD_INVALID,
                         "limits.%s is %" PRId64 ", at least %" PRIu64 " is needed", key,

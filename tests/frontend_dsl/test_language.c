@@ -302,7 +302,7 @@ static const char full[] =
     " returns = {type = \"list\", items = \"string\"},\n"
     " tools = {lookup = {doc = \"Look up.\", params = {term = \"string\"}},\n"
     "  add = {params = {x = \"float\"}, run = function(p) return p.x end}},\n"
-    " defaults = {temperature = 0.5}, limits = {max_gens = 10},\n"
+    " defaults = {temperature = 0.5}, limits = {max_gens = 10, instructions = 5e6},\n"
     " main = function(s, a) return a.question end}\n";
 
 static void a_program_is_read(void **state)
@@ -323,6 +323,11 @@ static void a_program_is_read(void **state)
     assert_true(dsl_program_tool(program, "lookup")->is_external);
     assert_null(dsl_program_tool(program, "other"));
     assert_int_equal(json_integer_value(json_object_get(program->limits, "max_gens")), 10);
+    struct dsl_limits lowered = dsl_limits_default();
+    serverd_error problem;
+    assert_int_equal(dsl_limits_lower(&lowered, program->limits, &problem), SERVERD_OK);
+    assert_int_equal(lowered.max_gens, 10);
+    assert_int_equal(lowered.instructions, 5000000); /* a real in Lua, but a whole one */
     assert_non_null(program->returns);
     json_t *object = dsl_program_describe(program);
     assert_non_null(object);
