@@ -417,6 +417,18 @@ static bool add_score(struct op_request *r, float logprob)
     return true;
 }
 
+/* Of the tokens since the last delta, if they were asked for; NULL: they were not. */
+static json_t *take_logprobs(struct dsl_op *op)
+{
+    const struct op_choice *choice = &op->choices[0];
+    json_t *list = choice->n > 0 && choice->token[0].logprobs ? json_array() : NULL;
+    for (; list && op->n_tokens_streamed < choice->n; op->n_tokens_streamed++) {
+        const struct logprobs *l = choice->token[op->n_tokens_streamed].logprobs;
+        (void)json_array_append_new(list, json_real(l ? (double)l->chosen.logprob : 0));
+    }
+    return list;
+}
+
 /* Text of the first choice that is new goes out. */
 static void stream(struct dsl_op *op)
 {
@@ -426,6 +438,9 @@ static void stream(struct dsl_op *op)
         return;
     json_t *data =
         json_pack("{s:s, s:s%}", "name", op->name, "delta", choice->text.data + op->n_streamed, n);
+    json_t *logprobs = take_logprobs(op);
+    if (logprobs)
+        (void)json_object_set_new(data, "logprobs", logprobs);
     op->n_streamed = choice->text.len;
     run_emit(op->run, "var.delta", op->state->branch.path, data);
 }

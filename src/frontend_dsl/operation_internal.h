@@ -78,10 +78,11 @@ struct dsl_op {
     bool is_unwanted;          /* nobody looks at its results */
     struct op_choice *choices; /* of the first request */
     uint32_t n_choices;
-    struct grammar *grammar; /* a reference; NULL: none */
-    uint64_t n_reserved;     /* tokens of the budget */
-    char *name;              /* of the variable that its text streams into; NULL: it does not */
-    size_t n_streamed;       /* bytes of the first choice's text */
+    struct grammar *grammar;    /* a reference; NULL: none */
+    uint64_t n_reserved;        /* tokens of the budget */
+    char *name;                 /* of the variable that its text streams into; NULL: it does not */
+    size_t n_streamed;          /* bytes of the first choice's text */
+    uint32_t n_tokens_streamed; /* whose log probabilities were sent with them */
     serverd_status status;
     const char *code; /* that is raised; NULL: the one of the status */
     char message[SERVERD_ERROR_TEXT];

@@ -1,6 +1,7 @@
 /* A run as JSON (section 9 of the specification). */
 #include "frontend_dsl/run_internal.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const status_names[] = {
@@ -45,18 +46,51 @@ static json_t *required_action(const struct dsl_run *run)
     return json_pack("{s:o}", "tool_calls", list);
 }
 
-/* Other operations of the run whose first rows ran in the same step. */
-static uint32_t n_peers(const struct dsl_run *run, const struct dsl_trace *row)
+static int compare_steps(const void *a, const void *b)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < run->n_trace; i++)
-        n += &run->trace[i] != row && run->trace[i].first_step == row->first_step;
-    return row->first_step ? n : 0;
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The steps in which the operations of the trace had their first rows, sorted; NULL: no memory, or
+ * there are none. */
+static uint64_t *first_steps(const struct dsl_run *run)
+{
+    uint64_t *steps = run->n_trace > 0 ? malloc(run->n_trace * sizeof *steps) : NULL;
+    for (uint32_t i = 0; steps && i < run->n_trace; i++)
+        steps[i] = run->trace[i].first_step;
+    if (steps)
+        qsort(steps, run->n_trace, sizeof *steps, compare_steps);
+    return steps;
+}
+
+/* How many of them are less than `step`. */
+static uint32_t n_before(const uint64_t *steps, uint32_t n, uint64_t step)
+{
+    uint32_t low = 0;
+    while (low < n) {
+        const uint32_t middle = low + (n - low) / 2;
+        if (steps[middle] < step)
+            low = middle + 1;
+        else
+            n = middle;
+    }
+    return low;
+}
+
+/* Other operations of the run whose first rows ran in the same step. */
+static uint32_t n_peers(const uint64_t *steps, uint32_t n, const struct dsl_trace *row)
+{
+    const uint64_t step = row->first_step;
+    if (!steps || step == 0)
+        return 0;
+    return n_before(steps, n, step + 1) - n_before(steps, n, step) - 1;
 }
 
 static json_t *trace_list(const struct dsl_run *run)
 {
     json_t *list = json_array();
+    uint64_t *steps = first_steps(run);
     for (uint32_t i = 0; i < run->n_trace; i++) {
         const struct dsl_trace *t = &run->trace[i];
         (void)json_array_append_new(
@@ -64,9 +98,11 @@ static json_t *trace_list(const struct dsl_run *run)
                             dsl_op_names[t->kind], "branch", t->branch, "line", t->line, "name",
                             t->name, "prompt", (int)t->prompt, "reused", (int)t->reused, "prefill",
                             (int)t->prefill, "appended", (int)t->appended, "carry", (int)t->carry,
-                            "completion", (int)t->completion, "batch_peers", (int)n_peers(run, t),
-                            "ms", (double)(t->end_ns - t->begin_ns) * 1e-6));
+                            "completion", (int)t->completion, "batch_peers",
+                            (int)n_peers(steps, run->n_trace, t), "ms",
+                            (double)(t->end_ns - t->begin_ns) * 1e-6));
     }
+    free(steps);
     return list;
 }
 

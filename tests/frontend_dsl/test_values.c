@@ -251,6 +251,35 @@ static void events_join_to_the_texts(void **state)
     json_decref(object);
 }
 
+/* Those of all tokens, in order, with the text that they are of. */
+static void deltas_have_log_probabilities(void **state)
+{
+    (void)state;
+    struct run_options options = run_options_default();
+    options.wants_deltas = true;
+    json_array_clear(world->events);
+    json_t *object = run_body_as(
+        world,
+        "s:add('x'):gen{name = 'v', max_tokens = 9, regex = '[a-z ]*', logprobs = 0}\n"
+        "s:gen{name = 'w', max_tokens = 4, regex = '[a-z ]*'} return s:meta('v').logprobs",
+        &options);
+    json_t *sent = json_array(), *event;
+    size_t i;
+    json_array_foreach(world->events, i, event)
+    {
+        const json_t *list = json_object_get(event, "logprobs");
+        const char *name = json_string_value(json_object_get(event, "name"));
+        if (strcmp(json_string_value(json_object_get(event, "event")), "var.delta") != 0)
+            continue;
+        assert_int_equal(json_is_array(list), strcmp(name, "v") == 0);
+        json_array_extend(sent, (json_t *)list);
+    }
+    assert_true(json_array_size(sent) > 0);
+    assert_true(json_equal(sent, json_object_get(object, "value")));
+    json_decref(sent);
+    json_decref(object);
+}
+
 static void scopes_bind_what_was_appended(void **state)
 {
     (void)state;
@@ -359,6 +388,7 @@ int main(void)
         cmocka_unit_test(a_tool_may_fail_or_never_answer),
         cmocka_unit_test(programs_call_others),
         cmocka_unit_test(events_join_to_the_texts),
+        cmocka_unit_test(deltas_have_log_probabilities),
         cmocka_unit_test(scopes_bind_what_was_appended),
         cmocka_unit_test(several_choices_are_a_list),
         cmocka_unit_test(calls_of_the_model_are_run),
