@@ -93,6 +93,9 @@ struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group
     lua_xmove(L, co, n_args + 1);
     task->thread = luaL_ref(L, LUA_REGISTRYINDEX);
     note_ready(task);
+    if (task->own.path) /* as a fork says of its branches */
+        run_emit(run, "branch.created", task->own.path,
+                 json_pack("{s:s}", "parent", task_path(creator)));
     return task;
 }
 

@@ -251,6 +251,31 @@ static void events_join_to_the_texts(void **state)
     json_decref(object);
 }
 
+/* Items of parallel are branches, too. */
+static void what_ends_was_created(void **state)
+{
+    (void)state;
+    const struct run_options options = run_options_default();
+    char path[16] = "";
+    int n_done = 0;
+    json_t *event;
+    size_t i;
+    json_array_clear(world->events);
+    json_decref(run_body_as(world, "parallel({1, 2}, function() end)", &options));
+    json_array_foreach(world->events, i, event)
+    {
+        const char *branch = json_string_value(json_object_get(event, "branch"));
+        const char *kind = json_string_value(json_object_get(event, "event"));
+        if (strcmp(kind, "branch.created") == 0 && n_done == 0 && !*path) {
+            assert_string_equal(json_string_value(json_object_get(event, "parent")), "0");
+            (void)snprintf(path, sizeof path, "%s", branch);
+        }
+        if (strcmp(kind, "branch.done") == 0 && n_done++ == 0)
+            assert_string_equal(branch, path);
+    }
+    assert_int_equal(n_done, 2);
+}
+
 /* Those of all tokens, in order, with the text that they are of. */
 static void deltas_have_log_probabilities(void **state)
 {
@@ -388,6 +413,7 @@ int main(void)
         cmocka_unit_test(a_tool_may_fail_or_never_answer),
         cmocka_unit_test(programs_call_others),
         cmocka_unit_test(events_join_to_the_texts),
+        cmocka_unit_test(what_ends_was_created),
         cmocka_unit_test(deltas_have_log_probabilities),
         cmocka_unit_test(scopes_bind_what_was_appended),
         cmocka_unit_test(several_choices_are_a_list),
