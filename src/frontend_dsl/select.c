@@ -158,6 +158,7 @@ static uint32_t plan_requests(lua_State *L, struct select_plan *plan)
     if (plan->method != SELECT_UNCONDITIONAL || plan->is_score)
         return n;
     struct score_memo *memo = memo_of(L);
+    luaL_checkstack(L, (int)plan->n + LUA_MINSTACK, NULL); /* an array for each text */
     for (uint32_t i = 0; i < plan->n; i++) {
         struct scored_text *t = &plan->text[i];
         t->alone = scratch_array(L, t->n_scored, sizeof *t->alone);

@@ -114,6 +114,21 @@ static void greedy_keeps_the_maxima(void **state)
                "[1.0,1.0,true]");
 }
 
+/* As many as there may be, by each method. */
+static void many_choices_are_compared(void **state)
+{
+    (void)state;
+    must_equal(
+        value_of_body(
+            world,
+            "s:add('one of') local c, n = {}, 0 for i = 1, 256 do c[i] = ' x' .. i .. ' y' end\n"
+            "for _, m in ipairs{'joint', 'greedy_token', 'token_length_normalized',"
+            " 'unconditional_likelihood_normalized'} do\n"
+            " local _, info = s:copy():select{choices = c, method = m} n = n + #info.scores end\n"
+            "return n"),
+        "1024");
+}
+
 static void equal_choices_go_to_the_first(void **state)
 {
     (void)state;
@@ -172,6 +187,7 @@ int main(void)
         cmocka_unit_test(a_select_prefills_its_literal_and_the_choices),
         cmocka_unit_test(boundaries_are_healed),
         cmocka_unit_test(greedy_keeps_the_maxima),
+        cmocka_unit_test(many_choices_are_compared),
         cmocka_unit_test(equal_choices_go_to_the_first),
         cmocka_unit_test(wrong_choices_are_refused),
         cmocka_unit_test(gen_with_choices_is_select),
