@@ -136,8 +136,9 @@ void dsl_run_post(const struct event *event);
 bool dsl_run_post_tool_result(struct dsl_run *run, const char *call_id, const json_t *output,
                               const char *error);
 
-/* Ends the run with a fatal error: "cancelled", "deadline_exceeded" (static texts). The first one
- * counts; after the end nothing happens. The run ends when its operations have: advance it. */
+/* Ends the run with a fatal error: "cancelled", "deadline_exceeded", "memory_limit" (static texts).
+ * The first one counts; after the end nothing happens. The run ends when its operations have:
+ * advance it. */
 void dsl_run_stop(struct dsl_run *run, const char *code);
 
 enum dsl_run_status {

@@ -3,7 +3,6 @@
 #include "frontend_dsl/run_internal.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 void run_wake(struct dsl_run *run)
 {
@@ -93,9 +92,7 @@ void run_take_mail(struct dsl_run *run)
     struct dsl_error error;
     dsl_error_init(&error);
     if (stop_code)
-        dsl_error_set(&error, stop_code, "%s",
-                      strcmp(stop_code, "cancelled") == 0 ? "the run was cancelled"
-                                                          : "the time of the run is over");
+        dsl_error_set(&error, stop_code, "%s", sandbox_stop_message(stop_code));
     else if (is_lost)
         dsl_error_set(&error, "memory_limit", "no memory for the model's output");
     if (error.code[0])

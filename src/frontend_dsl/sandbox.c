@@ -319,10 +319,11 @@ void sandbox_check_memory(lua_State *L, size_t bytes)
         raise_memory_limit(L);
 }
 
-static const char *stop_message(const char *code)
+const char *sandbox_stop_message(const char *code)
 {
     return strcmp(code, "deadline_exceeded") == 0 ? "the time of the run is over"
            : strcmp(code, "cancelled") == 0       ? "the run was cancelled"
+           : strcmp(code, "memory_limit") == 0    ? "the events of the run need too much memory"
                                                   : code;
 }
 
@@ -335,7 +336,7 @@ static bool look(lua_State *L, uint64_t *now)
     *now = clock_now_ns(&processor_clock);
     sandbox->unseen = 0;
     if (stop)
-        note_fatal(L, stop, "%s", stop_message(stop));
+        note_fatal(L, stop, "%s", sandbox_stop_message(stop));
     else if (sandbox->instructions > limits->instructions)
         note_fatal(L, "instruction_limit", "the program ran more than %llu instructions",
                    (unsigned long long)limits->instructions);
@@ -513,7 +514,7 @@ enum sandbox_progress sandbox_resume(struct sandbox *sandbox, lua_State *task, i
     *n_results = 0;
     const char *stop = atomic_load_explicit(&sandbox->stop, memory_order_acquire);
     if (stop)
-        note_fatal(task, stop, "%s", stop_message(stop));
+        note_fatal(task, stop, "%s", sandbox_stop_message(stop));
     if (sandbox->fatal)
         return SANDBOX_FAILED;
     /* A task keeps its count across yields, so that no loop of short steps goes uncounted. */

@@ -130,8 +130,11 @@ enum sandbox_progress sandbox_resume(struct sandbox *sandbox, lua_State *task, i
 void sandbox_error(struct sandbox *sandbox, lua_State *task, struct dsl_error *out);
 
 /* Ends what runs, and all that would: from any thread, idempotent, the first one counts. `code`
- * (deadline_exceeded, cancelled) is a string that stays. */
+ * (deadline_exceeded, cancelled, memory_limit) is a string that stays. */
 void sandbox_stop(struct sandbox *sandbox, const char *code);
+
+/* What an error of that code, which somebody stopped a run with, says. */
+const char *sandbox_stop_message(const char *code);
 
 /* The code of the fatal error, or NULL. */
 const char *sandbox_fatal(const struct sandbox *sandbox);

@@ -261,6 +261,26 @@ static void a_stopped_run_keeps_nothing(void **state)
     }
 }
 
+static void a_stopped_run_says_why(void **state)
+{
+    (void)state;
+    static const char *const stops[][2] = {{"cancelled", "the run was cancelled"},
+                                           {"deadline_exceeded", "the time of the run is over"},
+                                           {"memory_limit", "the events of the run"}};
+    const struct run_options options = run_options_default();
+    for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+        struct dsl_run *run = run_create(
+            world, "return program{main = function(s) s:add('x'):gen{max_tokens = 90} end}",
+            &options);
+        assert_int_equal(dsl_run_advance(run, 1000000), DSL_RUN_BLOCKED);
+        dsl_run_stop(run, stops[i][0]);
+        assert_int_equal(run_advance(world, run), DSL_RUN_ENDED);
+        assert_string_equal(dsl_run_error(run)->code, stops[i][0]);
+        assert_non_null(strstr(dsl_run_error(run)->message, stops[i][1]));
+        dsl_run_destroy(run);
+    }
+}
+
 static void arguments_are_checked_and_cannot_be_changed(void **state)
 {
     (void)state;
@@ -290,6 +310,7 @@ int main(void)
         cmocka_unit_test(limits_end_runs_with_their_codes),
         cmocka_unit_test(the_budget_can_be_caught),
         cmocka_unit_test(a_stopped_run_keeps_nothing),
+        cmocka_unit_test(a_stopped_run_says_why),
         cmocka_unit_test(arguments_are_checked_and_cannot_be_changed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
