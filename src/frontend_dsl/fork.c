@@ -46,8 +46,8 @@ static struct dsl_group *fork_group(lua_State *L, struct dsl_state *parent, uint
         struct dsl_state *child = state_fork(L, parent);
         group->member[i].state = state_ref(child);
         lua_rawseti(L, -2, i + 1);
-        run_emit(parent->run, "branch.created", child->branch.path,
-                 json_pack("{s:s}", "parent", parent->branch.path));
+        run_emit(parent->run, "branch.created", child->branch.path, "{s:s}", "parent",
+                 parent->branch.path);
     }
     lua_pop(L, 1);
     return group;

@@ -148,11 +148,21 @@ static void push_top(lua_State *L, const struct op_choice *choice)
     }
 }
 
-static json_t *usage_of(const struct dsl_op *op, const struct op_choice *choice)
+static void push_usage(lua_State *L, const struct dsl_op *op, const struct op_choice *choice)
 {
-    return json_pack("{s:i, s:i, s:i, s:i}", "prompt_tokens", (int)op->row.prompt, "reused_tokens",
-                     (int)op->row.reused, "prefill_tokens", (int)op->row.prefill,
-                     "completion_tokens", (int)choice->n);
+    const struct {
+        const char *name;
+        uint32_t n;
+    } counts[] = {{"prompt_tokens", op->row.prompt},
+                  {"reused_tokens", op->row.reused},
+                  {"prefill_tokens", op->row.prefill},
+                  {"completion_tokens", choice->n}};
+    const int n = sizeof counts / sizeof *counts;
+    lua_createtable(L, 0, n);
+    for (int i = 0; i < n; i++) {
+        lua_pushinteger(L, counts[i].n);
+        lua_setfield(L, -2, counts[i].name);
+    }
 }
 
 static const char *finish_name(const struct op_choice *choice)
@@ -197,10 +207,7 @@ static void push_meta(lua_State *L, const struct dsl_op *op, const struct gen_pl
     else
         lua_pushnil(L);
     lua_setfield(L, -2, "matched_stop");
-    json_t *usage = usage_of(op, choice);
-    dsl_json_guard(L, usage);
-    dsl_json_push(L, usage);
-    lua_remove(L, -2);
+    push_usage(L, op, choice);
     lua_setfield(L, -2, "usage");
     lua_pushinteger(L, (lua_Integer)plan->seed);
     lua_setfield(L, -2, "seed");
@@ -264,12 +271,12 @@ static void emit_done(struct dsl_op *op, const struct gen_plan *plan, json_t *va
         return;
     if (plan->splits && plan->options.stream && said->text->len > 0 &&
         run_streams(op->run, plan->options.name)) /* it could not be told apart before */
-        run_emit(op->run, "var.delta", path,
-                 json_pack("{s:s, s:s%}", "name", plan->options.name, "delta",
-                           buffer_str(said->text), said->text->len));
-    run_emit(op->run, "var.done", path,
-             json_pack("{s:s, s:O?, s:s, s:o?}", "name", plan->options.name, "value", value,
-                       "finish_reason", finish_name(choice), "usage", usage_of(op, choice)));
+        run_emit(op->run, "var.delta", path, "{s:s, s:s%}", "name", plan->options.name, "delta",
+                 buffer_str(said->text), said->text->len);
+    run_emit(op->run, "var.done", path, "{s:s, s:O?, s:s, s:{s:i, s:i, s:i, s:i}}", "name",
+             plan->options.name, "value", value, "finish_reason", finish_name(choice), "usage",
+             "prompt_tokens", (int)op->row.prompt, "reused_tokens", (int)op->row.reused,
+             "prefill_tokens", (int)op->row.prefill, "completion_tokens", (int)choice->n);
 }
 
 static int gen_end(lua_State *L, int status, lua_KContext ctx)
@@ -310,8 +317,8 @@ static void emit_start(struct dsl_op *op, const struct gen_plan *plan)
     const char *name = plan->options.name;
     if (!name)
         return;
-    run_emit(op->run, "var.start", op->state->branch.path,
-             json_pack("{s:s, s:i}", "name", name, "line", op->row.line));
+    run_emit(op->run, "var.start", op->state->branch.path, "{s:s, s:i}", "name", name, "line",
+             op->row.line);
     if (plan->options.stream && !plan->splits && run_streams(op->run, name))
         op->name = strdup(name);
 }

@@ -18,8 +18,7 @@ static int global_emit(lua_State *L)
     sandbox_charge(L, 100);
     if (!lua_isnil(L, 2))
         value = dsl_json_check(L, 2, (size_t)run->limits.max_result_kb * KIB, "bad_return_value");
-    run_emit(run, "custom", task_path(task),
-             json_pack("{s:s, s:O?}", "name", name, "value", value));
+    run_emit(run, "custom", task_path(task), "{s:s, s:O?}", "name", name, "value", value);
     return 0;
 }
 

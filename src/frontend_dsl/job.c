@@ -282,14 +282,24 @@ static bool add_event(struct dsl_job *job, const char *event, const char *data, 
     return is_good;
 }
 
+static bool keeps_events(struct dsl_job *job)
+{
+    (void)pthread_mutex_lock(&job->lock);
+    const bool is_kept = job->keeps_events;
+    (void)pthread_mutex_unlock(&job->lock);
+    return is_kept;
+}
+
+bool dsl_item_listens(void *context)
+{
+    return keeps_events(((struct dsl_item *)context)->job);
+}
+
 /* An event with `run` in front of its data; false: there was no room. */
 static bool say(struct dsl_job *job, const char *run_id, const char *event, const json_t *data)
 {
     struct buffer text;
-    (void)pthread_mutex_lock(&job->lock);
-    const bool is_kept = job->keeps_events;
-    (void)pthread_mutex_unlock(&job->lock);
-    if (!is_kept)
+    if (!keeps_events(job))
         return true;
     char *own = dsl_json_text(data, NULL);
     buffer_init(&text, LIMIT_DSL_EVENT_BYTES);

@@ -436,13 +436,12 @@ static void stream(struct dsl_op *op)
     const size_t n = choice->text.len - op->n_streamed;
     if (!op->name || op->is_unwanted || n == 0 || choice->text.is_failed)
         return;
-    json_t *data =
-        json_pack("{s:s, s:s%}", "name", op->name, "delta", choice->text.data + op->n_streamed, n);
+    const char *delta = choice->text.data + op->n_streamed;
     json_t *logprobs = take_logprobs(op);
-    if (logprobs)
-        (void)json_object_set_new(data, "logprobs", logprobs);
     op->n_streamed = choice->text.len;
-    run_emit(op->run, "var.delta", op->state->branch.path, data);
+    run_emit(op->run, "var.delta", op->state->branch.path, "{s:s, s:s%, s:O*}", "name", op->name,
+             "delta", delta, n, "logprobs", logprobs);
+    json_decref(logprobs);
 }
 
 static bool on_token(struct dsl_op *op, struct event *event)

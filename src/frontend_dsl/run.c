@@ -7,6 +7,7 @@
 #include "frontend_dsl/tools_internal.h"
 
 #include <assert.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,15 +32,23 @@ struct dsl_task *task_of(lua_State *L)
     return task;
 }
 
-void run_emit(struct dsl_run *run, const char *event, const char *branch, json_t *data)
+bool run_is_heard(const struct dsl_run *run)
 {
     const struct dsl_run_host *host = &run->setup.host;
-    if (!data)
+    return host->emit && (!host->listens || host->listens(host->context));
+}
+
+void run_emit(struct dsl_run *run, const char *event, const char *branch, const char *format, ...)
+{
+    const struct dsl_run_host *host = &run->setup.host;
+    va_list values;
+    if (!run_is_heard(run))
         return;
-    if (!host->emit) {
-        json_decref(data);
+    va_start(values, format);
+    json_t *data = json_vpack_ex(NULL, 0, format, values);
+    va_end(values);
+    if (!data) /* no memory */
         return;
-    }
     (void)json_object_set_new(data, "branch", json_string(branch));
     host->emit(host->context, event, data);
 }
@@ -67,8 +76,7 @@ static void on_print(void *context, lua_State *L, const char *text, size_t n)
         return;
     buffer_append(&run->log, text, n);
     buffer_append_char(&run->log, '\n');
-    run_emit(run, "log", run->current ? task_path(run->current) : "0",
-             json_pack("{s:s%}", "text", text, n));
+    run_emit(run, "log", run->current ? task_path(run->current) : "0", "{s:s%}", "text", text, n);
 }
 
 static uint64_t on_random(void *context, lua_State *L)
@@ -314,7 +322,7 @@ static void run_begin(struct dsl_run *run)
     dsl_error_init(&error);
     run->has_begun = true;
     run->status = DSL_STATUS_RUNNING;
-    run_emit(run, "run.created", "0", json_pack("{s:I}", "seed", (json_int_t)run->setup.seed));
+    run_emit(run, "run.created", "0", "{s:I}", "seed", (json_int_t)run->setup.seed);
     if (dsl_program_begin(run->setup.program, run->sandbox, &run->text, &error))
         run_fail(run, &error);
 }

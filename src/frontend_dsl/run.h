@@ -76,6 +76,8 @@ struct dsl_run_host {
      * host adds the run's id, and sends the run's last event and run.requires_action with the
      * object itself. NULL: nobody listens. */
     void (*emit)(void *context, const char *event, json_t *data);
+    /* Whether somebody does; what is not listened to is not made. NULL: always. On the worker. */
+    bool (*listens)(void *context);
     /* For call(): a reference, or NULL. On the worker. NULL: there are no named programs. */
     struct dsl_program *(*find_program)(void *context, const char *name);
     /* There is something to do: advance the run. Any thread, inside of the mailbox's lock. */

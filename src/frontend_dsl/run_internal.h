@@ -165,8 +165,10 @@ struct dsl_branch *task_branch(struct dsl_task *task);
 /* Blocks the task until `op` has ended; then k, with the operation in task->op. */
 int task_wait_op(lua_State *L, struct dsl_op *op, lua_KContext ctx, lua_KFunction k);
 
-/* Event of the stream; takes data over (NULL: no memory, nothing is sent). */
-void run_emit(struct dsl_run *run, const char *event, const char *branch, json_t *data);
+/* Event of the stream, with an object as json_pack makes it and `branch`: nothing is made if nobody
+ * listens, so the format takes over no reference (no `o`). */
+void run_emit(struct dsl_run *run, const char *event, const char *branch, const char *format, ...);
+bool run_is_heard(const struct dsl_run *run);
 bool run_streams(const struct dsl_run *run, const char *name);
 
 /* Raises memory_limit. */

@@ -314,12 +314,15 @@ static void push_info(lua_State *L, const struct select_plan *plan)
 static void emit_done(const struct dsl_state *state, const struct select_plan *plan)
 {
     const struct scored_text *best = &plan->text[plan->best];
+    if (!run_is_heard(state->run))
+        return;
     json_t *scores = json_array();
     for (uint32_t i = 0; i < plan->n; i++)
         (void)json_array_append_new(scores, json_real(plan->score[i]));
-    run_emit(state->run, "select.done", state->branch.path,
-             json_pack("{s:s?, s:s%, s:i, s:o}", "name", plan->name, "value", best->text,
-                       best->n_bytes, "index", (int)plan->best + 1, "scores", scores));
+    run_emit(state->run, "select.done", state->branch.path, "{s:s?, s:s%, s:i, s:O}", "name",
+             plan->name, "value", best->text, best->n_bytes, "index", (int)plan->best + 1, "scores",
+             scores);
+    json_decref(scores);
 }
 
 /* The state goes on behind the winner, whose keys and values are there already. op: the second

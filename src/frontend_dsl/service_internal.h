@@ -158,6 +158,7 @@ struct dsl_job *dsl_job_create(struct dsl_service *service, const struct dsl_job
 
 /* The host of an item's run. */
 void dsl_item_emit(void *context, const char *event, json_t *data);
+bool dsl_item_listens(void *context);
 
 /* The object of a run that has made none, because it never was. Takes `failure` over. */
 json_t *dsl_job_stub(const struct dsl_job *job, const char *status, json_t *failure);

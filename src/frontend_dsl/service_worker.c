@@ -70,6 +70,7 @@ static struct dsl_run *make_run(struct dsl_item *item, uint32_t rank, struct dsl
     setup.memory_total_limit = service->options.memory_total;
     setup.wants_trace = job->setup.has_trace;
     setup.host = (struct dsl_run_host){.emit = dsl_item_emit,
+                                       .listens = dsl_item_listens,
                                        .find_program = find_program,
                                        .wake = dsl_item_wake,
                                        .context = item};

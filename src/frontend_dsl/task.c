@@ -94,8 +94,7 @@ struct dsl_task *task_create(lua_State *L, struct dsl_run *run, struct dsl_group
     task->thread = luaL_ref(L, LUA_REGISTRYINDEX);
     note_ready(task);
     if (task->own.path) /* as a fork says of its branches */
-        run_emit(run, "branch.created", task->own.path,
-                 json_pack("{s:s}", "parent", task_path(creator)));
+        run_emit(run, "branch.created", task->own.path, "{s:s}", "parent", task_path(creator));
     return task;
 }
 
@@ -173,8 +172,7 @@ static void task_end(struct dsl_task *task, enum dsl_task_status status)
     if (task->op)
         op_abandon(task->op);
     if (task != run->main)
-        run_emit(run, "branch.done", task_path(task),
-                 json_pack("{s:s}", "status", status_names[status]));
+        run_emit(run, "branch.done", task_path(task), "{s:s}", "status", status_names[status]);
     if (task->group)
         group_member_ended(task, status); /* takes the stack over */
     else

@@ -170,9 +170,8 @@ static int wait_for_client(lua_State *L, const struct dsl_tool *tool, json_t *ar
     (void)pthread_mutex_unlock(&run->lock);
     task->tool = call;
     task->status = TASK_BLOCKED;
-    run_emit(
-        run, "tool.call", call->branch,
-        json_pack("{s:s, s:s, s:O}", "id", call->id, "name", call->name, "arguments", arguments));
+    run_emit(run, "tool.call", call->branch, "{s:s, s:s, s:O}", "id", call->id, "name", call->name,
+             "arguments", arguments);
     return sandbox_yield(L, 0, external_returned);
 }
 
