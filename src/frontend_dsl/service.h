@@ -53,6 +53,10 @@ void dsl_service_destroy(struct dsl_service *service);
  * that lock first. Any thread, the engine's too. */
 void dsl_service_kick(struct dsl_service *service);
 
+/* A step has been computed, and if runs wait for it the next kick comes within some 100 us: a
+ * worker wakes up meanwhile, since that takes as long as advancing a run. Any thread. */
+void dsl_service_expect(struct dsl_service *service);
+
 /* A few times a second: ended jobs go, gauges are set. */
 void dsl_service_tick(struct dsl_service *service);
 

@@ -137,6 +137,11 @@ struct dsl_service {
     uint32_t rank;
     struct dsl_item_list ready, long_ready; /* long_ready: those that are long */
     uint32_t n_unsignalled; /* that wake made ready: dsl_service_kick tells the workers */
+    uint32_t n_blocked;     /* items that wait for the model */
+    uint32_t n_spinning;    /* workers that wait for a kick with open eyes */
+    bool is_kick_expected;  /* one of them should; until n_kicks is another than this */
+    uint32_t expected_kick;
+    _Atomic uint32_t n_kicks;
     struct dsl_item *items; /* that have begun */
     uint32_t n_items, n_waiting_tool;
     struct dsl_job *queue; /* by priority, then by age */

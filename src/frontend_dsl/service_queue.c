@@ -1,5 +1,6 @@
 /* The lists of jobs and runs, and what changes with them. All under service->lock. */
 #include "base/hash.h"
+#include "base/numeric.h"
 #include "frontend_dsl/service_internal.h"
 
 #include <string.h>
@@ -133,6 +134,8 @@ void dsl_item_make_ready(struct dsl_item *item)
         job->serial++;
         service->n_waiting_tool--;
         dsl_job_resume(job);
+    } else {
+        service->n_blocked--;
     }
     dsl_item_push(service, item);
     service->n_unsignalled++;
@@ -150,13 +153,27 @@ void dsl_item_wake(void *context)
 void dsl_service_kick(struct dsl_service *service)
 {
     (void)pthread_mutex_lock(&service->lock);
-    const uint32_t n = service->n_unsignalled;
+    const uint32_t n =
+        service->n_unsignalled - min_u32(service->n_unsignalled, service->n_spinning);
     service->n_unsignalled = 0;
+    service->is_kick_expected = false;
+    (void)atomic_fetch_add(&service->n_kicks, 1);
     (void)pthread_mutex_unlock(&service->lock);
     if (n == 1)
         (void)pthread_cond_signal(&service->has_work);
     else if (n > 1)
         (void)pthread_cond_broadcast(&service->has_work);
+}
+
+void dsl_service_expect(struct dsl_service *service)
+{
+    (void)pthread_mutex_lock(&service->lock);
+    const bool wakes = service->n_blocked > 0 && service->n_spinning == 0;
+    service->is_kick_expected = wakes;
+    service->expected_kick = atomic_load(&service->n_kicks);
+    (void)pthread_mutex_unlock(&service->lock);
+    if (wakes)
+        (void)pthread_cond_signal(&service->has_work);
 }
 
 /* Begins to count: it is advanced from now on. Under the lock. */

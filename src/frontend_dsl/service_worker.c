@@ -1,4 +1,5 @@
 /* Workers: they begin runs, let them go on in slices, and look at the time. */
+#include "base/cpu_pause.h"
 #include "base/numeric.h"
 #include "frontend_dsl/dsl_program.h"
 #include "frontend_dsl/service_internal.h"
@@ -9,8 +10,9 @@
 #include <string.h>
 #include <time.h>
 
-#define SECOND_NS    UINT64_C(1000000000)
-#define GAPS_AT_ONCE 32u
+#define SECOND_NS       UINT64_C(1000000000)
+#define GAPS_AT_ONCE    32u
+#define LONGEST_SPIN_NS UINT64_C(500000) /* in which a step's tokens are drawn */
 
 /* ---- items -------------------------------------------------------------------------------------
  */
@@ -242,6 +244,7 @@ static void settle(struct dsl_service *service, struct dsl_item *item, enum dsl_
         dsl_job_look_for_rest(service, job);
     } else {
         item->state = ITEM_BLOCKED;
+        service->n_blocked++;
     }
     (void)pthread_mutex_unlock(&service->lock);
     json_decref(object);
@@ -336,6 +339,22 @@ static void wait_until(struct dsl_service *service, uint64_t next_ns)
     (void)pthread_cond_timedwait(&service->has_work, &service->lock, &until);
 }
 
+/* Until the kick that is expected, or for a while. Called with the lock, which is free meanwhile.
+ */
+static void spin(struct dsl_service *service)
+{
+    const uint32_t seen = service->expected_kick;
+    const uint64_t end_ns = clock_now_ns(&system_clock) + LONGEST_SPIN_NS;
+    service->is_kick_expected = false;
+    service->n_spinning++;
+    (void)pthread_mutex_unlock(&service->lock);
+    while (atomic_load_explicit(&service->n_kicks, memory_order_relaxed) == seen &&
+           clock_now_ns(&system_clock) < end_ns)
+        cpu_pause();
+    (void)pthread_mutex_lock(&service->lock);
+    service->n_spinning--;
+}
+
 /* At most every other thread: runs go on beside texts that take long to read. */
 static bool may_run_errand(const struct dsl_service *service)
 {
@@ -402,7 +421,10 @@ static void work(struct dsl_service *service)
         if (!item)
             item = dsl_item_pop(&service->ready);
         if (!item) {
-            wait_until(service, next_ns);
+            if (service->is_kick_expected)
+                spin(service);
+            else
+                wait_until(service, next_ns);
             continue;
         }
         if (service->ready.first) /* for another one */

@@ -1,6 +1,7 @@
 #include "runtime/worker_pool.h"
 
 #include "base/clock.h"
+#include "base/cpu_pause.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/limits.h"
@@ -66,15 +67,6 @@ struct worker_pool {
     _Atomic uint32_t n_sleeping;
     _Atomic uint32_t stops; /* or not: 1, 0 */
 };
-
-static void cpu_pause(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 /* Until the word is woken, or at once if it is not `expected`, or for `or_null` at most. */
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *or_null)

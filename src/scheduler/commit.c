@@ -71,7 +71,7 @@ static void measure_end(struct engine *engine, const struct job *job)
 
 void engine_end_event(struct engine *engine, struct job *job)
 {
-    job->times.end_ns = engine->now_ns;
+    job->times.end_ns = clock_now_ns(engine->options.clock); /* its last token has been drawn */
     measure_end(engine, job);
     if (engine->trace)
         engine_trace_request(engine, job);

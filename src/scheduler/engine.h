@@ -31,6 +31,9 @@ struct disk_tier;
  * the callee. */
 struct event_sink {
     void (*deliver)(void *context, const struct event *events, uint32_t n);
+    /* The logits of a step are there; its events will be delivered when tokens have been drawn, in
+     * some 50 to 500 us: time enough to wake who waits for them. NULL: nobody wants to know. */
+    void (*expect)(void *context);
     void *context;
 };
 

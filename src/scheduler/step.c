@@ -138,10 +138,13 @@ static bool run(struct engine *engine)
     serverd_status status = runtime_execute(engine->options.runtime, &batch, engine->out, &err);
     atomic_fetch_add_explicit(&engine->shared.n_steps, 1, memory_order_relaxed);
     engine->step.computed_ns = engine->now_ns = clock_now_ns(engine->options.clock);
-    if (status)
+    if (status) {
         step_failed(engine, &err);
-    else
+    } else {
+        if (engine->options.sink.expect)
+            engine->options.sink.expect(engine->options.sink.context);
         engine_commit(engine);
+    }
     measure(engine, begin_ns, &batch);
     engine_lower_reserve(engine);
     engine_sweep(engine);

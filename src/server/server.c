@@ -249,9 +249,14 @@ static void put_events(void *context, const struct event *events, uint32_t n)
     server_put_events(context, events, n);
 }
 
+static void expect_events(void *context)
+{
+    programs_expect(((struct server *)context)->programs);
+}
+
 struct event_sink server_event_sink(struct server *server)
 {
-    return (struct event_sink){.deliver = put_events, .context = server};
+    return (struct event_sink){.deliver = put_events, .expect = expect_events, .context = server};
 }
 
 /* ---- models -------------------------------------------------------------------------------------

@@ -52,9 +52,16 @@ static void deliver(void *context, const struct event *events, uint32_t n)
     }
 }
 
+static void expect(void *context)
+{
+    const struct event_sink *next = &((struct trace_file *)context)->next;
+    if (next->expect)
+        next->expect(next->context);
+}
+
 struct event_sink trace_file_sink(struct trace_file *file)
 {
-    return (struct event_sink){.deliver = deliver, .context = file};
+    return (struct event_sink){.deliver = deliver, .expect = expect, .context = file};
 }
 
 serverd_status trace_file_start(struct trace_file *file, struct engine *engine, const char *model,

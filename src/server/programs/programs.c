@@ -160,6 +160,12 @@ void programs_destroy(struct programs *programs)
     free(programs);
 }
 
+void programs_expect(struct programs *programs)
+{
+    if (programs)
+        dsl_service_expect(programs->service);
+}
+
 void programs_kick(struct programs *programs)
 {
     if (programs)

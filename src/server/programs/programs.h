@@ -19,6 +19,9 @@ void programs_stop(struct programs *programs);
 /* Nobody follows a run any more. */
 void programs_destroy(struct programs *programs);
 
+/* Events of a step may be handed to runs soon: see dsl_service_expect. */
+void programs_expect(struct programs *programs);
+
 /* Events were handed to runs (dsl_run_post): they go on. */
 void programs_kick(struct programs *programs);
 void programs_tick(struct programs *programs); /* a few times a second */

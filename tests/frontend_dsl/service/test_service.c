@@ -299,6 +299,37 @@ static void more_runs_wait_and_still_more_are_refused(void **state)
     world_destroy(w);
 }
 
+/* As a step of the engine does: the logits are there, mail comes, or none, and a kick, or none. */
+static void a_step(struct world *w, bool has_mail, bool has_kick)
+{
+    dsl_service_expect(w->service);
+    if (has_mail)
+        fake_run_wake_all();
+    if (has_kick)
+        dsl_service_kick(w->service);
+}
+
+static void kicks_that_are_expected_are_heard(void **state)
+{
+    (void)state;
+    struct world *w = world_create(8, 8);
+    for (int i = 0; i < 40; i++) {
+        struct dsl_job *jobs[3];
+        for (int k = 0; k < 3; k++) {
+            jobs[k] = start(w, "{\"do\":[\"block\"]}");
+            wait_for(jobs[k], "running");
+        }
+        a_step(w, false, i % 2 == 0);
+        (void)usleep((useconds_t)(i % 8) * 100); /* it spins, or sleeps again */
+        a_step(w, true, true);
+        for (int k = 0; k < 3; k++) {
+            wait_for(jobs[k], "completed");
+            dsl_job_unref(jobs[k]);
+        }
+    }
+    world_destroy(w);
+}
+
 static void higher_priorities_begin_first(void **state)
 {
     (void)state;
@@ -679,6 +710,9 @@ static void random_jobs_all_end(void **state)
         case 3:
             dsl_service_tick(w->service);
             break;
+        case 4:
+            a_step(w, draw(&seed, 2), draw(&seed, 2));
+            break;
         default:
             fake_run_wake_all();
             (void)usleep(200);
@@ -735,6 +769,7 @@ int main(void)
         cmocka_unit_test(a_failure_is_told_and_a_refusal_known),
         cmocka_unit_test(runs_are_found_by_their_tenant_until_they_expire),
         cmocka_unit_test(more_runs_wait_and_still_more_are_refused),
+        cmocka_unit_test(kicks_that_are_expected_are_heard),
         cmocka_unit_test(higher_priorities_begin_first),
         cmocka_unit_test(a_cancel_ends_runs_that_wait_block_and_compute),
         cmocka_unit_test(a_deadline_ends_a_run_but_does_not_count_waits_for_tools),
