@@ -70,51 +70,56 @@ static void make_view(lua_State *L)
 
 /* ---- Lua to JSON ---- */
 
+/* Where a value lies in another one, up to the outermost: in frames of the reader. */
+struct place {
+    const struct place *outer;
+    const char *key; /* NULL: of a list */
+    lua_Integer index;
+};
+
 struct reader {
     lua_State *L;
     const char *code;
     struct dsl_error *err;
     size_t bytes, max_bytes; /* of the text, about */
-    char path[128];
-    size_t n_path;
+    const struct place *place;
 };
+
+enum { PLACE_BYTES = 128 };
+
+/* Made only for errors; a long one is cut. Returns its length. */
+static size_t place_text(const struct place *place, char text[PLACE_BYTES])
+{
+    if (!place)
+        return 0;
+    size_t n = place_text(place->outer, text);
+    if (!place->key)
+        (void)snprintf(text + n, PLACE_BYTES - n, "[%lld]", (long long)place->index);
+    else
+        (void)snprintf(text + n, PLACE_BYTES - n, "%s%s", n > 0 ? "." : "", place->key);
+    n = utf8_valid_run(text, strlen(text));
+    text[n] = '\0';
+    return n;
+}
 
 static json_t *refuse(struct reader *r, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 static json_t *refuse(struct reader *r, const char *format, ...)
 {
-    char text[256];
+    char text[256], place[PLACE_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    dsl_error_set(r->err, r->code, "%s %s", r->n_path > 0 ? r->path : "the value", text);
+    const size_t n = place_text(r->place, place);
+    dsl_error_set(r->err, r->code, "%s %s", n > 0 ? place : "the value", text);
     return NULL;
 }
 
 static json_t *no_memory(struct reader *r)
 {
     return refuse(r, "finds no memory");
-}
-
-/* Appends to the path; the caller takes it away again by n_path. A long one is cut. */
-static void enter(struct reader *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void enter(struct reader *r, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(r->path + r->n_path, sizeof r->path - r->n_path, format, args);
-    va_end(args);
-    r->n_path = utf8_valid_run(r->path, strlen(r->path));
-    r->path[r->n_path] = '\0';
-}
-
-static void leave(struct reader *r, size_t n_path)
-{
-    r->n_path = n_path;
-    r->path[n_path] = '\0';
 }
 
 static bool count(struct reader *r, size_t bytes)
@@ -143,20 +148,24 @@ static json_t *read_string(struct reader *r, int idx)
 static json_t *read_list(struct reader *r, int idx, lua_Integer n, unsigned depth)
 {
     json_t *list = json_array();
-    const size_t n_path = r->n_path;
+    struct place place = {.outer = r->place};
     if (!list)
         return no_memory(r);
+    r->place = &place;
     for (lua_Integer i = 1; i <= n; i++) {
-        enter(r, "[%lld]", (long long)i);
+        place.index = i;
         lua_rawgeti(r->L, idx, i);
         json_t *item = read_value(r, lua_gettop(r->L), depth + 1);
         lua_pop(r->L, 1);
         if (!item || json_array_append_new(list, item) != 0) {
             json_decref(list);
-            return item ? no_memory(r) : NULL;
+            list = NULL;
+            if (item)
+                no_memory(r);
+            break;
         }
-        leave(r, n_path);
     }
+    r->place = place.outer;
     return list;
 }
 
@@ -174,20 +183,17 @@ static int compare_members(const void *a, const void *b)
 static bool read_member(struct reader *r, unsigned depth, struct member *out)
 {
     size_t n;
-    const size_t n_path = r->n_path;
     const char *key = lua_tolstring(r->L, -2, &n);
     if (strlen(key) != n || utf8_valid_run(key, n) != n) {
         refuse(r, "has a key that is no UTF-8, or has a zero byte");
         return false;
     }
-    enter(r, n_path > 0 ? ".%s" : "%s", key);
-    if (!count(r, n + 4))
-        return false;
-    *out = (struct member){.key = key, .value = read_value(r, lua_gettop(r->L), depth + 1)};
-    if (!out->value)
-        return false;
-    leave(r, n_path);
-    return true;
+    const struct place place = {.outer = r->place, .key = key};
+    r->place = &place;
+    json_t *value = count(r, n + 4) ? read_value(r, lua_gettop(r->L), depth + 1) : NULL;
+    r->place = place.outer;
+    *out = (struct member){.key = key, .value = value};
+    return value != NULL;
 }
 
 /* A table with n keys, all of them texts. They are sorted, so that the same value gives the same

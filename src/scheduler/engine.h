@@ -31,10 +31,10 @@ struct disk_tier;
  * the callee. */
 struct event_sink {
     void (*deliver)(void *context, const struct event *events, uint32_t n);
+    void *context;
     /* The logits of a step are there; its events will be delivered when tokens have been drawn, in
      * some 50 to 500 us: time enough to wake who waits for them. NULL: nobody wants to know. */
     void (*expect)(void *context);
-    void *context;
 };
 
 struct engine_options {
