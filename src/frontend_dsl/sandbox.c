@@ -323,6 +323,7 @@ const char *sandbox_stop_message(const char *code)
 {
     return strcmp(code, "deadline_exceeded") == 0 ? "the time of the run is over"
            : strcmp(code, "cancelled") == 0       ? "the run was cancelled"
+           : strcmp(code, "cpu_limit") == 0       ? "the program computed for longer than cpu_ms"
            : strcmp(code, "memory_limit") == 0    ? "the events of the run need too much memory"
                                                   : code;
 }

@@ -33,15 +33,17 @@ struct dsl_item {
     char id[JOB_ID_BYTES + 12];
     struct dsl_run *run; /* NULL: not made yet */
     enum item_state state;
-    bool is_woken;        /* while it was advanced */
-    bool is_long;         /* its last slice was too short for it */
-    const char *stop;     /* stop it with this code before it goes on; NULL: do not */
-    uint32_t n_users;     /* calls that are under way on its run */
-    uint64_t timer_ns;    /* of the run */
-    uint64_t spent_ns;    /* until `since_ns`, without waits for tools */
-    uint64_t since_ns;    /* it counts since then */
-    uint64_t deadline_ns; /* of spent_ns */
-    uint32_t n_branches;  /* live ones */
+    bool is_woken;          /* while it was advanced */
+    bool is_long;           /* its last slice was too short for it */
+    uint64_t long_since_ns; /* while it is */
+    uint64_t compute_ns;    /* it may be for so long */
+    const char *stop;       /* stop it with this code before it goes on; NULL: do not */
+    uint32_t n_users;       /* calls that are under way on its run */
+    uint64_t timer_ns;      /* of the run */
+    uint64_t spent_ns;      /* until `since_ns`, without waits for tools */
+    uint64_t since_ns;      /* it counts since then */
+    uint64_t deadline_ns;   /* of spent_ns */
+    uint32_t n_branches;    /* live ones */
     uint64_t begun_ns;
     struct dsl_item *next_ready;
     struct dsl_item *next, *previous; /* all that have begun */

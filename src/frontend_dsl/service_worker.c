@@ -10,20 +10,22 @@
 #include <string.h>
 #include <time.h>
 
-#define SECOND_NS       UINT64_C(1000000000)
-#define GAPS_AT_ONCE    32u
-#define LONGEST_SPIN_NS UINT64_C(500000) /* in which a step's tokens are drawn */
+#define SECOND_NS    UINT64_C(1000000000)
+#define GAPS_AT_ONCE 32u
+/* Who computes has cpu_ms of a processor; by the clock so much longer, and ends within a second. */
+#define COMPUTE_SLACK_NS UINT64_C(700000000)
+#define LONGEST_SPIN_NS  UINT64_C(500000) /* in which a step's tokens are drawn */
 
 /* ---- items -------------------------------------------------------------------------------------
  */
 
-/* How long a run of the job may take: the request's, or the program's if that is less. */
-static uint64_t run_deadline_ns(const struct dsl_job *job)
+/* The limits of a run of the job: the request's, or the program's if they are less. */
+static struct dsl_limits limits_of(const struct dsl_job *job)
 {
     struct dsl_limits limits = job->setup.run.limits;
     serverd_error ignored; /* they were checked when the program was read */
     (void)dsl_limits_lower(&limits, job->setup.run.program->limits, &ignored);
-    return limits.deadline_s * SECOND_NS;
+    return limits;
 }
 
 static struct dsl_item *new_item(struct dsl_job *job, size_t index)
@@ -34,7 +36,9 @@ static struct dsl_item *new_item(struct dsl_job *job, size_t index)
     item->job = job;
     item->index = (uint32_t)index;
     item->timer_ns = UINT64_MAX;
-    item->deadline_ns = run_deadline_ns(job); /* before other workers see it */
+    const struct dsl_limits limits = limits_of(job); /* before other workers see it */
+    item->deadline_ns = limits.deadline_s * SECOND_NS;
+    item->compute_ns = limits.cpu_ms * (SECOND_NS / 1000) + COMPUTE_SLACK_NS;
     if (job->setup.is_batch)
         (void)snprintf(item->id, sizeof item->id, "%s.%zu", job->id, index);
     else
@@ -229,6 +233,8 @@ static void settle(struct dsl_service *service, struct dsl_item *item, enum dsl_
     if (timer_ns < service->look_at_ns)
         service->look_at_ns = timer_ns;
     item->n_branches = n_branches;
+    if (progress == DSL_RUN_AGAIN && !item->is_long)
+        item->long_since_ns = dsl_service_now(service);
     item->is_long = progress == DSL_RUN_AGAIN;
     if (progress == DSL_RUN_AGAIN || item->is_woken || item->stop) {
         dsl_item_push(service, item);
@@ -289,6 +295,10 @@ static uint64_t look_at_time(struct dsl_service *service)
         if (counts && now - item->since_ns + item->spent_ns > item->deadline_ns) {
             item->stop = "deadline_exceeded";
             item->deadline_ns = UINT64_MAX;
+            dsl_item_make_ready(item);
+        } else if (item->is_long && now - item->long_since_ns > item->compute_ns) {
+            item->stop = "cpu_limit"; /* with what is left of the processors it may have had less */
+            item->compute_ns = UINT64_MAX;
             dsl_item_make_ready(item);
         } else if (now >= item->timer_ns) {
             item->timer_ns = UINT64_MAX;

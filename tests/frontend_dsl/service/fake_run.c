@@ -161,6 +161,10 @@ static bool take_step(struct dsl_run *run, const char *step, enum dsl_progress *
         *progress = DSL_RUN_AGAIN;
         return false;
     }
+    if (strcmp(step, "compute") == 0) { /* for ever */
+        *progress = DSL_RUN_AGAIN;
+        return false;
+    }
     if (strcmp(step, "block") == 0) {
         const bool is_over = run->blocks && run->is_woken;
         run->blocks = !is_over;

@@ -94,7 +94,7 @@ static struct dsl_job_setup setup_of(struct world *w, const char *args, bool is_
         .run = {.program = w->program,
                 .model = {.name = "m"},
                 .tenant = TENANT,
-                .limits = {.deadline_s = 100}},
+                .limits = {.deadline_s = 100, .cpu_ms = 5000}},
     };
 }
 
@@ -394,6 +394,31 @@ static void a_deadline_ends_a_run_but_does_not_count_waits_for_tools(void **stat
     wait_for(tool, "failed");
     dsl_job_unref(job);
     dsl_job_unref(tool);
+    world_destroy(w);
+}
+
+static void who_computes_for_too_long_by_the_clock_ends(void **state)
+{
+    (void)state;
+    struct world *w = world_create(8, 8);
+    struct dsl_job *job = start(w, "{\"do\":[\"block\",\"compute\"]}"),
+                   *other = start(w, "{\"do\":[\"block\"]}");
+    wait_for(job, "running");
+    wait_for(other, "running");
+    atomic_store(&w->ahead_ns, 20 * SECOND_NS); /* which it waits for the model */
+    (void)usleep(60000);
+    fake_run_wake_all();
+    wait_for(other, "completed");
+    (void)usleep(60000);
+    assert_true(has_status(job, "running"));
+    atomic_store(&w->ahead_ns, 26 * SECOND_NS);
+    wait_for(job, "failed");
+    bool was_refused;
+    json_t *failure = dsl_job_failure(job, &was_refused);
+    assert_string_equal(json_string_value(json_object_get(failure, "code")), "cpu_limit");
+    json_decref(failure);
+    dsl_job_unref(job);
+    dsl_job_unref(other);
     world_destroy(w);
 }
 
@@ -773,6 +798,7 @@ int main(void)
         cmocka_unit_test(higher_priorities_begin_first),
         cmocka_unit_test(a_cancel_ends_runs_that_wait_block_and_compute),
         cmocka_unit_test(a_deadline_ends_a_run_but_does_not_count_waits_for_tools),
+        cmocka_unit_test(who_computes_for_too_long_by_the_clock_ends),
         cmocka_unit_test(followers_get_every_event_once_from_any_number_on),
         cmocka_unit_test(whoever_is_bound_takes_the_run_along),
         cmocka_unit_test(followers_are_counted),
