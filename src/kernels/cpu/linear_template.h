@@ -333,11 +333,52 @@ INLINE int has_zero(struct tile_kind t)
 #include "kernels/cpu/gemm_amx.h"
 #else
 
+#ifdef SIMD_HAS_PAIRS
+/* Quads whose sums of pairs fit into 16 bits: codes of six bits have groups of 16 and no minima, 2
+ * * 2 * 63 * 127; others that are not of eight have five bits at most, 4 * 2 * 31 * 127. */
+INLINE int quads_together(struct tile_kind t)
+{
+    return t.group == 32 || t.has_min ? 4 : 2;
+}
+
+/* The same sums as below, to the bit: they are of integers. */
+INLINE void add_small_dots(struct tile_kind t, const struct panel *panels, int rows,
+                           const struct cpu_span *x, size_t group, ivec *dots)
+{
+    const int quads = t.group / 4, together = quads_together(t);
+    UNROLL
+    for (int first = 0; first < quads; first += together) {
+        ivec pairs[TILE_ROWS * TILE_COLUMNS];
+        UNROLL
+        for (int i = 0; i < together; i++) {
+            const size_t q = group * (size_t)quads + (size_t)(first + i);
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                UNROLL
+            for (int c = 0; c < TILE_COLUMNS; c++) {
+                ivec *pair = &pairs[r * TILE_COLUMNS + c];
+                const ivec dot = w_dot(b_load(panels[c].codes[q]), quad_codes(&x[r], q));
+                *pair = i == 0 ? dot : w_add(*pair, dot);
+            }
+        }
+        UNROLL
+        for (int i = 0; i < rows * TILE_COLUMNS; i++)
+            dots[i] = i_add_pairs(dots[i], pairs[i]);
+    }
+}
+#endif
+
 /* Adds the dot products of a group, but for the high bytes. */
 INLINE void add_dots(struct tile_kind t, const struct panel *panels, int rows,
                      const struct cpu_span *x, size_t group, ivec *dots)
 {
     const int quads = t.group / 4; /* the loop has a constant number of rounds: it is unrolled */
+#ifdef SIMD_HAS_PAIRS
+    if (!t.is_8bit) {
+        add_small_dots(t, panels, rows, x, group, dots);
+        return;
+    }
+#endif
     UNROLL
     for (int i = 0; i < quads; i++) {
         const size_t q = group * (size_t)quads + (size_t)i;

@@ -117,6 +117,29 @@ SIMD ivec i_dot(ivec acc, bvec codes, const int8_t *a, int is_8bit)
                   dot_half(acc.b, codes.b, splat, is_8bit)};
 }
 
+#ifndef SIMD_HAS_VNNI
+/* Sums of pairs in 16 bits: of codes that are small enough several quads fit, and cost one widening
+ * together. w_dot: of one quad; codes up to 128. */
+#define SIMD_HAS_PAIRS
+SIMD ivec w_dot(bvec codes, const int8_t *a)
+{
+    int32_t quad;
+    __builtin_memcpy(&quad, a, sizeof quad);
+    __m256i splat = _mm256_set1_epi32(quad);
+    return (ivec){_mm256_maddubs_epi16(codes.a, splat), _mm256_maddubs_epi16(codes.b, splat)};
+}
+SIMD ivec w_add(ivec x, ivec y)
+{
+    return (ivec){_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+}
+SIMD ivec i_add_pairs(ivec acc, ivec w)
+{
+    __m256i ones = _mm256_set1_epi16(1);
+    return (ivec){_mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, ones)),
+                  _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, ones))};
+}
+#endif
+
 SIMD fvec f_splat(float x)
 {
     return (fvec){_mm256_set1_ps(x), _mm256_set1_ps(x)};
