@@ -5,6 +5,7 @@
 
 #include "base/hash.h"
 #include "base/numeric.h"
+#include "kernels/cpu/strips.h"
 #include "program/dtype.h"
 
 #include <math.h>
@@ -27,14 +28,15 @@ static size_t width_of(size_t v_dim)
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 
-/* Numbers as pages hold them; attention_template.h says how they lie. */
-static double number_at(serverd_dtype kv, const void *page, size_t i)
+/* Numbers as pages hold them; attention_template.h says how they lie: CPU_SIDE tokens side by
+ * side, of int8 behind their scales. */
+static double number_at(serverd_dtype kv, const void *side, size_t i)
 {
-    const char *at = (const char *)page + i * (kv == DTYPE_F32 ? 4 : kv == DTYPE_I8 ? 1 : 2);
+    const char *at = (const char *)side + i * (kv == DTYPE_F32 ? 4 : kv == DTYPE_I8 ? 1 : 2);
     uint16_t half;
     float number;
     if (kv == DTYPE_I8)
-        return (double)*(const int8_t *)(at + 64);
+        return (double)*(const int8_t *)(at + 4 * CPU_SIDE);
     memcpy(&half, at, sizeof half);
     if (kv == DTYPE_F16)
         return (double)f16_to_f32(half);
@@ -44,9 +46,22 @@ static double number_at(serverd_dtype kv, const void *page, size_t i)
     return (double)number;
 }
 
-static double scale_at(serverd_dtype kv, const void *page, size_t slot)
+/* Of a token of one or more pages that lie one behind the other. */
+static const void *side_of(const void *pages, size_t token_bytes, size_t token)
 {
-    return kv == DTYPE_I8 ? number_at(DTYPE_F32, page, slot) : 1.0;
+    return (const char *)pages + token / CPU_SIDE * CPU_SIDE * token_bytes;
+}
+
+static double key_scale(serverd_dtype kv, const void *pages, size_t k_dim, size_t token)
+{
+    const void *side = side_of(pages, cpu_key_token_bytes(kv, k_dim), token);
+    return kv == DTYPE_I8 ? number_at(DTYPE_F32, side, token % CPU_SIDE) : 1.0;
+}
+
+static double value_scale(serverd_dtype kv, const void *pages, size_t v_dim, size_t token)
+{
+    const void *side = side_of(pages, cpu_value_token_bytes(kv, v_dim), token);
+    return kv == DTYPE_I8 ? number_at(DTYPE_F32, side, token % CPU_SIDE) : 1.0;
 }
 
 static size_t together(serverd_dtype kv)
@@ -54,17 +69,21 @@ static size_t together(serverd_dtype kv)
     return kv == DTYPE_BF16 ? 2 : kv == DTYPE_I8 ? 4 : 1;
 }
 
-static double stored_key(serverd_dtype kv, const void *page, size_t slot, size_t d)
+static double stored_key(serverd_dtype kv, const void *pages, size_t k_dim, size_t token, size_t d)
 {
-    size_t n = together(kv);
-    return scale_at(kv, page, slot) * number_at(kv, page, (d / n * PAGE + slot) * n + d % n);
+    size_t n = together(kv), lane = token % CPU_SIDE;
+    const void *side = side_of(pages, cpu_key_token_bytes(kv, k_dim), token);
+    return key_scale(kv, pages, k_dim, token) *
+           number_at(kv, side, (d / n * CPU_SIDE + lane) * n + d % n);
 }
 
-static double stored_value(serverd_dtype kv, const void *page, size_t v_dim, size_t slot, size_t d)
+static double stored_value(serverd_dtype kv, const void *pages, size_t v_dim, size_t token,
+                           size_t d)
 {
-    size_t n = together(kv);
-    return scale_at(kv, page, slot) *
-           number_at(kv, page, (slot / n * width_of(v_dim) + d) * n + slot % n);
+    size_t n = min_size(together(kv), CPU_SIDE), lane = token % CPU_SIDE;
+    const void *side = side_of(pages, cpu_value_token_bytes(kv, v_dim), token);
+    return value_scale(kv, pages, v_dim, token) *
+           number_at(kv, side, (lane / n * width_of(v_dim) + d) * n + lane % n);
 }
 
 static void check_stored(serverd_dtype kv, float x, double stored, double scale)
@@ -83,32 +102,44 @@ static void check_stored(serverd_dtype kv, float x, double stored, double scale)
     }
 }
 
-/* All tokens of a page, and what it was full of before in all other places. */
+/* Pages with so many tokens, one behind the other. */
+enum { N_APPENDED = 64, N_APPENDED_PAGES = N_APPENDED / PAGE };
+
+static void append_token(const struct cpu_kernels *kernels, serverd_dtype kv, const float *k,
+                         size_t k_dim, const float *v, size_t v_dim, void *keys, void *values,
+                         size_t token)
+{
+    kernels->append(
+        kv, k, k_dim, v, v_dim, (char *)keys + token / PAGE * cpu_key_page_bytes(kv, k_dim),
+        (char *)values + token / PAGE * cpu_value_page_bytes(kv, v_dim), (uint32_t)(token % PAGE));
+}
+
+/* All tokens of some pages, and what these were full of before in all other places. */
 static void check_append(serverd_dtype kv, size_t k_dim, size_t v_dim)
 {
-    static float k[PAGE][MAX_DIM], v[PAGE][MAX_DIM];
-    size_t key_bytes = cpu_key_page_bytes(kv, k_dim);
-    size_t value_bytes = cpu_value_page_bytes(kv, v_dim);
+    static float k[N_APPENDED][MAX_DIM], v[N_APPENDED][MAX_DIM];
+    size_t key_bytes = N_APPENDED_PAGES * cpu_key_page_bytes(kv, k_dim);
+    size_t value_bytes = N_APPENDED_PAGES * cpu_value_page_bytes(kv, v_dim);
     void *first_keys = NULL, *first_values = NULL;
-    for (size_t slot = 0; slot < PAGE; slot++) {
-        fill(k[slot], k_dim, slot, slot == 3 ? 1e6f : 3.0f);
-        fill(v[slot], v_dim, slot + 99, slot == 4 ? 1e-3f : 1.0f);
+    for (size_t t = 0; t < N_APPENDED; t++) {
+        fill(k[t], k_dim, t, t == 3 ? 1e6f : 3.0f);
+        fill(v[t], v_dim, t + 99, t == 4 ? 1e-3f : 1.0f);
     }
     memset(k[5], 0, sizeof k[5]);
     v[6][0] = 1e-35f; /* below all scales where it is alone */
     for (size_t level = 0; level < n_levels; level++) {
         void *keys = take_filled(key_bytes, 0x11), *values = take_filled(value_bytes, 0x11);
-        for (size_t i = 0; i < PAGE; i++) {
-            size_t slot = i * 5 % PAGE;
-            levels[level]->append(kv, k[slot], k_dim, v[slot], v_dim, keys, values, (uint32_t)slot);
+        for (size_t i = 0; i < N_APPENDED; i++) {
+            size_t t = i * 5 % N_APPENDED;
+            append_token(levels[level], kv, k[t], k_dim, v[t], v_dim, keys, values, t);
         }
-        for (size_t slot = 0; slot < PAGE; slot++) {
+        for (size_t t = 0; t < N_APPENDED; t++) {
             for (size_t d = 0; d < k_dim; d++)
-                check_stored(kv, k[slot][d], stored_key(kv, keys, slot, d),
-                             scale_at(kv, keys, slot));
+                check_stored(kv, k[t][d], stored_key(kv, keys, k_dim, t, d),
+                             key_scale(kv, keys, k_dim, t));
             for (size_t d = 0; d < v_dim; d++)
-                check_stored(kv, v[slot][d], stored_value(kv, values, v_dim, slot, d),
-                             scale_at(kv, values, slot));
+                check_stored(kv, v[t][d], stored_value(kv, values, v_dim, t, d),
+                             value_scale(kv, values, v_dim, t));
         }
         if (level == 0) {
             first_keys = keys;
@@ -141,18 +172,18 @@ static void appending_one_token_leaves_the_others_alone(void **state)
     fill(x, DIM, 1, 1.0f);
     for (size_t kind = 0; kind < N_KINDS; kind++)
         for (size_t level = 0; level < n_levels; level++)
-            for (uint32_t slot = 0; slot < PAGE; slot++) {
-                void *keys = take(cpu_key_page_bytes(kinds[kind], DIM));
-                void *values = take(cpu_value_page_bytes(kinds[kind], DIM));
-                levels[level]->append(kinds[kind], x, DIM, x, DIM, keys, values, slot);
-                for (uint32_t other = 0; other < PAGE; other++)
+            for (size_t t = 0; t < N_APPENDED; t++) {
+                const serverd_dtype kv = kinds[kind];
+                void *keys = take(N_APPENDED_PAGES * cpu_key_page_bytes(kv, DIM));
+                void *values = take(N_APPENDED_PAGES * cpu_value_page_bytes(kv, DIM));
+                append_token(levels[level], kv, x, DIM, x, DIM, keys, values, t);
+                for (size_t other = 0; other < N_APPENDED; other++)
                     for (size_t d = 0; d < DIM; d++) {
-                        const float *expected = other == slot ? x : zeros;
-                        double scale = scale_at(kinds[kind], keys, other);
-                        check_stored(kinds[kind], expected[d],
-                                     stored_key(kinds[kind], keys, other, d), scale);
-                        check_stored(kinds[kind], expected[d],
-                                     stored_value(kinds[kind], values, DIM, other, d), scale);
+                        const float *expected = other == t ? x : zeros;
+                        check_stored(kv, expected[d], stored_key(kv, keys, DIM, other, d),
+                                     key_scale(kv, keys, DIM, other));
+                        check_stored(kv, expected[d], stored_value(kv, values, DIM, other, d),
+                                     value_scale(kv, values, DIM, other));
                     }
                 free(keys);
                 free(values);
@@ -166,12 +197,13 @@ static void not_a_number_is_appended_as_such(void **state)
     const float x[DIM] = {1.0f, 2.0f, NAN, 1.0f};
     for (size_t kind = 0; kind < N_KINDS; kind++)
         for (size_t level = 0; level < n_levels; level++) {
-            void *keys = take(cpu_key_page_bytes(kinds[kind], DIM));
-            void *values = take(cpu_value_page_bytes(kinds[kind], DIM));
-            levels[level]->append(kinds[kind], x, DIM, x, DIM, keys, values, 3);
-            assert_true(isnan(stored_key(kinds[kind], keys, 3, 2)));
-            assert_true(isnan(stored_value(kinds[kind], values, DIM, 3, 2)));
-            assert_true(isfinite(stored_key(kinds[kind], keys, 2, 2)));
+            const serverd_dtype kv = kinds[kind];
+            void *keys = take(N_APPENDED_PAGES * cpu_key_page_bytes(kv, DIM));
+            void *values = take(N_APPENDED_PAGES * cpu_value_page_bytes(kv, DIM));
+            append_token(levels[level], kv, x, DIM, x, DIM, keys, values, 3);
+            assert_true(isnan(stored_key(kv, keys, DIM, 3, 2)));
+            assert_true(isnan(stored_value(kv, values, DIM, 3, 2)));
+            assert_true(isfinite(stored_key(kv, keys, DIM, 2, 2)));
             free(keys);
             free(values);
         }
@@ -250,9 +282,15 @@ static void attend(const struct cpu_kernels *kernels, const struct problem *p, s
                    size_t first, size_t n, struct softmax *to)
 {
     size_t scratch_bytes = kernels->attention_scratch(p->k_dim) * sizeof(float);
+    void *strips_scratch = take_filled(cpu_strips_scratch(p->k_dim, p->v_dim) + 64, 0xff);
+    struct cpu_strips strips = {0};
+    cpu_strips_init(&strips, p->kv, p->k_dim, p->v_dim, strips_scratch);
+    for (uint32_t page = 0; page < CPU_SEGMENT_PAGES; page++)
+        if (p->keys[segment][page])
+            cpu_strips_add(&strips, page, p->keys[segment][page], p->values[segment][page]);
     struct cpu_attention call = {.kv = p->kv,
-                                 .keys = (const void *const *)p->keys[segment],
-                                 .values = (const void *const *)p->values[segment],
+                                 .keys = strips.keys,
+                                 .values = strips.values,
                                  .k_dim = p->k_dim,
                                  .v_dim = p->v_dim,
                                  .scale = p->scale,
@@ -267,6 +305,7 @@ static void attend(const struct cpu_kernels *kernels, const struct problem *p, s
                                  .scratch = take_filled(scratch_bytes, 0xff)};
     kernels->attend(&call);
     free(call.scratch);
+    free(strips_scratch);
 }
 
 static void attend_all(const struct cpu_kernels *kernels, const struct problem *p, size_t first,
@@ -293,7 +332,7 @@ static void solve(const struct problem *p, size_t query, bool is_rounded, struct
             for (size_t d = 0; d < p->k_dim; d++) {
                 float q = p->queries[query * p->k_dim + d];
                 q = is_rounded ? bf16_to_f32(f32_to_bf16(q)) : q;
-                score += (double)q * stored_key(p->kv, keys, t % PAGE, d);
+                score += (double)q * stored_key(p->kv, keys, p->k_dim, t % PAGE, d);
             }
             score *= (double)p->scale;
             score = p->cap > 0.0f ? (double)p->cap * tanh(score / (double)p->cap) : score;
@@ -469,7 +508,7 @@ static void pages_that_nobody_sees_are_not_read(void **state)
         for (size_t level = 0; level < n_levels; level++) {
             struct problem some = *p;
             for (size_t page = 0; page < CPU_SEGMENT_PAGES; page++) {
-                bool is_seen = page >= 40 / PAGE && page <= (100 + N - 2) / PAGE;
+                bool is_seen = (page + 1) * PAGE > 40 && page * PAGE <= 100 + N - 2;
                 some.keys[0][page] = is_seen ? p->keys[0][page] : NULL;
                 some.values[0][page] = is_seen ? p->values[0][page] : NULL;
                 some.keys[1][page] = some.values[1][page] = NULL;

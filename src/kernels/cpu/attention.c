@@ -2,6 +2,7 @@
  * multiples of 256 in the sequence; the segments' softmax parts are merged in ascending order.
  * So a row's sum has one order whatever the chunk, the batch and the number of threads. */
 #include "kernels/cpu/attention_job.h"
+#include "kernels/cpu/strips.h"
 
 #include <math.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct attention_scratch cpu_carve_attention(const struct attention_job *job, ui
     s.begin = (uint32_t *)(void *)(s.sum + n);
     s.end = s.begin + n;
     s.kernel = s.max + align16(4 * n);
+    s.strips = (char *)(s.kernel + align16(job->step->kernels->attention_scratch(a->k_dim)));
     return s;
 }
 
@@ -35,8 +37,9 @@ size_t cpu_attention_scratch(const struct cpu_kernels *kernels, const serverd_no
     const serverd_attn *a = &node->attributes.attn;
     size_t n = max_queries(a);
     return (n * attention_value_width(a) + align16(n * a->k_dim) + align16(4 * n) +
-            kernels->attention_scratch(a->k_dim)) *
-           sizeof(float);
+            align16(kernels->attention_scratch(a->k_dim))) *
+               sizeof(float) +
+           cpu_strips_scratch(a->k_dim, a->v_dim);
 }
 
 /* Items of rows first .. first + n - 1. */
@@ -187,9 +190,13 @@ void cpu_attend_segment(const struct attention_job *job, const struct cpu_attent
                         const struct cpu_softmax *into)
 {
     const serverd_attn *a = job->attn;
-    const void *keys[CPU_SEGMENT_PAGES], *values[CPU_SEGMENT_PAGES];
-    struct cpu_attention call = {.keys = keys,
-                                 .values = values,
+    serverd_dtype kv;
+    const struct kv_store_layer *layer = layer_of(job->step, a, &kv);
+    struct cpu_strips strips;
+    cpu_strips_init(&strips, kv, a->k_dim, a->v_dim, s->strips);
+    struct cpu_attention call = {.kv = kv,
+                                 .keys = strips.keys,
+                                 .values = strips.values,
                                  .k_dim = a->k_dim,
                                  .v_dim = a->v_dim,
                                  .scale = a->scale,
@@ -202,16 +209,14 @@ void cpu_attend_segment(const struct attention_job *job, const struct cpu_attent
                                  .sum = into->sum,
                                  .acc = into->acc,
                                  .scratch = s->kernel};
-    const struct kv_store_layer *layer = layer_of(job->step, a, &call.kv);
     uint32_t oldest;
     const struct visible see = see_segment(job, item, segment, s, &oldest);
     /* rows of several sequences have these pages in common, but only who sees a window page need
      * have it in its table */
     const uint32_t *pages = pages_of(job->step, a, oldest) + segment / SERVERD_PAGE_TOKENS;
-    for (uint32_t p = see.begin / SERVERD_PAGE_TOKENS; p * SERVERD_PAGE_TOKENS < see.end; p++) {
-        keys[p] = cpu_kv_keys(layer, pages[p], head);
-        values[p] = cpu_kv_values(layer, pages[p], head);
-    }
+    for (uint32_t p = see.begin / SERVERD_PAGE_TOKENS; p * SERVERD_PAGE_TOKENS < see.end; p++)
+        cpu_strips_add(&strips, p, cpu_kv_keys(layer, pages[p], head),
+                       cpu_kv_values(layer, pages[p], head));
     job->step->kernels->attend(&call);
 }
 

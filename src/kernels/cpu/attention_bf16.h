@@ -10,59 +10,59 @@ INLINE __m512 dot_pairs(__m512 acc, const uint16_t *pair, __m512i v)
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
-INLINE void score_tile(const struct attention_block *b, int rows, int pages, size_t query,
-                       size_t page)
+INLINE void score_tile(const struct attention_block *b, int rows, int strips, size_t query,
+                       size_t strip)
 {
     size_t n_pairs = (b->call->k_dim + 1) / 2;
     const uint16_t *q = b->query_pairs + query * 2 * n_pairs;
     const char *keys[8];
     __m512 acc[16];
     UNROLL
-    for (int p = 0; p < pages; p++)
-        keys[p] = b->call->keys[page + (size_t)p];
+    for (int p = 0; p < strips; p++)
+        keys[p] = b->call->keys[strip + (size_t)p];
     UNROLL
-    for (int i = 0; i < rows * pages; i++)
+    for (int i = 0; i < rows * strips; i++)
         acc[i] = _mm512_setzero_ps();
     /* few queries wait for memory: their values and next keys are asked for here */
     const bool fetches = rows <= 4;
     const char *values[8], *next[8];
-    size_t value_bytes = cpu_value_page_bytes(DTYPE_BF16, b->call->v_dim);
-    for (int p = 0; p < pages && fetches; p++) {
-        values[p] = b->call->values[page + (size_t)p];
-        next[p] = b->call->keys[min_size(page + (size_t)(pages + p), b->end_page - 1)];
+    size_t value_bytes = CPU_STRIP * cpu_value_token_bytes(DTYPE_BF16, b->call->v_dim);
+    for (int p = 0; p < strips && fetches; p++) {
+        values[p] = b->call->values[strip + (size_t)p];
+        next[p] = b->call->keys[min_size(strip + (size_t)(strips + p), b->end_strip - 1)];
     }
     for (size_t pair = 0; pair < n_pairs; pair++) {
         __m512i k[8];
         UNROLL
-        for (int p = 0; p < pages && fetches; p++) {
+        for (int p = 0; p < strips && fetches; p++) {
             __builtin_prefetch(values[p] + min_size(pair * 64, value_bytes - 1), 0, 2);
             __builtin_prefetch(next[p] + pair * 64, 0, 3);
         }
         UNROLL
-        for (int p = 0; p < pages; p++)
+        for (int p = 0; p < strips; p++)
             k[p] = _mm512_loadu_si512(keys[p] + pair * 64);
         UNROLL
         for (int r = 0; r < rows; r++)
             UNROLL
-        for (int p = 0; p < pages; p++)
-            acc[r * pages + p] =
-                dot_pairs(acc[r * pages + p], q + ((size_t)r * n_pairs + pair) * 2, k[p]);
+        for (int p = 0; p < strips; p++)
+            acc[r * strips + p] =
+                dot_pairs(acc[r * strips + p], q + ((size_t)r * n_pairs + pair) * 2, k[p]);
     }
     UNROLL
     for (int r = 0; r < rows; r++)
         UNROLL
-    for (int p = 0; p < pages; p++)
-        f_store(b->scores + (query + (size_t)r) * CPU_SEGMENT + (page + (size_t)p) * PAGE,
-                acc[r * pages + p]);
+    for (int p = 0; p < strips; p++)
+        f_store(b->scores + (query + (size_t)r) * CPU_SEGMENT + (strip + (size_t)p) * CPU_STRIP,
+                acc[r * strips + p]);
 }
 
-INLINE void score_rows(const struct attention_block *b, int rows, int pages, size_t query)
+INLINE void score_rows(const struct attention_block *b, int rows, int strips, size_t query)
 {
-    size_t page = b->first_page;
-    for (; page + (size_t)pages <= b->end_page; page += (size_t)pages)
-        score_tile(b, rows, pages, query, page);
-    for (; page < b->end_page; page++)
-        score_tile(b, rows, 1, query, page);
+    size_t strip = b->first_strip;
+    for (; strip + (size_t)strips <= b->end_strip; strip += (size_t)strips)
+        score_tile(b, rows, strips, query, strip);
+    for (; strip < b->end_strip; strip++)
+        score_tile(b, rows, 1, query, strip);
 }
 
 INLINE void score_pairs(const struct attention_block *b)
@@ -112,9 +112,9 @@ INLINE void add_value_pairs(const struct attention_block *b, int rows, int vecto
     UNROLL
     for (int i = 0; i < rows * vectors; i++)
         part[i] = f_splat(0.0f);
-    for (size_t page = b->first_page; page < b->end_page; page++) {
-        const char *values = (const char *)b->call->values[page] + d * 4;
-        for (size_t t = 0; t < PAGE; t += 2, values += width * 4) {
+    for (size_t strip = b->first_strip; strip < b->end_strip; strip++) {
+        const char *values = (const char *)b->call->values[strip] + d * 4;
+        for (size_t t = 0; t < CPU_STRIP; t += 2, values += width * 4) {
             __m512i v[4];
             UNROLL
             for (int i = 0; i < vectors; i++)
@@ -123,8 +123,9 @@ INLINE void add_value_pairs(const struct attention_block *b, int rows, int vecto
             for (int r = 0; r < rows; r++)
                 UNROLL
             for (int i = 0; i < vectors; i++)
-                part[r * vectors + i] = dot_pairs(
-                    part[r * vectors + i], p + (size_t)r * CPU_SEGMENT + page * PAGE + t, v[i]);
+                part[r * vectors + i] =
+                    dot_pairs(part[r * vectors + i],
+                              p + (size_t)r * CPU_SEGMENT + strip * CPU_STRIP + t, v[i]);
         }
     }
     put_values(b, rows, vectors, query, d, part, merges);

@@ -15,10 +15,12 @@ struct attention_job {
     uint32_t n_items;
 };
 
-/* A worker's memory: the queries of one chunk, what each sees, and its running softmax. */
+/* A worker's memory: the queries of one chunk, what each sees, its running softmax, and strips of
+ * pages that are none. */
 struct attention_scratch {
     float *queries, *acc, *max, *sum, *kernel;
     uint32_t *begin, *end;
+    void *strips; /* cpu_strips_scratch bytes */
 };
 
 /* Positions that a row sees. */

@@ -3,16 +3,16 @@
  *
  * A lane is a token while scores are computed (so a score is a sum over ascending dimensions) and a
  * dimension while values are added (a sum over ascending tokens): the order never depends on how
- * many queries are taken together. Pages of one head (vw: v_dim rounded up to 16):
+ * many queries are taken together. A strip of one head (vw: v_dim rounded up to 16):
  *
  *   f32, f16   keys [k_dim][16 tokens], values [16 tokens][vw]
  *   bf16       keys [k_dim / 2][16 tokens][2], values [8 pairs of tokens][vw][2]
  *   int8       scales f32[16] of the tokens; then keys [k_dim / 4][16 tokens][4],
  *              values [4 quads of tokens][vw][4]
  *
- * so that a 32-bit lane has what one multiplication of pairs or quads takes. */
-
-#define PAGE SERVERD_PAGE_TOKENS
+ * so that a 32-bit lane has what one multiplication of pairs or quads takes. In a page of fewer
+ * than 16 tokens those that it has lie side by side in the same way; of values, pairs and quads of
+ * as many as it has. strips.h makes strips from such pages. */
 
 /* Queries whose scores are kept at a time: they stay in the first cache. */
 #define QUERY_BLOCK 16
@@ -22,10 +22,10 @@ INLINE size_t pad16(size_t n)
     return (n + 15) / 16 * 16;
 }
 
-/* One dimension of the 16 tokens of a page. */
-INLINE fvec key_row(serverd_dtype kv, const void *page, size_t d)
+/* One dimension of the 16 tokens of a strip. */
+INLINE fvec key_row(serverd_dtype kv, const void *strip, size_t d)
 {
-    const char *p = page;
+    const char *p = strip;
     if (kv == DTYPE_BF16)
         return f_of_bf16_pairs(p + d / 2 * 64, (int)d % 2);
     if (kv == DTYPE_I8)
@@ -35,9 +35,9 @@ INLINE fvec key_row(serverd_dtype kv, const void *page, size_t d)
 }
 
 /* Dimensions d .. d + 15 of token t. */
-INLINE fvec value_row(serverd_dtype kv, const void *page, size_t t, size_t width, size_t d)
+INLINE fvec value_row(serverd_dtype kv, const void *strip, size_t t, size_t width, size_t d)
 {
-    const char *p = page;
+    const char *p = strip;
     if (kv == DTYPE_BF16)
         return f_of_bf16_pairs(p + (t / 2 * width + d) * 4, (int)t % 2);
     if (kv == DTYPE_I8)
@@ -50,18 +50,18 @@ INLINE fvec value_row(serverd_dtype kv, const void *page, size_t t, size_t width
 struct attention_block {
     const struct cpu_attention *call;
     serverd_dtype kv;
-    size_t first, n;             /* queries */
-    size_t first_page, end_page; /* that any of them sees */
-    float *scores;               /* [n][CPU_SEGMENT]: scores, then probabilities */
-    uint16_t *halves;            /* [n][CPU_SEGMENT]: probabilities in bf16 */
-    uint16_t *query_pairs;       /* [n][k_dim rounded up to 2] in bf16 */
+    size_t first, n;               /* queries */
+    size_t first_strip, end_strip; /* that any of them sees */
+    float *scores;                 /* [n][CPU_SEGMENT]: scores, then probabilities */
+    uint16_t *halves;              /* [n][CPU_SEGMENT]: probabilities in bf16 */
+    uint16_t *query_pairs;         /* [n][k_dim rounded up to 2] in bf16 */
 };
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
-/* scores[r][0..15] = q[r] . k[token] of one page. */
-INLINE void score_page(serverd_dtype kv, const void *keys, const float *q, size_t k_dim, int rows,
-                       float *scores)
+/* scores[r][0..15] = q[r] . k[token] of one strip. */
+INLINE void score_strip(serverd_dtype kv, const void *keys, const float *q, size_t k_dim, int rows,
+                        float *scores)
 {
     fvec acc[SCORE_ROWS];
     for (int r = 0; r < rows; r++)
@@ -76,23 +76,23 @@ INLINE void score_page(serverd_dtype kv, const void *keys, const float *q, size_
                 kv == DTYPE_I8 ? f_mul(acc[r], f_load(keys)) : acc[r]);
 }
 
-INLINE void score_pages(const struct attention_block *b)
+INLINE void score_strips(const struct attention_block *b)
 {
     const struct cpu_attention *call = b->call;
-    for (size_t page = b->first_page; page < b->end_page; page++)
+    for (size_t strip = b->first_strip; strip < b->end_strip; strip++)
         for (size_t i = 0; i < b->n;) {
             const float *q = call->queries + (b->first + i) * call->k_dim;
-            float *to = b->scores + i * CPU_SEGMENT + page * PAGE;
+            float *to = b->scores + i * CPU_SEGMENT + strip * CPU_STRIP;
             size_t left = b->n - i;
             int rows = left >= SCORE_ROWS ? SCORE_ROWS : left >= 2 ? 2 : 1;
             if (!IS_SPECIALISED)
-                score_page(b->kv, call->keys[page], q, call->k_dim, rows, to);
+                score_strip(b->kv, call->keys[strip], q, call->k_dim, rows, to);
             else if (rows == SCORE_ROWS)
-                score_page(b->kv, call->keys[page], q, call->k_dim, SCORE_ROWS, to);
+                score_strip(b->kv, call->keys[strip], q, call->k_dim, SCORE_ROWS, to);
             else if (rows == 2)
-                score_page(b->kv, call->keys[page], q, call->k_dim, 2, to);
+                score_strip(b->kv, call->keys[strip], q, call->k_dim, 2, to);
             else
-                score_page(b->kv, call->keys[page], q, call->k_dim, 1, to);
+                score_strip(b->kv, call->keys[strip], q, call->k_dim, 1, to);
             i += (size_t)rows;
         }
 }
@@ -180,7 +180,7 @@ INLINE void soften(const struct attention_block *b, size_t i, int is_halved, flo
                    float *part_sum)
 {
     const struct cpu_attention *call = b->call;
-    size_t query = b->first + i, from = b->first_page * PAGE, to = b->end_page * PAGE;
+    size_t query = b->first + i, from = b->first_strip * CPU_STRIP, to = b->end_strip * CPU_STRIP;
     uint32_t begin = call->begin[query], end = call->end[query];
     float *s = b->scores + i * CPU_SEGMENT;
     uint16_t *halves = b->halves + i * CPU_SEGMENT;
@@ -213,7 +213,7 @@ INLINE void soften(const struct attention_block *b, size_t i, int is_halved, flo
         fvec p = exp2_of_negative(f_sub(f_load(s + t), f_splat(max)));
         total = f_add(total, p);
         if (b->kv == DTYPE_I8)
-            p = f_mul(p, f_load(call->values[t / PAGE]));
+            p = f_mul(p, f_load(call->values[t / CPU_STRIP]));
         if (is_halved)
             f_store_bf16(halves + t, p);
         else
@@ -249,14 +249,14 @@ INLINE void add_values(const struct attention_block *b, int rows, int vectors, s
     UNROLL
     for (int i = 0; i < rows * vectors; i++)
         part[i] = f_splat(0.0f);
-    for (size_t page = b->first_page; page < b->end_page; page++)
-        for (size_t t = 0; t < PAGE; t++)
+    for (size_t strip = b->first_strip; strip < b->end_strip; strip++)
+        for (size_t t = 0; t < CPU_STRIP; t++)
             UNROLL
     for (int v = 0; v < vectors; v++) {
-        fvec value = value_row(b->kv, b->call->values[page], t, width, d + 16 * (size_t)v);
+        fvec value = value_row(b->kv, b->call->values[strip], t, width, d + 16 * (size_t)v);
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const float *p = b->scores + (query + (size_t)r) * CPU_SEGMENT + page * PAGE + t;
+            const float *p = b->scores + (query + (size_t)r) * CPU_SEGMENT + strip * CPU_STRIP + t;
             part[r * vectors + v] = f_fma(f_splat(*p), value, part[r * vectors + v]);
         }
     }
@@ -313,7 +313,7 @@ INLINE void attend_block(const struct attention_block *b)
     if (has_pairs)
         score_pairs(b);
     else
-        score_pages(b);
+        score_strips(b);
     for (size_t i = 0; i < b->n; i++)
         soften(b, i, has_pairs, &max[i], &sum[i]);
     merge_parts(b->n, b->call->max + b->first, b->call->sum + b->first, max, sum, merges);
@@ -340,8 +340,8 @@ INLINE void attend_kind(const struct cpu_attention *call, serverd_dtype kv)
             }
         if (begin >= end)
             continue;
-        b.first_page = begin / PAGE;
-        b.end_page = (end + PAGE - 1) / PAGE;
+        b.first_strip = begin / CPU_STRIP;
+        b.end_strip = (end + CPU_STRIP - 1) / CPU_STRIP;
         attend_block(&b);
     }
 }
@@ -437,26 +437,40 @@ INLINE float put_bytes(const float *x, size_t n, int8_t *to, size_t run, size_t 
     return most / 127.0f;
 }
 
+/* A value of which `run` tokens lie together: from one dimension to the next, and its first one. */
+INLINE size_t value_apart(size_t run)
+{
+    return min_size(run, CPU_SIDE);
+}
+
+INLINE size_t value_at(size_t run, size_t lane, size_t width)
+{
+    size_t apart = value_apart(run);
+    return lane / apart * width * apart + lane % apart;
+}
+
 static void append(serverd_dtype kv, const float *k, size_t k_dim, const float *v, size_t v_dim,
                    void *key_page, void *value_page, uint32_t slot)
 {
-    size_t width = pad16(v_dim);
+    const size_t side = CPU_SIDE, lane = slot % side, width = pad16(v_dim);
+    void *keys = (char *)key_page + slot / side * side * cpu_key_token_bytes(kv, k_dim);
+    void *values = (char *)value_page + slot / side * side * cpu_value_token_bytes(kv, v_dim);
     if (kv == DTYPE_BF16) {
-        put_halves(DTYPE_BF16, k, k_dim, (uint16_t *)key_page + 2 * slot, 2, 2 * PAGE, 1);
-        put_halves(DTYPE_BF16, v, v_dim, (uint16_t *)value_page + slot / 2 * width * 2 + slot % 2,
-                   1, 2, 0);
+        put_halves(DTYPE_BF16, k, k_dim, (uint16_t *)keys + 2 * lane, 2, 2 * side, 1);
+        put_halves(DTYPE_BF16, v, v_dim, (uint16_t *)values + value_at(2, lane, width), 1,
+                   value_apart(2), 0);
     } else if (kv == DTYPE_F16) {
-        put_halves(DTYPE_F16, k, k_dim, (uint16_t *)key_page + slot, 1, PAGE, 0);
-        put_halves(DTYPE_F16, v, v_dim, (uint16_t *)value_page + slot * width, 1, 1, 0);
+        put_halves(DTYPE_F16, k, k_dim, (uint16_t *)keys + lane, 1, side, 0);
+        put_halves(DTYPE_F16, v, v_dim, (uint16_t *)values + lane * width, 1, 1, 0);
     } else if (kv == DTYPE_I8) {
-        ((float *)key_page)[slot] =
-            put_bytes(k, k_dim, (int8_t *)key_page + 64 + 4 * slot, 4, 4 * PAGE, 1);
-        ((float *)value_page)[slot] = put_bytes(
-            v, v_dim, (int8_t *)value_page + 64 + slot / 4 * width * 4 + slot % 4, 1, 4, 0);
+        ((float *)keys)[lane] =
+            put_bytes(k, k_dim, (int8_t *)keys + 4 * side + 4 * lane, 4, 4 * side, 1);
+        ((float *)values)[lane] = put_bytes(
+            v, v_dim, (int8_t *)values + 4 * side + value_at(4, lane, width), 1, value_apart(4), 0);
     } else {
-        float *keys = key_page, *values = value_page;
+        float *to = keys;
         for (size_t d = 0; d < k_dim; d++)
-            keys[d * PAGE + slot] = k[d];
-        memcpy(values + slot * width, v, v_dim * sizeof *v);
+            to[d * side + lane] = k[d];
+        memcpy((float *)values + lane * width, v, v_dim * sizeof *v);
     }
 }

@@ -19,6 +19,12 @@
 #define CPU_SEGMENT       256
 #define CPU_SEGMENT_PAGES (CPU_SEGMENT / SERVERD_PAGE_TOKENS)
 
+/* Attention takes the keys and values of one head in *strips* of 16 tokens that lie side by side
+ * (attention_template.h). A page is one or more whole strips, or has fewer tokens side by side. */
+#define CPU_STRIP          16
+#define CPU_SEGMENT_STRIPS (CPU_SEGMENT / CPU_STRIP)
+#define CPU_SIDE           (SERVERD_PAGE_TOKENS < CPU_STRIP ? SERVERD_PAGE_TOKENS : CPU_STRIP)
+
 /* Rows that may lie behind the last one of a cpu_rows: kernels read whole tiles. */
 #define CPU_ROW_PADDING 16
 
@@ -90,7 +96,7 @@ struct cpu_softmax {
  * some consecutive tokens; merges the segment into the queries' running softmax. */
 struct cpu_attention {
     serverd_dtype kv;                        /* F32, F16, BF16, I8 */
-    const void *const *keys, *const *values; /* [CPU_SEGMENT_PAGES] pages, attention_template.h */
+    const void *const *keys, *const *values; /* [CPU_SEGMENT_STRIPS] strips, attention_template.h */
     size_t k_dim, v_dim;
     float scale, cap; /* cap 0: none */
     size_t n_queries;
@@ -110,20 +116,31 @@ struct cpu_low_rank {
     const void *a, *b; /* NULL: nothing is added */
 };
 
+/* Bytes of one token of one head, with its scale. */
+static inline size_t cpu_key_token_bytes(serverd_dtype kv, size_t k_dim)
+{
+    if (kv == DTYPE_I8)
+        return 4 + (k_dim + 3) / 4 * 4;
+    if (kv == DTYPE_BF16)
+        return (k_dim + 1) / 2 * 4;
+    return k_dim * (kv == DTYPE_F16 ? 2 : 4);
+}
+
+static inline size_t cpu_value_token_bytes(serverd_dtype kv, size_t v_dim)
+{
+    size_t width = (v_dim + 15) / 16 * 16;
+    return kv == DTYPE_I8 ? 4 + width : width * (kv == DTYPE_F32 ? 4 : 2);
+}
+
 /* Bytes of one page of one head. */
 static inline size_t cpu_key_page_bytes(serverd_dtype kv, size_t k_dim)
 {
-    if (kv == DTYPE_I8)
-        return 64 + (k_dim + 3) / 4 * 64;
-    if (kv == DTYPE_BF16)
-        return (k_dim + 1) / 2 * 64;
-    return k_dim * SERVERD_PAGE_TOKENS * (kv == DTYPE_F16 ? 2 : 4);
+    return SERVERD_PAGE_TOKENS * cpu_key_token_bytes(kv, k_dim);
 }
 
 static inline size_t cpu_value_page_bytes(serverd_dtype kv, size_t v_dim)
 {
-    size_t elements = (v_dim + 15) / 16 * 16 * SERVERD_PAGE_TOKENS;
-    return kv == DTYPE_I8 ? 64 + elements : elements * (kv == DTYPE_F32 ? 4 : 2);
+    return SERVERD_PAGE_TOKENS * cpu_value_token_bytes(kv, v_dim);
 }
 
 struct cpu_kernels {

@@ -5,6 +5,7 @@
 #include "base/limits.h"
 #include "base/numeric.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/strips.h"
 #include "program/dtype.h"
 
 #include <math.h>
@@ -247,8 +248,8 @@ struct kernel_attention {
     uint8_t *keys, *values; /* [n_heads][context / page] pages */
     size_t key_bytes, value_bytes, n_items_per_head;
     float *queries; /* of one item: [ATTENTION_ROWS * group][head_dim] */
-    float **memory; /* [workers] the running softmax, what is seen, scratch */
-    size_t scratch_floats;
+    float **memory; /* [workers] strips and scratch of kernels, the running softmax, what is seen */
+    size_t strips_floats, scratch_floats;
 };
 
 static size_t item_queries(const struct kernel_attention *attention)
@@ -279,7 +280,8 @@ static bool take_attention(struct kernel_attention *attention)
         attention->queries[i] = (float)(hash_mix(i) >> 40) * 0x1p-23f - 1.0f;
     for (uint32_t i = 0; i < n_levels; i++)
         floats = max_size(floats, cpu_kernels_named(names[i])->attention_scratch(o->head_dim));
-    attention->scratch_floats = (floats + 15) / 16 * 16;
+    attention->strips_floats = cpu_strips_scratch(o->head_dim, o->head_dim) / sizeof(float);
+    attention->scratch_floats = attention->strips_floats + (floats + 15) / 16 * 16;
     for (size_t i = 0; i < n_workers(o->pool); i++)
         if (!(attention->memory[i] =
                   take((attention->scratch_floats + n * (o->head_dim + 16) + 4 * (n + 16)) *
@@ -335,10 +337,10 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
         begin[i] = 0;
     }
     memset(acc, 0, n * width * sizeof *acc);
-    const void *keys[CPU_SEGMENT_PAGES], *values[CPU_SEGMENT_PAGES];
+    struct cpu_strips strips;
     const struct cpu_attention call = {.kv = o->kv,
-                                       .keys = keys,
-                                       .values = values,
+                                       .keys = strips.keys,
+                                       .values = strips.values,
                                        .k_dim = o->head_dim,
                                        .v_dim = o->head_dim,
                                        .scale = 1.0f / sqrtf((float)o->head_dim),
@@ -349,14 +351,15 @@ static void attention_chunk(void *arg, uint32_t chunk, uint32_t worker)
                                        .max = max,
                                        .sum = sum,
                                        .acc = acc,
-                                       .scratch = scratch};
+                                       .scratch = scratch + attention->strips_floats};
     size_t first_sees = o->context - o->n_rows + first + 1, last_sees = first_sees + n_rows - 1;
     for (size_t segment = 0; segment < last_sees; segment += CPU_SEGMENT) {
         size_t n_valid = min_size(CPU_SEGMENT_PAGES, n_pages - segment / SERVERD_PAGE_TOKENS);
+        cpu_strips_init(&strips, o->kv, o->head_dim, o->head_dim, scratch);
         for (size_t p = 0; p < n_valid; p++) {
             size_t at = head * n_pages + segment / SERVERD_PAGE_TOKENS + p;
-            keys[p] = attention->keys + at * attention->key_bytes;
-            values[p] = attention->values + at * attention->value_bytes;
+            cpu_strips_add(&strips, (uint32_t)p, attention->keys + at * attention->key_bytes,
+                           attention->values + at * attention->value_bytes);
         }
         for (size_t i = 0; i < n; i++) {
             size_t sees = first_sees + i / o->group;
