@@ -27,13 +27,12 @@ enum {
     AT_FLAGS = 148,
     AT_POSITION = 152,
     AT_TOKENS = 160,
-    AT_PAYLOAD_BYTES = 224,
-    AT_PAGE_SUM = 232,
-    AT_WINDOW_SUM = 240,
-    AT_HEADER_SUM = 248
+    AT_PAYLOAD_BYTES = AT_TOKENS + 4 * PAGE,
+    AT_PAGE_SUM = AT_PAYLOAD_BYTES + 8,
+    AT_WINDOW_SUM = AT_PAGE_SUM + 8,
+    AT_HEADER_SUM = AT_WINDOW_SUM + 8
 };
 enum { FLAG_WINDOW = 1 };
-_Static_assert(AT_TOKENS + PAGE * 4 == AT_PAYLOAD_BYTES, "the token ids fill their place");
 _Static_assert(AT_HEADER_SUM + 8 == DISK_PAGE_HEADER_BYTES, "the header ends with its checksum");
 
 static void put_u32(uint8_t *at, uint32_t x)

@@ -8,13 +8,15 @@
  *
  *   0    magic "SRVDKVPG", u32 format version, u32 header bytes
  *   16   identity [32], namespace [32], chain hash [32], chain hash of the page before [32]
- *   144  u32 tokens of a page, u32 flags, u64 position of the first token, i32 token ids [16]
- *   224  u64 payload bytes, u64 XXH3-64 of the page, u64 XXH3-64 of the window page or 0
- *   248  u64 XXH3-64 of bytes 0..247
- *   256  payload: the page, and with flag 1 the window page behind it (serverd/delegate.h)
+ *   144  u32 tokens of a page, u32 flags, u64 position of the first token
+ *   160  i32 token ids [tokens of a page]
+ *        u64 payload bytes, u64 XXH3-64 of the page, u64 XXH3-64 of the window page or 0
+ *        u64 XXH3-64 of all bytes before it
+ *        payload: the page, and with flag 1 the window page behind it (serverd/delegate.h)
  *
- * Numbers are little-endian. The reader knows all of the header but the checksums and whether the
- * window page is there before it looks, and takes nothing else. */
+ * Numbers are little-endian. With pages of 16 tokens the header has 256 bytes; a file of pages of
+ * another size has another, and is refused by it. The reader knows all of the header but the
+ * checksums and whether the window page is there before it looks, and takes nothing else. */
 #ifndef KVCACHE_DISK_PAGE_H
 #define KVCACHE_DISK_PAGE_H
 
@@ -22,7 +24,7 @@
 
 #include <stdbool.h>
 
-#define DISK_PAGE_HEADER_BYTES 256u
+#define DISK_PAGE_HEADER_BYTES (192u + 4 * SERVERD_PAGE_TOKENS)
 #define DISK_HASH_BYTES        32u
 #define DISK_NAME_BYTES        36u /* "0123456789abcdef0123456789abcdef.kv" and its NUL */
 

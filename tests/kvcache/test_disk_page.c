@@ -227,19 +227,27 @@ static void a_whole_file_of_something_else_is_refused(void **state)
         assert_int_equal(disk_page_read(folder, &page, found), DISK_FOREIGN);
     }
     /* each field for itself, checksums made right again */
-    static const size_t fields[] = {16, 48, 80, 112, 144, 148, 152, 160, 220, 224, 240};
+    enum { IDS_END = 160 + 4 * SERVERD_PAGE_TOKENS, SUM = DISK_PAGE_HEADER_BYTES - 8 };
+    static const size_t fields[] = {16,  48,  80,          112,     144,         148,
+                                    152, 160, IDS_END - 4, IDS_END, IDS_END + 16};
     write_page(&page);
     read_raw(&page, bytes);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         bytes[fields[i]] ^= 1;
-        uint64_t sum = checksum64(bytes, 248);
+        uint64_t sum = checksum64(bytes, SUM);
         for (int b = 0; b < 8; b++)
-            bytes[248 + b] = (uint8_t)(sum >> 8 * b);
+            bytes[SUM + b] = (uint8_t)(sum >> 8 * b);
         rewrite(&page, bytes, FILE_BYTES);
         assert_int_equal(disk_page_read(folder, &page, found), DISK_FOREIGN);
         bytes[fields[i]] ^= 1;
     }
     bytes[8] ^= 1; /* another version, whatever else it says */
+    rewrite(&page, bytes, FILE_BYTES);
+    assert_int_equal(disk_page_read(folder, &page, found), DISK_BAD_HEADER);
+    bytes[8] ^= 1;
+    const uint32_t longer = DISK_PAGE_HEADER_BYTES + 4; /* pages of one token more */
+    bytes[12] = (uint8_t)longer;
+    bytes[13] = (uint8_t)(longer >> 8);
     rewrite(&page, bytes, FILE_BYTES);
     assert_int_equal(disk_page_read(folder, &page, found), DISK_BAD_HEADER);
     drop(&page);
@@ -256,7 +264,7 @@ static void a_file_of_another_length_is_refused(void **state)
                                      1,
                                      DISK_PAGE_HEADER_BYTES - 1,
                                      DISK_PAGE_HEADER_BYTES,
-                                     300,
+                                     DISK_PAGE_HEADER_BYTES + 44,
                                      4096,
                                      FILE_BYTES - 1,
                                      FILE_BYTES + 1};
