@@ -31,9 +31,15 @@ extern "C" {
 #endif
 
 #define SERVERD_DELEGATE_ABI (3u << 16 | 1u) /* major << 16 | minor */
-#define SERVERD_PAGE_TOKENS  16u             /* tokens of one KV page */
 #define SERVERD_NO_PAGE      UINT32_MAX
 #define SERVERD_MAX_DIMS     4u
+
+/* Tokens of one KV page: 1, 2, 4, 8, 16, 32 or 64, chosen when serverd is built. Installed headers
+ * say what that serverd has; a delegate that was compiled with another number refuses the spec's
+ * page_tokens in kv_page_bytes and kv_create. */
+#ifndef SERVERD_PAGE_TOKENS
+#define SERVERD_PAGE_TOKENS 16u
+#endif
 
 /* ---- the graph -------------------------------------------------------------------------- */
 

@@ -71,8 +71,8 @@ static void hash_limits(struct sha256 *hash, const struct compile_file_options *
 void compile_options_hash(const struct compile_file_options *options, uint8_t out[32])
 {
     char text[256];
-    int n = snprintf(text, sizeof text, "serverd %s compiler %u sdp %u.%u delegate %s %s",
-                     PROJECT_VERSION, COMPILER_VERSION, SDP_MAJOR, SDP_MINOR,
+    int n = snprintf(text, sizeof text, "serverd %s compiler %u sdp %u.%u page %u delegate %s %s",
+                     PROJECT_VERSION, COMPILER_VERSION, SDP_MAJOR, SDP_MINOR, SERVERD_PAGE_TOKENS,
                      options->delegate->name, options->delegate->version);
     struct sha256 hash;
     sha256_init(&hash);

@@ -6,7 +6,7 @@
 #include "tools/bench/trace_workloads.h"
 
 #define TRACE_BLOCK    512u /* of the published traces */
-#define WORKLOAD_BLOCK 16u
+#define WORKLOAD_BLOCK (SERVERD_PAGE_TOKENS > 16 ? SERVERD_PAGE_TOKENS : 16u) /* whole pages */
 
 static serverd_status make_trace(const struct simulate_options *o, int workload,
                                  struct trace *trace, serverd_error *err)
@@ -87,8 +87,7 @@ static const struct command_option rows[] = {
      "Tokens of a hash id; 0: 512 of a trace, 16 of a workload"},
     {"ctx-size", 0, COMMAND_COUNT, AT(context_size), "TOKENS", "8192", 16, 1048576,
      "Longest prompt plus answer"},
-    {"kv-pages", 0, COMMAND_COUNT, AT(n_pages), "N", "4096", 1, 100000000,
-     "Pages of 16 tokens in the KV pool"},
+    {"kv-pages", 0, COMMAND_COUNT, AT(n_pages), "N", "4096", 1, 100000000, "Pages in the KV pool"},
     {"max-running", 0, COMMAND_COUNT, AT(max_running), "N", "16", 1, 4096,
      "Sequences that run at once"},
     {"prefill-chunk", 0, COMMAND_COUNT, AT(prefill_chunk), "TOKENS", "512", 16, 8192,
