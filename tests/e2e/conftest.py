@@ -4,6 +4,7 @@ SERVERD_BUILD          build folder (default: build in the repository's root)
 SERVERD_DEFAULT_MODEL  the default model (default: where serverd.sh keeps it)
 SERVERD_TEST_MODELS    a folder with further models; tests that need one skip without it
 """
+import json
 import os
 import pathlib
 import re
@@ -20,6 +21,8 @@ DATA = ROOT / "tests" / "data"
 BUILD = pathlib.Path(os.environ.get("SERVERD_BUILD", ROOT / "build"))
 BINARY = BUILD / "src" / "tools" / "serverd"
 MAKE_MODEL = BUILD / "tests" / "support" / "make_model"
+PAGE_TOKENS = next(int(o["value"]) for o in json.loads((BUILD / "meson-info" / "intro-buildoptions.json").read_text())
+                   if o["name"] == "page_tokens")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
 DEFAULT_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

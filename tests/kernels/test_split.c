@@ -23,7 +23,7 @@ enum {
     N_GREEDY = 64,
     N_FEW = 4,
     CONTEXT = 96, /* beyond all windows */
-    MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS,
+    MAX_PAGES = (CONTEXT + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS,
     N_SEQS = 2
 };
 

@@ -87,8 +87,8 @@ static serverd_status ask_zero(struct runtime *runtime)
 
 static serverd_status ask_copy(struct runtime *runtime)
 {
-    const serverd_kv_page from = {1, SERVERD_NO_PAGE}, to = {2, SERVERD_NO_PAGE};
-    return runtime_kv_copy(runtime, from, to, 3, &err);
+    const serverd_kv_page from = {0, SERVERD_NO_PAGE}, to = {1, SERVERD_NO_PAGE};
+    return runtime_kv_copy(runtime, from, to, SERVERD_PAGE_TOKENS / 2, &err);
 }
 
 static serverd_status ask_page(struct runtime *runtime, bool is_import)

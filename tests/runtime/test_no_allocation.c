@@ -105,6 +105,7 @@ static void nothing_is_allocated_after_open(void **state)
 /* ---- adapters -------------------------------------------------------------------------------- */
 
 enum { N_ADAPTERS = 3, N_SEQS = 8, RANK = 6, N_STEPS = 200, ROWS_OF_SEQ = 4 };
+enum { PAGES_OF_SEQ = (ROWS_OF_SEQ + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS };
 
 static int compare_sites(const void *a, const void *b)
 {
@@ -157,8 +158,11 @@ static void put_adapter(struct runtime *runtime, const struct program *program, 
 static void steps_with_adapters(struct runtime *runtime, uint32_t n_vocab, float *out)
 {
     int32_t token[MAX_ROWS], position[MAX_ROWS];
-    uint32_t row_seq[MAX_ROWS], logit_row[N_SEQS], pages[N_SEQS], slot[N_SEQS];
+    uint32_t row_seq[MAX_ROWS], logit_row[N_SEQS], slot[N_SEQS];
+    uint32_t pages[N_SEQS * PAGES_OF_SEQ];
     float scale[N_SEQS];
+    for (uint32_t i = 0; i < N_SEQS * PAGES_OF_SEQ; i++)
+        pages[i] = i;
     for (uint32_t step = 0; step < N_STEPS; step++) {
         serverd_batch batch = {.struct_bytes = sizeof batch,
                                .n_seqs = N_SEQS,
@@ -167,7 +171,7 @@ static void steps_with_adapters(struct runtime *runtime, uint32_t n_vocab, float
                                .position = position,
                                .row_seq = row_seq,
                                .page_table = pages,
-                               .max_pages = 1,
+                               .max_pages = PAGES_OF_SEQ,
                                .logit_row = logit_row,
                                .adapter_slot = slot,
                                .adapter_scale = scale};
@@ -176,7 +180,6 @@ static void steps_with_adapters(struct runtime *runtime, uint32_t n_vocab, float
             slot[s] = random % (N_ADAPTERS + 1) < N_ADAPTERS ? (uint32_t)(random % (N_ADAPTERS + 1))
                                                              : SERVERD_NO_ADAPTER;
             scale[s] = 0.5f;
-            pages[s] = s;
             for (uint32_t n = 1 + (uint32_t)(random >> 32) % ROWS_OF_SEQ, i = 0; i < n; i++) {
                 token[batch.n_rows] = (int32_t)(hash_mix(random + i) % n_vocab);
                 position[batch.n_rows] = (int32_t)i;

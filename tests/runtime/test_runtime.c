@@ -15,7 +15,14 @@
 
 #include <cmocka.h>
 
-enum { N_VOCAB = 50, CONTEXT = 64, MAX_PAGES = CONTEXT / SERVERD_PAGE_TOKENS };
+enum {
+    N_VOCAB = 50,
+    PAGE = SERVERD_PAGE_TOKENS,
+    CONTEXT = PAGE > 16 ? 4 * PAGE : 64,
+    MAX_PAGES = CONTEXT / PAGE,
+    MAX_ROWS = 32,
+    N_TOKENS = PAGE + (PAGE < 4 ? PAGE : 4), /* of one page and a part of the next */
+};
 
 static struct program *program;
 static struct worker_pool *pool;
@@ -84,7 +91,7 @@ static serverd_status open_on(const char *device, uint64_t kv_bytes, struct runt
                                       .pool = pool,
                                       .clock = &system_clock,
                                       .limits = {.struct_bytes = sizeof(serverd_limits),
-                                                 .max_rows = 32,
+                                                 .max_rows = MAX_ROWS,
                                                  .max_logit_rows = 4,
                                                  .max_seqs = 3,
                                                  .max_context = CONTEXT},
@@ -120,6 +127,17 @@ static int32_t run(struct runtime *runtime, const int32_t *tokens, uint32_t begi
     return best;
 }
 
+/* In steps of what is allowed. */
+static int32_t run_all(struct runtime *runtime, const int32_t *tokens, uint32_t n,
+                       const uint32_t *pages, float *logits)
+{
+    int32_t best = -1;
+    for (uint32_t begin = 0; begin < n; begin += MAX_ROWS)
+        best =
+            run(runtime, tokens, begin, n - begin < MAX_ROWS ? n : begin + MAX_ROWS, pages, logits);
+    return best;
+}
+
 static int32_t expected(const int32_t *tokens, uint32_t n, uint32_t min_token)
 {
     uint64_t after = NULL_MODEL_EMPTY;
@@ -138,7 +156,9 @@ static void the_null_model_is_a_function_of_history_however_it_is_cut(void **sta
     int32_t tokens[CONTEXT];
     for (uint32_t i = 0; i < CONTEXT; i++)
         tokens[i] = (int32_t)(hash_mix(i) % N_VOCAB);
-    const uint32_t pages[MAX_PAGES] = {5, 0, 3, 1};
+    uint32_t pages[MAX_PAGES]; /* in disorder, each once */
+    for (uint32_t i = 0; i < MAX_PAGES; i++)
+        pages[i] = (5 + 7 * i) % (3 * MAX_PAGES);
     float logits[N_VOCAB];
     for (uint32_t chunk = 1; chunk <= 32; chunk++) {
         for (uint32_t begin = 0; begin < CONTEXT; begin += chunk) {
@@ -161,21 +181,22 @@ static void a_stale_or_foreign_page_changes_the_answer(void **state)
     (void)state;
     struct runtime *runtime;
     assert_int_equal(open_on("null", 0, &runtime), SERVERD_OK);
-    int32_t tokens[20];
-    for (int32_t i = 0; i < 20; i++)
-        tokens[i] = i;
+    int32_t tokens[N_TOKENS];
+    for (int32_t i = 0; i < N_TOKENS; i++)
+        tokens[i] = i % N_VOCAB;
     const uint32_t pages[MAX_PAGES] = {0, 1}, foreign[MAX_PAGES] = {2, 1}, copy[MAX_PAGES] = {2, 3};
     float logits[N_VOCAB];
-    int32_t right = run(runtime, tokens, 0, 20, pages, logits);
-    assert_int_equal(run(runtime, tokens, 16, 20, pages, logits), right);
-    assert_int_not_equal(run(runtime, tokens, 16, 20, foreign, logits), right);
-    assert_int_equal(run(runtime, tokens, 0, 20, pages, logits), right);
-    assert_int_equal(runtime_kv_copy(runtime, page_at(0), page_at(2), 16, &err), SERVERD_OK);
-    assert_int_equal(run(runtime, tokens, 16, 20, copy, logits), right);
+    int32_t right = run_all(runtime, tokens, N_TOKENS, pages, logits);
+    assert_int_equal(run(runtime, tokens, PAGE, N_TOKENS, pages, logits), right);
+    assert_int_not_equal(run(runtime, tokens, PAGE, N_TOKENS, foreign, logits), right);
+    assert_int_equal(run_all(runtime, tokens, N_TOKENS, pages, logits), right);
+    assert_int_equal(runtime_kv_copy(runtime, page_at(0), page_at(2), PAGE, &err), SERVERD_OK);
+    assert_int_equal(run(runtime, tokens, PAGE, N_TOKENS, copy, logits), right);
     const serverd_kv_page wiped[] = {page_at(0), page_at(2)};
     assert_int_equal(runtime_kv_zero(runtime, wiped, 2, &err), SERVERD_OK);
-    assert_int_not_equal(run(runtime, tokens, 16, 20, pages, logits), right);
-    assert_int_not_equal(runtime_kv_copy(runtime, page_at(0), page_at(1000), 16, &err), SERVERD_OK);
+    assert_int_not_equal(run(runtime, tokens, PAGE, N_TOKENS, pages, logits), right);
+    assert_int_not_equal(runtime_kv_copy(runtime, page_at(0), page_at(1000), PAGE, &err),
+                         SERVERD_OK);
     runtime_close(runtime);
 }
 
@@ -186,19 +207,19 @@ static void a_page_leaves_and_comes_back(void **state)
     for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
         struct runtime *runtime;
         assert_int_equal(open_on(devices[i], 0, &runtime), SERVERD_OK);
-        int32_t tokens[20];
-        for (int32_t t = 0; t < 20; t++)
-            tokens[t] = t;
+        int32_t tokens[N_TOKENS];
+        for (int32_t t = 0; t < N_TOKENS; t++)
+            tokens[t] = t % N_VOCAB;
         const uint32_t pages[MAX_PAGES] = {0, 1}, other[MAX_PAGES] = {2, 3};
         float logits[N_VOCAB];
         char bytes[SERVERD_PAGE_TOKENS * sizeof(uint64_t)];
         uint8_t identity[32];
         assert_int_equal(runtime_page_bytes(runtime), sizeof bytes);
-        int32_t right = run(runtime, tokens, 0, 20, pages, logits);
-        assert_int_not_equal(run(runtime, tokens, 16, 20, other, logits), right);
+        int32_t right = run_all(runtime, tokens, N_TOKENS, pages, logits);
+        assert_int_not_equal(run(runtime, tokens, PAGE, N_TOKENS, other, logits), right);
         assert_int_equal(runtime_kv_export(runtime, page_at(0), bytes, &err), SERVERD_OK);
         assert_int_equal(runtime_kv_import(runtime, page_at(2), bytes, &err), SERVERD_OK);
-        assert_int_equal(run(runtime, tokens, 16, 20, other, logits), right);
+        assert_int_equal(run(runtime, tokens, PAGE, N_TOKENS, other, logits), right);
         assert_int_equal(runtime_kv_export(runtime, page_at(1000), bytes, &err), SERVERD_INTERNAL);
         assert_int_equal(runtime_kv_import(runtime, page_at(1000), bytes, &err), SERVERD_INTERNAL);
         /* nobody wanted it at open */
@@ -278,7 +299,7 @@ static void a_step_beyond_the_promise_is_refused(void **state)
     int32_t tokens[CONTEXT] = {0};
     const uint32_t pages[MAX_PAGES] = {0, 1, 2, 3}, none[MAX_PAGES] = {9999, 9999, 9999, 9999};
     float logits[N_VOCAB];
-    assert_int_equal(run(runtime, tokens, 0, 33, pages, logits), -1);
+    assert_int_equal(run(runtime, tokens, 0, MAX_ROWS + 1, pages, logits), -1);
     assert_int_equal(err.code, SERVERD_INTERNAL);
     assert_int_equal(run(runtime, tokens, 0, 8, none, logits), -1);
     runtime_close(runtime);

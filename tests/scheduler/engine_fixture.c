@@ -323,7 +323,7 @@ static void open_disk(struct world *world, const char *folder)
                                         .page_bytes = runtime_page_bytes(world->runtime),
                                         .window_page_bytes =
                                             runtime_window_page_bytes(world->runtime),
-                                        .max_bytes = 1 << 20,
+                                        .max_bytes = PAGES(1u << 20), /* each page takes a block */
                                         .store_bytes = 64 << 10,
                                         .load_bytes = 64 << 10,
                                         .clock = &system_clock};

@@ -5,6 +5,7 @@
 #define TESTS_ENGINE_FIXTURE_H
 
 #include "scheduler/engine.h"
+#include "serverd/delegate.h"
 #include "text/reasoning.h"
 
 enum {
@@ -17,6 +18,12 @@ enum {
     MAX_ROWS = 64,
     MAX_LOGIT_ROWS = 20,
 };
+
+/* Pages for the memory of n pages of 16 tokens. */
+#define PAGES(n) (((n)*16u + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS)
+
+/* Of n tokens those in whole pages. */
+#define WHOLE(n) ((n) / SERVERD_PAGE_TOKENS * SERVERD_PAGE_TOKENS)
 
 struct world_options {
     const char *device; /* NULL: null */

@@ -76,13 +76,14 @@ static struct plan *make_plan(uint32_t i)
 /* False once no allocation is left to fail. */
 static bool run_with_failure(uint32_t n, uint32_t window)
 {
-    struct world *world = world_create(&(struct world_options){.device = "null:repeat=90",
-                                                               .repeat = 90,
-                                                               .n_pages = 24,
-                                                               .window = window,
-                                                               .n_windows = window > 0 ? 9 : 0,
-                                                               .max_draft = 7,
-                                                               .draft_device = "null"});
+    struct world *world = world_create(&(struct world_options){
+        .device = "null:repeat=90",
+        .repeat = 90,
+        .n_pages = PAGES(24) + (SERVERD_PAGE_TOKENS > 16 ? 4 : 0),
+        .window = window,
+        .n_windows = window > 0 ? PAGES(9) + (SERVERD_PAGE_TOKENS > 16 ? 3 : 0) : 0,
+        .max_draft = 7,
+        .draft_device = "null"});
     struct plan *plans[N_PLANS];
     bool is_submitted[N_PLANS];
     serverd_error err;

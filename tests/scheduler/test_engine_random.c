@@ -109,12 +109,16 @@ static struct plan *random_plan(const struct world *world, struct plan *const *p
     return plan;
 }
 
-/* Tokens that a layer sees; the least window pages with which one sequence can go on are what the
- * runtime gives it at least. */
-static const struct {
-    uint32_t window, n_least;
-} windows[] = {{0, 0}, {1, 4}, {17, 5}, {18, 6}, {40, 7}, {100, 11}};
+/* Tokens that a layer sees. */
+static const uint32_t windows[] = {0, 1, 17, 18, 40, 100};
 enum { N_WINDOWS = sizeof windows / sizeof *windows };
+
+/* The least window pages with which one sequence can go on are what the runtime gives it at
+ * least. */
+static uint32_t least_windows(uint32_t window)
+{
+    return (window > 1 ? (window - 2) / SERVERD_PAGE_TOKENS + 1 : 0) + 4;
+}
 
 static struct world *random_world(bool has_faults, uint32_t window, const char *disk_folder)
 {
@@ -133,11 +137,12 @@ static struct world *random_world(bool has_faults, uint32_t window, const char *
                    one_in(2) ? "error" : "nan", 1 + random_below(600), random_below(4));
     if (!has_faults && (draft_end = strstr(draft, ";script")))
         *draft_end = '\0';
-    uint32_t n_pages = CONTEXT / SERVERD_PAGE_TOKENS + random_below(30);
-    uint32_t n_windows = windows[window].n_least + (one_in(2) ? 0 : random_below(n_pages));
+    uint32_t n_least = least_windows(windows[window]);
+    uint32_t n_pages = max_u32(CONTEXT / SERVERD_PAGE_TOKENS, n_least + 1) + random_below(30);
+    uint32_t n_windows = n_least + (one_in(2) ? 0 : random_below(n_pages));
     struct world *world = world_create(&(struct world_options){
         .device = device,
-        .window = windows[window].window,
+        .window = windows[window],
         .n_windows = window > 0 ? n_windows < n_pages ? n_windows : n_pages - 1 : 0,
         .draft_device = one_in(2) ? draft : NULL,
         .n_draft_pages = one_in(2) ? 0 : CONTEXT / SERVERD_PAGE_TOKENS + random_below(20),

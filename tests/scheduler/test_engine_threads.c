@@ -115,7 +115,7 @@ static void wait_for_ends(const struct client *clients)
 static void clients_may_submit_and_cancel_at_any_time(void **state)
 {
     struct world *world = world_create(&(struct world_options){
-        .n_pages = 30, .max_queue = 20, .has_thread = true, .has_real_clock = true});
+        .n_pages = PAGES(30), .max_queue = 20, .has_thread = true, .has_real_clock = true});
     static struct client clients[N_CLIENTS];
     pthread_t threads[N_CLIENTS];
     for (uint32_t c = 0; c < N_CLIENTS; c++) {

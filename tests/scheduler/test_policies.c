@@ -12,6 +12,9 @@
 
 #include <cmocka.h>
 
+/* Tokens of a hash id: whole pages. */
+enum { BLOCK = SERVERD_PAGE_TOKENS > 16 ? SERVERD_PAGE_TOKENS : 16 };
+
 static serverd_error err;
 
 /* Of SmolLM2 on two cores; docs/internals/bench.md. */
@@ -19,7 +22,7 @@ static const struct virtual_engine_options base = {
     .price = {.step_ms = 2.5, .row_ms = 0.5, .context_us = 0.25, .sequence_ms = 0.5},
     .n_vocab = TRACE_VOCABULARY,
     .context_size = 8192,
-    .n_pages = 4096,
+    .n_pages = 4096 * 16 / SERVERD_PAGE_TOKENS,
     .max_running = 16,
     .prefill_chunk = 512,
     .max_queue = 1000000,
@@ -33,7 +36,7 @@ static struct trace generate(enum trace_workload workload, uint32_t n, double ra
     struct trace trace;
     const struct trace_workload_options options = {
         .workload = workload, .n = n, .rate = rate, .seed = 1};
-    if (trace_init(&trace, 16, &err) || trace_generate(&trace, &options, &err))
+    if (trace_init(&trace, BLOCK, &err) || trace_generate(&trace, &options, &err))
         fail_msg("%s", err.text);
     return trace;
 }
@@ -119,7 +122,7 @@ static void a_hundred_thousand_requests_are_all_answered(void **state)
 {
     (void)state;
     struct trace trace;
-    if (trace_init(&trace, 16, &err))
+    if (trace_init(&trace, BLOCK, &err))
         fail_msg("%s", err.text);
     for (uint32_t i = 0; i < 100000; i++) {
         const struct trace_request request = {.arrival_ns = i * UINT64_C(10000000), .n_output = 2};
@@ -130,7 +133,7 @@ static void a_hundred_thousand_requests_are_all_answered(void **state)
     }
     struct virtual_engine_options options = base;
     options.context_size = 64;
-    options.n_pages = 512;
+    options.n_pages = 512 * 16 / SERVERD_PAGE_TOKENS;
     struct simulation_result result = run(&trace, &options);
     assert_int_equal(result.all->n_output, 200000);
     print_message("%.1f s, %.2f us of the scheduler per step, longest wait %.2f s\n", result.wall_s,
