@@ -11,6 +11,7 @@ usage() {
 
   format   clang-format has nothing to change
   unit     warnings are errors; unit, property, golden, kernel and style suites, corpus replay
+  pages    KV pages of 1 and of 64 tokens: the suites of pages, scheduler and programs in builds with these
   e2e      the real binary with the default model: openai package, curl, raw sockets
   asan     the same suites under AddressSanitizer and UndefinedBehaviorSanitizer, and e2e
   tsan     the concurrent suites under ThreadSanitizer
@@ -21,6 +22,9 @@ SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
 TEXT
 }
 
+page_tests=(page_pool radix_tree disk_page disk_tier kv_size runtime cpu_attention
+    engine queue handles forks windows tier inspect draft draft_model
+    frontend_dsl_{branches,pressure,roles,run,select,values})
 test_packages=(g++ libcmocka-dev python3 python3-venv curl)
 # no detect_stack_use_after_return: gcc's fake stacks are not aligned for 64-byte vectors
 asan_options=detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1
@@ -61,6 +65,16 @@ part_format() {
 part_unit() {
     need_test_build
     run_suites "$root/build-test"
+}
+
+# Little optimised: they compile faster so, and run on tiny models.
+part_pages() {
+    local tokens
+    for tokens in 1 64; do
+        configure "$root/build-pages-$tokens" --buildtype=plain -Doptimization=1 -Dtests=enabled -Dwerror=true \
+            -Dpage_tokens="$tokens"
+        meson test -C "$root/build-pages-$tokens" --print-errorlogs --timeout-multiplier 4 "${page_tests[@]}"
+    done
 }
 
 part_e2e() {
@@ -135,14 +149,14 @@ fuzz_one() {
 }
 
 parts=("$@")
-((${#parts[@]})) || parts=(format unit e2e asan tsan fuzz)
+((${#parts[@]})) || parts=(format unit pages e2e asan tsan fuzz)
 for part in "${parts[@]}"; do
     case $part in
     -h | --help)
         usage
         exit 0
         ;;
-    --clients | clients | format | unit | e2e | asan | tsan | fuzz) ;;
+    --clients | clients | format | unit | pages | e2e | asan | tsan | fuzz) ;;
     *)
         usage >&2
         die "there is no part $part"

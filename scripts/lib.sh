@@ -41,8 +41,8 @@ need_packages() {
         die "apt-get could not install ${missing[*]}"
 }
 
-# build FOLDER MESON-OPTIONS...: configures once, then builds what changed.
-build() {
+# configure FOLDER MESON-OPTIONS...: once.
+configure() {
     local folder=$1
     shift
     if [[ ! -f $folder/build.ninja ]]; then
@@ -54,6 +54,12 @@ build() {
             die "meson could not configure the build"
         }
     fi
+}
+
+# build FOLDER MESON-OPTIONS...: configures once, then builds what changed.
+build() {
+    local folder=$1
+    configure "$@"
     # Silent when there is nothing to do; else ninja's own progress line.
     if ! ninja -C "$folder" -n 2>/dev/null | grep -q 'no work to do'; then
         say "building $(basename "$folder")"
