@@ -39,12 +39,45 @@ serverd_status kv_store_page_bytes(const struct kv_store_form *form, const serve
 
 /* Memory that becomes real when it is first written. No huge pages: each layer has stores of its
  * own, and a short context would take two megabytes in each. */
-static void *map_store(size_t bytes)
+static void *map_store(void *context, size_t bytes)
 {
+    (void)context;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                    -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
+
+static void unmap_store(void *context, void *at, size_t bytes)
+{
+    (void)context;
+    (void)munmap(at, bytes);
+}
+
+static void zero_bytes(void *context, void *at, size_t bytes)
+{
+    (void)context;
+    memset(at, 0, bytes);
+}
+
+static void copy_bytes(void *context, void *to, const void *from, size_t bytes)
+{
+    (void)context;
+    memcpy(to, from, bytes);
+}
+
+static serverd_status wait_for_nothing(void *context, serverd_error *err)
+{
+    (void)context, (void)err;
+    return SERVERD_OK;
+}
+
+static const struct kv_store_memory main_memory = {.allocate = map_store,
+                                                   .release = unmap_store,
+                                                   .zero = zero_bytes,
+                                                   .copy = copy_bytes,
+                                                   .to_host = copy_bytes,
+                                                   .from_host = copy_bytes,
+                                                   .wait = wait_for_nothing};
 
 static bool store_bytes(const struct kv_store_layer *layer, size_t page_bytes, size_t *out)
 {
@@ -66,13 +99,23 @@ static bool create_layer(const struct kv_store_form *form, const serverd_kv *kv,
                                      .n_pages = is_windowed ? kv->n_window_pages : kv->n_pages,
                                      .key_bytes = form->key_bytes(kv->dtype, from->k_dim),
                                      .value_bytes = form->value_bytes(kv->dtype, from->v_dim)};
-    return store_bytes(layer, layer->key_bytes, &bytes) && (layer->keys = map_store(bytes)) &&
-           store_bytes(layer, layer->value_bytes, &bytes) && (layer->values = map_store(bytes));
+    return store_bytes(layer, layer->key_bytes, &bytes) &&
+           (layer->keys = kv->memory.allocate(kv->memory.context, bytes)) &&
+           store_bytes(layer, layer->value_bytes, &bytes) &&
+           (layer->values = kv->memory.allocate(kv->memory.context, bytes));
 }
 
 serverd_status kv_store_create(const struct kv_store_form *form, const serverd_kv_spec *spec,
                                uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                                serverd_error *err)
+{
+    return kv_store_create_in(&main_memory, form, spec, n_pages, n_window_pages, out, err);
+}
+
+serverd_status kv_store_create_in(const struct kv_store_memory *memory,
+                                  const struct kv_store_form *form, const serverd_kv_spec *spec,
+                                  uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                  serverd_error *err)
 {
     serverd_status status = check_spec(form, spec, err);
     if (status != SERVERD_OK)
@@ -85,6 +128,7 @@ serverd_status kv_store_create(const struct kv_store_form *form, const serverd_k
                        .n_pages = n_pages,
                        .n_window_pages = n_window_pages,
                        .dtype = spec->dtype,
+                       .memory = *memory,
                        .layers = calloc(max_size(spec->n_layers, 1), sizeof *kv->layers)};
     bool is_made = kv->layers != NULL;
     for (uint32_t i = 0; i < spec->n_layers && is_made; i++) {
@@ -107,9 +151,9 @@ void kv_store_destroy(serverd_kv *kv)
         const struct kv_store_layer *layer = &kv->layers[i];
         size_t bytes;
         if (layer->keys && store_bytes(layer, layer->key_bytes, &bytes))
-            (void)munmap(layer->keys, bytes);
+            kv->memory.release(kv->memory.context, layer->keys, bytes);
         if (layer->values && store_bytes(layer, layer->value_bytes, &bytes))
-            (void)munmap(layer->values, bytes);
+            kv->memory.release(kv->memory.context, layer->values, bytes);
     }
     free(kv->layers);
     free(kv);
@@ -166,8 +210,8 @@ serverd_status kv_store_zero(serverd_kv *kv, const serverd_kv_page *pages, uint3
             uint32_t page = page_in(layer, pages[i]);
             if (page == SERVERD_NO_PAGE || layer->n_kv_heads == 0)
                 continue;
-            memset(keys_at(layer, page), 0, keys_size(layer));
-            memset(values_at(layer, page), 0, values_size(layer));
+            kv->memory.zero(kv->memory.context, keys_at(layer, page), keys_size(layer));
+            kv->memory.zero(kv->memory.context, values_at(layer, page), values_size(layer));
         }
     }
     return SERVERD_OK;
@@ -192,8 +236,10 @@ serverd_status kv_store_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_pa
         uint32_t source = page_in(layer, from), target = page_in(layer, to);
         if (source == target || layer->n_kv_heads == 0) /* left out, too */
             continue;
-        memcpy(keys_at(layer, target), keys_at(layer, source), keys_size(layer));
-        memcpy(values_at(layer, target), values_at(layer, source), values_size(layer));
+        kv->memory.copy(kv->memory.context, keys_at(layer, target), keys_at(layer, source),
+                        keys_size(layer));
+        kv->memory.copy(kv->memory.context, values_at(layer, target), values_at(layer, source),
+                        values_size(layer));
     }
     return SERVERD_OK;
 }
@@ -211,11 +257,12 @@ serverd_status kv_store_export(const serverd_kv *kv, serverd_kv_page page, void 
         if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
             layer->n_kv_heads == 0)
             continue;
-        memcpy(at, keys_at(layer, index), keys_size(layer));
-        memcpy(at + keys_size(layer), values_at(layer, index), values_size(layer));
-        at += keys_size(layer) + values_size(layer);
+        kv->memory.to_host(kv->memory.context, at, keys_at(layer, index), keys_size(layer));
+        at += keys_size(layer);
+        kv->memory.to_host(kv->memory.context, at, values_at(layer, index), values_size(layer));
+        at += values_size(layer);
     }
-    return status;
+    return status == SERVERD_OK ? kv->memory.wait(kv->memory.context, err) : status;
 }
 
 serverd_status kv_store_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
@@ -229,9 +276,10 @@ serverd_status kv_store_import(serverd_kv *kv, serverd_kv_page page, const void 
         if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
             layer->n_kv_heads == 0)
             continue;
-        memcpy(keys_at(layer, index), at, keys_size(layer));
-        memcpy(values_at(layer, index), at + keys_size(layer), values_size(layer));
-        at += keys_size(layer) + values_size(layer);
+        kv->memory.from_host(kv->memory.context, keys_at(layer, index), at, keys_size(layer));
+        at += keys_size(layer);
+        kv->memory.from_host(kv->memory.context, values_at(layer, index), at, values_size(layer));
+        at += values_size(layer);
     }
-    return status;
+    return status == SERVERD_OK ? kv->memory.wait(kv->memory.context, err) : status;
 }

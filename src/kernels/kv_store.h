@@ -1,6 +1,6 @@
-/* Pages of keys and values in main memory, for back-ends that differ in how a page of one head lies
- * in its bytes and in nothing else. The members of the delegate but kv_page_bytes, kv_create and
- * kv_identity are these functions themselves; their rules are delegate.h's. */
+/* Pages of keys and values, in main memory or a device's, for back-ends that differ in how a page
+ * of one head lies in its bytes and in nothing else. The members of the delegate but kv_page_bytes,
+ * kv_create and kv_identity are these functions themselves; their rules are delegate.h's. */
 #ifndef KERNELS_KV_STORE_H
 #define KERNELS_KV_STORE_H
 
@@ -17,6 +17,18 @@ struct kv_store_form {
     size_t (*value_bytes)(serverd_dtype dtype, size_t v_dim);
 };
 
+/* Memory that a store may lie in. Calls are in order with what the back-end does in a step. */
+struct kv_store_memory {
+    void *context;
+    void *(*allocate)(void *context, size_t bytes); /* zeros, or noise; NULL: there is none */
+    void (*release)(void *context, void *at, size_t bytes);
+    void (*zero)(void *context, void *at, size_t bytes);
+    void (*copy)(void *context, void *to, const void *from, size_t bytes);
+    void (*to_host)(void *context, void *to, const void *from, size_t bytes);
+    void (*from_host)(void *context, void *to, const void *from, size_t bytes);
+    serverd_status (*wait)(void *context, serverd_error *err); /* for the last two */
+};
+
 struct kv_store_layer {
     uint32_t n_kv_heads, k_dim, v_dim; /* n_kv_heads 0: another instance has the layer */
     bool is_windowed;                  /* its pages are the window pages */
@@ -31,6 +43,7 @@ struct serverd_kv {
     uint32_t n_window_pages; /* 0: none, pages hold all layers */
     uint32_t window;         /* the widest of those layers that are in window pages */
     serverd_dtype dtype;
+    struct kv_store_memory memory;
     struct kv_store_layer *layers;
 };
 
@@ -39,6 +52,11 @@ serverd_status kv_store_page_bytes(const struct kv_store_form *form, const serve
 serverd_status kv_store_create(const struct kv_store_form *form, const serverd_kv_spec *spec,
                                uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                                serverd_error *err);
+/* The same in other memory than main memory. */
+serverd_status kv_store_create_in(const struct kv_store_memory *memory,
+                                  const struct kv_store_form *form, const serverd_kv_spec *spec,
+                                  uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                                  serverd_error *err);
 void kv_store_destroy(serverd_kv *kv);
 
 serverd_status kv_store_zero(serverd_kv *kv, const serverd_kv_page *pages, uint32_t n,

@@ -6,6 +6,7 @@
 #include "kernels/cpu/delegate.h"
 #include "kernels/cpu/packed.h"
 #include "kernels/reference/reference_internal.h"
+#include "kernels/value_places.h"
 #include "program/dtype.h"
 
 #include <stdio.h>
@@ -120,109 +121,34 @@ static void reference_close(serverd_instance *instance)
 
 /* ---- places of values ------------------------------------------------------------------------ */
 
-struct place {
-    size_t offset, floats;
-    uint32_t last_use; /* node */
-};
-
-struct placing {
-    uint32_t *last_use; /* [n_values] node */
-    size_t *offset;     /* [n_values] */
-    struct place *places;
-    size_t n_places, total, unshared;
-};
-
-static bool is_given(const serverd_partition *partition, uint32_t value)
-{
-    for (uint32_t i = 0; i < partition->n_outputs; i++)
-        if (partition->outputs[i] == value)
-            return true;
-    return false;
-}
-
-static bool floats_of(const serverd_limits *limits, const serverd_value *value, size_t *out)
-{
-    size_t rows = limits->max_rows;
-    if (value->dims[0] != SERVERD_DIM_ROWS)
-        rows = value->dims[0] == SERVERD_DIM_SEQS ? limits->max_seqs : limits->max_logit_rows;
-    return size_mul(max_size(rows, 1), value_width(value), out) &&
-           size_align(*out, ALIGN_FLOATS, out);
-}
-
-/* The smallest place that is free before a node and large enough, or a new one. */
-static bool take_place(struct placing *placing, uint32_t node, uint32_t value, size_t floats)
-{
-    struct place *best = NULL;
-    for (size_t i = 0; i < placing->n_places; i++) {
-        struct place *place = &placing->places[i];
-        if (place->last_use < node && place->floats >= floats &&
-            (!best || place->floats < best->floats))
-            best = place;
-    }
-    if (!best) {
-        best = &placing->places[placing->n_places++];
-        *best = (struct place){.offset = placing->total, .floats = floats};
-        if (!size_add(placing->total, floats, &placing->total))
-            return false;
-    }
-    best->last_use = (uint32_t)max_size(placing->last_use[value], node);
-    placing->offset[value] = best->offset;
-    return size_add(placing->unshared, floats, &placing->unshared);
-}
-
-static bool place_all(const serverd_handle *handle, struct placing *placing)
+static bool bind_values(serverd_handle *handle, const struct value_places *places)
 {
     const serverd_graph *graph = handle->graph;
-    const uint32_t first = handle->partition->first_node, end = first + handle->partition->n_nodes;
-    for (uint32_t n = first; n < end; n++)
-        for (uint32_t i = 0; i < graph->nodes[n].n_inputs; i++)
-            placing->last_use[graph->operands[graph->nodes[n].first_operand + i]] = n;
-    for (uint32_t n = first; n < end; n++) {
-        const serverd_node *node = &graph->nodes[n];
-        uint32_t value = graph->operands[node->first_operand + node->n_inputs];
-        size_t floats;
-        if (!is_given(handle->partition, value) &&
-            (!floats_of(&handle->bounds.limits, &graph->values[value], &floats) ||
-             !take_place(placing, n, value, floats)))
-            return false;
-    }
-    return true;
-}
-
-static bool bind_values(serverd_handle *handle, const struct placing *placing)
-{
-    const serverd_graph *graph = handle->graph;
-    const serverd_partition *partition = handle->partition;
     size_t bytes;
-    if (!size_mul(max_size(placing->total, ALIGN_FLOATS), sizeof(float), &bytes) ||
+    if (!size_mul(max_size(places->n_floats, ALIGN_FLOATS), sizeof(float), &bytes) ||
         !(handle->block = aligned_alloc(64, bytes)))
         return false;
-    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++) {
-        const serverd_node *node = &graph->nodes[n];
-        uint32_t value = graph->operands[node->first_operand + node->n_inputs];
-        handle->values[value] = handle->block + placing->offset[value];
-    }
+    for (uint32_t i = 0; i < graph->n_values; i++)
+        if (places->offset[i] != VALUE_NOWHERE)
+            handle->values[i] = handle->block + places->offset[i];
     handle->footprint =
         (serverd_footprint){.struct_bytes = sizeof handle->footprint,
                             .activation_bytes = bytes,
-                            .unshared_bytes = placing->unshared * sizeof(float),
+                            .unshared_bytes = places->unshared * sizeof(float),
                             .scratch_bytes = graph->n_values * sizeof *handle->values};
     return true;
 }
 
 static serverd_status add_values(serverd_handle *handle, serverd_error *err)
 {
-    size_t n = max_size(handle->graph->n_values, 1);
-    struct placing placing = {
-        .last_use = calloc(n, sizeof *placing.last_use),
-        .offset = calloc(n, sizeof *placing.offset),
-        .places = calloc((size_t)handle->partition->n_nodes + 1, sizeof *placing.places)};
-    handle->values = calloc(n, sizeof *handle->values);
-    bool fits = placing.last_use && placing.offset && placing.places && handle->values &&
-                place_all(handle, &placing) && bind_values(handle, &placing);
-    free(placing.last_use);
-    free(placing.offset);
-    free(placing.places);
+    struct value_places places;
+    bool fits =
+        value_places_find(handle->graph, handle->partition, &handle->bounds.limits, false, &places);
+    if (fits) {
+        handle->values = calloc(max_size(handle->graph->n_values, 1), sizeof *handle->values);
+        fits = handle->values && bind_values(handle, &places);
+        value_places_deinit(&places);
+    }
     return fits ? SERVERD_OK : fail(err, SERVERD_NOMEM, "cpu-reference: no memory for activations");
 }
 

@@ -1,0 +1,85 @@
+/* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
+ * fragments), load.c (memory of a partition), execute.c (a step), kv.c (pages). */
+#ifndef KERNELS_CUDA_CUDA_INTERNAL_H
+#define KERNELS_CUDA_CUDA_INTERNAL_H
+
+#include "kernels/batch_check.h"
+#include "kernels/cuda/kernels.h"
+#include "kernels/kv_store.h"
+#include "serverd/delegate.h"
+
+struct serverd_instance {
+    const serverd_host *host;
+    struct gpu *gpu;
+};
+
+/* Arrays of a step, one behind the other in one block: on the host, pinned, and on the device. */
+struct step_arrays {
+    int32_t *token, *position;
+    uint32_t *row_seq, *segment, *first_row, *logit_row, *page_table, *window_table;
+};
+
+struct serverd_handle {
+    const serverd_instance *instance;
+    const serverd_graph *graph;
+    const serverd_partition *partition;
+    struct batch_bounds bounds;
+    bool has_kv; /* some attention is causal */
+    /* of the device */
+    char *weights;       /* one block */
+    const void **tensor; /* [n_tensors] in it; NULL: nobody reads it */
+    float *values_block;
+    float **value;   /* [n_values] in it; NULL: none of an activation of the partition */
+    void *fragments; /* the rows of a linear layer */
+    float *scratch;  /* of attention */
+    size_t scratch_floats;
+    /* of the host, and the same on the device */
+    struct step_arrays staged, arrays;
+    char *staged_block, *arrays_block;
+    size_t arrays_bytes;
+    uint32_t max_pages; /* columns of its page tables */
+    serverd_footprint footprint;
+};
+
+static inline const serverd_tensor *cuda_tensor(const serverd_graph *graph,
+                                                const serverd_node *node, uint32_t input)
+{
+    return &graph->tensors[graph->values[graph->operands[node->first_operand + input]].tensor];
+}
+
+/* ---- pack.c ---------------------------------------------------------------------------------- */
+
+serverd_status cuda_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err);
+serverd_status cuda_pack(const serverd_tensor *tensor, const serverd_form *form, uint64_t first_row,
+                         uint64_t n_rows, void *dst, serverd_error *err);
+
+/* ---- load.c ---------------------------------------------------------------------------------- */
+
+serverd_status cuda_load(serverd_instance *instance, const serverd_graph *graph,
+                         const serverd_partition *partition, const void *const *packed,
+                         const serverd_limits *limits, const serverd_kv_spec *kv,
+                         serverd_handle **out, serverd_error *err);
+serverd_status cuda_footprint(serverd_instance *instance, const serverd_graph *graph,
+                              const serverd_partition *partition, const serverd_limits *limits,
+                              const serverd_kv_spec *kv, serverd_footprint *out,
+                              serverd_error *err);
+void cuda_unload(serverd_handle *handle);
+
+/* ---- execute.c ------------------------------------------------------------------------------- */
+
+serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, serverd_kv *kv,
+                            const float *const *inputs, float *const *outputs, serverd_error *err);
+
+/* ---- kv.c ------------------------------------------------------------------------------------ */
+
+serverd_status cuda_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
+                                  serverd_kv_bytes *out, serverd_error *err);
+serverd_status cuda_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
+                              uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
+                              serverd_error *err);
+serverd_status cuda_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
+                                uint64_t *out, serverd_error *err);
+/* One layer of the store as kernels see it. */
+struct gpu_kv cuda_kv_layer(const serverd_kv *kv, uint32_t layer);
+
+#endif

@@ -1,0 +1,262 @@
+/* The device: over the CUDA runtime, and, emulated, in main memory with nothing left to wait for.
+ */
+#include "kernels/cuda/device.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Like base/error.h's, which is C. */
+static serverd_status set_error(serverd_error *err, serverd_status code, const char *what,
+                                const char *why)
+{
+    err->code = code;
+    snprintf(err->text, sizeof err->text, "cuda: %s: %s", what, why);
+    return code;
+}
+
+#ifdef __CUDACC__
+
+static void note(struct gpu *gpu, cudaError_t error, const char *where)
+{
+    if (error == cudaSuccess || gpu->error)
+        return;
+    gpu->error = error;
+    gpu->where = where;
+}
+
+/* ---- which there are ------------------------------------------------------------------------- */
+
+extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
+{
+    int n = 0;
+    const cudaError_t error = cudaGetDeviceCount(&n);
+    (void)cudaGetLastError();
+    if (error == cudaSuccess && n > 0)
+        return (uint32_t)n;
+    if (error == cudaErrorInsufficientDriver) {
+        int driver = 0;
+        (void)cudaDriverGetVersion(&driver);
+        if (driver == 0)
+            snprintf(reason, reason_bytes, "no NVIDIA driver is installed (libcuda.so.1)");
+        else
+            snprintf(reason, reason_bytes,
+                     "the NVIDIA driver is for CUDA %d.%d and too old; CUDA %d.%d is needed",
+                     driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000,
+                     CUDART_VERSION % 1000 / 10);
+    } else {
+        snprintf(reason, reason_bytes, "%s",
+                 error == cudaSuccess ? "no NVIDIA device" : cudaGetErrorString(error));
+    }
+    return 0;
+}
+
+extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
+{
+    cudaDeviceProp properties;
+    int memory_khz = 0, bus_bits = 0, clock_khz = 0;
+    size_t n_free = 0, n_all = 0;
+    *out = {};
+    if (cudaGetDeviceProperties(&properties, (int)ordinal) != cudaSuccess ||
+        cudaSetDevice((int)ordinal) != cudaSuccess || cudaMemGetInfo(&n_free, &n_all)) {
+        (void)cudaGetLastError();
+        return false;
+    }
+    (void)cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, (int)ordinal);
+    (void)cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, (int)ordinal);
+    (void)cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, (int)ordinal);
+    snprintf(out->name, sizeof out->name, "%.40s, sm_%d%d", properties.name, properties.major,
+             properties.minor);
+    out->memory_bytes = n_all;
+    out->free_bytes = n_free;
+    out->bytes_per_second = 2e3 * memory_khz * bus_bits / 8; /* both edges of the clock */
+    out->macs_per_second = 1e3 * clock_khz * properties.multiProcessorCount * 1024;
+    return true;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err)
+{
+    struct gpu *gpu = (struct gpu *)calloc(1, sizeof *gpu);
+    if (!gpu)
+        return set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    gpu->ordinal = (int)ordinal;
+    cudaError_t error = cudaSetDevice(gpu->ordinal);
+    if (error == cudaSuccess)
+        error = cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) {
+        (void)cudaGetLastError();
+        free(gpu);
+        return set_error(err, SERVERD_UNSUPPORTED, "opening a device", cudaGetErrorString(error));
+    }
+    *out = gpu;
+    return SERVERD_OK;
+}
+
+extern "C" void gpu_close(struct gpu *gpu)
+{
+    if (!gpu)
+        return;
+    (void)cudaSetDevice(gpu->ordinal);
+    (void)cudaStreamDestroy(gpu->stream);
+    (void)cudaGetLastError();
+    free(gpu);
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+extern "C" void *gpu_allocate(struct gpu *gpu, size_t bytes)
+{
+    void *memory = NULL;
+    (void)cudaSetDevice(gpu->ordinal);
+    if (cudaMalloc(&memory, bytes ? bytes : 1) == cudaSuccess)
+        return memory;
+    (void)cudaGetLastError();
+    return NULL;
+}
+
+extern "C" void gpu_free(struct gpu *gpu, void *memory)
+{
+    (void)cudaSetDevice(gpu->ordinal);
+    (void)cudaFree(memory);
+    (void)cudaGetLastError();
+}
+
+extern "C" void *gpu_allocate_pinned(struct gpu *gpu, size_t bytes)
+{
+    void *memory = NULL;
+    (void)cudaSetDevice(gpu->ordinal);
+    if (cudaMallocHost(&memory, bytes ? bytes : 1) == cudaSuccess)
+        return memory;
+    (void)cudaGetLastError();
+    return NULL;
+}
+
+extern "C" void gpu_free_pinned(struct gpu *gpu, void *memory)
+{
+    (void)cudaSetDevice(gpu->ordinal);
+    (void)cudaFreeHost(memory);
+    (void)cudaGetLastError();
+}
+
+extern "C" void gpu_zero(struct gpu *gpu, void *to, size_t bytes)
+{
+    note(gpu, cudaMemsetAsync(to, 0, bytes, gpu->stream), "zeroing memory");
+}
+
+extern "C" void gpu_copy(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    note(gpu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, gpu->stream),
+         "copying memory");
+}
+
+extern "C" void gpu_from_host(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    note(gpu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, gpu->stream),
+         "copying to the device");
+}
+
+extern "C" void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    note(gpu, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, gpu->stream),
+         "copying from the device");
+}
+
+extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
+{
+    note(gpu, cudaStreamSynchronize(gpu->stream), "running a step");
+    const cudaError_t error = (cudaError_t)gpu->error;
+    gpu->error = 0;
+    if (error == cudaSuccess)
+        return SERVERD_OK;
+    /* Errors of running kernels stay: every later call has them, too. */
+    const bool is_memory = error == cudaErrorMemoryAllocation;
+    return set_error(err, is_memory ? SERVERD_NOMEM : SERVERD_DEVICE_LOST, gpu->where,
+                     cudaGetErrorString(error));
+}
+
+#else
+
+extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
+{
+    (void)reason, (void)reason_bytes;
+    return 1;
+}
+
+extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
+{
+    *out = {};
+    snprintf(out->name, sizeof out->name, "emulated");
+    out->memory_bytes = out->free_bytes = UINT64_C(1) << 30;
+    out->bytes_per_second = out->macs_per_second = 1e6;
+    return ordinal == 0;
+}
+
+extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err)
+{
+    *out = (struct gpu *)calloc(1, sizeof **out);
+    return *out && ordinal == 0 ? SERVERD_OK
+                                : set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+}
+
+extern "C" void gpu_close(struct gpu *gpu)
+{
+    free(gpu);
+}
+
+/* With noise in it, as the device's has. */
+extern "C" void *gpu_allocate(struct gpu *gpu, size_t bytes)
+{
+    (void)gpu;
+    void *memory = NULL;
+    if (posix_memalign(&memory, 256, bytes ? bytes : 1))
+        return NULL;
+    return memset(memory, 0xcd, bytes ? bytes : 1);
+}
+
+extern "C" void gpu_free(struct gpu *gpu, void *memory)
+{
+    (void)gpu;
+    free(memory);
+}
+
+extern "C" void *gpu_allocate_pinned(struct gpu *gpu, size_t bytes)
+{
+    return gpu_allocate(gpu, bytes);
+}
+
+extern "C" void gpu_free_pinned(struct gpu *gpu, void *memory)
+{
+    gpu_free(gpu, memory);
+}
+
+extern "C" void gpu_zero(struct gpu *gpu, void *to, size_t bytes)
+{
+    (void)gpu;
+    memset(to, 0, bytes);
+}
+
+extern "C" void gpu_copy(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    (void)gpu;
+    memmove(to, from, bytes);
+}
+
+extern "C" void gpu_from_host(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    gpu_copy(gpu, to, from, bytes);
+}
+
+extern "C" void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes)
+{
+    gpu_copy(gpu, to, from, bytes);
+}
+
+extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
+{
+    (void)gpu, (void)err;
+    return SERVERD_OK;
+}
+
+#endif

@@ -1,0 +1,277 @@
+/* A step: its arrays go to the device, node after node is launched, and what comes out returns. */
+#include "base/error.h"
+#include "base/numeric.h"
+#include "kernels/cuda/cuda_internal.h"
+#include "program/op.h"
+
+#include <string.h>
+
+struct step {
+    const serverd_handle *handle;
+    struct gpu *gpu;
+    const serverd_batch *batch;
+    struct gpu_batch on_device;
+    const serverd_kv *kv;
+    uint32_t n_keys; /* that attention of the step sees at most */
+};
+
+/* ---- arrays ---------------------------------------------------------------------------------- */
+
+static void copy_table(const serverd_batch *batch, const uint32_t *from, uint32_t columns,
+                       uint32_t *to)
+{
+    const uint32_t n = min_u32(batch->max_pages, columns);
+    for (uint32_t s = 0; from && s < batch->n_seqs; s++)
+        memcpy(to + (size_t)s * columns, from + (size_t)s * batch->max_pages, n * sizeof *to);
+}
+
+static void stage(const serverd_handle *handle, const serverd_batch *batch)
+{
+    const struct step_arrays *to = &handle->staged;
+    memcpy(to->token, batch->token, batch->n_rows * sizeof *to->token);
+    memcpy(to->position, batch->position, batch->n_rows * sizeof *to->position);
+    memcpy(to->row_seq, batch->row_seq, batch->n_rows * sizeof *to->row_seq);
+    for (uint32_t row = 0; row < batch->n_rows; row++) {
+        to->segment[row] = batch->segment ? batch->segment[row] : 0;
+        if (row == 0 || batch->row_seq[row] != batch->row_seq[row - 1])
+            to->first_row[batch->row_seq[row]] = row;
+    }
+    to->first_row[batch->n_seqs] = batch->n_rows;
+    if (batch->n_logit_rows > 0)
+        memcpy(to->logit_row, batch->logit_row, batch->n_logit_rows * sizeof *to->logit_row);
+    copy_table(batch, batch->page_table, handle->max_pages, to->page_table);
+    copy_table(batch, batch->window_table, handle->max_pages, to->window_table);
+}
+
+static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch *batch)
+{
+    const struct step_arrays *at = &handle->arrays;
+    stage(handle, batch);
+    gpu_from_host(handle->instance->gpu, handle->arrays_block, handle->staged_block,
+                  handle->arrays_bytes);
+    return (struct gpu_batch){.n_rows = batch->n_rows,
+                              .n_seqs = batch->n_seqs,
+                              .n_logit_rows = batch->n_logit_rows,
+                              .max_pages = handle->max_pages,
+                              .token = at->token,
+                              .position = at->position,
+                              .row_seq = at->row_seq,
+                              .segment = at->segment,
+                              .first_row = at->first_row,
+                              .logit_row = at->logit_row,
+                              .page_table = at->page_table,
+                              .window_table = at->window_table};
+}
+
+static uint32_t count_keys(const serverd_batch *batch)
+{
+    uint32_t most = 1, n_rows = 0;
+    for (uint32_t row = 0; row < batch->n_rows; row++) {
+        n_rows = row > 0 && batch->row_seq[row] == batch->row_seq[row - 1] ? n_rows + 1 : 1;
+        most = max_u32(most, max_u32(n_rows, (uint32_t)batch->position[row] + 1));
+    }
+    return most;
+}
+
+/* ---- nodes ----------------------------------------------------------------------------------- */
+
+static size_t n_rows_of(const serverd_batch *batch, int64_t kind)
+{
+    if (kind == SERVERD_DIM_SEQS)
+        return batch->n_seqs;
+    return kind == SERVERD_DIM_SELECTED ? batch->n_logit_rows : batch->n_rows;
+}
+
+/* A node's operands on the device. */
+struct call {
+    const struct step *step;
+    const serverd_node *node;
+    const serverd_attributes *attributes;
+    uint32_t n_rows;        /* of the output */
+    size_t n;               /* elements of the output */
+    uint32_t width;         /* columns of the first input */
+    const float *a, *b, *c; /* inputs, NULL: there is none */
+    float *out;
+};
+
+static const void *operand(const struct step *step, const serverd_node *node, uint32_t i)
+{
+    const serverd_handle *handle = step->handle;
+    if (i >= node->n_inputs)
+        return NULL;
+    const uint32_t value = handle->graph->operands[node->first_operand + i];
+    if (handle->graph->values[value].kind == SERVERD_VALUE_CONSTANT)
+        return handle->tensor[handle->graph->values[value].tensor];
+    return handle->value[value];
+}
+
+static void run_embed(const struct call *call)
+{
+    static const enum gpu_index indexes[] = {[SERVERD_INDEX_TOKEN] = GPU_INDEX_TOKEN,
+                                             [SERVERD_INDEX_POSITION] = GPU_INDEX_POSITION,
+                                             [SERVERD_INDEX_SEGMENT] = GPU_INDEX_SEGMENT};
+    const serverd_embed *embed = &call->attributes->embed;
+    const serverd_tensor *table = cuda_tensor(call->step->handle->graph, call->node, 0);
+    gpu_embed(call->step->gpu, &call->step->on_device, call->a, indexes[embed->index],
+              (uint32_t)table->dims[1], embed->scale, call->out);
+}
+
+static void run_linear(const struct call *call)
+{
+    const struct step *step = call->step;
+    const serverd_tensor *w = cuda_tensor(step->handle->graph, call->node, 1);
+    gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, (uint32_t)w->dims[1],
+                          step->handle->fragments);
+    gpu_linear(step->gpu, step->handle->fragments, call->b, call->c, call->n_rows,
+               (uint32_t)w->dims[0], (uint32_t)w->dims[1], call->out);
+}
+
+static void run_norm(const struct call *call)
+{
+    const serverd_norm *norm = &call->attributes->norm;
+    gpu_norm(call->step->gpu, call->a, call->b, call->c, (uint32_t)(call->n / norm->width),
+             norm->width, norm->eps, call->out);
+}
+
+static void run_rope(const struct call *call)
+{
+    const serverd_rope *rope = &call->attributes->rope;
+    const bool is_alternative =
+        call->c && call->step->handle->bounds.limits.max_context > rope->alt_from;
+    gpu_rope(call->step->gpu, &call->step->on_device, call->a, is_alternative ? call->c : call->b,
+             call->width / rope->head_dim, rope, is_alternative ? rope->alt_mscale : rope->mscale,
+             call->out);
+}
+
+static void run_attn(const struct call *call)
+{
+    const struct step *step = call->step;
+    const serverd_attn *attn = &call->attributes->attn;
+    struct gpu_kv kv = {.keys = NULL};
+    if (attn->is_causal && step->kv) {
+        kv = cuda_kv_layer(step->kv, attn->kv_layer);
+        gpu_append(step->gpu, &step->on_device, &kv, call->b, call->c);
+    }
+    gpu_attend(step->gpu, &step->on_device, attn, &kv, call->a, call->b, call->c, step->n_keys,
+               step->handle->scratch, step->handle->scratch_floats, call->out);
+}
+
+static void run_pos_scale(const struct call *call)
+{
+    gpu_pos_scale(call->step->gpu, &call->step->on_device, call->a, call->width,
+                  &call->attributes->pos_scale, call->out);
+}
+
+static void run_add(const struct call *call)
+{
+    gpu_add(call->step->gpu, call->a, call->b, call->n, call->out);
+}
+
+static void run_scale(const struct call *call)
+{
+    gpu_scale(call->step->gpu, call->a, call->n, call->attributes->factor, call->out);
+}
+
+static void run_softcap(const struct call *call)
+{
+    gpu_softcap(call->step->gpu, call->a, call->n, call->attributes->factor, call->out);
+}
+
+static void run_activation(const struct call *call)
+{
+    gpu_activate(call->step->gpu, call->a, call->b, call->n, call->attributes->activation,
+                 call->out);
+}
+
+static void run_slice(const struct call *call)
+{
+    const serverd_slice *slice = &call->attributes->slice;
+    gpu_slice(call->step->gpu, call->a, call->n_rows, call->width, slice->begin, slice->count,
+              call->out);
+}
+
+static void run_select(const struct call *call)
+{
+    gpu_select(call->step->gpu, &call->step->on_device, call->a, call->width, call->out);
+}
+
+static void run_pool(const struct call *call)
+{
+    gpu_pool(call->step->gpu, &call->step->on_device, call->a, call->width,
+             call->attributes->pooling, call->out);
+}
+
+static void run_l2(const struct call *call)
+{
+    gpu_l2(call->step->gpu, call->a, call->n_rows, call->width, call->out);
+}
+
+static void (*const runs[SERVERD_OP_COUNT])(const struct call *) = {
+    [SERVERD_OP_EMBED] = run_embed,         [SERVERD_OP_LINEAR] = run_linear,
+    [SERVERD_OP_RMS_NORM] = run_norm,       [SERVERD_OP_LAYER_NORM] = run_norm,
+    [SERVERD_OP_ROPE] = run_rope,           [SERVERD_OP_ATTN] = run_attn,
+    [SERVERD_OP_POS_SCALE] = run_pos_scale, [SERVERD_OP_ADD] = run_add,
+    [SERVERD_OP_SCALE] = run_scale,         [SERVERD_OP_SOFTCAP] = run_softcap,
+    [SERVERD_OP_ACT] = run_activation,      [SERVERD_OP_GLU] = run_activation,
+    [SERVERD_OP_SLICE] = run_slice,         [SERVERD_OP_SELECT] = run_select,
+    [SERVERD_OP_POOL] = run_pool,           [SERVERD_OP_L2] = run_l2,
+};
+
+static void run_node(const struct step *step, const serverd_node *node)
+{
+    const serverd_graph *graph = step->handle->graph;
+    const serverd_value *output = node_output(graph, node);
+    const struct call call = {
+        .step = step,
+        .node = node,
+        .attributes = &node->attributes,
+        .n_rows = (uint32_t)n_rows_of(step->batch, output->dims[0]),
+        .n = n_rows_of(step->batch, output->dims[0]) * value_width(output),
+        .width = (uint32_t)value_width(node_input(graph, node, 0)),
+        .a = operand(step, node, 0),
+        .b = operand(step, node, 1),
+        .c = operand(step, node, 2),
+        .out = step->handle->value[graph->operands[node->first_operand + node->n_inputs]]};
+    if (call.n_rows > 0)
+        runs[node->op](&call);
+}
+
+/* ---- the step -------------------------------------------------------------------------------- */
+
+static size_t value_bytes(const struct step *step, uint32_t value)
+{
+    const serverd_value *v = &step->handle->graph->values[value];
+    return n_rows_of(step->batch, v->dims[0]) * value_width(v) * sizeof(float);
+}
+
+serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, serverd_kv *kv,
+                            const float *const *inputs, float *const *outputs, serverd_error *err)
+{
+    const serverd_partition *partition = handle->partition;
+    struct batch_bounds bounds = handle->bounds;
+    if (handle->has_kv && !kv)
+        return fail(err, SERVERD_INTERNAL, "cuda: a decoder without KV pages");
+    if (handle->has_kv) {
+        bounds.n_pages = kv->n_pages;
+        bounds.n_window_pages = kv->n_window_pages;
+        bounds.window = kv->window;
+    }
+    const serverd_status status = batch_check(&bounds, batch, err);
+    if (status != SERVERD_OK)
+        return status;
+    struct step step = {.handle = handle,
+                        .gpu = handle->instance->gpu,
+                        .batch = batch,
+                        .on_device = upload(handle, batch),
+                        .kv = kv,
+                        .n_keys = count_keys(batch)};
+    for (uint32_t i = 0; i < partition->n_inputs; i++)
+        gpu_from_host(step.gpu, handle->value[partition->inputs[i]], inputs[i],
+                      value_bytes(&step, partition->inputs[i]));
+    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
+        run_node(&step, &handle->graph->nodes[n]);
+    for (uint32_t i = 0; i < partition->n_outputs; i++)
+        gpu_to_host(step.gpu, outputs[i], handle->value[partition->outputs[i]],
+                    value_bytes(&step, partition->outputs[i]));
+    return gpu_wait(step.gpu, err);
+}

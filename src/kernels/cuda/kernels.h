@@ -1,0 +1,136 @@
+/* The kernels as the delegate's C code calls them, and the device that they run on: implemented
+ * over the CUDA runtime (device.cu, *_kernels.cu with nvcc), or over the emulation.
+ *
+ * Launches return at once; what fails is said by the next gpu_wait. Calls of one stream run in
+ * order. One thread at a time for a stream. All pointers of launches are the device's. Shapes are
+ * in elements, matrices row-major; rows are those of the step, of kind T, S or R (delegate.h). */
+#ifndef KERNELS_CUDA_KERNELS_H
+#define KERNELS_CUDA_KERNELS_H
+
+#include "serverd/delegate.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- the device ------------------------------------------------------------------------------ */
+
+struct gpu; /* a device with its stream */
+
+struct gpu_info {
+    char name[64];
+    uint64_t memory_bytes, free_bytes;
+    double bytes_per_second, macs_per_second; /* of its data sheet, about */
+};
+
+/* How many there are; 0: `reason` says why. Never fails. */
+uint32_t gpu_count(char *reason, size_t reason_bytes);
+bool gpu_describe(uint32_t ordinal, struct gpu_info *out);
+
+serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err);
+void gpu_close(struct gpu *gpu); /* its memory has been freed */
+
+/* Of the device. NULL: there is none. Aligned to 256. */
+void *gpu_allocate(struct gpu *gpu, size_t bytes);
+void gpu_free(struct gpu *gpu, void *memory);
+/* Of the host, that copies run from at full speed. */
+void *gpu_allocate_pinned(struct gpu *gpu, size_t bytes);
+void gpu_free_pinned(struct gpu *gpu, void *memory);
+
+/* In order with launches. to_host and from_host are done when gpu_wait returns. */
+void gpu_zero(struct gpu *gpu, void *to, size_t bytes);
+void gpu_copy(struct gpu *gpu, void *to, const void *from, size_t bytes);
+void gpu_from_host(struct gpu *gpu, void *to, const void *from, size_t bytes);
+void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes);
+
+/* Until all is done. The first error since the last wait: SERVERD_NOMEM, or SERVERD_DEVICE_LOST
+ * after which only gpu_free and gpu_close are any good. */
+serverd_status gpu_wait(struct gpu *gpu, serverd_error *err);
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+/* serverd_batch on the device. */
+struct gpu_batch {
+    uint32_t n_rows, n_seqs, n_logit_rows, max_pages;
+    const int32_t *token, *position;           /* [n_rows] */
+    const uint32_t *row_seq;                   /* [n_rows] */
+    const uint32_t *segment;                   /* [n_rows] */
+    const uint32_t *first_row;                 /* [n_seqs + 1] of each sequence; the last: n_rows */
+    const uint32_t *logit_row;                 /* [n_logit_rows] */
+    const uint32_t *page_table, *window_table; /* [n_seqs][max_pages]; NULL: none */
+};
+
+/* ---- linear_kernels.cu ----------------------------------------------------------------------- */
+
+/* x [n_rows, k] f32 to fragments of bf16. */
+void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t k, void *out);
+/* y [n_rows, n] = x w^T + bias, both as fragments; bias NULL: none. A row's bits do not depend on
+ * n_rows. */
+void gpu_linear(struct gpu *gpu, const void *x, const void *w, const float *bias, uint32_t n_rows,
+                uint32_t n, uint32_t k, float *y);
+
+/* ---- row_kernels.cu: a row's bits depend on no other row ---------------------------------------
+ */
+
+enum gpu_index { GPU_INDEX_TOKEN, GPU_INDEX_POSITION, GPU_INDEX_SEGMENT };
+
+/* out [n_rows, width] = scale * w[index]; w in fragments, [n, width]. */
+void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w, enum gpu_index index,
+               uint32_t width, float scale, float *out);
+/* Groups of `width`; w, b [width]; b NULL: RMS norm. */
+void gpu_norm(struct gpu *gpu, const float *x, const float *w, const float *b, uint32_t n_groups,
+              uint32_t width, float eps, float *out);
+void gpu_l2(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, float *out);
+void gpu_rope(struct gpu *gpu, const struct gpu_batch *batch, const float *x, const float *inv_freq,
+              uint32_t n_heads, const serverd_rope *rope, float mscale, float *out);
+void gpu_pos_scale(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
+                   const serverd_pos_scale *scale, float *out);
+void gpu_add(struct gpu *gpu, const float *a, const float *b, size_t n, float *out);
+void gpu_scale(struct gpu *gpu, const float *x, size_t n, float factor, float *out);
+void gpu_softcap(struct gpu *gpu, const float *x, size_t n, float cap, float *out);
+/* act(a), or act(a) * b; b NULL: the former. */
+void gpu_activate(struct gpu *gpu, const float *a, const float *b, size_t n, uint32_t activation,
+                  float *out);
+void gpu_slice(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, uint32_t begin,
+               uint32_t count, float *out);
+void gpu_select(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
+                float *out);
+void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
+              uint32_t pooling, float *out);
+
+/* ---- attention_kernels.cu -------------------------------------------------------------------- */
+
+/* How keys and values are stored. */
+enum gpu_number { GPU_F32, GPU_F16, GPU_BF16, GPU_I8 }; /* I8: an f32 scale in front of the codes */
+
+/* One layer of a store, as kv_store.h has it. */
+struct gpu_kv {
+    char *keys, *values; /* [page][head][SERVERD_PAGE_TOKENS][bytes of a head] */
+    uint32_t n_kv_heads, k_dim, v_dim;
+    enum gpu_number type;
+    bool is_windowed; /* its pages are the window pages */
+};
+
+/* Bytes of one head of one token. */
+size_t gpu_kv_head_bytes(enum gpu_number type, size_t dim);
+
+void gpu_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu_kv *kv,
+                const float *k, const float *v);
+
+/* Floats of scratch that gpu_attend wants for one row; it takes rows in turns if it has less than
+ * for all, at least for one. */
+size_t gpu_attend_row_floats(const serverd_attn *attn, uint32_t max_keys);
+/* n_keys: one more than the step's highest position, or, without a store, the rows of its longest
+ * sequence. kv->keys NULL: without a store. */
+void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const serverd_attn *attn,
+                const struct gpu_kv *kv, const float *q, const float *k, const float *v,
+                uint32_t n_keys, float *scratch, size_t scratch_floats, float *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,263 @@
+/* Everything that is done row by row, or element by element. */
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/fragments.h"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/sums.cuh"
+
+#include <math.h>
+
+enum { ROW_THREADS = 128, ELEMENT_THREADS = 256 };
+
+/* ---- element by element ---------------------------------------------------------------------- */
+
+/* The element of a thread; those behind the last do nothing. */
+#define ELEMENT ((size_t)blockIdx.x * ELEMENT_THREADS + threadIdx.x)
+
+static dim3 elements(size_t n)
+{
+    return dim3(blocks_of(n, ELEMENT_THREADS));
+}
+
+__global__ void add(const float *a, const float *b, size_t n, float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] = a[ELEMENT] + b[ELEMENT];
+}
+
+extern "C" void gpu_add(struct gpu *gpu, const float *a, const float *b, size_t n, float *out)
+{
+    LAUNCH(add, elements(n), dim3(ELEMENT_THREADS), gpu->stream, a, b, n, out);
+    gpu_check(gpu, "add");
+}
+
+__global__ void scale_all(const float *x, size_t n, float factor, float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] = x[ELEMENT] * factor;
+}
+
+extern "C" void gpu_scale(struct gpu *gpu, const float *x, size_t n, float factor, float *out)
+{
+    LAUNCH(scale_all, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, factor, out);
+    gpu_check(gpu, "scale");
+}
+
+__global__ void softcap(const float *x, size_t n, float cap, float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] = cap * tanhf(x[ELEMENT] / cap);
+}
+
+extern "C" void gpu_softcap(struct gpu *gpu, const float *x, size_t n, float cap, float *out)
+{
+    LAUNCH(softcap, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, cap, out);
+    gpu_check(gpu, "softcap");
+}
+
+__device__ static float activated(uint32_t activation, float x)
+{
+    switch (activation) {
+    case SERVERD_ACT_SILU:
+        return x / (1 + expf(-x));
+    case SERVERD_ACT_GELU_TANH: /* sqrt(2 / pi) */
+        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case SERVERD_ACT_GELU_ERF: /* sqrt(1 / 2) */
+        return 0.5f * x * (1 + erff(x * 0.7071067812f));
+    case SERVERD_ACT_RELU:
+        return x < 0 ? 0 : x;
+    case SERVERD_ACT_SIGMOID:
+        return 1 / (1 + expf(-x));
+    default:
+        return tanhf(x);
+    }
+}
+
+__global__ void activate(const float *a, const float *b, size_t n, uint32_t activation, float *out)
+{
+    if (ELEMENT >= n)
+        return;
+    const float y = activated(activation, a[ELEMENT]);
+    out[ELEMENT] = b ? y * b[ELEMENT] : y;
+}
+
+extern "C" void gpu_activate(struct gpu *gpu, const float *a, const float *b, size_t n,
+                             uint32_t activation, float *out)
+{
+    LAUNCH(activate, elements(n), dim3(ELEMENT_THREADS), gpu->stream, a, b, n, activation, out);
+    gpu_check(gpu, "activate");
+}
+
+__global__ void slice(const float *x, size_t n, uint32_t width, uint32_t begin, uint32_t count,
+                      float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] = x[ELEMENT / count * width + begin + ELEMENT % count];
+}
+
+extern "C" void gpu_slice(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width,
+                          uint32_t begin, uint32_t count, float *out)
+{
+    const size_t n = (size_t)n_rows * count;
+    LAUNCH(slice, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, width, begin, count, out);
+    gpu_check(gpu, "slice");
+}
+
+__global__ void select(const float *x, size_t n, uint32_t width, const uint32_t *row, float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] = x[(size_t)row[ELEMENT / width] * width + ELEMENT % width];
+}
+
+extern "C" void gpu_select(struct gpu *gpu, const struct gpu_batch *batch, const float *x,
+                           uint32_t width, float *out)
+{
+    const size_t n = (size_t)batch->n_logit_rows * width;
+    LAUNCH(select, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, width, batch->logit_row,
+           out);
+    gpu_check(gpu, "select");
+}
+
+/* ---- tables ---------------------------------------------------------------------------------- */
+
+__global__ void embed(const uint32_t *index, const uint16_t *w, size_t n, uint32_t width,
+                      float scale, float *out)
+{
+    if (ELEMENT < n)
+        out[ELEMENT] =
+            scale *
+            bf16_value(w[fragments_weight_at(index[ELEMENT / width], ELEMENT % width, width)]);
+}
+
+extern "C" void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w,
+                          enum gpu_index index, uint32_t width, float scale, float *out)
+{
+    const size_t n = (size_t)batch->n_rows * width;
+    const uint32_t *of_row = index == GPU_INDEX_TOKEN      ? (const uint32_t *)batch->token
+                             : index == GPU_INDEX_POSITION ? (const uint32_t *)batch->position
+                                                           : batch->segment;
+    LAUNCH(embed, elements(n), dim3(ELEMENT_THREADS), gpu->stream, of_row, (const uint16_t *)w, n,
+           width, scale, out);
+    gpu_check(gpu, "embed");
+}
+
+/* ---- positions ------------------------------------------------------------------------------- */
+
+/* A thread turns a pair, or carries over an element that is in none. Angles as the reference has
+ * them: the product in f32, then sine and cosine of it at full range. */
+__global__ void rope(const float *x, size_t n, const int32_t *position, const float *inv_freq,
+                     uint32_t n_heads, serverd_rope p, float mscale, float *out)
+{
+    const uint32_t n_pairs = p.n_rot / 2, n_units = n_pairs + p.head_dim - p.n_rot;
+    if (ELEMENT >= n)
+        return;
+    const uint32_t unit = (uint32_t)(ELEMENT % n_units);
+    const size_t head = ELEMENT / n_units * p.head_dim, row = ELEMENT / n_units / n_heads;
+    if (unit >= n_pairs) {
+        const size_t at = head + p.n_rot + unit - n_pairs;
+        out[at] = x[at];
+        return;
+    }
+    const size_t first = head + (p.is_neox ? unit : 2 * unit);
+    const size_t second = first + (p.is_neox ? n_pairs : 1);
+    const float angle = (float)position[row] * inv_freq[unit];
+    const float c = (float)cos((double)angle) * mscale, s = (float)sin((double)angle) * mscale;
+    const float a = x[first], b = x[second];
+    out[first] = a * c - b * s;
+    out[second] = a * s + b * c;
+}
+
+extern "C" void gpu_rope(struct gpu *gpu, const struct gpu_batch *batch, const float *x,
+                         const float *inv_freq, uint32_t n_heads, const serverd_rope *p,
+                         float mscale, float *out)
+{
+    const size_t n = (size_t)batch->n_rows * n_heads * (p->n_rot / 2 + p->head_dim - p->n_rot);
+    LAUNCH(rope, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, batch->position, inv_freq,
+           n_heads, *p, mscale, out);
+    gpu_check(gpu, "rope");
+}
+
+__global__ void pos_scale(const float *x, size_t n, uint32_t width, const int32_t *position,
+                          serverd_pos_scale p, float *out)
+{
+    if (ELEMENT >= n)
+        return;
+    const uint32_t periods = (uint32_t)position[ELEMENT / width] / p.period;
+    out[ELEMENT] = x[ELEMENT] * (1 + p.beta * logf(1 + (float)periods));
+}
+
+extern "C" void gpu_pos_scale(struct gpu *gpu, const struct gpu_batch *batch, const float *x,
+                              uint32_t width, const serverd_pos_scale *p, float *out)
+{
+    const size_t n = (size_t)batch->n_rows * width;
+    LAUNCH(pos_scale, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, width, batch->position,
+           *p, out);
+    gpu_check(gpu, "pos_scale");
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+
+/* A block norms a group. b NULL: RMS norm; w NULL: what is divided by is the group's length. */
+__global__ void norm(const float *x, const float *w, const float *b, uint32_t width, float eps,
+                     float *out)
+{
+    const float *group = x + (size_t)blockIdx.x * width;
+    float mean = 0, sum = 0;
+    if (b) {
+        for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS)
+            sum += group[i];
+        mean = block_sum<ROW_THREADS>(sum) / (float)width;
+        sum = 0;
+    }
+    for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS)
+        sum += (group[i] - mean) * (group[i] - mean);
+    sum = block_sum<ROW_THREADS>(sum);
+    const float inverse = w ? 1 / sqrtf(sum / (float)width + eps) : 1 / fmaxf(sqrtf(sum), 1e-12f);
+    for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS) {
+        const float y = (group[i] - mean) * inverse;
+        out[(size_t)blockIdx.x * width + i] = (w ? y * w[i] : y) + (b ? b[i] : 0);
+    }
+}
+
+extern "C" void gpu_norm(struct gpu *gpu, const float *x, const float *w, const float *b,
+                         uint32_t n_groups, uint32_t width, float eps, float *out)
+{
+    LAUNCH(norm, dim3(n_groups), dim3(ROW_THREADS), gpu->stream, x, w, b, width, eps, out);
+    gpu_check(gpu, "norm");
+}
+
+extern "C" void gpu_l2(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, float *out)
+{
+    const float *none = NULL;
+    LAUNCH(norm, dim3(n_rows), dim3(ROW_THREADS), gpu->stream, x, none, none, width, 0.0f, out);
+    gpu_check(gpu, "l2");
+}
+
+/* ---- pooling --------------------------------------------------------------------------------- */
+
+/* A thread has a column of a sequence, and adds its rows one after the other. */
+__global__ void pool(const float *x, size_t n, uint32_t width, const uint32_t *first_row,
+                     uint32_t pooling, float *out)
+{
+    if (ELEMENT >= n)
+        return;
+    const uint32_t seq = (uint32_t)(ELEMENT / width), begin = first_row[seq],
+                   end = first_row[seq + 1];
+    const float *column = x + ELEMENT % width;
+    if (pooling != SERVERD_POOL_MEAN) {
+        out[ELEMENT] = column[(size_t)(pooling == SERVERD_POOL_CLS ? begin : end - 1) * width];
+        return;
+    }
+    float sum = 0;
+    for (uint32_t row = begin; row < end; row++)
+        sum += column[(size_t)row * width];
+    out[ELEMENT] = sum / (float)(end - begin);
+}
+
+extern "C" void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x,
+                         uint32_t width, uint32_t pooling, float *out)
+{
+    const size_t n = (size_t)batch->n_seqs * width;
+    LAUNCH(pool, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, width, batch->first_row,
+           pooling, out);
+    gpu_check(gpu, "pool");
+}
