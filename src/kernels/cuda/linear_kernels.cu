@@ -90,7 +90,7 @@ multiply(const uint4 *__restrict__ x, const uint4 *__restrict__ w, uint32_t row_
 }
 
 template <int N_ROW_TILES>
-__global__ void __launch_bounds__(LINEAR_THREADS, 4)
+__global__ void __launch_bounds__(LINEAR_THREADS, 3)
     linear(const uint4 *__restrict__ x, const uint4 *__restrict__ w, const float *__restrict__ bias,
            uint32_t n_rows, uint32_t n, uint32_t n_chunks, float *__restrict__ y)
 {
