@@ -25,16 +25,6 @@ extern "C" size_t gpu_kv_head_bytes(enum gpu_number type, size_t dim)
     return head_bytes(type, dim);
 }
 
-__device__ static float half_value(uint16_t bits)
-{
-    const unsigned sign = (unsigned)(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
-    if (rest >= 0x7c00u) /* infinity, NaN */
-        return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
-    /* shifted into place, and the exponents' difference by a product, exact for small numbers too
-     */
-    return __uint_as_float(sign | rest << 13) * 5.192296858534828e+33f; /* 2^112 */
-}
-
 /* To nearest, even. */
 __device__ static uint16_t half_bits(float value)
 {

@@ -49,6 +49,8 @@ static inline const serverd_tensor *cuda_tensor(const serverd_graph *graph,
 
 /* ---- pack.c ---------------------------------------------------------------------------------- */
 
+/* Of a matrix of this type. */
+enum fragment_form cuda_fragment_form(serverd_dtype dtype);
 serverd_status cuda_form(const serverd_tensor *tensor, serverd_form *out, serverd_error *err);
 serverd_status cuda_pack(const serverd_tensor *tensor, const serverd_form *form, uint64_t first_row,
                          uint64_t n_rows, void *dst, serverd_error *err);

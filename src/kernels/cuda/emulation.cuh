@@ -27,6 +27,9 @@ struct dim3 {
     {
     }
 };
+struct uint2 {
+    unsigned x, y;
+};
 struct uint4 {
     unsigned x, y, z, w;
 };

@@ -112,8 +112,9 @@ static void run_embed(const struct call *call)
                                              [SERVERD_INDEX_SEGMENT] = GPU_INDEX_SEGMENT};
     const serverd_embed *embed = &call->attributes->embed;
     const serverd_tensor *table = cuda_tensor(call->step->handle->graph, call->node, 0);
-    gpu_embed(call->step->gpu, &call->step->on_device, call->a, indexes[embed->index],
-              (uint32_t)table->dims[1], embed->scale, call->out);
+    gpu_embed(call->step->gpu, &call->step->on_device, call->a, cuda_fragment_form(table->dtype),
+              (uint32_t)table->dims[0], indexes[embed->index], (uint32_t)table->dims[1],
+              embed->scale, call->out);
 }
 
 static void run_linear(const struct call *call)
@@ -122,8 +123,8 @@ static void run_linear(const struct call *call)
     const serverd_tensor *w = cuda_tensor(step->handle->graph, call->node, 1);
     gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, (uint32_t)w->dims[1],
                           step->handle->fragments);
-    gpu_linear(step->gpu, step->handle->fragments, call->b, call->c, call->n_rows,
-               (uint32_t)w->dims[0], (uint32_t)w->dims[1], call->out);
+    gpu_linear(step->gpu, step->handle->fragments, call->b, cuda_fragment_form(w->dtype), call->c,
+               call->n_rows, (uint32_t)w->dims[0], (uint32_t)w->dims[1], call->out);
 }
 
 static void run_norm(const struct call *call)

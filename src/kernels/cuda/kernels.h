@@ -7,6 +7,7 @@
 #ifndef KERNELS_CUDA_KERNELS_H
 #define KERNELS_CUDA_KERNELS_H
 
+#include "kernels/cuda/fragments.h"
 #include "serverd/delegate.h"
 
 #include <stdbool.h>
@@ -70,17 +71,18 @@ struct gpu_batch {
 void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t k, void *out);
 /* y [n_rows, n] = x w^T + bias, both as fragments; bias NULL: none. A row's bits do not depend on
  * n_rows. */
-void gpu_linear(struct gpu *gpu, const void *x, const void *w, const float *bias, uint32_t n_rows,
-                uint32_t n, uint32_t k, float *y);
+void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
+                const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y);
 
 /* ---- row_kernels.cu: a row's bits depend on no other row ---------------------------------------
  */
 
 enum gpu_index { GPU_INDEX_TOKEN, GPU_INDEX_POSITION, GPU_INDEX_SEGMENT };
 
-/* out [n_rows, width] = scale * w[index]; w in fragments, [n, width]. */
-void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w, enum gpu_index index,
-               uint32_t width, float scale, float *out);
+/* out [n_rows, width] = scale * w[index]; w in fragments, [n_table, width]. */
+void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w,
+               enum fragment_form form, uint32_t n_table, enum gpu_index index, uint32_t width,
+               float scale, float *out);
 /* Groups of `width`; w, b [width]; b NULL: RMS norm. */
 void gpu_norm(struct gpu *gpu, const float *x, const float *w, const float *b, uint32_t n_groups,
               uint32_t width, float eps, float *out);

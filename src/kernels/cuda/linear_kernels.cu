@@ -2,8 +2,7 @@
  * whatever rows are beside it, so its bits are its own. With few rows the time is that of reading
  * the weights, and a tile's unused rows cost nothing. */
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/fragments.h"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/weights.cuh"
 
 /* ---- rows to fragments ----------------------------------------------------------------------- */
 
@@ -44,55 +43,119 @@ extern "C" void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t 
 {
     const size_t n_lanes = fragments_rows(n_rows, k) / 8;
     LAUNCH(rows_to_fragments, dim3(blocks_of(n_lanes, CONVERT_THREADS)), dim3(CONVERT_THREADS),
-           gpu->stream, x, n_rows, k, (uint32_t)(fragments_round_up(k, FRAGMENT_K) / 16),
+           gpu->stream, x, n_rows, k, (uint32_t)(fragments_round_up(k, FRAGMENT_ROW_K) / 16),
            (uint4 *)out);
     gpu_check(gpu, "rows_to_fragments");
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* A block has 4 warps, which share the k of 4 tiles of columns in turns of 32; their sums are added
- * in order at the end. */
+/* A block has 4 warps, which share the k of 4 tiles of columns in turns of a record; their sums are
+ * added in order at the end.
+ *
+ * Codes go through the tensor core as they are, small whole numbers that bf16 holds exactly; the sums
+ * of a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8 weights;
+ * scaling the weights would be 8, with conversions, and round them to bf16. Minima are multiplied by
+ * the sum of the group's x, which a tile of ones makes, once for all columns. */
 enum { N_WARPS = 4, N_COLUMN_TILES = 4, LINEAR_THREADS = N_WARPS * WARP_LANES };
 
 template <int N_ROW_TILES> struct sums {
     float of[N_ROW_TILES][N_COLUMN_TILES][4];
 };
 
-/* The warp's share of k. */
-template <int N_ROW_TILES>
-__device__ static __forceinline__ void
-multiply(const uint4 *__restrict__ x, const uint4 *__restrict__ w, uint32_t row_tile,
-         uint32_t n_row_tiles, uint32_t column_tile, uint32_t n_column_tiles, uint32_t n_chunks,
-         struct sums<N_ROW_TILES> *sums)
+/* The group's pairs of a column tile by the rows' tile. */
+template <class W>
+__device__ static __forceinline__ void multiply_group(const uint4 *a, const unsigned pairs[][2],
+                                                      const float *scale, const float *minimum,
+                                                      const float *x_sums, float *sums)
 {
-    const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
-    for (uint32_t chunk = warp; chunk < n_chunks; chunk += N_WARPS) {
-        uint4 b[N_COLUMN_TILES] = {};
+    float of_group[4] = {};
 #pragma unroll
-        for (int j = 0; j < N_COLUMN_TILES; j++)
-            if (column_tile + j < n_column_tiles)
-                b[j] = w[((size_t)(column_tile + j) * n_chunks + chunk) * WARP_LANES + lane];
+    for (int t = 0; t < W::N_TILES; t++)
+        mma(W::HAS_SCALES ? of_group : sums, a[t], pairs[t][0], pairs[t][1]);
 #pragma unroll
-        for (int i = 0; i < N_ROW_TILES; i++) {
-            if (row_tile + i >= n_row_tiles)
-                continue;
-            const uint4 *a =
-                x + ((size_t)(row_tile + i) * n_chunks + chunk) * 2 * WARP_LANES + lane;
-            const uint4 first = a[0], second = a[WARP_LANES];
-#pragma unroll
-            for (int j = 0; j < N_COLUMN_TILES; j++) {
-                mma(sums->of[i][j], first, b[j].x, b[j].y);
-                mma(sums->of[i][j], second, b[j].z, b[j].w);
-            }
-        }
+    for (int s = 0; W::HAS_SCALES && s < 4; s++) {
+        sums[s] = __fmaf_rn(of_group[s], scale[s % 2], sums[s]);
+        if (W::HAS_MIN)
+            sums[s] = __fmaf_rn(x_sums[s], minimum[s % 2], sums[s]);
     }
 }
 
-template <int N_ROW_TILES>
-__global__ void __launch_bounds__(LINEAR_THREADS, 3)
-    linear(const uint4 *__restrict__ x, const uint4 *__restrict__ w, const float *__restrict__ bias,
-           uint32_t n_rows, uint32_t n, uint32_t n_chunks, float *__restrict__ y)
+/* One group of k of all tiles; x: of the first row tile, whose others are x_stride apart. */
+template <class W, int N_ROW_TILES>
+__device__ static __forceinline__ void
+add_group(const struct lane_record<W> *records, int group, const uint4 *__restrict__ x,
+          size_t x_stride, uint32_t n_row_tiles, struct sums<N_ROW_TILES> *sums)
+{
+    const unsigned ones = 0x3f803f80u;
+    unsigned pairs[N_COLUMN_TILES][W::N_TILES][2];
+    float scale[N_COLUMN_TILES][2], minimum[N_COLUMN_TILES][2];
+#pragma unroll
+    for (int j = 0; j < N_COLUMN_TILES; j++) {
+#pragma unroll
+        for (int t = 0; t < W::N_TILES * 2; t++)
+            pairs[j][t / 2][t % 2] =
+                pair_of<W>(records[j], group * W::N_TILES + t / 2, t % 2);
+        if (W::HAS_SCALES)
+            scales_of<W>(records[j], group, scale[j], minimum[j]);
+    }
+#pragma unroll
+    for (int i = 0; i < N_ROW_TILES; i++) {
+        if ((uint32_t)i >= n_row_tiles)
+            continue;
+        uint4 a[W::N_TILES];
+        float x_sums[4] = {};
+#pragma unroll
+        for (int t = 0; t < W::N_TILES; t++)
+            a[t] = x[i * x_stride + t * WARP_LANES];
+#pragma unroll
+        for (int t = 0; W::HAS_MIN && t < W::N_TILES; t++)
+            mma(x_sums, a[t], ones, ones);
+#pragma unroll
+        for (int j = 0; j < N_COLUMN_TILES; j++)
+            multiply_group<W>(a, pairs[j], scale[j], minimum[j], x_sums, sums->of[i][j]);
+    }
+}
+
+/* Where a block's share of the operands lies. */
+struct operands {
+    const uint4 *x;
+    const char *w;
+    uint32_t n_row_tiles, n_column_tiles; /* that there are from there on */
+    uint32_t n_chunks;
+    size_t x_stride;
+};
+
+/* The warp's share of k. */
+template <class W, int N_ROW_TILES>
+__device__ static __forceinline__ void multiply(struct operands from,
+                                                struct sums<N_ROW_TILES> *sums)
+{
+    const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
+    for (uint32_t chunk = warp; chunk < from.n_chunks; chunk += N_WARPS) {
+        struct lane_record<W> records[N_COLUMN_TILES] = {};
+#pragma unroll
+        for (int j = 0; j < N_COLUMN_TILES; j++)
+            if ((uint32_t)j < from.n_column_tiles)
+                read_record<W>(from.w + ((size_t)j * from.n_chunks + chunk) * W::RECORD, lane,
+                               &records[j]);
+        const uint4 *x = from.x + (size_t)chunk * (W::CHUNK / 16) * WARP_LANES + lane;
+#pragma unroll
+        for (int group = 0; group < W::N_GROUPS; group++)
+            add_group<W, N_ROW_TILES>(records, group, x + group * W::N_TILES * WARP_LANES,
+                                      from.x_stride, from.n_row_tiles, sums);
+    }
+}
+
+/* Blocks that a multiprocessor holds at once: as many as leave all registers that a tile wants. */
+template <class W, int N_ROW_TILES> struct occupancy {
+    static const int BLOCKS = W::HAS_SCALES && N_ROW_TILES > 2 ? 2 : 3;
+};
+
+template <class W, int N_ROW_TILES>
+__global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<W, N_ROW_TILES>::BLOCKS))
+    linear(const uint4 *__restrict__ x, const char *__restrict__ w, const float *__restrict__ bias,
+           uint32_t n_rows, uint32_t n, uint32_t k, float *__restrict__ y)
 {
     enum { N_SUMS = N_ROW_TILES * N_COLUMN_TILES * 4 };
     const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
@@ -100,14 +163,21 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 3)
     SHARED(float, partial, (N_WARPS - 1) * N_SUMS * WARP_LANES);
     struct sums<N_ROW_TILES> sums = {
     };
-    multiply<N_ROW_TILES>(x, w, row_tile, (n_rows + 15) / 16, column_tile, (n + 7) / 8, n_chunks,
-                          &sums);
+    struct operands from;
+    from.x_stride = fragments_round_up(k, FRAGMENT_ROW_K) / 16 * WARP_LANES;
+    from.n_chunks = (k + W::CHUNK - 1) / W::CHUNK;
+    from.x = x + row_tile * from.x_stride;
+    from.w = w + (size_t)column_tile * from.n_chunks * W::RECORD;
+    from.n_row_tiles = (n_rows + 15) / 16 - row_tile;
+    from.n_column_tiles = (n + 7) / 8 - column_tile;
+    multiply<W, N_ROW_TILES>(from, &sums);
     if (warp > 0)
         for (int s = 0; s < N_SUMS; s++)
             partial[((warp - 1) * N_SUMS + s) * WARP_LANES + lane] = (&sums.of[0][0][0])[s];
     __syncthreads();
     if (warp > 0)
         return;
+    const float *powers = (const float *)(w + fragments_records(W::shape(), n, k));
 #pragma unroll
     for (int s = 0; s < N_SUMS; s++) {
         float sum = (&sums.of[0][0][0])[s];
@@ -115,30 +185,53 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 3)
             sum += partial[(other * N_SUMS + s) * WARP_LANES + lane];
         const uint32_t row = (row_tile + s / (N_COLUMN_TILES * 4)) * 16 + lane / 4 + s % 4 / 2 * 8;
         const uint32_t column = (column_tile + s / 4 % N_COLUMN_TILES) * 8 + lane % 4 * 2 + s % 2;
-        if (row < n_rows && column < n)
-            y[(size_t)row * n + column] = bias ? sum + bias[column] : sum;
+        if (row >= n_rows || column >= n)
+            continue;
+        if (W::HAS_SCALES)
+            sum *= powers[column];
+        y[(size_t)row * n + column] = bias ? sum + bias[column] : sum;
     }
 }
 
-template <int N_ROW_TILES>
-static void launch(struct gpu *gpu, const void *x, const void *w, const float *bias,
-                   uint32_t n_rows, uint32_t n, uint32_t k, float *y)
+struct linear_call {
+    const uint4 *x;
+    const char *w;
+    const float *bias;
+    uint32_t n_rows, n, k;
+    float *y;
+};
+
+template <class W, int N_ROW_TILES> static void launch(struct gpu *gpu, const linear_call &call)
 {
-    const dim3 grid(blocks_of(n, N_COLUMN_TILES * FRAGMENT_COLUMNS),
-                    blocks_of(n_rows, N_ROW_TILES * FRAGMENT_ROWS));
-    LAUNCH(linear<N_ROW_TILES>, grid, dim3(LINEAR_THREADS), gpu->stream, (const uint4 *)x,
-           (const uint4 *)w, bias, n_rows, n,
-           (uint32_t)(fragments_round_up(k, FRAGMENT_K) / FRAGMENT_K), y);
+    const dim3 grid(blocks_of(call.n, N_COLUMN_TILES * FRAGMENT_COLUMNS),
+                    blocks_of(call.n_rows, N_ROW_TILES * FRAGMENT_ROWS));
+    LAUNCH((linear<W, N_ROW_TILES>), grid, dim3(LINEAR_THREADS), gpu->stream, call.x, call.w,
+           call.bias, call.n_rows, call.n, call.k, call.y);
     gpu_check(gpu, "linear");
 }
 
-extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, const float *bias,
-                           uint32_t n_rows, uint32_t n, uint32_t k, float *y)
+template <class W> static void launch_for_rows(struct gpu *gpu, const linear_call &call)
 {
-    if (n_rows <= FRAGMENT_ROWS)
-        launch<1>(gpu, x, w, bias, n_rows, n, k, y);
-    else if (n_rows <= 2 * FRAGMENT_ROWS)
-        launch<2>(gpu, x, w, bias, n_rows, n, k, y);
+    if (call.n_rows <= FRAGMENT_ROWS)
+        launch<W, 1>(gpu, call);
+    else if (call.n_rows <= 2 * FRAGMENT_ROWS)
+        launch<W, 2>(gpu, call);
     else
-        launch<4>(gpu, x, w, bias, n_rows, n, k, y);
+        launch<W, 4>(gpu, call);
+}
+
+extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
+                           const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y)
+{
+    const linear_call call = {(const uint4 *)x, (const char *)w, bias, n_rows, n, k, y};
+    switch (form) {
+#define FORM_CASE(name, bits, group, has_min)                                                      \
+    case FRAGMENT_##name:                                                                          \
+        launch_for_rows<weights<bits, group, has_min>>(gpu, call);                                 \
+        break;
+        FRAGMENT_FORMS(FORM_CASE)
+#undef FORM_CASE
+    default:
+        break;
+    }
 }

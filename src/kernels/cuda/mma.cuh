@@ -22,6 +22,22 @@ __device__ static __forceinline__ unsigned bf16_bits(float value)
 
 #ifdef __CUDACC__
 
+__device__ static __forceinline__ float half_value(uint16_t bits)
+{
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+/* a - b of two numbers, which are what both words hold. */
+__device__ static __forceinline__ unsigned bf16_difference(unsigned a, unsigned b)
+{
+    unsigned out;
+    const unsigned minus_one = 0xbf80bf80u;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(b), "r"(minus_one), "r"(a));
+    return out;
+}
+
 __device__ static __forceinline__ void mma(float c[4], uint4 a, unsigned b0, unsigned b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -31,6 +47,22 @@ __device__ static __forceinline__ void mma(float c[4], uint4 a, unsigned b0, uns
 }
 
 #else
+
+static inline float half_value(uint16_t bits)
+{
+    const unsigned sign = (unsigned)(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
+    if (rest >= 0x7c00u) /* infinity, NaN */
+        return __uint_as_float(sign | 0x7f800000u | (rest & 0x3ffu) << 13);
+    /* shifted into place, and the exponents' difference by a product, exact for small numbers too
+     */
+    return __uint_as_float(sign | rest << 13) * 5.192296858534828e+33f; /* 2^112 */
+}
+
+static inline unsigned bf16_difference(unsigned a, unsigned b)
+{
+    return bf16_bits(bf16_value(a & 0xffffu) - bf16_value(b & 0xffffu)) |
+           bf16_bits(bf16_value(a >> 16) - bf16_value(b >> 16)) << 16;
+}
 
 struct mma_fragments {
     unsigned a[4], b[2];

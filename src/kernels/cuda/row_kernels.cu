@@ -1,8 +1,7 @@
 /* Everything that is done row by row, or element by element. */
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/fragments.h"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/sums.cuh"
+#include "kernels/cuda/weights.cuh"
 
 #include <math.h>
 
@@ -119,24 +118,34 @@ extern "C" void gpu_select(struct gpu *gpu, const struct gpu_batch *batch, const
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
-__global__ void embed(const uint32_t *index, const uint16_t *w, size_t n, uint32_t width,
-                      float scale, float *out)
+template <class W>
+__global__ void embed(const uint32_t *index, const char *w, size_t n, uint32_t n_table,
+                      uint32_t width, float scale, float *out)
 {
     if (ELEMENT < n)
-        out[ELEMENT] =
-            scale *
-            bf16_value(w[fragments_weight_at(index[ELEMENT / width], ELEMENT % width, width)]);
+        out[ELEMENT] = scale * element_of<W>(w, n_table, width, index[ELEMENT / width],
+                                             ELEMENT % width);
 }
 
 extern "C" void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w,
-                          enum gpu_index index, uint32_t width, float scale, float *out)
+                          enum fragment_form form, uint32_t n_table, enum gpu_index index,
+                          uint32_t width, float scale, float *out)
 {
     const size_t n = (size_t)batch->n_rows * width;
     const uint32_t *of_row = index == GPU_INDEX_TOKEN      ? (const uint32_t *)batch->token
                              : index == GPU_INDEX_POSITION ? (const uint32_t *)batch->position
                                                            : batch->segment;
-    LAUNCH(embed, elements(n), dim3(ELEMENT_THREADS), gpu->stream, of_row, (const uint16_t *)w, n,
-           width, scale, out);
+    switch (form) {
+#define FORM_CASE(name, bits, group, has_min)                                                      \
+    case FRAGMENT_##name:                                                                          \
+        LAUNCH((embed<weights<bits, group, has_min>>), elements(n), dim3(ELEMENT_THREADS),         \
+               gpu->stream, of_row, (const char *)w, n, n_table, width, scale, out);               \
+        break;
+        FRAGMENT_FORMS(FORM_CASE)
+#undef FORM_CASE
+    default:
+        break;
+    }
     gpu_check(gpu, "embed");
 }
 

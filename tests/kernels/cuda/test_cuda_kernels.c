@@ -3,8 +3,7 @@
  * Argument: none. */
 #include "base/hash.h"
 #include "base/numeric.h"
-#include "kernels/cuda/fragments.h"
-#include "kernels/cuda/kernels.h"
+#include "on_device.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,127 +14,11 @@
 
 #include <cmocka.h>
 
-static serverd_error err;
-static struct gpu *gpu;
-
-static int open_gpu(void **state)
-{
-    (void)state;
-    return gpu_open(0, &gpu, &err) == SERVERD_OK ? 0 : -1;
-}
-
-static int close_gpu(void **state)
-{
-    (void)state;
-    gpu_close(gpu);
-    return 0;
-}
-
-static float *random_floats(size_t n, uint64_t seed)
-{
-    float *x = malloc(n * sizeof *x);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++)
-        x[i] = (float)(int64_t)(hash_mix(seed * 1000003 + i) >> 40) / (float)(1 << 23) - 1.0f;
-    return x;
-}
-
-static void *on_device(const void *from, size_t bytes)
-{
-    void *to = gpu_allocate(gpu, bytes);
-    assert_non_null(to);
-    gpu_from_host(gpu, to, from, bytes);
-    return to;
-}
-
-static void *from_device(const void *from, size_t bytes)
-{
-    void *to = malloc(bytes);
-    assert_non_null(to);
-    gpu_to_host(gpu, to, from, bytes);
-    assert_int_equal(gpu_wait(gpu, &err), SERVERD_OK);
-    return to;
-}
-
 static void assert_near(const float *x, const double *expected, size_t n, double most)
 {
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)x[i] - expected[i]) <= most))
             fail_msg("element %zu is %g, expected %g", i, (double)x[i], expected[i]);
-}
-
-/* ---- linear layers --------------------------------------------------------------------------- */
-
-static float rounded(float x)
-{
-    return bf16_to_f32(f32_to_bf16(x));
-}
-
-/* The first n_rows of x; *bits of the result are the caller's. */
-static float *run_linear(const float *x, const uint16_t *w, const float *bias, uint32_t n_rows,
-                         uint32_t n, uint32_t k)
-{
-    float *x_there = on_device(x, (size_t)n_rows * k * sizeof *x),
-          *bias_there = bias ? on_device(bias, n * sizeof *bias) : NULL,
-          *y = gpu_allocate(gpu, (size_t)n_rows * n * sizeof *y);
-    void *w_there = on_device(w, fragments_weights(n, k) * sizeof *w),
-         *fragments = gpu_allocate(gpu, fragments_rows(n_rows, k) * sizeof(uint16_t));
-    gpu_rows_to_fragments(gpu, x_there, n_rows, k, fragments);
-    gpu_linear(gpu, fragments, w_there, bias_there, n_rows, n, k, y);
-    float *out = from_device(y, (size_t)n_rows * n * sizeof *y);
-    gpu_free(gpu, x_there);
-    gpu_free(gpu, bias_there);
-    gpu_free(gpu, y);
-    gpu_free(gpu, w_there);
-    gpu_free(gpu, fragments);
-    return out;
-}
-
-static void check_linear(uint32_t n_rows, uint32_t n, uint32_t k, bool has_bias)
-{
-    float *x = random_floats((size_t)n_rows * k, 1), *w = random_floats((size_t)n * k, 2),
-          *bias = has_bias ? random_floats(n, 3) : NULL;
-    uint16_t *fragments = calloc(fragments_weights(n, k), sizeof *fragments);
-    double *expected = calloc((size_t)n_rows * n, sizeof *expected);
-    assert_true(fragments && expected);
-    for (uint32_t c = 0; c < n; c++)
-        for (uint32_t i = 0; i < k; i++)
-            fragments[fragments_weight_at(c, i, k)] = f32_to_bf16(w[(size_t)c * k + i]);
-    for (uint32_t r = 0; r < n_rows; r++)
-        for (uint32_t c = 0; c < n; c++) {
-            double sum = has_bias ? (double)bias[c] : 0;
-            for (uint32_t i = 0; i < k; i++)
-                sum +=
-                    (double)rounded(x[(size_t)r * k + i]) * (double)rounded(w[(size_t)c * k + i]);
-            expected[(size_t)r * n + c] = sum;
-        }
-    float *all = run_linear(x, fragments, bias, n_rows, n, k),
-          *again = run_linear(x, fragments, bias, n_rows, n, k);
-    assert_near(all, expected, (size_t)n_rows * n, 1e-5 * sqrt(k));
-    assert_memory_equal(all, again, (size_t)n_rows * n * sizeof *all);
-    for (uint32_t r = 0; r < n_rows; r += 7) {
-        float *alone = run_linear(x + (size_t)r * k, fragments, bias, 1, n, k);
-        assert_memory_equal(alone, all + (size_t)r * n, n * sizeof *alone);
-        free(alone);
-    }
-    free(x);
-    free(w);
-    free(bias);
-    free(fragments);
-    free(expected);
-    free(all);
-    free(again);
-}
-
-static void linear_layers_multiply_any_shape(void **state)
-{
-    (void)state;
-    static const uint32_t shapes[][3] = {/* rows, columns, k */
-                                         {1, 8, 32},  {1, 1, 1},     {1, 70, 576},
-                                         {2, 33, 40}, {16, 32, 128}, {17, 40, 129},
-                                         {33, 9, 31}, {70, 65, 200}, {130, 16, 64}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        check_linear(shapes[i][0], shapes[i][1], shapes[i][2], i % 2 == 0);
 }
 
 /* ---- a batch --------------------------------------------------------------------------------- */
@@ -424,7 +307,6 @@ static void half_numbers_are_rounded_to_nearest_even(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linear_layers_multiply_any_shape),
         cmocka_unit_test(attention_reads_pages_of_every_type),
         cmocka_unit_test(norms_divide_by_their_groups),
         cmocka_unit_test(half_numbers_are_rounded_to_nearest_even),
