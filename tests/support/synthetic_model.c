@@ -380,18 +380,93 @@ static void put_q4_0(struct buffer *out, const float *x)
         buffer_append_char(out, (char)(q4_code(x[i], d) | q4_code(x[i + 16], d) << 4));
 }
 
+/* Code of x on a grid of `step` from 0 to `most`. */
+static uint8_t code_of(float x, float step, float most)
+{
+    return (uint8_t)(step > 0.0f ? fmaxf(0.0f, fminf(most, roundf(x / step))) : 0.0f);
+}
+
+/* 8 sub-blocks of 32 with scales and minima of six bits (docs/internals/block-formats.md). */
+static void put_q4_k(struct buffer *out, const float *x)
+{
+    float scale[8], minimum[8], most_scale = 0.0f, most_minimum = 0.0f;
+    for (int j = 0; j < 8; j++) {
+        float low = 0.0f, high = 0.0f;
+        for (int i = 0; i < 32; i++) {
+            low = fminf(low, x[32 * j + i]);
+            high = fmaxf(high, x[32 * j + i]);
+        }
+        scale[j] = (high - low) / 15.0f;
+        minimum[j] = -low;
+        most_scale = fmaxf(most_scale, scale[j]);
+        most_minimum = fmaxf(most_minimum, minimum[j]);
+    }
+    const uint16_t d = f32_to_f16(most_scale / 63.0f), dmin = f32_to_f16(most_minimum / 63.0f);
+    uint8_t s[12] = {0}, qs[128] = {0};
+    for (int j = 0; j < 8; j++) {
+        const uint8_t a = code_of(scale[j], f16_to_f32(d), 63.0f),
+                      b = code_of(minimum[j], f16_to_f32(dmin), 63.0f);
+        s[j % 4] |= j < 4 ? a : (uint8_t)(a >> 4 << 6);
+        s[j % 4 + 4] |= j < 4 ? b : (uint8_t)(b >> 4 << 6);
+        s[j % 4 + 8] |= j < 4 ? 0 : (uint8_t)((a & 15) | (b & 15) << 4);
+        for (int i = 0; i < 32; i++)
+            qs[32 * (j / 2) + i] |=
+                (uint8_t)(code_of(x[32 * j + i] + f16_to_f32(dmin) * b, f16_to_f32(d) * a, 15.0f)
+                          << 4 * (j % 2));
+    }
+    buffer_append(out, &d, sizeof d);
+    buffer_append(out, &dmin, sizeof dmin);
+    buffer_append(out, s, sizeof s);
+    buffer_append(out, qs, sizeof qs);
+}
+
+/* 16 sub-blocks of 16 with scales of eight bits. */
+static void put_q6_k(struct buffer *out, const float *x)
+{
+    uint8_t ql[128] = {0}, qh[64] = {0}, scales[16];
+    float most[16] = {0}, most_of_all = 0.0f;
+    for (int i = 0; i < 256; i++)
+        most[i / 16] = fmaxf(most[i / 16], fabsf(x[i]));
+    for (int g = 0; g < 16; g++)
+        most_of_all = fmaxf(most_of_all, most[g]);
+    const uint16_t d = f32_to_f16(most_of_all / 31.0f / 127.0f);
+    for (int g = 0; g < 16; g++)
+        scales[g] = code_of(most[g] / 31.0f, f16_to_f32(d), 127.0f);
+    for (int i = 0; i < 256; i++) {
+        const float step = f16_to_f32(d) * scales[i / 16];
+        const uint8_t q = code_of(x[i] + 32.0f * step, step, 63.0f);
+        const int h = i / 128, p = i / 32 % 4, l = i % 32;
+        ql[64 * h + 32 * (p % 2) + l] |= (uint8_t)((q & 15) << 4 * (p / 2));
+        qh[32 * h + l] |= (uint8_t)(q >> 4 << 2 * p);
+    }
+    buffer_append(out, ql, sizeof ql);
+    buffer_append(out, qh, sizeof qh);
+    buffer_append(out, scales, sizeof scales);
+    buffer_append(out, &d, sizeof d);
+}
+
+static void put_number(struct buffer *out, uint32_t dtype, float x)
+{
+    const uint16_t half = dtype == DTYPE_F16 ? f32_to_f16(x) : f32_to_bf16(x);
+    if (dtype == DTYPE_F32)
+        buffer_append(out, &x, sizeof x);
+    else
+        buffer_append(out, &half, sizeof half);
+}
+
 static void put_elements(struct buffer *out, uint32_t dtype, const float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i += dtype == DTYPE_Q8_0 || dtype == DTYPE_Q4_0 ? 32 : 1) {
-        uint16_t half = dtype == DTYPE_F16 ? f32_to_f16(x[i]) : f32_to_bf16(x[i]);
+    for (size_t i = 0; i < n; i += dtype_info(dtype)->block_elements) {
         if (dtype == DTYPE_Q8_0)
             put_q8_0(out, x + i);
         else if (dtype == DTYPE_Q4_0)
             put_q4_0(out, x + i);
-        else if (dtype == DTYPE_F32)
-            buffer_append(out, &x[i], sizeof *x);
+        else if (dtype == DTYPE_Q4_K)
+            put_q4_k(out, x + i);
+        else if (dtype == DTYPE_Q6_K)
+            put_q6_k(out, x + i);
         else
-            buffer_append(out, &half, sizeof half);
+            put_number(out, dtype, x[i]);
     }
 }
 
@@ -554,7 +629,8 @@ static void put_file(struct writer *w, struct buffer *out)
 
 static bool find_dtype(const char *name, uint32_t *out)
 {
-    static const uint32_t known[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_Q4_0};
+    static const uint32_t known[] = {DTYPE_F32,  DTYPE_F16,  DTYPE_BF16, DTYPE_Q8_0,
+                                     DTYPE_Q4_0, DTYPE_Q4_K, DTYPE_Q6_K};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         *out = known[i];
         if (strcmp(dtype_info(known[i])->name, name) == 0)
@@ -573,9 +649,16 @@ serverd_status synthetic_model(const char *arch, const char *dtype, struct buffe
         if (strcmp(shapes[i].arch, arch) == 0)
             w->shape = &shapes[i];
     serverd_status status = SERVERD_OK;
+    struct shape wide;
     if (!w->shape || !find_dtype(dtype, &w->dtype)) {
         status = fail(err, SERVERD_INVALID, "no synthetic model of %s in %s", arch, dtype);
     } else {
+        if (dtype_info(w->dtype)->block_elements > 32) { /* rows are whole blocks */
+            wide = *w->shape;
+            wide.n_embd = wide.n_ff = 256;
+            wide.head_dim = 256 / wide.n_heads;
+            w->shape = &wide;
+        }
         buffer_init(&w->keys, 1 << 20);
         buffer_init(&w->data, 1 << 24);
         buffer_init(&w->merges, 1 << 20);

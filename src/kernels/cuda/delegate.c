@@ -44,11 +44,16 @@ static bool refuse(serverd_claim *out, enum serverd_reason reason, const char *t
     return false;
 }
 
-/* The matrices of a node can be brought into fragments. *bytes: what they take there. */
+/* What the constants of a node take on the device, and their elements. */
+struct constants {
+    uint64_t bytes, elements;
+};
+
+/* The matrices of a node can be brought into fragments. */
 static bool can_read(const serverd_graph *graph, const serverd_node *node, serverd_claim *out,
-                     uint64_t *bytes)
+                     struct constants *constants)
 {
-    *bytes = 0;
+    *constants = (struct constants){0};
     for (uint32_t i = 0; i < node->n_inputs; i++) {
         serverd_form form;
         serverd_error ignored;
@@ -63,7 +68,8 @@ static bool can_read(const serverd_graph *graph, const serverd_node *node, serve
                           "the program file has the weights only packed for another device");
         if (cuda_form(tensor, &form, &ignored) != SERVERD_OK)
             return refuse(out, SERVERD_REASON_SHAPE, "the matrix is too large");
-        *bytes += form.bytes;
+        constants->bytes += form.bytes;
+        constants->elements += tensor->dims[0] * (tensor->rank > 1 ? tensor->dims[1] : 1);
     }
     return true;
 }
@@ -77,15 +83,16 @@ static serverd_status cuda_match(const serverd_host *host, const serverd_graph *
     static const double rows[] = {1, 16, 512};
     const serverd_node *node = &graph->nodes[index];
     struct gpu_info info;
-    uint64_t bytes;
+    struct constants constants;
     (void)host, (void)err;
     if (node->op >= SERVERD_OP_COUNT) {
         (void)refuse(out, SERVERD_REASON_OP, "");
         return SERVERD_OK;
     }
-    if (!can_read(graph, node, out, &bytes))
+    if (!can_read(graph, node, out, &constants))
         return SERVERD_OK;
-    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = 1, .resident_bytes = bytes};
+    *out = (serverd_claim){
+        .struct_bytes = sizeof *out, .n_nodes = 1, .resident_bytes = constants.bytes};
     if (!gpu_describe(0, &info) || info.bytes_per_second <= 0 || info.macs_per_second <= 0)
         return SERVERD_OK;
     const bool is_matrix = node->op == SERVERD_OP_LINEAR;
@@ -93,8 +100,8 @@ static serverd_status cuda_match(const serverd_host *host, const serverd_graph *
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         out->seconds[i] =
             (float)(LAUNCH_SECONDS + rows[i] * width / info.bytes_per_second +
-                    (is_matrix ? (double)bytes / info.bytes_per_second +
-                                     rows[i] * (double)bytes / 2 / info.macs_per_second
+                    (is_matrix ? (double)constants.bytes / info.bytes_per_second +
+                                     rows[i] * (double)constants.elements / info.macs_per_second
                                : 0));
     return SERVERD_OK;
 }

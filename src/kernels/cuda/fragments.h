@@ -19,9 +19,9 @@
  *
  * (pairs are apart so that a mask leaves both where the bf16 pair of a tile has them). A scale is
  * for a group of 32 or 16 k of a column. They lie [t][group][scale, minimum][2] in f16, those of
- * columns 2t and 2t + 1, because that is what a lane has the results of. Behind all records there is
- * an f32 for each column, a power of two that its scales and minima are multiplied by; so they use
- * f16's whole range. What an element stands for:
+ * columns 2t and 2t + 1, because that is what a lane has the results of. Behind all records there
+ * is an f32 for each column, a power of two that its scales and minima are multiplied by; so they
+ * use f16's whole range. What an element stands for:
  *
  *   without minima   power scale (code - zero)          zero 8 for 4 bits, 0 for 8
  *   with minima      power (scale code + minimum)
@@ -93,9 +93,9 @@ FRAGMENTS_INLINE uint32_t fragments_chunk(struct fragment_shape shape)
 /* f16 numbers of a record. */
 FRAGMENTS_INLINE uint32_t fragments_scales(struct fragment_shape shape)
 {
-    return shape.group == 0 ? 0
-                            : fragments_chunk(shape) / shape.group * FRAGMENT_COLUMNS *
-                                  (shape.has_min ? 2 : 1);
+    return shape.group == 0
+               ? 0
+               : fragments_chunk(shape) / shape.group * FRAGMENT_COLUMNS * (shape.has_min ? 2 : 1);
 }
 
 /* Bytes of a record: a multiple of 32. */

@@ -53,10 +53,10 @@ extern "C" void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t 
 /* A block has 4 warps, which share the k of 4 tiles of columns in turns of a record; their sums are
  * added in order at the end.
  *
- * Codes go through the tensor core as they are, small whole numbers that bf16 holds exactly; the sums
- * of a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8 weights;
- * scaling the weights would be 8, with conversions, and round them to bf16. Minima are multiplied by
- * the sum of the group's x, which a tile of ones makes, once for all columns. */
+ * Codes go through the tensor core as they are, small whole numbers that bf16 holds exactly; the
+ * sums of a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8
+ * weights; scaling the weights would be 8, with conversions, and round them to bf16. Minima are
+ * multiplied by the sum of the group's x, which a tile of ones makes, once for all columns. */
 enum { N_WARPS = 4, N_COLUMN_TILES = 4, LINEAR_THREADS = N_WARPS * WARP_LANES };
 
 template <int N_ROW_TILES> struct sums {
@@ -94,8 +94,7 @@ add_group(const struct lane_record<W> *records, int group, const uint4 *__restri
     for (int j = 0; j < N_COLUMN_TILES; j++) {
 #pragma unroll
         for (int t = 0; t < W::N_TILES * 2; t++)
-            pairs[j][t / 2][t % 2] =
-                pair_of<W>(records[j], group * W::N_TILES + t / 2, t % 2);
+            pairs[j][t / 2][t % 2] = pair_of<W>(records[j], group * W::N_TILES + t / 2, t % 2);
         if (W::HAS_SCALES)
             scales_of<W>(records[j], group, scale[j], minimum[j]);
     }
@@ -133,7 +132,8 @@ __device__ static __forceinline__ void multiply(struct operands from,
 {
     const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     for (uint32_t chunk = warp; chunk < from.n_chunks; chunk += N_WARPS) {
-        struct lane_record<W> records[N_COLUMN_TILES] = {};
+        struct lane_record<W> records[N_COLUMN_TILES] = {
+        };
 #pragma unroll
         for (int j = 0; j < N_COLUMN_TILES; j++)
             if ((uint32_t)j < from.n_column_tiles)

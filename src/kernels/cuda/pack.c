@@ -1,6 +1,6 @@
-/* Matrices become fragments (fragments.h); vectors stay. Types of up to 8 bits with a scale for 16 or
- * 32 elements keep their codes, all others become bf16. Blocks are taken apart by the CPU's packing
- * (kernels/cpu/packed.h), which brings every type to units of scales and codes. */
+/* Matrices become fragments (fragments.h); vectors stay. Types of up to 8 bits with a scale for 16
+ * or 32 elements keep their codes, all others become bf16. Blocks are taken apart by the CPU's
+ * packing (kernels/cpu/packed.h), which brings every type to units of scales and codes. */
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/cpu/packed.h"
@@ -181,11 +181,11 @@ static void read_scales(const struct packed_form *form, const uint8_t *unit, siz
     const bool is_f32 = form->scales == SCALES_F32 || form->scales == SCALES_ZEROS_F32,
                has_zeros = form->scales == SCALES_ZEROS || form->scales == SCALES_ZEROS_F32;
     const uint8_t *second = unit + PACKED_COLUMNS * (is_f32 ? 4 : 2);
-    const struct group of_unit = {
-        .scale = number_at(form, unit, c),
-        .minimum = !form->has_min ? 0.0f
-                   : has_zeros    ? -number_at(form, unit, c) * (float)(int8_t)second[c]
-                                  : number_at(form, second, c)};
+    const struct group of_unit = {.scale = number_at(form, unit, c),
+                                  .minimum = !form->has_min ? 0.0f
+                                             : has_zeros    ? -number_at(form, unit, c) *
+                                                               (float)(int8_t)second[c]
+                                                         : number_at(form, second, c)};
     const uint8_t *sub = form->has_min ? unit + PACKED_COLUMNS * 4 : second;
     for (size_t g = 0; g < n; g++) {
         out[g] = of_unit;
@@ -230,8 +230,7 @@ static void place_scales(const struct packing *p, const struct group *groups, si
             memcpy(to + 4, &minimum, sizeof minimum);
     }
     const float power = ldexpf(1.0f, -exponent);
-    memcpy(p->out + fragments_records(p->shape, p->tensor->dims[0], p->n_k) +
-               column * sizeof power,
+    memcpy(p->out + fragments_records(p->shape, p->tensor->dims[0], p->n_k) + column * sizeof power,
            &power, sizeof power);
 }
 

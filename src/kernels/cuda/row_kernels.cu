@@ -123,8 +123,8 @@ __global__ void embed(const uint32_t *index, const char *w, size_t n, uint32_t n
                       uint32_t width, float scale, float *out)
 {
     if (ELEMENT < n)
-        out[ELEMENT] = scale * element_of<W>(w, n_table, width, index[ELEMENT / width],
-                                             ELEMENT % width);
+        out[ELEMENT] =
+            scale * element_of<W>(w, n_table, width, index[ELEMENT / width], ELEMENT % width);
 }
 
 extern "C" void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const void *w,

@@ -1,9 +1,9 @@
 /* Weights as fragments.h lays them out, on the device: a lane's share of a record, its codes as the
  * bf16 numbers that a tensor core takes, its scales, and single elements.
  *
- * Codes become bf16 by putting them into the lower bits of 128: bf16 has seven of them, so 128 + code
- * is exact up to 255, and so is the difference of two such numbers. That takes two instructions for
- * two weights of 4 bits and three for two of 8, beside a shift. */
+ * Codes become bf16 by putting them into the lower bits of 128: bf16 has seven of them, so 128 +
+ * code is exact up to 255, and so is the difference of two such numbers. That takes two
+ * instructions for two weights of 4 bits and three for two of 8, beside a shift. */
 #ifndef KERNELS_CUDA_WEIGHTS_CUH
 #define KERNELS_CUDA_WEIGHTS_CUH
 
@@ -104,10 +104,10 @@ __device__ static __forceinline__ float element_of(const char *__restrict__ w, s
     const uint16_t *scale = (const uint16_t *)(record + fragments_scale_at(W::shape(), column, i));
     const float power = ((const float *)(w + fragments_records(W::shape(), n, n_k)))[column];
     const int byte = record[bit / 8];
-    const int code = W::BITS == 8 ? (signed char)byte
-                                  : (byte >> bit % 8 & 15) - (W::HAS_MIN ? 0 : 8);
-    return power * __fmaf_rn(half_value(scale[0]), (float)code,
-                             W::HAS_MIN ? half_value(scale[2]) : 0.0f);
+    const int code =
+        W::BITS == 8 ? (signed char)byte : (byte >> bit % 8 & 15) - (W::HAS_MIN ? 0 : 8);
+    return power *
+           __fmaf_rn(half_value(scale[0]), (float)code, W::HAS_MIN ? half_value(scale[2]) : 0.0f);
 }
 
 #endif

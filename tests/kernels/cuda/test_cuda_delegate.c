@@ -2,9 +2,11 @@
  * a sequence alone, in chunks and beside others. Argument: none. */
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/numeric.h"
 #include "kernels/builtin.h"
 #include "kernels/cuda/delegate.h"
 #include "program/dtype.h"
+#include "quantise/quantise.h"
 #include "runtime/runtime.h"
 #include "support/divergence.h"
 #include "support/synthetic_program.h"
@@ -18,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { N_TOKENS = 37, CONTEXT = 64, MAX_SEQS = 2, MAX_ROWS = N_TOKENS * MAX_SEQS };
+enum { MAX_TOKENS = 37, CONTEXT = 64, MAX_SEQS = 2, MAX_ROWS = MAX_TOKENS * MAX_SEQS };
 
 #define MAX_PAGES ((CONTEXT + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS)
 
@@ -100,12 +102,13 @@ static void step(const struct model *m, const uint32_t *begin, const uint32_t *e
         fail_msg("%s", err.text);
 }
 
-static void run_alone(const struct model *m, uint32_t seq, uint32_t chunk, float *out)
+static void run_alone(const struct model *m, uint32_t seq, uint32_t n_tokens, uint32_t chunk,
+                      float *out)
 {
-    for (uint32_t at = 0; at < N_TOKENS; at += chunk) {
+    for (uint32_t at = 0; at < n_tokens; at += chunk) {
         uint32_t begin[MAX_SEQS] = {0}, end[MAX_SEQS] = {0};
         begin[seq] = at;
-        end[seq] = at + chunk < N_TOKENS ? at + chunk : N_TOKENS;
+        end[seq] = min_u32(at + chunk, n_tokens);
         step(m, begin, end, out + (size_t)at * m->width);
     }
 }
@@ -117,31 +120,32 @@ static float *take_rows(const struct model *m)
     return rows;
 }
 
-static void check_decoder(const char *arch, const char *dtype, serverd_dtype kv)
+/* `name` of its matrices' type. */
+static void check_decoder(struct program *program, const char *name, serverd_dtype kv,
+                          uint32_t n_tokens)
 {
-    struct program *program = synthetic_program(arch, dtype);
     struct model reference = open_on(program, "cpu-reference", kv),
                  cuda = open_on(program, "cuda", kv);
-    const size_t bytes = (size_t)N_TOKENS * cuda.width * sizeof(float);
+    const size_t bytes = (size_t)n_tokens * cuda.width * sizeof(float);
     float *exact = take_rows(&cuda), *alone[MAX_SEQS], *out = take_rows(&cuda);
     double sum = 0;
     for (uint32_t s = 0; s < MAX_SEQS; s++) {
         alone[s] = take_rows(&cuda);
-        run_alone(&reference, s, N_TOKENS, exact);
-        run_alone(&cuda, s, N_TOKENS, alone[s]);
-        for (uint32_t t = 0; t < N_TOKENS; t++)
+        run_alone(&reference, s, n_tokens, n_tokens, exact);
+        run_alone(&cuda, s, n_tokens, n_tokens, alone[s]);
+        for (uint32_t t = 0; t < n_tokens; t++)
             sum += divergence(exact + (size_t)t * cuda.width, alone[s] + (size_t)t * cuda.width,
                               cuda.width);
     }
-    const double mean = sum / MAX_SEQS / N_TOKENS;
+    const double mean = sum / MAX_SEQS / n_tokens;
+    print_message("%s: a mean divergence of %.2g\n", name, mean);
     if (!(mean >= 0 && mean <= 2e-3))
-        fail_msg("%s, %s: a mean divergence of %g", arch, dtype, mean);
-    run_alone(&cuda, 0, 5, out);
+        fail_msg("%s: a mean divergence of %g", name, mean);
+    run_alone(&cuda, 0, n_tokens, 5, out);
     assert_memory_equal(out, alone[0], bytes);
-    for (uint32_t at = 0; at < N_TOKENS; at += 9) { /* the second one is one token behind */
+    for (uint32_t at = 0; at < n_tokens; at += 9) { /* the second one is one token behind */
         const uint32_t behind = at > 0 ? at - 1 : 0, begin[MAX_SEQS] = {at, behind},
-                       end[MAX_SEQS] = {at + 9 < N_TOKENS ? at + 9 : N_TOKENS,
-                                        at + 8 < N_TOKENS ? at + 8 : N_TOKENS};
+                       end[MAX_SEQS] = {min_u32(at + 9, n_tokens), min_u32(at + 8, n_tokens)};
         step(&cuda, begin, end, out);
         const size_t n = end[0] - begin[0], m = end[1] - begin[1];
         assert_memory_equal(out, alone[0] + (size_t)at * cuda.width, n * cuda.width * sizeof *out);
@@ -168,13 +172,51 @@ static void decoders_are_near_the_reference_and_bit_equal_to_themselves(void **s
                   {"gemma2", "BF16", DTYPE_BF16}, {"gemma3", "Q8_0", DTYPE_BF16},
                   {"phi3", "Q8_0", DTYPE_F16}};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
-        check_decoder(models[i].arch, models[i].dtype, models[i].kv);
+        check_decoder(synthetic_program(models[i].arch, models[i].dtype), models[i].dtype,
+                      models[i].kv, MAX_TOKENS);
+}
+
+static void super_blocks_are_near_the_reference(void **state)
+{
+    (void)state;
+    check_decoder(synthetic_program("llama", "Q4_K"), "Q4_K", DTYPE_BF16, 11);
+    check_decoder(synthetic_program("mistral3", "Q6_K"), "Q6_K", DTYPE_BF16, 11);
+}
+
+/* A model whose matrices were quantised to a format of our own; at least one has that type. */
+static struct program *quantised(const char *policy, serverd_dtype expected)
+{
+    struct program *program = synthetic_program("llama", "F32");
+    struct quantise_report report;
+    struct worker_pool *pool;
+    bool any = false;
+    assert_int_equal(worker_pool_create(1, &pool, &err), SERVERD_OK);
+    const struct quantise_options options = {.policy = policy, .pool = pool};
+    if (quantise_program(program, &options, &report, &err) != SERVERD_OK)
+        fail_msg("%s: %s", policy, err.text);
+    quantise_report_destroy(&report);
+    worker_pool_destroy(pool);
+    for (uint32_t i = 0; i < program->graph.n_tensors; i++)
+        any |= program->graph.tensors[i].dtype == expected;
+    assert_true(any);
+    return program;
+}
+
+static void own_formats_are_near_the_reference(void **state)
+{
+    (void)state;
+    check_decoder(quantised("i4a:g64", dtype_own(FORMAT_I4A, 64, false)), "i4a_g64", DTYPE_BF16,
+                  19);
+    check_decoder(quantised("i8a:g32", dtype_own(FORMAT_I8A, 32, false)), "i8a_g32", DTYPE_BF16,
+                  19);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decoders_are_near_the_reference_and_bit_equal_to_themselves),
+        cmocka_unit_test(super_blocks_are_near_the_reference),
+        cmocka_unit_test(own_formats_are_near_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
-/* Weights on the CUDA back-end: linear layers and tables of every type, packed as the delegate packs
- * them, against plain loops in double over the type's own conversion; shapes with tails; the same
- * bits for a row alone, among others and from run to run of the emulation. Argument: none. */
+/* Weights on the CUDA back-end: linear layers and tables of every type, packed as the delegate
+ * packs them, against plain loops in double over the type's own conversion; shapes with tails; the
+ * same bits for a row alone, among others and from run to run of the emulation. Argument: none. */
 #include "base/numeric.h"
 #include "kernels/cuda/cuda_internal.h"
 #include "on_device.h"
@@ -68,10 +68,10 @@ static void fill_scales(const struct type *type, uint8_t *block, size_t column, 
 {
     static const float scales[] = {0.1f, -0.07f, 3e-4f, 0x1p-24f, 0.0f, 0.09f, 65504.0f, 6e-5f};
     const uint32_t n = column % 3 == 2 ? 8 : 6;
-    const float power = dtype_is_own(type->dtype) && dtype_has_f32_scales(type->dtype) &&
-                                column % 4 == 1
-                            ? 0x1.91p-80f
-                            : 1.0f;
+    const float power =
+        dtype_is_own(type->dtype) && dtype_has_f32_scales(type->dtype) && column % 4 == 1
+            ? 0x1.91p-80f
+            : 1.0f;
     if (type->scale >= 0)
         put_scale(type, block + type->scale, power * scales[random % n]);
     if (type->second >= 0)
@@ -128,8 +128,8 @@ static void pack_matrix(struct matrix *m, uint64_t row_bytes)
     assert_non_null(m->packed);
     memset(m->packed, 0xcd, form.bytes);
     for (uint32_t row = 0; row < m->n; row += 64)
-        assert_int_equal(
-            cuda_pack(&tensor, &form, row, min_u32(64, m->n - row), m->packed, &err), SERVERD_OK);
+        assert_int_equal(cuda_pack(&tensor, &form, row, min_u32(64, m->n - row), m->packed, &err),
+                         SERVERD_OK);
     m->on_device = on_device(m->packed, form.bytes);
 }
 
@@ -174,8 +174,7 @@ static double tolerance(const struct type *type)
 
 /* ---- linear layers --------------------------------------------------------------------------- */
 
-static float *run_linear(const struct matrix *m, const float *x, const float *bias,
-                         uint32_t n_rows)
+static float *run_linear(const struct matrix *m, const float *x, const float *bias, uint32_t n_rows)
 {
     float *x_there = on_device(x, (size_t)n_rows * m->k * sizeof *x),
           *bias_there = bias ? on_device(bias, m->n * sizeof *bias) : NULL,
@@ -246,7 +245,10 @@ static void linear_layers_multiply_every_type(void **state)
 {
     (void)state;
     static const uint32_t shapes[][3] = {/* rows, columns, blocks of k */
-                                         {1, 1, 1}, {1, 70, 5}, {17, 33, 3}, {35, 9, 2}};
+                                         {1, 1, 1},
+                                         {1, 70, 5},
+                                         {17, 33, 3},
+                                         {35, 9, 2}};
     for (size_t t = 0; t < N_TYPES; t++)
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             check_linear(&types[t], shapes[i][0], shapes[i][1],
