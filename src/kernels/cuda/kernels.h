@@ -107,24 +107,26 @@ void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, ui
 /* ---- attention_kernels.cu -------------------------------------------------------------------- */
 
 /* How keys and values are stored. */
-enum gpu_number { GPU_F32, GPU_F16, GPU_BF16, GPU_I8 }; /* I8: an f32 scale in front of the codes */
+enum gpu_number { GPU_F32, GPU_F16, GPU_BF16, GPU_I8 }; /* I8: an f32 scale for each token */
 
 /* One layer of a store, as kv_store.h has it. */
 struct gpu_kv {
-    char *keys, *values; /* [page][head][SERVERD_PAGE_TOKENS][bytes of a head] */
+    char *keys, *values; /* [page][head], pages.cuh says what a page of a head has */
     uint32_t n_kv_heads, k_dim, v_dim;
     enum gpu_number type;
     bool is_windowed; /* its pages are the window pages */
 };
 
-/* Bytes of one head of one token. */
-size_t gpu_kv_head_bytes(enum gpu_number type, size_t dim);
+/* Bytes of one head of a page, a multiple of 16. */
+size_t gpu_kv_page_bytes(enum gpu_number type, uint32_t dim);
 
 void gpu_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu_kv *kv,
                 const float *k, const float *v);
 
 /* Floats of scratch that gpu_attend wants for one row; it takes rows in turns if it has less than
- * for all, at least for one. */
+ * for all, at least for one. Rows of a sequence follow each other, in the step and in position. q,
+ * k, v and pages begin at multiples of 16 bytes. Queries, weights, and keys and values that are f32
+ * or f16, are rounded to bf16. */
 size_t gpu_attend_row_floats(const serverd_attn *attn, uint32_t max_keys);
 /* n_keys: one more than the step's highest position, or, without a store, the rows of its longest
  * sequence. kv->keys NULL: without a store. */

@@ -14,7 +14,7 @@ static enum gpu_number number_of(serverd_dtype dtype)
 /* Keys and values alike. */
 static size_t page_bytes(serverd_dtype dtype, size_t dim)
 {
-    return SERVERD_PAGE_TOKENS * gpu_kv_head_bytes(number_of(dtype), dim);
+    return gpu_kv_page_bytes(number_of(dtype), (uint32_t)dim);
 }
 
 static const struct kv_store_form form = {
@@ -79,7 +79,7 @@ serverd_status cuda_kv_create(serverd_instance *instance, const serverd_kv_spec 
 }
 
 /* Raised when pages lie differently, or when keys and values come out with other bits. */
-#define KV_VERSION 0x47000001u
+#define KV_VERSION 0x47000002u
 
 serverd_status cuda_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                 uint64_t *out, serverd_error *err)

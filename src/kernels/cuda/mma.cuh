@@ -38,6 +38,14 @@ __device__ static __forceinline__ unsigned bf16_difference(unsigned a, unsigned 
     return out;
 }
 
+/* Two numbers as bf16, the first in the lower half. */
+__device__ static __forceinline__ unsigned bf16_pair(float low, float high)
+{
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
 __device__ static __forceinline__ void mma(float c[4], uint4 a, unsigned b0, unsigned b1)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -62,6 +70,11 @@ static inline unsigned bf16_difference(unsigned a, unsigned b)
 {
     return bf16_bits(bf16_value(a & 0xffffu) - bf16_value(b & 0xffffu)) |
            bf16_bits(bf16_value(a >> 16) - bf16_value(b >> 16)) << 16;
+}
+
+static inline unsigned bf16_pair(float low, float high)
+{
+    return bf16_bits(low) | bf16_bits(high) << 16;
 }
 
 struct mma_fragments {
