@@ -4,6 +4,7 @@
 #define TESTS_KERNELS_CUDA_ON_DEVICE_H
 
 #include "base/hash.h"
+#include "base/numeric.h"
 #include "kernels/cuda/kernels.h"
 
 #include <math.h>
@@ -38,6 +39,12 @@ static inline float *random_floats(size_t n, uint64_t seed)
     for (size_t i = 0; i < n; i++)
         x[i] = (float)(int64_t)(hash_mix(seed * 1000003 + i) >> 40) / (float)(1 << 23) - 1.0f;
     return x;
+}
+
+/* As tensor cores read it. */
+static inline float rounded(float x)
+{
+    return bf16_to_f32(f32_to_bf16(x));
 }
 
 /* A copy there, for gpu_free. */

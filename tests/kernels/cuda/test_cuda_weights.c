@@ -108,11 +108,6 @@ struct matrix {
     void *on_device;
 };
 
-static float rounded(float x)
-{
-    return bf16_to_f32(f32_to_bf16(x));
-}
-
 /* In two parts, as the host packs: rows come in multiples of 64. */
 static void pack_matrix(struct matrix *m, uint64_t row_bytes)
 {
