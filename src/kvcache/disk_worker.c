@@ -459,6 +459,8 @@ void *disk_worker_run(void *context)
         if (!has_work(tier))
             rest(tier);
     }
+    while (must_evict(tier, 0)) /* above all what is forgotten: the next process would find it */
+        evict_some(tier, 0);
     tier->scan.swept = 0;
     while (tier->numbers.is_scanned && !sweep_some(tier)) /* the times */
         continue;

@@ -451,6 +451,20 @@ static void pages_that_are_forgotten_are_gone_for_good(void **state)
     disk_tier_destroy(tier);
 }
 
+static void pages_that_are_forgotten_are_gone_when_the_tier_ends(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        struct disk_tier *tier = open_tier(PLENTY);
+        (void)store(tier, 0, "123456789abc");
+        assert_true(disk_tier_flush(tier, LONG_NS));
+        struct disk_chain chain = disk_tier_chain(tier, 0);
+        disk_tier_forget(tier, &chain, spell("123456789abc"), 12);
+        disk_tier_destroy(tier);
+        assert_int_equal(n_files(), 0);
+    }
+}
+
 /* The least recently used goes first, the end of a chain before its beginning. */
 static void the_folder_keeps_to_its_bound(void **state)
 {
@@ -890,6 +904,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_damaged_file_is_a_miss_and_goes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(pages_that_are_forgotten_are_gone_for_good, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(pages_that_are_forgotten_are_gone_when_the_tier_ends,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_folder_keeps_to_its_bound, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_order_of_eviction_outlives_the_process, set_up,
                                         tear_down),
