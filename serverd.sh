@@ -34,7 +34,7 @@ prints_only() {
 
 arguments=("$@")
 need_packages "${build_packages[@]}"
-build "$root/build" --buildtype=release -Dtests=disabled
+build "$root/build" --buildtype=release -Dtests=disabled -Dcuda=disabled # nvcc takes minutes, for what is not loaded from here
 serverd=$root/build/src/tools/serverd
 
 if ! prints_only; then

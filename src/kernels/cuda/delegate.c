@@ -134,6 +134,7 @@ const serverd_delegate cuda_delegate = {
     .struct_bytes = sizeof(serverd_delegate),
     .name = "cuda",
     .version = "1",
+    .flags = SERVERD_DELEGATE_BY_NAME_ONLY, /* emulated only: "auto" is for what has run on a GPU */
     .devices = cuda_devices,
     .match = cuda_match,
     .form = cuda_form,
