@@ -235,9 +235,11 @@ static void settle(struct dsl_service *service, struct dsl_item *item, enum dsl_
     item->n_branches = n_branches;
     if (progress == DSL_RUN_AGAIN && !item->is_long)
         item->long_since_ns = dsl_service_now(service);
-    item->is_long = progress == DSL_RUN_AGAIN;
+    item->is_long = progress == DSL_RUN_AGAIN && !item->stop; /* its end waits for nobody */
     if (progress == DSL_RUN_AGAIN || item->is_woken || item->stop) {
         dsl_item_push(service, item);
+        if (item->stop)
+            (void)pthread_cond_signal(&service->has_work);
     } else if (needs_tools && object) {
         const uint64_t now = dsl_service_now(service);
         item->state = ITEM_NEEDS_TOOLS;
