@@ -379,15 +379,20 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
     return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
 }
 
-/* A client that closed its half in the midst of a request, or of the next one's first line. The
- * library hears of it only if the news does not come together with bytes; shutting down once more
- * is news of its own. */
-static void notice_half_close(const struct connection *c)
+/* Ends a client that is too slow; unless bytes of it wait here, for then this side is. A client that
+ * closed its half in the midst of a request, or of the next one's first line: the library hears of
+ * it only if the news does not come together with bytes; shutting down once more is news of its
+ * own. */
+static void tend_connection(const struct connection *c, uint64_t now)
 {
     char byte;
-    if ((c->head_began_ns != 0 || c->body_began_ns != 0 || c->idle_since_ns != 0) &&
-        recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+    if (c->fd < 0 || (c->head_began_ns == 0 && c->body_began_ns == 0 && c->idle_since_ns == 0))
+        return;
+    const ssize_t n_waiting = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n_waiting == 0)
         (void)shutdown(c->fd, SHUT_RD);
+    else if (n_waiting < 0 && is_too_slow(c, now))
+        (void)shutdown(c->fd, SHUT_RDWR);
 }
 
 static bool is_pinged(const struct exchange *x)
@@ -427,14 +432,8 @@ void server_tick(struct server *server)
     if (drain_is_over(server, now))
         for (struct exchange *x = server->live; x; x = x->next_live)
             exchange_end(x);
-    for (struct connection *c = server->connections; c; c = c->next) {
-        if (c->fd < 0)
-            continue;
-        if (is_too_slow(c, now))
-            (void)shutdown(c->fd, SHUT_RDWR);
-        else
-            notice_half_close(c);
-    }
+    for (const struct connection *c = server->connections; c; c = c->next)
+        tend_connection(c, now);
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);

@@ -33,7 +33,7 @@ def events(server, path, body):
         assert reply.headers["Content-Type"].startswith("text/event-stream")
         for line in reply:
             line = line.decode().rstrip("\n")
-            if line:
+            if line and not line.startswith(":"):
                 assert line.startswith("data: ") and line != "data: [DONE]"
                 yield json.loads(line[6:])
 
