@@ -16,6 +16,7 @@
 #define HEAD_SECONDS      10u /* for a whole head */
 #define BODY_GRACE        5u  /* seconds before a body's rate counts */
 #define BODY_BYTES_SECOND 1024u
+#define LATE_TICK         3u /* a tick so late says that nobody had a processor for a while */
 #define PING_SECONDS      15u
 #define STALLED_SECONDS   60u /* a stream that takes nothing for so long is dropped */
 #define NEXT_LINE_SECONDS 85u /* from one reply to the next request's first line */
@@ -379,11 +380,13 @@ static bool is_too_slow(const struct connection *c, uint64_t now)
     return seconds > BODY_GRACE && c->body_bytes < (seconds - BODY_GRACE) * BODY_BYTES_SECOND;
 }
 
-/* Ends a client that is too slow; unless bytes of it wait here, for then this side is. A client that
- * closed its half in the midst of a request, or of the next one's first line: the library hears of
- * it only if the news does not come together with bytes; shutting down once more is news of its
- * own. */
-static void tend_connection(const struct connection *c, uint64_t now)
+/* Ends a client that is too slow; but not if bytes of it wait here, for then this side is, nor at a
+ * late tick: the client may not have had a processor, either, and has until the next one.
+ *
+ * A client that closed its half in the midst of a request, or of the next one's first line: the
+ * library hears of it only if the news does not come together with bytes; shutting down once more
+ * is news of its own. */
+static void tend_connection(const struct connection *c, uint64_t now, bool is_late)
 {
     char byte;
     if (c->fd < 0 || (c->head_began_ns == 0 && c->body_began_ns == 0 && c->idle_since_ns == 0))
@@ -391,7 +394,7 @@ static void tend_connection(const struct connection *c, uint64_t now)
     const ssize_t n_waiting = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (n_waiting == 0)
         (void)shutdown(c->fd, SHUT_RD);
-    else if (n_waiting < 0 && is_too_slow(c, now))
+    else if (n_waiting < 0 && !is_late && is_too_slow(c, now))
         (void)shutdown(c->fd, SHUT_RDWR);
 }
 
@@ -429,11 +432,13 @@ void server_tick(struct server *server)
 {
     uint64_t now = clock_now_ns(server->context.clock);
     (void)pthread_mutex_lock(&server->lock);
+    const bool is_late = now - server->ticked_ns > LATE_TICK * SECOND_NS;
+    server->ticked_ns = now;
     if (drain_is_over(server, now))
         for (struct exchange *x = server->live; x; x = x->next_live)
             exchange_end(x);
     for (const struct connection *c = server->connections; c; c = c->next)
-        tend_connection(c, now);
+        tend_connection(c, now, is_late);
     for (struct exchange *x = server->live; x; x = x->next_live)
         if (atomic_load(&x->has_lost))
             exchange_abort(x);

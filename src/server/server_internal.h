@@ -289,6 +289,7 @@ struct server {
 
     _Atomic bool is_draining, has_failed; /* is_draining: no new requests */
     bool is_ending;                       /* for good; under `lock` */
+    uint64_t ticked_ns;                   /* when server_tick last was here */
     uint64_t drain_until_ns; /* then what still runs is ended, 0: nothing is; under `lock` */
     _Atomic bool is_probing; /* /health_generate */
     _Atomic uint32_t progress_permille;
