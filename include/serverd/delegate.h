@@ -1,4 +1,4 @@
-/* The ABI between serverd and its back-ends (delegates), version 3.1.
+/* The ABI between serverd and its back-ends (delegates), version 3.2.
  *
  * A delegate is a table of functions. It answers which graph nodes it can run and at what cost,
  * turns weights into its own layout, holds the KV pages of its device, and executes batches.
@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define SERVERD_DELEGATE_ABI (3u << 16 | 1u) /* major << 16 | minor */
+#define SERVERD_DELEGATE_ABI (3u << 16 | 2u) /* major << 16 | minor */
 #define SERVERD_NO_PAGE      UINT32_MAX
 #define SERVERD_MAX_DIMS     4u
 
@@ -83,7 +83,8 @@ typedef struct serverd_value {
 } serverd_value;
 
 /* Canonical operations. Values: T rows of the step, S sequences, R selected rows. Rows mix only
- * in ATTN and POOL. Operand order is inputs, then outputs. */
+ * in ATTN and POOL. Operand order is inputs, then outputs. The last two stand in graphs that are
+ * one shard of a model (serverd_shard): all shards have them in the same places. Since 3.2. */
 typedef enum serverd_op {
     SERVERD_OP_EMBED = 0,  /* W [V,D] -> [T,D]: row W[index] * scale; index by attributes */
     SERVERD_OP_LINEAR,     /* x [T,K], W [N,K], bias [N]? -> [T,N]: x W^T + bias */
@@ -101,6 +102,8 @@ typedef enum serverd_op {
     SERVERD_OP_SELECT,     /* x [T,D] -> [R,D]: the rows whose logits are wanted */
     SERVERD_OP_POOL,       /* x [T,D] -> [S,D]: mean, first or last row of each sequence */
     SERVERD_OP_L2,         /* x -> x / max(norm(x), 1e-12) */
+    SERVERD_OP_ALL_REDUCE, /* x -> the sum of all ranks' x, in ascending order of the ranks */
+    SERVERD_OP_GATHER,     /* x [T,N] -> [T,width] of all ranks' columns; only rank 0 has it */
     SERVERD_OP_COUNT
 } serverd_op;
 
@@ -170,6 +173,12 @@ typedef struct serverd_slice {
     uint32_t begin, count;
 } serverd_slice;
 
+/* Columns begin .. begin+N-1 of `width` are this rank's; begin and width are GATHER's alone. */
+typedef struct serverd_shard {
+    uint32_t rank, n_ranks;
+    uint32_t begin, width;
+} serverd_shard;
+
 typedef union serverd_attributes {
     serverd_embed embed;
     serverd_norm norm;
@@ -177,6 +186,7 @@ typedef union serverd_attributes {
     serverd_attn attn;
     serverd_pos_scale pos_scale;
     serverd_slice slice;
+    serverd_shard shard;
     float factor;        /* SCALE, SOFTCAP */
     uint32_t activation; /* ACT, GLU: serverd_activation */
     uint32_t pooling;    /* POOL: serverd_pooling */
@@ -254,6 +264,23 @@ typedef struct serverd_trace_event {
     uint32_t worker, n_rows;
 } serverd_trace_event;
 
+/* The other ranks of a group, which run the other shards of the same model. Each call is one that
+ * all ranks make, with the same sizes, and returns when the caller's part of it is done. A rank
+ * that fails somewhere else ends the others' calls: SERVERD_DEVICE_LOST. For `execute`, on the
+ * thread that called it. */
+typedef struct serverd_collective {
+    uint32_t struct_bytes;
+    uint32_t rank, n_ranks;
+    uint32_t reserved;
+    void *context;
+    /* data[i] becomes the sum of all ranks' data[i], added in ascending order of the ranks. */
+    serverd_status (*all_reduce)(void *context, float *data, size_t n, serverd_error *err);
+    /* Rank 0's out [n_rows][width] gets `part` [n_rows][n_columns] of every rank, from the rank's
+     * column `begin` on. out: NULL on the other ranks. */
+    serverd_status (*gather)(void *context, const float *part, size_t n_rows, size_t n_columns,
+                             size_t begin, size_t width, float *out, serverd_error *err);
+} serverd_collective;
+
 /* What the host lends to a delegate. parallel_for runs fn(arg, chunk, worker) for every chunk
  * in 0..n_chunks-1 on the engine's threads, the caller's among them, and returns when all are
  * done; worker < n_workers names the thread, for scratch memory. It is legal only inside
@@ -273,6 +300,7 @@ typedef struct serverd_host {
                          void (*fn)(void *arg, uint32_t chunk, uint32_t worker), void *arg);
     uint64_t (*now_ns)(void *context);
     void (*trace)(void *context, const serverd_trace_event *event); /* may be NULL */
+    const serverd_collective *collective; /* NULL: graphs are whole. Since 3.2 */
 } serverd_host;
 
 /* ---- packing ---------------------------------------------------------------------------- */
@@ -471,10 +499,10 @@ typedef struct serverd_delegate {
 
     /* Run one batch: inputs[i] has the rows of partition->inputs[i], outputs[i] receives those of
      * partition->outputs[i], f32 [rows of its kind][columns], in memory of the host that does not
-     * overlap. The graph's output are logits [n_logit_rows][V], embeddings [n_seqs][D] or
-     * scores [n_seqs][n]. A
-     * SERVERD_NUMERIC or other error leaves the KV pages of the batch's rows undefined;
-     * SERVERD_DEVICE_LOST leaves only unload, kv_destroy, close. */
+     * overlap; NULL for the output of GATHER on other ranks than 0. The graph's output are logits
+     * [n_logit_rows][V], embeddings [n_seqs][D] or scores [n_seqs][n]. A SERVERD_NUMERIC or other
+     * error leaves the KV pages of the batch's rows undefined; SERVERD_DEVICE_LOST leaves only
+     * unload, kv_destroy, close. */
     SERVERD_FN(execute, serverd_handle *, const serverd_batch *, serverd_kv *or_null,
                const float *const *inputs, float *const *outputs);
 

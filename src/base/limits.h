@@ -62,6 +62,7 @@
 #define LIMIT_DEVICES        16u
 #define LIMIT_HETERO_DEVICES 4u
 #define LIMIT_DEVICE_OPTIONS 1024u
+#define LIMIT_RANKS          16u /* that share a model */
 
 /* Sessions and rows of a step of the library (serverd/runtime.h): more are refused. */
 #define LIMIT_SESSIONS  4096u

@@ -48,7 +48,8 @@ static serverd_status build(const struct compile_options *options, struct source
     if (!options->vocabulary_only &&
         ((status = arch_build(options, source, program, err)) != SERVERD_OK ||
          (status = take_mappings(source, program, err)) != SERVERD_OK ||
-         (status = passes_run(program, &options->passes, err)) != SERVERD_OK))
+         (status = passes_run(program, &options->passes, err)) != SERVERD_OK ||
+         (status = shard_program(program, options->shard, err)) != SERVERD_OK))
         return status;
     if ((status = take_license(source, program, err)) != SERVERD_OK)
         return status;

@@ -9,6 +9,7 @@
 #define COMPILER_COMPILE_H
 
 #include "compiler/passes.h"
+#include "compiler/shard.h"
 #include "program/program.h"
 
 struct compile_options {
@@ -18,6 +19,7 @@ struct compile_options {
      * twice as fast and moves an embedding by some 1e-5. */
     bool keeps_f32;
     struct passes_options passes; /* passes.h; zeroed: all, unseen */
+    struct shard shard;           /* zeroed: the whole model */
 };
 
 /* *out has one reference. Errors name the file and the field, key or tensor. */

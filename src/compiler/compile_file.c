@@ -88,6 +88,10 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
         hash_input(&hash, options->quantise);
         hash_input(&hash, options->calibration ? options->calibration : "");
     }
+    if (options->source.shard.n_ranks > 1) {
+        sha256_update(&hash, " shard ", 7);
+        sha256_update(&hash, &options->source.shard, sizeof options->source.shard);
+    }
     hash_limits(&hash, options);
     sha256_final(&hash, out);
 }
@@ -136,6 +140,12 @@ static serverd_status make_tests(void *context, const char *path, struct buffer 
     return self_test_make(tests->source, &options, out, err);
 }
 
+/* A shard answers nothing on its own. */
+static bool wants_tests(const struct compile_file_options *options)
+{
+    return options->wants_tests && options->source.shard.n_ranks <= 1;
+}
+
 static serverd_status write_program(const struct compile_file_options *options,
                                     const struct program *program, const uint8_t source[32],
                                     const struct pass_history *history, const char *or_null_report,
@@ -162,7 +172,7 @@ static serverd_status write_program(const struct compile_file_options *options,
                                               .report = or_null_report,
                                               .debug = buffer_str(&debug),
                                               .make_tests =
-                                                  options->wants_tests ? make_tests : NULL,
+                                                  wants_tests(options) ? make_tests : NULL,
                                               .tests_context = &tests,
                                               .progress = report_packing,
                                               .progress_context = (void *)options};
@@ -236,6 +246,8 @@ static serverd_status make_file(const struct compile_file_options *options,
     uint8_t source[32];
     char *json = NULL;
     serverd_status status = options->quantise ? quantise(options, program, &json, err) : SERVERD_OK;
+    if (status == SERVERD_OK && options->quantise)
+        status = shard_program(program, options->source.shard, err);
     if (status == SERVERD_OK && options->source_hash)
         memcpy(source, options->source_hash, sizeof source);
     else if (status == SERVERD_OK)
@@ -257,6 +269,8 @@ serverd_status compile_file(const struct compile_file_options *options, serverd_
     buffer_init(&history.passes, 64 * KIB);
     compiling.passes.after = pass_history_add;
     compiling.passes.context = &history;
+    if (options->quantise) /* which looks at the whole model; then it is cut */
+        compiling.shard = (struct shard){0};
     serverd_status status = compile_model(&compiling, &program, err);
     if (status == SERVERD_OK)
         status = make_file(options, &history, program, err);

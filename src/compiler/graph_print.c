@@ -70,6 +70,13 @@ static void print_attributes(const serverd_node *node, struct buffer *out)
     case SERVERD_OP_POOL:
         buffer_printf(out, " pooling=%u", a->pooling);
         break;
+    case SERVERD_OP_ALL_REDUCE:
+        buffer_printf(out, " rank=%u/%u", a->shard.rank, a->shard.n_ranks);
+        break;
+    case SERVERD_OP_GATHER:
+        buffer_printf(out, " rank=%u/%u begin=%u width=%u", a->shard.rank, a->shard.n_ranks,
+                      a->shard.begin, a->shard.width);
+        break;
     default:
         break;
     }

@@ -202,5 +202,8 @@ uint64_t sdp_required_features(const struct program *program)
             (dtype_is_own(dtype) && dtype_format_of(dtype) == FORMAT_F8))
             features |= SDP_NEEDS_FP8;
     }
+    for (uint32_t i = 0; i < program->graph.n_nodes; i++)
+        if (op_is_collective(program->graph.nodes[i].op))
+            features |= SDP_NEEDS_TENSOR_SHARDS;
     return features;
 }

@@ -1,5 +1,6 @@
 #include "kernels/builtin.h"
 
+#include "kernels/collective/delegate.h"
 #include "kernels/cpu/delegate.h"
 #include "kernels/reference/delegate.h"
 #include "kernels/testing/fault.h"
@@ -8,10 +9,7 @@
 #include <string.h>
 
 const serverd_delegate *const builtin_delegates[] = {
-    &cpu_delegate,
-    &reference_delegate,
-    &null_delegate,
-    &fault_delegate,
+    &cpu_delegate, &collective_delegate, &reference_delegate, &null_delegate, &fault_delegate,
 };
 
 const uint32_t n_builtin_delegates = sizeof builtin_delegates / sizeof *builtin_delegates;

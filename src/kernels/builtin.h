@@ -4,7 +4,7 @@
 
 #include "serverd/delegate.h"
 
-/* "cpu", "cpu-reference", "null", "fault". */
+/* "cpu", "collective", "cpu-reference", "null", "fault". */
 extern const serverd_delegate *const builtin_delegates[];
 extern const uint32_t n_builtin_delegates;
 

@@ -1,7 +1,12 @@
 /* The sizes of all types, apart from their conversions. */
 #include "program/dtype_internal.h"
 
-static const struct dtype_block blocks[DTYPE_LIMIT] = {
+/* Without pointers, which would have to be relocated. */
+static const struct {
+    char name[8]; /* "": no type */
+    uint16_t elements, bytes;
+    bool is_loadable;
+} blocks[DTYPE_LIMIT] = {
 #define LOADABLE(name, elements, bytes, to_f32) [DTYPE_##name] = {#name, elements, bytes, true},
 #define KNOWN(name, elements, bytes)            [DTYPE_##name] = {#name, elements, bytes, false},
     GGUF_DTYPES(LOADABLE, KNOWN)
@@ -31,8 +36,9 @@ bool dtype_block(uint32_t dtype, struct dtype_block *out)
 {
     if (dtype >= DTYPE_LIMIT)
         return own_block(dtype, out);
-    *out = blocks[dtype];
-    return blocks[dtype].name != NULL;
+    *out = (struct dtype_block){blocks[dtype].name, blocks[dtype].elements, blocks[dtype].bytes,
+                                blocks[dtype].is_loadable};
+    return blocks[dtype].name[0] != '\0';
 }
 
 bool dtype_row_bytes(uint32_t dtype, uint64_t n_elements, uint64_t *bytes)

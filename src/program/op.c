@@ -6,7 +6,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdbool.h>
 
 uint64_t value_width(const serverd_value *value)
 {
@@ -327,6 +326,38 @@ static serverd_status infer_l2(const serverd_graph *graph, const serverd_node *n
     return like_first(graph, node, out);
 }
 
+static bool need_rank(const serverd_shard *shard, serverd_error *err)
+{
+    if (!need_at_most(shard->n_ranks, LIMIT_RANKS, "n_ranks", err))
+        return false;
+    if (shard->rank < shard->n_ranks)
+        return true;
+    fail(err, SERVERD_CORRUPT, "rank %u of %u", shard->rank, shard->n_ranks);
+    return false;
+}
+
+static serverd_status infer_all_reduce(const serverd_graph *graph, const serverd_node *node,
+                                       serverd_value *out, serverd_error *err)
+{
+    if (!need_activation(graph, node, 0, err) || !need_rank(&node->attributes.shard, err))
+        return err->code;
+    return like_first(graph, node, out);
+}
+
+static serverd_status infer_gather(const serverd_graph *graph, const serverd_node *node,
+                                   serverd_value *out, serverd_error *err)
+{
+    const serverd_shard *shard = &node->attributes.shard;
+    if (!need_activation(graph, node, 0, err) || !need_rank(shard, err))
+        return err->code;
+    const serverd_value *x = node_input(graph, node, 0);
+    const uint64_t end = shard->begin + value_width(x);
+    if (end > shard->width)
+        return fail(err, SERVERD_CORRUPT, "columns %u..%" PRIu64 " of %" PRIu64, shard->begin, end,
+                    (uint64_t)shard->width);
+    return make(out, x->dims[0], shard->width);
+}
+
 static const struct op_info ops[SERVERD_OP_COUNT] = {
     [SERVERD_OP_EMBED] = {"embed", 1, 1, sizeof(serverd_embed), infer_embed},
     [SERVERD_OP_LINEAR] = {"linear", 2, 3, 0, infer_linear},
@@ -344,6 +375,8 @@ static const struct op_info ops[SERVERD_OP_COUNT] = {
     [SERVERD_OP_SELECT] = {"select", 1, 1, 0, infer_select},
     [SERVERD_OP_POOL] = {"pool", 1, 1, sizeof(uint32_t), infer_pool},
     [SERVERD_OP_L2] = {"l2", 1, 1, 0, infer_l2},
+    [SERVERD_OP_ALL_REDUCE] = {"all_reduce", 1, 1, 2 * sizeof(uint32_t), infer_all_reduce},
+    [SERVERD_OP_GATHER] = {"gather", 1, 1, sizeof(serverd_shard), infer_gather},
 };
 
 const struct op_info *op_info(uint32_t op)

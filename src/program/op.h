@@ -8,6 +8,8 @@
 
 #include "serverd/delegate.h"
 
+#include <stdbool.h>
+
 struct op_info {
     const char *name;
     uint8_t min_inputs, max_inputs;
@@ -29,6 +31,13 @@ static inline const serverd_value *node_input(const serverd_graph *graph, const 
 static inline const serverd_value *node_output(const serverd_graph *graph, const serverd_node *node)
 {
     return &graph->values[graph->operands[node->first_operand + node->n_inputs]];
+}
+
+/* Whether it meets the other ranks of a group (delegate.h): a delegate that knows of none has no
+ * part in it. */
+static inline bool op_is_collective(uint32_t op)
+{
+    return op == SERVERD_OP_ALL_REDUCE || op == SERVERD_OP_GATHER;
 }
 
 /* Columns of a row: the product of the dims after the first. */

@@ -6,6 +6,8 @@
 #include "program/op.h"
 
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
@@ -260,6 +262,34 @@ void program_forget_tensor(const struct program *program, uint32_t tensor)
     const serverd_tensor *t = &program->graph.tensors[tensor];
     for (uint32_t i = 0; i < program->n_mappings; i++)
         mapping_forget(&program->mappings[i], t->data, t->bytes);
+}
+
+/* A file in memory without a name. */
+static void *map_nameless(size_t bytes)
+{
+    void *data = MAP_FAILED;
+    int fd = memfd_create("tensors", MFD_CLOEXEC);
+    if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
+        data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (fd >= 0)
+        (void)close(fd);
+    return data == MAP_FAILED ? NULL : data;
+}
+
+serverd_status program_add_store(struct program *program, size_t bytes, uint8_t **out,
+                                 serverd_error *err)
+{
+    struct mapping *mappings =
+        arena_array(program->arena, program->n_mappings + 1u, sizeof *mappings);
+    void *data = mappings ? map_nameless(bytes) : NULL;
+    if (!data)
+        return fail(err, SERVERD_NOMEM, "no memory for %zu bytes of tensors", bytes);
+    if (program->n_mappings > 0)
+        memcpy(mappings, program->mappings, program->n_mappings * sizeof *mappings);
+    mappings[program->n_mappings++] = (struct mapping){data, bytes};
+    program->mappings = mappings;
+    *out = data;
+    return SERVERD_OK;
 }
 
 int64_t program_find_tensor(const struct program *program, const char *name)

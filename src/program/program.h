@@ -105,6 +105,11 @@ const struct program_template *program_find_template(const struct program *progr
 /* The tensor's bytes leave memory until somebody reads them again, if they lie in a file. */
 void program_forget_tensor(const struct program *program, uint32_t tensor);
 
+/* Zeroed memory for tensors of a program that is being made; lives as long as it. Pages that are
+ * let go of (program_forget_tensor) come back, and what is never written takes no room. */
+serverd_status program_add_store(struct program *program, size_t bytes, uint8_t **out,
+                                 serverd_error *err);
+
 /* -1 if there is none. */
 int64_t program_find_tensor(const struct program *program, const char *name);
 

@@ -12,7 +12,8 @@
 
 /* What this reader understands of sdp_header.required. */
 #define KNOWN_FEATURES                                                                             \
-    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER))
+    ((uint64_t)(SDP_NEEDS_CODEBOOKS | SDP_NEEDS_FP8 | SDP_NEEDS_WINDOWS | SDP_NEEDS_ENCODER |      \
+                SDP_NEEDS_TENSOR_SHARDS))
 
 #define HEADER_CHECKED offsetof(struct sdp_header, checksum)
 

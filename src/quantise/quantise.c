@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define DEFAULT_SEQUENCES 32u
 #define DEFAULT_TOKENS    256u
@@ -124,32 +122,6 @@ static serverd_status find_room(struct pass *pass, serverd_error *err)
             return fail(err, SERVERD_NOMEM, "the size of all tensors overflows");
     }
     pass->store_bytes = bytes;
-    return SERVERD_OK;
-}
-
-/* A file in memory without a name: pages of it that are let go of (program_forget_tensor) come
- * back, and what is never written takes no room. */
-static serverd_status map_store(struct pass *pass, serverd_error *err)
-{
-    struct program *program = pass->program;
-    struct mapping *mappings =
-        arena_array(program->arena, program->n_mappings + 1u, sizeof *mappings);
-    int fd = memfd_create("tensors", MFD_CLOEXEC);
-    if (!mappings || fd < 0 || ftruncate(fd, (off_t)pass->store_bytes) != 0) {
-        if (fd >= 0)
-            (void)close(fd);
-        return fail(err, SERVERD_NOMEM, "no memory for %zu bytes of tensors: %m",
-                    pass->store_bytes);
-    }
-    void *data = mmap(NULL, pass->store_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    (void)close(fd);
-    if (data == MAP_FAILED)
-        return fail(err, SERVERD_NOMEM, "cannot map %zu bytes: %m", pass->store_bytes);
-    if (program->n_mappings > 0)
-        memcpy(mappings, program->mappings, program->n_mappings * sizeof *mappings);
-    mappings[program->n_mappings++] = (struct mapping){data, pass->store_bytes};
-    program->mappings = mappings;
-    pass->store = data;
     return SERVERD_OK;
 }
 
@@ -304,7 +276,8 @@ static serverd_status run(struct pass *pass, serverd_error *err)
     if ((status = pass_choose_formats(pass, err)) != SERVERD_OK)
         return status;
     if (pass->n_to_do > 0 && ((status = find_room(pass, err)) != SERVERD_OK ||
-                              (status = map_store(pass, err)) != SERVERD_OK ||
+                              (status = program_add_store(pass->program, pass->store_bytes,
+                                                          &pass->store, err)) != SERVERD_OK ||
                               (status = quantise_all(pass, err)) != SERVERD_OK))
         return status;
     update_config(pass);

@@ -20,6 +20,18 @@ struct kv_size {
     uint64_t window_page_bytes;       /* 0: there are none */
 };
 
+/* So many pages, whatever there is room for. */
+static inline struct kv_size kv_size_of(const serverd_kv_bytes *bytes, uint32_t n_pages,
+                                        uint32_t n_window_pages)
+{
+    if (n_window_pages == 0)
+        return (struct kv_size){.n_pages = n_pages, .page_bytes = bytes->page + bytes->window_page};
+    return (struct kv_size){.n_pages = n_pages,
+                            .n_window_pages = n_window_pages,
+                            .page_bytes = bytes->page,
+                            .window_page_bytes = bytes->window_page};
+}
+
 /* Pages in front of the beginning of a page whose window pages a row there needs. */
 static inline uint32_t kv_window_span(uint32_t window)
 {

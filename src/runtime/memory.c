@@ -9,6 +9,18 @@ uint64_t runtime_memory_peak(const struct runtime_memory *memory)
            memory->table;
 }
 
+void runtime_memory_add(struct runtime_memory *memory, const struct runtime_memory *more)
+{
+    memory->mapped += more->mapped;
+    memory->gathered += more->gathered;
+    memory->packed += more->packed;
+    memory->activation += more->activation;
+    memory->unshared += more->unshared;
+    memory->scratch += more->scratch;
+    memory->kv += more->kv;
+    memory->table += more->table;
+}
+
 void memory_add_program(struct runtime_memory *memory, const struct program *program)
 {
     memory->table += arena_used(program->arena);

@@ -17,6 +17,7 @@ struct runtime_memory {
     uint64_t table;      /* graph and names, as the program keeps them; the placement */
 };
 
+void runtime_memory_add(struct runtime_memory *memory, const struct runtime_memory *more);
 uint64_t runtime_memory_peak(const struct runtime_memory *memory);
 
 #endif

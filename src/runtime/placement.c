@@ -50,6 +50,12 @@ static bool knows_segments(const serverd_delegate *delegate)
     return (delegate->abi & 0xffffu) >= 1;
 }
 
+/* Delegates for ABI 3.1 know of no other ranks. */
+static bool knows_ranks(const serverd_delegate *delegate)
+{
+    return (delegate->abi & 0xffffu) >= 2;
+}
+
 static float as_seconds(float x)
 {
     return x > 0 && x < 1e9f ? x : 0; /* whatever a delegate says */
@@ -66,7 +72,8 @@ static serverd_status ask_node(struct placement *placement, uint32_t device, uin
         return error_context(err, "device %s: node %u", delegate->name, node);
     bool is_claimed = claim.n_nodes > 0 && claim.n_nodes <= graph->n_nodes - node;
     if ((has_state(&graph->nodes[node]) && !delegate->kv_create) ||
-        (needs_segments(graph, &graph->nodes[node]) && !knows_segments(delegate))) {
+        (needs_segments(graph, &graph->nodes[node]) && !knows_segments(delegate)) ||
+        (op_is_collective(graph->nodes[node].op) && !knows_ranks(delegate))) {
         is_claimed = false;
         claim.reason = SERVERD_REASON_OP;
     }

@@ -35,6 +35,7 @@ struct placement_device {
     char options[LIMIT_DEVICE_OPTIONS]; /* "key=value;..." */
     bool is_general;                    /* may run what nobody has placed */
     serverd_device device;
+    uint32_t n_sharing;  /* ranks of the group that have this device, the own among them */
     uint32_t reason;     /* SERVERD_REASON_UNAVAILABLE, _INIT_FAILED; NONE: it can be used */
     serverd_error error; /* why */
 };

@@ -10,6 +10,7 @@
 #include "runtime/instances.h"
 #include "runtime/kv_size_internal.h"
 #include "runtime/memory_internal.h"
+#include "runtime/runtime_internal.h"
 #include "runtime/steps.h"
 #include "runtime/stored_plan.h"
 #include "runtime/weights.h"
@@ -25,7 +26,8 @@ struct runtime {
     serverd_host host;
     void (*log)(void *context, int level, const char *text);
     void *log_context;
-    struct trace *trace; /* NULL: nobody looks */
+    struct trace *trace;        /* NULL: nobody looks */
+    struct runtime_peers peers; /* n 0: no other ranks */
     /* Whole steps. Tracing is reached through pointers alone, which runtime_set_trace sets: a
      * program that never calls it does without. */
     serverd_status (*run)(struct runtime *runtime, const serverd_batch *batch, float *out,
@@ -88,8 +90,9 @@ static uint64_t least_free_bytes(const struct runtime *runtime)
     uint64_t least = UINT64_MAX;
     for (uint32_t i = 0; i < runtime->instances.n; i++) {
         const struct instance *item = &runtime->instances.items[i];
+        const struct placement_device *device = &runtime->placement->devices[item->device];
         if (item->spec.n_layers > 0)
-            least = min_size(least, runtime->placement->devices[item->device].device.free_bytes);
+            least = min_size(least, device->device.free_bytes / device->n_sharing);
     }
     return least;
 }
@@ -99,9 +102,10 @@ static serverd_status size_kv(struct runtime *runtime, const struct runtime_opti
 {
     const serverd_limits *limits = &runtime->limits;
     if (options->n_pages > 0) {
-        const serverd_kv_bytes *bytes = &runtime->instances.bytes;
-        runtime->kv_size = (struct kv_size){.n_pages = options->n_pages,
-                                            .page_bytes = bytes->page + bytes->window_page};
+        runtime->kv_size =
+            kv_size_of(&runtime->instances.bytes, options->n_pages, options->n_window_pages);
+        if (options->n_window_pages > 0)
+            runtime->window = widest_window(&runtime->kv_spec);
         return SERVERD_OK;
     }
     struct kv_demand demand = {.bytes = runtime->instances.bytes,
@@ -110,8 +114,9 @@ static serverd_status size_kv(struct runtime *runtime, const struct runtime_opti
                                .max_seqs = limits->max_seqs,
                                .kv_bytes = options->kv_bytes,
                                .free_bytes = least_free_bytes(runtime)};
+    const uint32_t n_ranks = options->collective ? options->collective->n_ranks : 1;
     if (options->free_bytes > 0)
-        demand.free_bytes = min_size(demand.free_bytes, options->free_bytes);
+        demand.free_bytes = min_size(demand.free_bytes, options->free_bytes / n_ranks);
     if (options->wants_window_pages)
         demand.window = widest_window(&runtime->kv_spec);
     serverd_status status = kv_size_find(&demand, &runtime->kv_size, err);
@@ -329,7 +334,8 @@ static serverd_status start(struct program *program, const struct runtime_option
                                    .context = runtime,
                                    .log = host_log,
                                    .parallel_for = host_parallel_for,
-                                   .now_ns = host_now_ns};
+                                   .now_ns = host_now_ns,
+                                   .collective = options->collective};
     serverd_status status = open_parts(runtime, options, or_null, err);
     if (status != SERVERD_OK) {
         runtime_close(runtime);
@@ -362,6 +368,8 @@ void runtime_close(struct runtime *runtime)
 {
     if (!runtime)
         return;
+    if (runtime->peers.close)
+        runtime->peers.close(runtime->peers.context);
     tear_down(runtime);
     placement_destroy(runtime->placement);
     program_unref(runtime->program);
@@ -369,6 +377,11 @@ void runtime_close(struct runtime *runtime)
 }
 
 /* ---- use ----------------------------------------------------------------------------------- */
+
+void runtime_set_peers(struct runtime *runtime, const struct runtime_peers *peers)
+{
+    runtime->peers = *peers;
+}
 
 uint32_t runtime_n_pages(const struct runtime *runtime)
 {
@@ -382,18 +395,19 @@ uint32_t runtime_n_window_pages(const struct runtime *runtime)
 
 uint64_t runtime_page_bytes(const struct runtime *runtime)
 {
-    return runtime->kv_size.page_bytes;
+    return runtime->kv_size.page_bytes + runtime->peers.page_bytes;
 }
 
 uint64_t runtime_window_page_bytes(const struct runtime *runtime)
 {
-    return runtime->kv_size.window_page_bytes;
+    return runtime->kv_size.window_page_bytes + runtime->peers.window_page_bytes;
 }
 
 uint64_t runtime_kv_total_bytes(const struct runtime *runtime)
 {
     const struct kv_size *size = &runtime->kv_size;
-    return size->n_pages * size->page_bytes + size->n_window_pages * size->window_page_bytes;
+    return size->n_pages * runtime_page_bytes(runtime) +
+           size->n_window_pages * runtime_window_page_bytes(runtime);
 }
 
 uint32_t runtime_window_span(const struct runtime *runtime)
@@ -500,6 +514,13 @@ serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *bat
                     (unsigned long long)batch->step, batch->n_rows, batch->n_seqs,
                     batch->n_logit_rows, limits->max_rows, limits->max_seqs,
                     limits->max_logit_rows);
+    return runtime->peers.n > 0 ? runtime->peers.execute(runtime->peers.context, batch, out, err)
+                                : runtime->run(runtime, batch, out, err);
+}
+
+serverd_status runtime_execute_alone(struct runtime *runtime, const serverd_batch *batch,
+                                     float *out, serverd_error *err)
+{
     return runtime->run(runtime, batch, out, err);
 }
 
@@ -514,13 +535,18 @@ serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
                     "rank %u, at most %u are possible: see "
                     "max-adapter-rank",
                     or_null->max_rank, limits->max_adapter_rank);
+    if (runtime->peers.n > 0)
+        return fail(err, SERVERD_UNSUPPORTED, "a model that several ranks share takes no adapters");
     return adapters_set(&runtime->steps, &runtime->program->graph, slot, or_null, err);
 }
 
 serverd_status runtime_kv_zero(struct runtime *runtime, const serverd_kv_page *pages, uint32_t n,
                                serverd_error *err)
 {
-    return instances_kv_zero(&runtime->instances, pages, n, err);
+    serverd_status status = instances_kv_zero(&runtime->instances, pages, n, err);
+    for (uint32_t i = 0; i < runtime->peers.n && status == SERVERD_OK; i++)
+        status = runtime_kv_zero(runtime->peers.items[i], pages, n, err);
+    return status;
 }
 
 static bool is_there(const struct runtime *runtime, serverd_kv_page page)
@@ -538,7 +564,10 @@ serverd_status runtime_kv_copy(struct runtime *runtime, serverd_kv_page from, se
     if (!is_there(runtime, from) || !is_there(runtime, to) || n_tokens > SERVERD_PAGE_TOKENS)
         return fail(err, SERVERD_INTERNAL, "kv copy: page %u to %u, %u tokens; there are %u pages",
                     from.page, to.page, n_tokens, runtime->kv_size.n_pages);
-    return instances_kv_copy(&runtime->instances, from, to, n_tokens, err);
+    serverd_status status = instances_kv_copy(&runtime->instances, from, to, n_tokens, err);
+    for (uint32_t i = 0; i < runtime->peers.n && status == SERVERD_OK; i++)
+        status = runtime_kv_copy(runtime->peers.items[i], from, to, n_tokens, err);
+    return status;
 }
 
 /* SERVERD_OK if a page can be taken out or put in. */
@@ -555,19 +584,43 @@ static serverd_status check_transfer(const struct runtime *runtime, serverd_kv_p
     return SERVERD_OK;
 }
 
+/* Bytes of a page that is to be moved: what is not left out. */
+static size_t moved_bytes(const struct runtime *runtime, serverd_kv_page page)
+{
+    const struct kv_size *size = &runtime->kv_size;
+    return (page.page == SERVERD_NO_PAGE ? 0 : size->page_bytes) +
+           (page.window_page == SERVERD_NO_PAGE ? 0 : size->window_page_bytes);
+}
+
+/* The bytes of the ranks follow each other. */
 serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, void *out,
                                  serverd_error *err)
 {
+    char *at = out;
     serverd_status status = check_transfer(runtime, page, err);
-    return status == SERVERD_OK ? instances_kv_export(&runtime->instances, page, out, err) : status;
+    if (status == SERVERD_OK)
+        status = instances_kv_export(&runtime->instances, page, at, err);
+    at += moved_bytes(runtime, page);
+    for (uint32_t i = 0; i < runtime->peers.n && status == SERVERD_OK; i++) {
+        status = runtime_kv_export(runtime->peers.items[i], page, at, err);
+        at += moved_bytes(runtime->peers.items[i], page);
+    }
+    return status;
 }
 
 serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,
                                  serverd_error *err)
 {
+    const char *at = bytes;
     serverd_status status = check_transfer(runtime, page, err);
-    return status == SERVERD_OK ? instances_kv_import(&runtime->instances, page, bytes, err)
-                                : status;
+    if (status == SERVERD_OK)
+        status = instances_kv_import(&runtime->instances, page, at, err);
+    at += moved_bytes(runtime, page);
+    for (uint32_t i = 0; i < runtime->peers.n && status == SERVERD_OK; i++) {
+        status = runtime_kv_import(runtime->peers.items[i], page, at, err);
+        at += moved_bytes(runtime->peers.items[i], page);
+    }
+    return status;
 }
 
 serverd_status runtime_kv_identity(struct runtime *runtime, uint8_t out[32], serverd_error *err)
@@ -576,6 +629,12 @@ serverd_status runtime_kv_identity(struct runtime *runtime, uint8_t out[32], ser
         return fail(err, SERVERD_UNSUPPORTED, "device %s: KV pages have no identity",
                     runtime->device_text);
     struct sha256 identity = runtime->identity; /* so that it can be asked again */
+    for (uint32_t i = 0; i < runtime->peers.n; i++) {
+        serverd_status status = runtime_kv_identity(runtime->peers.items[i], out, err);
+        if (status != SERVERD_OK)
+            return status;
+        sha256_update(&identity, out, 32);
+    }
     sha256_final(&identity, out);
     return SERVERD_OK;
 }

@@ -31,7 +31,10 @@ struct runtime_options {
      * most a third of the device's free memory. One full context must fit. */
     uint64_t kv_bytes;
     uint64_t free_bytes; /* what counts as free there, if it is less; 0: what the device says */
-    uint32_t n_pages;    /* so many, whatever is free, without window pages; 0: as kv_bytes says */
+    /* So many, whatever is free; 0: as kv_bytes says. */
+    uint32_t n_pages, n_window_pages;
+    const serverd_collective
+        *collective; /* of a shard: the other ranks; NULL: programs are whole */
     /* Whether layers with a window get window pages (delegate.h), if that pays: what is left of
      * windows that have moved on is given to others. Who wants them fills the window table. */
     bool wants_window_pages;
@@ -61,7 +64,7 @@ serverd_status runtime_predict(struct program *program, const struct runtime_opt
  * if there are none; of all. */
 uint32_t runtime_n_pages(const struct runtime *runtime);
 uint32_t runtime_n_window_pages(const struct runtime *runtime);
-uint64_t runtime_page_bytes(const struct runtime *runtime);
+uint64_t runtime_page_bytes(const struct runtime *runtime); /* of all ranks (ranks.h) together */
 uint64_t runtime_window_page_bytes(const struct runtime *runtime);
 uint64_t runtime_kv_total_bytes(const struct runtime *runtime);
 

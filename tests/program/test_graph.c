@@ -186,6 +186,14 @@ static const struct rule rules[] = {
     {SERVERD_OP_POOL, {ROWS, NONE, NONE}, {.pooling = 4}, 0, 0, "unknown pooling 4"},
     {SERVERD_OP_L2, {POOLED, NONE, NONE}, {{0}}, S, 12, NULL},
     {SERVERD_OP_L2, {MATRIX, NONE, NONE}, {{0}}, 0, 0, "an activation is needed"},
+    {SERVERD_OP_ALL_REDUCE, {ROWS, NONE, NONE}, {.shard = {1, 2, 0, 0}}, T, 12, NULL},
+    {SERVERD_OP_ALL_REDUCE, {ROWS, NONE, NONE}, {.shard = {2, 2, 0, 0}}, 0, 0, "rank 2 of 2"},
+    {SERVERD_OP_ALL_REDUCE, {ROWS, NONE, NONE}, {.shard = {0, 17, 0, 0}}, 0, 0, "n_ranks is 17"},
+    {SERVERD_OP_ALL_REDUCE, {ROWS, NONE, NONE}, {.shard = {0, 0, 0, 0}}, 0, 0, "n_ranks is 0"},
+    {SERVERD_OP_ALL_REDUCE, {VECTOR, NONE, NONE}, {.shard = {0, 2, 0, 0}}, 0, 0, "an activation"},
+    {SERVERD_OP_GATHER, {SELECTED, NONE, NONE}, {.shard = {1, 2, 8, 20}}, R, 20, NULL},
+    {SERVERD_OP_GATHER, {ROWS, NONE, NONE}, {.shard = {1, 2, 9, 20}}, 0, 0, "columns 9..21 of 20"},
+    {SERVERD_OP_GATHER, {ROWS, NONE, NONE}, {.shard = {1, 1, 0, 12}}, 0, 0, "rank 1 of 1"},
     {SERVERD_OP_COUNT, {ROWS, NONE, NONE}, {{0}}, 0, 0, "unknown op"},
 };
 #pragma GCC diagnostic pop

@@ -79,7 +79,7 @@ static void a_file_that_is_wrong_is_refused_with_the_reason(void **state)
         const char *name, *word;
     } rows[] = {
         {"broken1", "made for ABI 4, this is 3"},
-        {"broken2", "does not work with ABI 3.1"},
+        {"broken2", "does not work with ABI 3.2"},
         {"broken3", "bytes"},
         {"broken4", "has no execute"},
         {"broken5", "there is a delegate cpu already"},

@@ -45,6 +45,15 @@ serverd_status compile_bytes(const void *bytes, size_t n, struct program **out, 
     return status;
 }
 
+struct program *synthetic_shard(const char *arch, const char *dtype, struct shard shard)
+{
+    struct program *program = synthetic_program(arch, dtype);
+    serverd_error err;
+    if (shard_program(program, shard, &err) || program_check(program, &err))
+        fail_msg("%s %s: %s", arch, dtype, err.text);
+    return program;
+}
+
 struct program *synthetic_program(const char *arch, const char *dtype)
 {
     struct buffer bytes;

@@ -2,6 +2,7 @@
 #ifndef TESTS_SUPPORT_SYNTHETIC_PROGRAM_H
 #define TESTS_SUPPORT_SYNTHETIC_PROGRAM_H
 
+#include "compiler/shard.h"
 #include "program/program.h"
 
 /* A file in memory; its path is valid until it is closed. */
@@ -19,5 +20,8 @@ serverd_status compile_bytes(const void *bytes, size_t n, struct program **out, 
 /* A synthetic model (synthetic_model.h), compiled; unref'd by the caller. Fails the test that runs
  * if it cannot be made. */
 struct program *synthetic_program(const char *arch, const char *dtype);
+
+/* A rank's shard of it. */
+struct program *synthetic_shard(const char *arch, const char *dtype, struct shard shard);
 
 #endif

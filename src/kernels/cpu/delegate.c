@@ -46,6 +46,10 @@ static serverd_status cpu_match(const serverd_host *host, const serverd_graph *g
     const serverd_node *node = &graph->nodes[node_index];
     *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = 1};
     uint32_t first_plain = node->n_inputs;
+    if (op_is_collective(node->op)) {
+        *out = (serverd_claim){.struct_bytes = sizeof *out, .reason = SERVERD_REASON_OP};
+        return SERVERD_OK;
+    }
     if (node->op == SERVERD_OP_LINEAR)
         first_plain = 2;
     else if (node->op == SERVERD_OP_RMS_NORM || node->op == SERVERD_OP_LAYER_NORM)

@@ -85,7 +85,7 @@ static serverd_status cuda_match(const serverd_host *host, const serverd_graph *
     struct gpu_info info;
     struct constants constants;
     (void)host, (void)err;
-    if (node->op >= SERVERD_OP_COUNT) {
+    if (node->op >= SERVERD_OP_COUNT || op_is_collective(node->op)) {
         (void)refuse(out, SERVERD_REASON_OP, "");
         return SERVERD_OK;
     }

@@ -63,7 +63,7 @@ static serverd_status reference_match(const serverd_host *host, const serverd_gr
                                       uint32_t node, serverd_claim *out, serverd_error *err)
 {
     serverd_status status = cpu_delegate.match(host, graph, node, out, err);
-    if (status != SERVERD_OK)
+    if (status != SERVERD_OK || out->n_nodes == 0)
         return status;
     if (!has_layout(graph, &graph->nodes[node])) {
         *out = (serverd_claim){.struct_bytes = sizeof *out, .reason = SERVERD_REASON_LAYOUT};

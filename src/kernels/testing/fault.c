@@ -255,12 +255,15 @@ static serverd_status fault_devices(const serverd_host *host, serverd_device *ou
     return SERVERD_OK;
 }
 
-/* The inner delegate is not known yet: `load` asks it. */
+/* The inner delegate is not known yet: `load` asks it. Where ranks meet nobody fails by script. */
 static serverd_status fault_match(const serverd_host *host, const serverd_graph *graph,
                                   uint32_t node, serverd_claim *out, serverd_error *err)
 {
     (void)host, (void)err;
-    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
+    *out = (serverd_claim){.struct_bytes = sizeof *out};
+    while (node + out->n_nodes < graph->n_nodes &&
+           !op_is_collective(graph->nodes[node + out->n_nodes].op))
+        out->n_nodes++;
     return SERVERD_OK;
 }
 

@@ -46,8 +46,10 @@ static serverd_status null_devices(const serverd_host *host, serverd_device *out
 static serverd_status null_match(const serverd_host *host, const serverd_graph *graph,
                                  uint32_t node, serverd_claim *out, serverd_error *err)
 {
-    (void)host, (void)err;
-    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = graph->n_nodes - node};
+    (void)err;
+    *out = (serverd_claim){.struct_bytes = sizeof *out, .reason = SERVERD_REASON_OP};
+    if (!host->collective) /* it answers for a whole model */
+        out->n_nodes = graph->n_nodes - node;
     return SERVERD_OK;
 }
 
