@@ -77,6 +77,11 @@ void compile_options_hash(const struct compile_file_options *options, uint8_t ou
     struct sha256 hash;
     sha256_init(&hash);
     sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
+    for (uint32_t i = 0; i < options->n_others; i++) {
+        n = snprintf(text, sizeof text, " and %s %s", options->others[i]->name,
+                     options->others[i]->version);
+        sha256_update(&hash, text, n > 0 ? (size_t)n : 0);
+    }
     if (options->source.passes.off) {
         sha256_update(&hash, " without ", 9);
         sha256_update(&hash, options->source.passes.off, strlen(options->source.passes.off) + 1);
@@ -164,6 +169,8 @@ static serverd_status write_program(const struct compile_file_options *options,
         limits.max_context = program->config.context_length;
     const struct sdp_write_options writing = {.path = options->out,
                                               .delegate = options->delegate,
+                                              .others = options->others,
+                                              .n_others = options->n_others,
                                               .pool = options->pool,
                                               .limits = limits,
                                               .source_hash = source,

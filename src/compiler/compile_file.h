@@ -18,8 +18,10 @@
 
 struct compile_file_options {
     struct compile_options source;
-    const char *out;                  /* the program file */
-    const serverd_delegate *delegate; /* whose forms of the weights go in */
+    const char *out;                       /* the program file */
+    const serverd_delegate *delegate;      /* whose forms of the weights go in */
+    const serverd_delegate *const *others; /* [n_others] and theirs */
+    uint32_t n_others;
     struct worker_pool *pool;
     const char *quantise;    /* quantise/policy.h; NULL: weights are kept */
     const char *calibration; /* quantise/calibration.h; NULL: none */

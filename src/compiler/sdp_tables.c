@@ -79,27 +79,49 @@ void sdp_put_tensors(const struct program *program, struct string_table *strings
     }
 }
 
-void sdp_put_forms(const struct program *program, const struct segment *segment, uint32_t section,
-                   struct buffer *out)
+static void put_form(const struct program *program, const struct segment *segment, uint32_t section,
+                     const struct segment_form *form, struct buffer *out)
 {
-    for (uint32_t i = 0; i < segment->n_forms; i++) {
-        const struct segment_form *form = &segment->forms[i];
-        const serverd_tensor *tensor = &program->graph.tensors[form->tensor];
-        uint64_t n_rows = tensor->rank > 1 ? tensor->dims[0] : 1;
-        uint64_t k = tensor->dims[tensor->rank - 1];
-        struct sdp_form record = {.tensor = form->tensor,
-                                  .layout = (uint16_t)form->form.layout,
-                                  .layout_version = (uint16_t)(form->form.layout >> 16),
-                                  .section = section,
-                                  .n_shards = 1,
-                                  .offset = segment->file_offset + form->offset,
-                                  .bytes = form->form.bytes,
-                                  .checksum = form->checksum,
-                                  .n_rows = (uint32_t)n_rows,
-                                  .padded_rows = (uint32_t)n_rows,
-                                  .padded_k = (uint32_t)k};
-        buffer_append(out, &record, sizeof record);
+    const serverd_tensor *tensor = &program->graph.tensors[form->tensor];
+    uint64_t n_rows = tensor->rank > 1 ? tensor->dims[0] : 1;
+    uint64_t k = tensor->dims[tensor->rank - 1];
+    struct sdp_form record = {.tensor = form->tensor,
+                              .layout = (uint16_t)form->form.layout,
+                              .layout_version = (uint16_t)(form->form.layout >> 16),
+                              .section = section,
+                              .n_shards = 1,
+                              .offset = segment->file_offset + form->offset,
+                              .bytes = form->form.bytes,
+                              .checksum = form->checksum,
+                              .n_rows = (uint32_t)n_rows,
+                              .padded_rows = (uint32_t)n_rows,
+                              .padded_k = (uint32_t)k};
+    buffer_append(out, &record, sizeof record);
+}
+
+/* Of the forms that are next in each segment, the first by tensor and layout; n: none is left. */
+static uint32_t next_form(const struct segment *segments, uint32_t n, const uint32_t *at)
+{
+    uint32_t first = n;
+    for (uint32_t s = 0; s < n; s++) {
+        if (at[s] == segments[s].n_forms)
+            continue;
+        const struct segment_form *form = &segments[s].forms[at[s]],
+                                  *known = first < n ? &segments[first].forms[at[first]] : form;
+        if (first == n || form->tensor < known->tensor ||
+            (form->tensor == known->tensor && form->form.layout < known->form.layout))
+            first = s;
     }
+    return first;
+}
+
+uint32_t sdp_put_forms(const struct program *program, const struct segment *segments,
+                       uint32_t n_segments, struct buffer *out)
+{
+    uint32_t at[SDP_MAX_SEGMENTS] = {0}, n_forms = 0;
+    for (uint32_t s; (s = next_form(segments, n_segments, at)) < n_segments; n_forms++)
+        put_form(program, &segments[s], s, &segments[s].forms[at[s]++], out);
+    return n_forms;
 }
 
 /* ---- GRPH ------------------------------------------------------------------------------------ */

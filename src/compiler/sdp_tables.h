@@ -21,8 +21,11 @@ void sdp_put_config(const struct program *program, struct buffer *out);
 void sdp_put_tensors(const struct program *program, struct string_table *strings,
                      const uint8_t (*hash)[32], struct buffer *out);
 void sdp_put_graph(const struct program *program, struct buffer *out);
-void sdp_put_forms(const struct program *program, const struct segment *segment, uint32_t section,
-                   struct buffer *out);
+/* Segment i is section i. Returns the number of forms, which stand by tensor, then layout, as they
+ * do in each segment. */
+#define SDP_MAX_SEGMENTS 4u
+uint32_t sdp_put_forms(const struct program *program, const struct segment *segments,
+                       uint32_t n_segments, struct buffer *out);
 void sdp_put_chat(const struct program *program, struct buffer *out);
 
 /* What a reader must know of to run the program: sdp_header.required. */

@@ -24,14 +24,15 @@
 /* Bytes of a small section: far above what the largest vocabulary needs. */
 #define SECTION_BYTES (1 * GIB)
 
-enum { MAX_SECTIONS = 16, N_TARGETS = 3 };
+enum { MAX_SECTIONS = 16 + SDP_MAX_SEGMENTS };
 
 struct writer {
     const struct program *program;
     const struct sdp_write_options *options;
     const serverd_graph *graph; /* the program's */
     uint8_t (*tensor_hash)[32];
-    struct segment segment;
+    struct segment segments[SDP_MAX_SEGMENTS]; /* of one delegate each, in the first sections */
+    uint32_t n_segments;
     struct string_table strings;
     struct sdp_section sections[MAX_SECTIONS];
     struct buffer bytes[MAX_SECTIONS]; /* of small sections */
@@ -49,8 +50,7 @@ static serverd_status check_tensors(struct writer *writer, serverd_error *err)
 {
     size_t n = max_size(writer->graph->n_tensors, 1);
     writer->tensor_hash = calloc(n, sizeof *writer->tensor_hash);
-    writer->segment.forms = calloc(n, sizeof *writer->segment.forms);
-    if (!writer->tensor_hash || !writer->segment.forms)
+    if (!writer->tensor_hash)
         return no_memory(err);
     for (uint32_t i = 0; i < writer->graph->n_tensors; i++)
         if (!writer->graph->tensors[i].data)
@@ -62,22 +62,34 @@ static serverd_status check_tensors(struct writer *writer, serverd_error *err)
 
 /* ---- forms ----------------------------------------------------------------------------------- */
 
-/* The delegate's form, unless it is not made of the tensor's own bits, so that it could not be
- * turned back: then rows, which are packed when the file is opened. */
-static serverd_status choose_form(const struct writer *writer, uint32_t tensor, serverd_form *out,
-                                  serverd_error *err)
+/* The delegate's form. Of the first one, unless it is not made of the tensor's own bits, so that it
+ * could not be turned back: then rows, which are packed when the file is opened. */
+static serverd_status choose_form(const struct segment *segment, bool is_first, uint32_t tensor,
+                                  serverd_form *out, serverd_error *err)
 {
-    const serverd_tensor *t = &writer->graph->tensors[tensor];
+    const serverd_tensor *t = &segment->graph->tensors[tensor];
     *out = (serverd_form){.struct_bytes = sizeof *out};
-    serverd_status status = writer->options->delegate->form(t, out, err);
+    serverd_status status = segment->delegate->form(t, out, err);
     if (status != SERVERD_OK)
         return error_context(err, "tensor %s", t->name);
-    if (out->layout == SERVERD_LAYOUT_ROWS || out->bytes > 2 * t->bytes)
+    if (out->layout == SERVERD_LAYOUT_ROWS || (is_first && out->bytes > 2 * t->bytes))
         *out = (serverd_form){.struct_bytes = sizeof *out,
                               .layout = SERVERD_LAYOUT_ROWS,
                               .bytes = t->bytes,
                               .alignment = 1};
     return SERVERD_OK;
+}
+
+/* Whether an earlier delegate's form of the tensor is the same. */
+static bool is_there(const struct writer *writer, uint32_t n_segments,
+                     const struct segment_form *form)
+{
+    for (uint32_t s = 0; s < n_segments; s++)
+        for (uint32_t i = 0; i < writer->segments[s].n_forms; i++)
+            if (writer->segments[s].forms[i].tensor == form->tensor &&
+                writer->segments[s].forms[i].form.layout == form->form.layout)
+                return true;
+    return false;
 }
 
 static void forget_tensor(void *context, uint32_t tensor)
@@ -93,24 +105,43 @@ static void report_progress(void *context, double share)
         options->progress(options->progress_context, share);
 }
 
-static serverd_status choose_forms(struct writer *writer, serverd_error *err)
+/* Of the first delegate every tensor has a form; of the others, what is not there already. */
+static serverd_status choose_forms(struct writer *writer, const serverd_delegate *delegate,
+                                   serverd_error *err)
 {
-    struct segment *segment = &writer->segment;
-    segment->graph = writer->graph;
-    segment->delegate = writer->options->delegate;
-    segment->pool = writer->options->pool;
-    segment->file = &writer->file;
-    segment->forget = forget_tensor;
-    segment->progress = report_progress;
-    segment->context = writer;
+    const uint32_t index = writer->n_segments;
+    if (index == SDP_MAX_SEGMENTS)
+        return fail(err, SERVERD_INVALID, "forms of more than %u back-ends", SDP_MAX_SEGMENTS);
+    struct segment *segment = &writer->segments[writer->n_segments++];
+    *segment = (struct segment){
+        .graph = writer->graph,
+        .delegate = delegate,
+        .pool = writer->options->pool,
+        .file = &writer->file,
+        .forms = calloc(max_size(writer->graph->n_tensors, 1), sizeof *segment->forms),
+        .forget = forget_tensor,
+        .progress = report_progress,
+        .context = writer};
+    if (!segment->forms)
+        return no_memory(err);
     for (uint32_t i = 0; i < writer->graph->n_tensors; i++) {
-        struct segment_form *form = &segment->forms[segment->n_forms++];
+        struct segment_form *form = &segment->forms[segment->n_forms];
         form->tensor = i;
-        serverd_status status = choose_form(writer, i, &form->form, err);
+        serverd_status status = choose_form(segment, index == 0, i, &form->form, err);
         if (status != SERVERD_OK)
             return status;
+        segment->n_forms += !is_there(writer, index, form);
     }
     return SERVERD_OK;
+}
+
+static serverd_status choose_all_forms(struct writer *writer, serverd_error *err)
+{
+    const struct sdp_write_options *options = writer->options;
+    serverd_status status = choose_forms(writer, options->delegate, err);
+    for (uint32_t i = 0; i < options->n_others && status == SERVERD_OK; i++)
+        status = choose_forms(writer, options->others[i], err);
+    return status;
 }
 
 /* ---- sections -------------------------------------------------------------------------------- */
@@ -135,24 +166,31 @@ static void set_items(struct writer *writer, uint32_t type, uint64_t n)
             writer->sections[i].n_items = n;
 }
 
-/* All three run the same packed weights; they differ in what their processors have. */
-static void put_targets(const struct writer *writer, struct buffer *out)
+static void put_target(const serverd_delegate *delegate, const char *name, uint64_t isa,
+                       struct buffer *out)
+{
+    struct sdp_target target = {.least_abi = delegate->abi, .contract = 2, .isa = isa};
+    (void)snprintf(target.name, sizeof target.name, "%s", name);
+    (void)snprintf(target.delegate, sizeof target.delegate, "%s", delegate->name);
+    buffer_append(out, &target, sizeof target);
+}
+
+/* The first three run the same packed weights; they differ in what their processors have. */
+static uint32_t put_targets(const struct writer *writer, struct buffer *out)
 {
     static const uint64_t avx2 = SDP_ISA_AVX2 | SDP_ISA_FMA | SDP_ISA_F16C;
     static const struct {
         const char *name;
         uint64_t isa;
-    } targets[N_TARGETS] = {{"cpu-avx512vnni", avx2 | SDP_ISA_AVX512 | SDP_ISA_AVX512_VNNI},
-                            {"cpu-avx2", avx2},
-                            {"cpu-portable", 0}};
-    for (size_t i = 0; i < N_TARGETS; i++) {
-        struct sdp_target target = {
-            .least_abi = writer->options->delegate->abi, .contract = 2, .isa = targets[i].isa};
-        memcpy(target.name, targets[i].name, strlen(targets[i].name));
-        (void)snprintf(target.delegate, sizeof target.delegate, "%s",
-                       writer->options->delegate->name);
-        buffer_append(out, &target, sizeof target);
-    }
+    } targets[] = {{"cpu-avx512vnni", avx2 | SDP_ISA_AVX512 | SDP_ISA_AVX512_VNNI},
+                   {"cpu-avx2", avx2},
+                   {"cpu-portable", 0}};
+    const uint32_t n = sizeof targets / sizeof *targets;
+    for (uint32_t i = 0; i < n; i++)
+        put_target(writer->options->delegate, targets[i].name, targets[i].isa, out);
+    for (uint32_t i = 0; i < writer->options->n_others; i++)
+        put_target(writer->options->others[i], writer->options->others[i]->name, 0, out);
+    return n + writer->options->n_others;
 }
 
 static serverd_status put_plan(struct writer *writer, serverd_error *err)
@@ -184,10 +222,10 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
                     add_section(writer, SDP_TENS, SDP_REQUIRED | SDP_IDENTITY));
     set_items(writer, SDP_TENS, writer->graph->n_tensors);
     sdp_put_graph(program, add_section(writer, SDP_GRPH, SDP_REQUIRED | SDP_IDENTITY));
-    put_targets(writer, add_section(writer, SDP_TARG, SDP_REQUIRED));
-    set_items(writer, SDP_TARG, N_TARGETS);
-    sdp_put_forms(program, &writer->segment, 0, add_section(writer, SDP_FORM, SDP_REQUIRED));
-    set_items(writer, SDP_FORM, writer->segment.n_forms);
+    set_items(writer, SDP_TARG, put_targets(writer, add_section(writer, SDP_TARG, SDP_REQUIRED)));
+    set_items(writer, SDP_FORM,
+              sdp_put_forms(program, writer->segments, writer->n_segments,
+                            add_section(writer, SDP_FORM, SDP_REQUIRED)));
     serverd_status status = options->limits.max_rows > 0 ? put_plan(writer, err) : SERVERD_OK;
     if (status != SERVERD_OK)
         return status;
@@ -205,21 +243,37 @@ static serverd_status make_sections(struct writer *writer, serverd_error *err)
     return status;
 }
 
+/* From `at` on; *end is behind it. */
+static serverd_status write_segment(struct writer *writer, uint32_t index, uint64_t at,
+                                    uint64_t *end, serverd_error *err)
+{
+    struct segment *segment = &writer->segments[index];
+    struct sdp_section *section = &writer->sections[index];
+    uint64_t bytes;
+    if (!segment_place(segment, &bytes) || !size_align(at, writer->segment_alignment, &at))
+        return no_memory(err);
+    section->alignment = writer->segment_alignment == HUGE_PAGE ? 21 : 12;
+    section->offset = segment->file_offset = at;
+    section->stored_bytes = section->raw_bytes = bytes;
+    section->n_items = segment->n_forms;
+    *end = at + bytes;
+    return segment_write(segment, writer->tensor_hash, section->hash, &section->checksum, err);
+}
+
 /* The weights come first: their place does not depend on what their hashes make of the rest. */
-static serverd_status write_weights(struct writer *writer, serverd_error *err)
+static serverd_status write_weights(struct writer *writer, uint64_t *end, serverd_error *err)
 {
     uint64_t bytes;
-    if (!segment_place(&writer->segment, &bytes))
+    if (!segment_place(&writer->segments[0], &bytes))
         return no_memory(err);
     writer->segment_alignment = bytes >= HUGE_PAGES_FROM ? HUGE_PAGE : SMALL_PAGE;
-    (void)add_section(writer, SDP_WGHT, SDP_REQUIRED | SDP_LAZY);
-    struct sdp_section *section = &writer->sections[0];
-    section->alignment = writer->segment_alignment == HUGE_PAGE ? 21 : 12;
-    section->offset = writer->segment.file_offset = writer->segment_alignment;
-    section->stored_bytes = section->raw_bytes = bytes;
-    section->n_items = writer->segment.n_forms;
-    return segment_write(&writer->segment, writer->tensor_hash, section->hash, &section->checksum,
-                         err);
+    serverd_status status = SERVERD_OK;
+    *end = writer->segment_alignment;
+    for (uint32_t i = 0; i < writer->n_segments; i++)
+        (void)add_section(writer, SDP_WGHT, SDP_REQUIRED | SDP_LAZY);
+    for (uint32_t i = 0; i < writer->n_segments && status == SERVERD_OK; i++)
+        status = write_segment(writer, i, *end, end, err);
+    return status;
 }
 
 /* Sections first, first + 1, .. at `at`; *end is where the section table goes. Gaps may have been
@@ -301,14 +355,13 @@ static serverd_status write_all(struct writer *writer, serverd_error *err)
     serverd_status status = check_tensors(writer, err);
     if (status != SERVERD_OK)
         return status;
-    if ((status = choose_forms(writer, err)) != SERVERD_OK ||
-        (status = write_weights(writer, err)) != SERVERD_OK)
+    uint64_t end;
+    if ((status = choose_all_forms(writer, err)) != SERVERD_OK ||
+        (status = write_weights(writer, &end, err)) != SERVERD_OK)
         return status;
-    const struct sdp_section *weights = &writer->sections[0];
-    uint64_t end = weights->offset + weights->stored_bytes;
     end = (end + SECTION_GAP - 1) / SECTION_GAP * SECTION_GAP;
     if ((status = make_sections(writer, err)) != SERVERD_OK ||
-        (status = write_sections(writer, 1, end, &end, err)) != SERVERD_OK ||
+        (status = write_sections(writer, writer->n_segments, end, &end, err)) != SERVERD_OK ||
         (status = write_header(writer, end, err)) != SERVERD_OK)
         return status;
     return add_tests(writer, end, err);
@@ -332,6 +385,7 @@ serverd_status sdp_write(const struct program *program, const struct sdp_write_o
         buffer_deinit(&writer.bytes[i]);
     string_table_deinit(&writer.strings);
     free(writer.tensor_hash);
-    free(writer.segment.forms);
+    for (uint32_t i = 0; i < writer.n_segments; i++)
+        free(writer.segments[i].forms);
     return status;
 }

@@ -10,6 +10,8 @@ struct sdp_write_options {
     const char *path;
     /* Whose forms of the weights go in; it need not have a device here. */
     const serverd_delegate *delegate;
+    const serverd_delegate *const *others; /* [n_others] whose forms go in, too */
+    uint32_t n_others;
     struct worker_pool *pool;
     const uint8_t *source_hash, *options_hash; /* [32], NULL: zeros */
     serverd_limits limits; /* that the section PLAN is made for; max_rows 0: it is left out */

@@ -368,8 +368,11 @@ static uint32_t operand(struct sharding *s, uint32_t value, struct span part)
 {
     const serverd_value *v = &s->graph->values[value];
     const struct plan *plan = &s->plans[value];
-    if (v->kind == SERVERD_VALUE_CONSTANT)
-        return graph_constant(s->builder, &s->graph->tensors[v->tensor]);
+    if (v->kind == SERVERD_VALUE_CONSTANT) {
+        serverd_tensor tensor = s->graph->tensors[v->tensor];
+        tensor.flags = 0; /* a table that was the head's matrix, too, is a table now */
+        return graph_constant(s->builder, &tensor);
+    }
     if (part.count == 0 || plan->made.count > 0)
         return plan->value;
     const serverd_attributes attributes = {.slice = {part.begin, part.count}};

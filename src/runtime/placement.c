@@ -3,8 +3,10 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "program/op.h"
+#include "program/program.h"
 #include "runtime/placement_internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,30 +58,67 @@ static bool knows_ranks(const serverd_delegate *delegate)
     return (delegate->abi & 0xffffu) >= 2;
 }
 
+/* Whether the delegate finds the weights of a node: rows, or the file has them in its form. */
+static bool has_weights(const struct placement *placement, const serverd_delegate *delegate,
+                        const serverd_node *node)
+{
+    const serverd_graph *graph = placement->graph;
+    for (uint32_t i = 0; i < node->n_inputs; i++) {
+        const serverd_value *value = node_input(graph, node, i);
+        serverd_form form = {.struct_bytes = sizeof form};
+        serverd_error ignored;
+        if (value->kind != SERVERD_VALUE_CONSTANT || graph->tensors[value->tensor].data)
+            continue;
+        if (delegate->form(&graph->tensors[value->tensor], &form, &ignored) != SERVERD_OK ||
+            (form.bytes > 0 &&
+             !(placement->program &&
+               program_find_form(placement->program, value->tensor, form.layout))))
+            return false;
+    }
+    return true;
+}
+
 static float as_seconds(float x)
 {
     return x > 0 && x < 1e9f ? x : 0; /* whatever a delegate says */
 }
 
+static void refuse(serverd_claim *claim, serverd_reason reason, const char *text)
+{
+    claim->n_nodes = 0;
+    claim->reason = reason;
+    (void)snprintf(claim->text, sizeof claim->text, "%s", text);
+}
+
+serverd_status placement_ask(const struct placement *placement, uint32_t device, uint32_t node,
+                             serverd_claim *out, serverd_error *err)
+{
+    const serverd_graph *graph = placement->graph;
+    const serverd_node *n = &graph->nodes[node];
+    const serverd_delegate *delegate = placement->devices[device].delegate;
+    *out = (serverd_claim){.struct_bytes = sizeof *out};
+    serverd_status status = delegate->match(placement->host, graph, node, out, err);
+    if (status != SERVERD_OK || out->n_nodes == 0)
+        return status;
+    if (out->n_nodes > graph->n_nodes - node || (has_state(n) && !delegate->kv_create) ||
+        (needs_segments(graph, n) && !knows_segments(delegate)) ||
+        (op_is_collective(n->op) && !knows_ranks(delegate)))
+        refuse(out, SERVERD_REASON_OP, "");
+    else if (!has_weights(placement, delegate, n))
+        refuse(out, SERVERD_REASON_LAYOUT, "the program file has the weights for others only");
+    return SERVERD_OK;
+}
+
 static serverd_status ask_node(struct placement *placement, uint32_t device, uint32_t node,
                                serverd_error *err)
 {
-    const serverd_graph *graph = placement->graph;
-    const serverd_delegate *delegate = placement->devices[device].delegate;
-    serverd_claim claim = {.struct_bytes = sizeof claim};
-    serverd_status status = delegate->match(placement->host, graph, node, &claim, err);
+    serverd_claim claim;
+    serverd_status status = placement_ask(placement, device, node, &claim, err);
     if (status != SERVERD_OK)
-        return error_context(err, "device %s: node %u", delegate->name, node);
-    bool is_claimed = claim.n_nodes > 0 && claim.n_nodes <= graph->n_nodes - node;
-    if ((has_state(&graph->nodes[node]) && !delegate->kv_create) ||
-        (needs_segments(graph, &graph->nodes[node]) && !knows_segments(delegate)) ||
-        (op_is_collective(graph->nodes[node].op) && !knows_ranks(delegate))) {
-        is_claimed = false;
-        claim.reason = SERVERD_REASON_OP;
-    }
-    placement->claims[(size_t)device * graph->n_nodes + node] = (struct placement_claim){
-        .n_nodes = is_claimed ? claim.n_nodes : 0,
-        .reason = is_claimed ? SERVERD_REASON_NONE : claim.reason,
+        return error_context(err, "device %s: node %u", placement->devices[device].name, node);
+    placement->claims[(size_t)device * placement->graph->n_nodes + node] = (struct placement_claim){
+        .n_nodes = claim.n_nodes,
+        .reason = claim.n_nodes > 0 ? SERVERD_REASON_NONE : claim.reason,
         .seconds = {as_seconds(claim.seconds[0]), as_seconds(claim.seconds[1]),
                     as_seconds(claim.seconds[2])},
         .resident_bytes = claim.resident_bytes};
@@ -239,6 +278,7 @@ serverd_status placement_create(const serverd_graph *graph, const struct placeme
         return fail(err, SERVERD_NOMEM, "no memory for a placement");
     placement->graph = graph;
     placement->host = options->host;
+    placement->program = options->program;
     serverd_status status = create(placement, options, err);
     if (status != SERVERD_OK)
         placement_destroy(placement);

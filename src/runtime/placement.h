@@ -14,6 +14,8 @@
 
 #define PLACEMENT_NO_DEVICE UINT8_MAX
 
+struct program; /* program/program.h */
+
 struct placement_options {
     const serverd_delegate *const *delegates; /* in order of preference */
     uint32_t n_delegates;
@@ -27,6 +29,8 @@ struct placement_options {
      * devices of the same one. NULL or "": none. */
     const char *place;
     const serverd_host *host; /* outlives the placement */
+    /* Whose graph it is: forms that its file has; NULL: none. Outlives the placement. */
+    const struct program *program;
 };
 
 struct placement_device {
@@ -55,7 +59,8 @@ struct placement_partition {
 struct placement {
     const serverd_graph *graph;
     const serverd_host *host;
-    char *device_text; /* as it was given */
+    const struct program *program; /* may be NULL */
+    char *device_text;             /* as it was given */
     bool is_hetero;
     struct placement_device devices[LIMIT_DEVICES];
     uint32_t n_devices;

@@ -190,9 +190,8 @@ static serverd_status say_why(const struct placement *placement, serverd_error *
         if (wanted == UINT32_MAX)
             return fail(err, SERVERD_UNSUPPORTED, "device %.64s: nobody runs node %u (%s)",
                         placement->device_text, n, op);
-        const serverd_delegate *delegate = placement->devices[wanted].delegate;
-        serverd_claim claim = {.struct_bytes = sizeof claim};
-        (void)delegate->match(placement->host, graph, n, &claim, err);
+        serverd_claim claim;
+        (void)placement_ask(placement, wanted, n, &claim, err);
         return fail(err, SERVERD_UNSUPPORTED, "device %s: cannot run node %u (%s): %s%s%.127s",
                     placement->devices[wanted].name, n, op, placement_reason_name(claim.reason),
                     claim.text[0] ? ": " : "", claim.text);

@@ -111,10 +111,9 @@ static void append_words(struct buffer *out, const struct placement *placement, 
     }
     if (reason == SERVERD_REASON_SLOWER || reason == SERVERD_REASON_OVERRIDE)
         return;
-    serverd_claim claim = {.struct_bytes = sizeof claim};
+    serverd_claim claim;
     serverd_error err;
-    if (d->delegate->match(placement->host, placement->graph, node, &claim, &err) == SERVERD_OK &&
-        claim.text[0])
+    if (placement_ask(placement, device, node, &claim, &err) == SERVERD_OK && claim.text[0])
         buffer_printf(out, ": %.127s", claim.text);
 }
 

@@ -4,6 +4,10 @@
 
 #include "runtime/placement.h"
 
+/* placement.c: what a device says of a node, and what the host says against it: reason and text. */
+serverd_status placement_ask(const struct placement *placement, uint32_t device, uint32_t node,
+                             serverd_claim *out, serverd_error *err);
+
 /* placement_wishes.c: fills in the devices and `placed` from the options. */
 serverd_status placement_read_wishes(struct placement *placement,
                                      const struct placement_options *options, serverd_error *err);

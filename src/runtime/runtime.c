@@ -294,7 +294,8 @@ static serverd_status open_parts(struct runtime *runtime, const struct runtime_o
                                               .n_delegates = options->n_delegates,
                                               .device = options->device,
                                               .place = options->place,
-                                              .host = &runtime->host};
+                                              .host = &runtime->host,
+                                              .program = runtime->program};
     serverd_status status =
         placement_create(&runtime->program->graph, &placing, &runtime->placement, err);
     while (status == SERVERD_OK) {

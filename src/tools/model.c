@@ -10,6 +10,7 @@
 #include "kvcache/disk_tier.h"
 #include "program/dtype.h"
 #include "runtime/delegate_file.h"
+#include "runtime/ranks.h"
 #include "scheduler/draft_model.h"
 #include "tools/program_open.h"
 
@@ -30,6 +31,8 @@
 
 struct model {
     struct program *program, *draft_program; /* draft_...: NULL if there is no draft model */
+    struct program *shards[LIMIT_RANKS];     /* of ranks that share it, the first is `program` */
+    uint32_t n_ranks;
     struct tokenizer *tokenizer;
     struct chat_template *chat_template;
     char *template_source; /* of --chat-template; else the program's */
@@ -68,10 +71,13 @@ static void forward_progress(void *context, double share)
 }
 
 static serverd_status open_program(const struct model *model, const struct model_setup *setup,
-                                   const char *path, struct program **out, serverd_error *err)
+                                   const char *path, struct shard shard, struct program **out,
+                                   serverd_error *err)
 {
-    struct progress_part part = {setup, 0, COMPILE_SHARE};
+    const double each = COMPILE_SHARE / (shard.n_ranks > 0 ? shard.n_ranks : 1);
+    struct progress_part part = {setup, shard.rank * each, each};
     const struct program_open_options options = {.path = path,
+                                                 .shard = shard,
                                                  .cache = setup->options->program_cache,
                                                  .cache_bytes = setup->options->program_cache_size,
                                                  .pool = model->pool,
@@ -80,6 +86,39 @@ static serverd_status open_program(const struct model *model, const struct model
                                                  .log = forward_log,
                                                  .log_context = setup->log};
     return program_open(&options, out, err);
+}
+
+/* The model's program, or a shard for each rank; the first is the one that everybody sees. */
+static serverd_status open_programs(struct model *model, const struct model_setup *setup,
+                                    serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    for (uint32_t r = 0; r < model->n_ranks && status == SERVERD_OK; r++)
+        status = open_program(model, setup, setup->config->path, (struct shard){r, model->n_ranks},
+                              &model->shards[r], err);
+    model->program = model->shards[0];
+    return status;
+}
+
+/* Ranks have equal parts of the threads. */
+static serverd_status open_pool(struct model *model, const struct model_setup *setup,
+                                serverd_error *err)
+{
+    model->n_ranks = (uint32_t)setup->options->tensor_parallel_size;
+    serverd_status status =
+        worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
+    if (status != SERVERD_OK || model->n_ranks == 1)
+        return status;
+    const uint32_t n_threads = worker_pool_n_workers(model->pool) / model->n_ranks;
+    worker_pool_destroy(model->pool);
+    model->pool = NULL;
+    return worker_pool_create(n_threads > 0 ? n_threads : 1, &model->pool, err);
+}
+
+static struct runtime_ranks ranks_of(const struct model *model)
+{
+    return (struct runtime_ranks){model->shards, model->n_ranks,
+                                  worker_pool_n_workers(model->pool)};
 }
 
 /* Options that say how one model is to be treated are the default one's. */
@@ -203,9 +242,14 @@ static serverd_status reserve(struct model *model, const struct model_setup *set
                               const struct runtime_options *opening, serverd_error *err)
 {
     struct runtime_memory memory;
-    uint64_t bytes = model->program->config.weight_bytes;
+    const struct runtime_ranks ranks = ranks_of(model);
+    uint64_t bytes = 0;
+    for (uint32_t r = 0; r < model->n_ranks; r++)
+        bytes += model->shards[r]->config.weight_bytes;
     if (model_load_memory(setup->load) > 0) {
-        serverd_status status = runtime_predict(model->program, opening, &memory, err);
+        serverd_status status = model->n_ranks > 1
+                                    ? runtime_predict_ranks(&ranks, opening, &memory, err)
+                                    : runtime_predict(model->program, opening, &memory, err);
         if (status != SERVERD_OK && status != SERVERD_UNSUPPORTED)
             return status;
         if (status == SERVERD_OK)
@@ -227,21 +271,24 @@ static serverd_status open_runtime(struct model *model, const struct model_setup
         max_rows = (uint32_t)max_size(max_rows, context);
     struct progress_part part = {setup, COMPILE_SHARE, (1 - COMPILE_SHARE) * model_share(model)};
     struct runtime_options opening = runtime_options(model, setup, &part);
-    opening.limits = (serverd_limits){.struct_bytes = sizeof(serverd_limits),
-                                      .max_rows = max_rows,
-                                      .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
-                                      .max_seqs = max_running,
-                                      .max_context = context,
-                                      .max_adapters = (uint32_t)options->max_adapters,
-                                      .max_adapter_rank = (uint32_t)options->max_adapter_rank};
+    opening.limits =
+        (serverd_limits){.struct_bytes = sizeof(serverd_limits),
+                         .max_rows = max_rows,
+                         .max_logit_rows = max_running + SPARE_LOGIT_ROWS,
+                         .max_seqs = max_running,
+                         .max_context = context,
+                         .max_adapters = model->n_ranks > 1 ? 0 : (uint32_t)options->max_adapters,
+                         .max_adapter_rank = (uint32_t)options->max_adapter_rank};
     opening.place = options->place;
     opening.kv_bytes = options->kv_memory;
     opening.free_bytes = model_load_memory(setup->load) / 2;
     opening.wants_window_pages = true;
     opening.wants_kv_identity = wants_disk(setup);
     serverd_status status = reserve(model, setup, &opening, err);
+    const struct runtime_ranks ranks = ranks_of(model);
     if (status == SERVERD_OK)
-        status = runtime_open(model->program, &opening, &model->runtime, err);
+        status = model->n_ranks > 1 ? runtime_open_ranks(&ranks, &opening, &model->runtime, err)
+                                    : runtime_open(model->program, &opening, &model->runtime, err);
     if (status == SERVERD_OK && options->explain)
         explain(model, setup);
     return status;
@@ -261,8 +308,8 @@ static serverd_status compile_draft(struct model *model, const struct model_setu
         log_warn(setup->log, "model", "draft-model-path is not used: speculation is off");
     if (!wants_draft(setup))
         return SERVERD_OK;
-    serverd_status status =
-        open_program(model, setup, setup->options->draft_model_path, &model->draft_program, err);
+    serverd_status status = open_program(model, setup, setup->options->draft_model_path,
+                                         (struct shard){0}, &model->draft_program, err);
     if (status == SERVERD_OK)
         status = draft_model_check(model->draft_program, model->program, err);
     if (status != SERVERD_OK)
@@ -348,6 +395,10 @@ static serverd_status add_adapters(struct model *model, const struct model_setup
     char *text = list ? strdup(list) : NULL, *rest = NULL;
     if (!list)
         return SERVERD_OK;
+    if (model->n_ranks > 1) {
+        free(text);
+        return fail(err, SERVERD_UNSUPPORTED, "lora: a model that several ranks share takes none");
+    }
     serverd_status status = text ? SERVERD_OK : fail(err, SERVERD_NOMEM, "no memory");
     for (char *entry = text ? strtok_r(text, ",", &rest) : NULL; entry && status == SERVERD_OK;
          entry = strtok_r(NULL, ",", &rest))
@@ -448,12 +499,11 @@ static void describe(struct model *model, const struct model_setup *setup)
 static serverd_status open_parts(struct model *model, const struct model_setup *setup,
                                  serverd_error *err)
 {
-    serverd_status status =
-        worker_pool_create((uint32_t)setup->options->threads, &model->pool, err);
+    serverd_status status = open_pool(model, setup, err);
     if (status == SERVERD_OK)
         status = load_delegates(model, setup, err);
     if (status == SERVERD_OK)
-        status = open_program(model, setup, setup->config->path, &model->program, err);
+        status = open_programs(model, setup, err);
     if (status == SERVERD_OK)
         status = tokenizer_create(&model->program->vocabulary, &model->tokenizer, err);
     if (status == SERVERD_OK)
@@ -524,7 +574,8 @@ void model_close(struct model *model)
     if (model->tokenizer)
         tokenizer_destroy(model->tokenizer);
     program_unref(model->draft_program);
-    program_unref(model->program);
+    for (uint32_t r = 0; r < model->n_ranks; r++)
+        program_unref(model->shards[r]);
     free(model->template_source);
     metrics_reset_gauges(model->metrics);
     free(model);

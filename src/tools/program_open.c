@@ -1,5 +1,6 @@
 #include "tools/program_open.h"
 
+#include "base/error.h"
 #include "compiler/program_cache.h"
 #include "kernels/builtin.h"
 #include "program/sdp_file.h"
@@ -31,16 +32,22 @@ serverd_status program_open(const struct program_open_options *options, struct p
                             serverd_error *err)
 {
     char folder[4096];
-    const struct compile_file_options compile = {.source = {.path = options->path},
-                                                 .delegate = builtin_delegate("cpu"),
-                                                 .pool = options->pool,
-                                                 .progress = options->progress,
-                                                 .progress_context = options->progress_context};
+    const struct compile_file_options compile = {
+        .source = {.path = options->path, .shard = options->shard},
+        .delegate = builtin_delegate("cpu"),
+        .pool = options->pool,
+        .progress = options->progress,
+        .progress_context = options->progress_context};
     const struct program_cache cache = {.folder = folder,
                                         .max_bytes = options->cache_bytes,
                                         .log = options->log,
                                         .log_context = options->log_context};
-    if (sdp_is_program_file(options->path))
+    const bool is_program_file = sdp_is_program_file(options->path);
+    if (is_program_file && options->shard.n_ranks > 1)
+        return fail(err, SERVERD_UNSUPPORTED,
+                    "%s is compiled for one rank: give the model that it was made from",
+                    options->path);
+    if (is_program_file)
         return sdp_open(options->path, out, err);
     if (!cache_folder(options->cache, folder, sizeof folder))
         return compile_model(&compile.source, out, err);

@@ -3,11 +3,13 @@
 #ifndef TOOLS_PROGRAM_OPEN_H
 #define TOOLS_PROGRAM_OPEN_H
 
+#include "compiler/shard.h"
 #include "program/program.h"
 #include "runtime/worker_pool.h"
 
 struct program_open_options {
     const char *path;
+    struct shard shard; /* zeroed: the whole model; not of a program file */
     /* Where compiled models are kept: a folder, or "off": in memory alone. NULL: as the environment
      * says, SERVERD_PROGRAM_CACHE, CACHE_DIRECTORY, XDG_CACHE_HOME or HOME. */
     const char *cache;

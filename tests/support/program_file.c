@@ -29,25 +29,41 @@ static serverd_status make_tests(void *context, const char *path, struct buffer 
     return self_test_make(making->source, &options, out, err);
 }
 
-serverd_status program_file_write(const struct program *program, const struct program *source,
-                                  const char *path, uint32_t n_threads, serverd_error *err)
+static serverd_status write_with(const struct program *program, struct making *making,
+                                 const serverd_delegate *const *others, uint32_t n_others,
+                                 const char *path, uint32_t n_threads, serverd_error *err)
 {
-    struct making making = {.source = source};
-    serverd_status status = worker_pool_create(n_threads, &making.pool, err);
+    serverd_status status = worker_pool_create(n_threads, &making->pool, err);
     if (status != SERVERD_OK)
         return status;
     const struct sdp_write_options options = {
         .path = path,
         .delegate = builtin_delegate("cpu"),
-        .pool = making.pool,
+        .others = others,
+        .n_others = n_others,
+        .pool = making->pool,
         .limits = {.max_rows = 64, .max_logit_rows = 64, .max_seqs = 8, .max_context = 8192},
         .meta = "{}",
         .debug = "{}",
         .make_tests = make_tests,
-        .tests_context = &making};
+        .tests_context = making};
     status = sdp_write(program, &options, err);
-    worker_pool_destroy(making.pool);
+    worker_pool_destroy(making->pool);
     return status;
+}
+
+serverd_status program_file_write(const struct program *program, const struct program *source,
+                                  const char *path, uint32_t n_threads, serverd_error *err)
+{
+    struct making making = {.source = source};
+    return write_with(program, &making, NULL, 0, path, n_threads, err);
+}
+
+serverd_status program_file_write_for(const struct program *program, const serverd_delegate *other,
+                                      const char *path, serverd_error *err)
+{
+    struct making making = {.source = program};
+    return write_with(program, &making, &other, 1, path, 1, err);
 }
 
 struct program_file program_file_create(const char *arch, const char *dtype)

@@ -10,6 +10,10 @@
 serverd_status program_file_write(const struct program *program, const struct program *source,
                                   const char *path, uint32_t n_threads, serverd_error *err);
 
+/* The same with the forms of another back-end, too. */
+serverd_status program_file_write_for(const struct program *program, const serverd_delegate *other,
+                                      const char *path, serverd_error *err);
+
 /* Compiles a synthetic model (synthetic_model.h) for the CPU into a file of a folder of its own.
  * Fails the test that runs if it cannot. */
 struct program_file {

@@ -63,9 +63,6 @@ static bool can_read(const serverd_graph *graph, const serverd_node *node, serve
         const struct dtype_info *type = dtype_info(tensor->dtype);
         if (!type || !type->to_f32)
             return refuse(out, SERVERD_REASON_DTYPE, type ? type->name : "unknown type");
-        if (!tensor->data)
-            return refuse(out, SERVERD_REASON_LAYOUT,
-                          "the program file has the weights only packed for another device");
         if (cuda_form(tensor, &form, &ignored) != SERVERD_OK)
             return refuse(out, SERVERD_REASON_SHAPE, "the matrix is too large");
         constants->bytes += form.bytes;

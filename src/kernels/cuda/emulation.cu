@@ -33,14 +33,14 @@ struct shared_block {
     std::vector<char> bytes;
 };
 
-static std::vector<fiber> fibers;
-static std::vector<shared_block> shared_memory;
-static std::vector<char> slots;
-static jmp_buf scheduler;
-static unsigned current, n_threads;
-static void (*thread_body)(void *);
-static void *thread_context;
-static uint64_t random_state = 1;
+static thread_local std::vector<fiber> fibers;
+static thread_local std::vector<shared_block> shared_memory;
+static thread_local std::vector<char> slots;
+static thread_local jmp_buf scheduler;
+static thread_local unsigned current, n_threads;
+static thread_local void (*thread_body)(void *);
+static thread_local void *thread_context;
+static thread_local uint64_t random_state = 1;
 
 void seed(uint64_t seed)
 {

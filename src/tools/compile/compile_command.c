@@ -2,6 +2,7 @@
 #include "tools/compile/commands.h"
 
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/numeric.h"
 #include "compiler/adapter_import.h"
 #include "compiler/compile_file.h"
@@ -9,6 +10,7 @@
 #include "program/adapter_file.h"
 #include "program/sdp_file.h"
 #include "program/sdp_program.h"
+#include "runtime/delegate_file.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +20,7 @@ struct values {
     const char *model, *out, *base;
     const char *quantise, *calibration, *report, *target_size;
     double target_bits;
-    const char *dump_after, *without;
+    const char *dump_after, *without, *device, *delegate, *shard;
     uint32_t max_rows, max_logit_rows, max_seqs, max_context, threads;
     bool self_test, verify, quiet;
 };
@@ -45,6 +47,13 @@ static const struct command_option rows[] = {
      "Write a page about what quantising did, as HTML"},
     {"base", 0, COMMAND_STRING, AT(base), "FILE", NULL, 0, 0,
      "The model that an adapter is for, in any form and quantisation; MODEL is the adapter then"},
+    {"device", 0, COMMAND_STRING, AT(device), "NAMES", "cpu", 0, 0,
+     "Back-ends whose forms of the weights go in, comma separated, such as cpu,cuda: one file for "
+     "machines of both kinds; none of them need have a device here"},
+    {"delegate", 0, COMMAND_STRING, AT(delegate), "FILES", NULL, 0, 0,
+     "Shared objects with further back-ends, comma separated"},
+    {"shard", 0, COMMAND_STRING, AT(shard), "R/N", NULL, 0, 0,
+     "Write rank R's part, 0 to N-1, of a model that N ranks share"},
     {"dump-after", 0, COMMAND_STRING, AT(dump_after), "PASS", NULL, 0, 0,
      "Print the graph as it is after this pass: fold, dedup, dce; without --output nothing else"},
     {"without", 0, COMMAND_STRING, AT(without), "PASS,...", NULL, 0, 0, "Leave these passes out"},
@@ -102,6 +111,44 @@ static struct compile_options source_of(const struct values *values)
                                                .context = (void *)values}};
 }
 
+/* "0/2" */
+static serverd_status read_shard(const char *or_null, struct shard *out, serverd_error *err)
+{
+    char rank[16];
+    uint64_t r, n;
+    const char *slash = or_null ? strchr(or_null, '/') : NULL;
+    *out = (struct shard){0};
+    if (!or_null)
+        return SERVERD_OK;
+    (void)snprintf(rank, sizeof rank, "%.*s", slash ? (int)(slash - or_null) : 0, or_null);
+    if (!slash || !parse_u64(rank, 0, LIMIT_RANKS - 1, &r) ||
+        !parse_u64(slash + 1, 1, LIMIT_RANKS, &n) || r >= n)
+        return fail(err, SERVERD_INVALID, "--shard: %.32s is no R/N with R below N, at most %u",
+                    or_null, LIMIT_RANKS);
+    *out = (struct shard){(uint32_t)r, (uint32_t)n};
+    return SERVERD_OK;
+}
+
+/* The back-ends that --device names, in that order. */
+static serverd_status find_delegates(const struct delegate_list *list, const char *names,
+                                     const serverd_delegate *out[LIMIT_DELEGATES], uint32_t *n,
+                                     serverd_error *err)
+{
+    *n = 0;
+    for (const char *at = names; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+        const size_t length = strcspn(at, ",");
+        uint32_t i = 0;
+        while (i < list->n && (strlen(list->items[i]->name) != length ||
+                               memcmp(list->items[i]->name, at, length) != 0))
+            i++;
+        if (i == list->n || *n == LIMIT_DELEGATES)
+            return fail(err, SERVERD_INVALID, "--device: there is no back-end %.*s",
+                        (int)min_size(length, 64), at);
+        out[(*n)++] = list->items[i];
+    }
+    return *n > 0 ? SERVERD_OK : fail(err, SERVERD_INVALID, "--device: names none");
+}
+
 /* The graph and nothing else. */
 static serverd_status only_dump(const struct values *values, serverd_error *err)
 {
@@ -126,10 +173,16 @@ static serverd_status check_dump(const struct values *values, serverd_error *err
                               : SERVERD_OK;
 }
 
-static serverd_status compile(const struct values *values, struct worker_pool *pool,
-                              serverd_error *err)
+static serverd_status compile(const struct values *values, const struct delegate_list *list,
+                              struct worker_pool *pool, serverd_error *err)
 {
     uint64_t target_bytes = 0;
+    const serverd_delegate *delegates[LIMIT_DELEGATES];
+    uint32_t n_delegates;
+    struct compile_options source = source_of(values);
+    if (read_shard(values->shard, &source.shard, err) != SERVERD_OK ||
+        find_delegates(list, values->device, delegates, &n_delegates, err) != SERVERD_OK)
+        return err->code;
     if (values->target_size && !parse_size(values->target_size, &target_bytes))
         return fail(err, SERVERD_INVALID, "--target-size: %.64s is no size", values->target_size);
     const char *quantise = strcmp(values->quantise, "keep") == 0 ? NULL : values->quantise;
@@ -139,9 +192,11 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
                     "--calibrate, --report and --target-* need --quantize POLICY");
     bool has_bar = !values->quiet && isatty(STDERR_FILENO);
     const struct compile_file_options options = {
-        .source = source_of(values),
+        .source = source,
         .out = values->out,
-        .delegate = builtin_delegate("cpu"),
+        .delegate = delegates[0],
+        .others = delegates + 1,
+        .n_others = n_delegates - 1,
         .pool = pool,
         .quantise = quantise,
         .calibration = values->calibration,
@@ -158,6 +213,29 @@ static serverd_status compile(const struct values *values, struct worker_pool *p
     serverd_status status = compile_file(&options, err);
     if (has_bar)
         (void)fputs("\r\033[K", stderr);
+    return status;
+}
+
+static void warn(void *context, int level, const char *text)
+{
+    (void)context, (void)level;
+    (void)fprintf(stderr, "%s\n", text);
+}
+
+static serverd_status compile_with_delegates(const struct values *values, struct worker_pool *pool,
+                                             serverd_error *err)
+{
+    struct delegate_list list;
+    serverd_status status =
+        delegate_list_create(&list, builtin_delegates, n_builtin_delegates, err);
+    if (status != SERVERD_OK)
+        return status;
+    if (strcmp(values->device, "cpu") != 0)
+        delegate_list_load_folder(&list, DELEGATE_FOLDER, warn, NULL);
+    status = delegate_list_load_all(&list, values->delegate, err);
+    if (status == SERVERD_OK)
+        status = compile(values, &list, pool, err);
+    delegate_list_destroy(&list);
     return status;
 }
 
@@ -211,7 +289,7 @@ static serverd_status run(const void *arg, serverd_error *err)
         return compile_adapter(values, err);
     serverd_status status = worker_pool_create(values->threads, &pool, err);
     if (status == SERVERD_OK)
-        status = compile(values, pool, err);
+        status = compile_with_delegates(values, pool, err);
     worker_pool_destroy(pool);
     return status;
 }

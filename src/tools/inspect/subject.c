@@ -96,7 +96,8 @@ serverd_status subject_place(struct subject *subject, const char *device, const 
                                               .n_delegates = subject->delegates.n,
                                               .device = device,
                                               .place = place,
-                                              .host = &subject->host};
+                                              .host = &subject->host,
+                                              .program = subject->program};
     if (subject->program->graph.n_nodes == 0) /* a vocabulary alone */
         return SERVERD_OK;
     return placement_create(&subject->program->graph, &options, &subject->placement, err);

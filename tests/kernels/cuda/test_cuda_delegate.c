@@ -4,15 +4,20 @@
 #include "kernels/builtin.h"
 #include "kernels/cuda/delegate.h"
 #include "program/dtype.h"
+#include "program/sdp_program.h"
 #include "quantise/quantise.h"
-#include "runtime/runtime.h"
+#include "runtime/ranks.h"
+#include "support/program_file.h"
 #include "support/sequences.h"
 #include "support/synthetic_program.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -25,13 +30,18 @@ struct model {
     struct runtime *runtime;
 };
 
-static struct model open_on(struct program *program, const char *device, serverd_dtype kv)
+static struct model open_ranks(struct program *shards[], uint32_t n_ranks, const char *device,
+                               serverd_dtype kv)
 {
-    const serverd_delegate *const delegates[] = {builtin_delegate("cpu-reference"), &cuda_delegate};
+    const serverd_delegate *const delegates[] = {builtin_delegate("cpu-reference"),
+                                                 builtin_delegate("cpu"),
+                                                 builtin_delegate("collective"), &cuda_delegate};
+    const struct runtime_ranks ranks = {shards, n_ranks, 1};
+    struct program *program = shards[0];
     struct model m;
     assert_int_equal(worker_pool_create(1, &m.pool, &err), SERVERD_OK);
     const struct runtime_options options = {.delegates = delegates,
-                                            .n_delegates = 2,
+                                            .n_delegates = sizeof delegates / sizeof *delegates,
                                             .device = device,
                                             .pool = m.pool,
                                             .clock = &system_clock,
@@ -39,9 +49,16 @@ static struct model open_on(struct program *program, const char *device, serverd
                                             .kv_dtype = kv,
                                             .wants_window_pages = true,
                                             .window_share = 0.9};
-    if (runtime_open(program, &options, &m.runtime, &err) != SERVERD_OK)
+    serverd_status status = n_ranks > 1 ? runtime_open_ranks(&ranks, &options, &m.runtime, &err)
+                                        : runtime_open(program, &options, &m.runtime, &err);
+    if (status != SERVERD_OK)
         fail_msg("%s: %s", device, err.text);
     return m;
+}
+
+static struct model open_on(struct program *program, const char *device, serverd_dtype kv)
+{
+    return open_ranks(&program, 1, device, kv);
 }
 
 static void close_model(struct model *m)
@@ -128,12 +145,89 @@ static void own_formats_are_near_the_reference(void **state)
                   19);
 }
 
+/* Both sequences on that device, n_tokens each; to be freed. */
+static float *answers(struct program *program, const char *device, uint32_t n_tokens)
+{
+    struct model m = open_on(program, device, DTYPE_BF16);
+    float *out = sequences_rows(m.runtime);
+    for (uint32_t s = 0; s < N_SEQUENCES; s++)
+        sequences_alone(m.runtime, program, s, n_tokens, n_tokens,
+                        out + (size_t)s * n_tokens * runtime_output_width(m.runtime));
+    close_model(&m);
+    return out;
+}
+
+/* The CPU does not look at the other's weights, and the other one needs not the source's rows. */
+static void one_file_serves_both(void **state)
+{
+    (void)state;
+    enum { N = 9 };
+    struct program *source = synthetic_program("llama", "Q4_0"), *file, *cpu_only;
+    struct program_file plain = program_file_create("llama", "Q4_0");
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/both.sdp", plain.folder);
+    if (program_file_write_for(source, &cuda_delegate, path, &err) || sdp_open(path, &file, &err) ||
+        sdp_open(plain.path, &cpu_only, &err))
+        fail_msg("%s", err.text);
+    static const char *const devices[] = {"cpu", "cuda"};
+    for (size_t d = 0; d < 2; d++) {
+        float *a = answers(source, devices[d], N), *b = answers(file, devices[d], N);
+        assert_memory_equal(a, b,
+                            sizeof *a * N * N_SEQUENCES * program_output_width(&source->config));
+        free(a);
+        free(b);
+    }
+    const serverd_host host = {.struct_bytes = sizeof host, .n_workers = 1};
+    const serverd_delegate *const cuda[] = {&cuda_delegate};
+    const struct placement_options options = {
+        .delegates = cuda, .n_delegates = 1, .device = "cuda", .host = &host, .program = cpu_only};
+    struct placement *placement;
+    assert_int_not_equal(placement_create(&cpu_only->graph, &options, &placement, &err),
+                         SERVERD_OK);
+    if (!strstr(err.text, "no-layout"))
+        fail_msg("%s", err.text);
+    program_unref(source);
+    program_unref(file);
+    program_unref(cpu_only);
+    (void)unlink(path);
+    program_file_remove(&plain);
+}
+
+static void ranks_share_a_model(void **state)
+{
+    (void)state;
+    struct program *whole = synthetic_program("qwen3", "Q8_0"), *shards[2];
+    for (uint32_t r = 0; r < 2; r++)
+        shards[r] = synthetic_shard("qwen3", "Q8_0", (struct shard){r, 2});
+    struct model reference = open_on(whole, "cpu-reference", DTYPE_BF16),
+                 cuda = open_ranks(shards, 2, "cuda", DTYPE_BF16);
+    float *exact = sequences_rows(cuda.runtime), *alone[N_SEQUENCES];
+    for (uint32_t s = 0; s < N_SEQUENCES; s++) {
+        alone[s] = sequences_rows(cuda.runtime);
+        sequences_alone(reference.runtime, whole, s, 19, 19, exact);
+        sequences_alone(cuda.runtime, shards[0], s, 19, 19, alone[s]);
+        assert_true(sequences_divergence(exact, alone[s], 19, runtime_output_width(cuda.runtime)) <
+                    2e-3);
+    }
+    sequences_check_bits(cuda.runtime, shards[0], alone, 19);
+    for (uint32_t s = 0; s < N_SEQUENCES; s++)
+        free(alone[s]);
+    free(exact);
+    close_model(&reference);
+    close_model(&cuda);
+    program_unref(whole);
+    program_unref(shards[0]);
+    program_unref(shards[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decoders_are_near_the_reference_and_bit_equal_to_themselves),
         cmocka_unit_test(super_blocks_are_near_the_reference),
         cmocka_unit_test(own_formats_are_near_the_reference),
+        cmocka_unit_test(one_file_serves_both),
+        cmocka_unit_test(ranks_share_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
