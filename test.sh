@@ -31,6 +31,17 @@ asan_options=detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1
 
 need_test_build() { build "$root/build-test" --buildtype=release -Db_ndebug=false -Dtests=enabled -Dwerror=true; }
 
+# build_only PATTERN FOLDER MESON-OPTIONS...: what has a name that fits, and what it needs.
+build_only() {
+    local pattern=$1 folder=$2 targets
+    shift
+    configure "$@"
+    mapfile -t targets < <(ninja -C "$folder" -t targets all | sed -n 's/: .*//p' | grep -E "^($pattern)\$")
+    say "building $(basename "$folder")"
+    ninja -C "$folder" "${targets[@]}" >&2 || die "the build failed"
+}
+e2e_programs='src/tools/([a-z_]+/)?serverd[a-z-]*|tests/support/make_model|tests/runtime/measure_plan'
+
 # Python packages of the end-to-end tests, pinned, in a venv of the build folder.
 need_python() {
     python=$root/build-test/venv/bin/python
@@ -54,7 +65,7 @@ run_e2e() {
     need_python
     need_default_model
     (cd "$root/tests/e2e" &&
-        SERVERD_BUILD=$folder SERVERD_DEFAULT_MODEL=$default_model_path "$python" -m pytest -q -p no:cacheprovider "$@")
+        SERVERD_BUILD=$folder SERVERD_DEFAULT_MODEL=$default_model_path "$python" -m pytest -q -p no:cacheprovider --durations=12 "$@")
 }
 
 part_format() {
@@ -108,16 +119,17 @@ part_asan() {
 
 part_tsan() {
     need_test_build
-    build "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false -Dtests=enabled
+    build_only "$e2e_programs" "$root/build-tsan" --buildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false \
+        -Dtests=enabled
     export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=$root/tests/tsan-suppressions.txt
-    run_suites "$root/build-tsan" --timeout-multiplier 4 --suite concurrent
+    meson test -C "$root/build-tsan" --print-errorlogs --timeout-multiplier 4 --suite concurrent # builds what it runs
     run_e2e "$root/build-tsan" -m concurrent
     unset TSAN_OPTIONS
 }
 
 part_fuzz() {
     need_packages clang llvm libclang-rt-14-dev
-    CC=clang build "$root/build-fuzz" --buildtype=debugoptimized -Dfuzzing=libfuzzer -Db_sanitize=address,undefined \
+    CC=clang build_only 'tests/fuzz/fuzz_[a-z_]+' "$root/build-fuzz" --buildtype=debugoptimized -Dfuzzing=libfuzzer -Db_sanitize=address,undefined \
         -Db_lundef=false -Dtests=enabled
     local target has_failed=0 running=()
     for target in "$root"/build-fuzz/tests/fuzz/fuzz_*; do
