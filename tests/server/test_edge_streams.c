@@ -356,7 +356,8 @@ static void draining_finishes_what_runs_and_refuses_the_rest(void **state)
     if (late >= 0 && !client_is_closed(late, 500)) {
         client_post(late, PATH, "", SHORT);
         reply = client_read_reply(late, true);
-        assert_int_equal(reply_status(reply), 503);
+        const int status = reply_status(reply);
+        assert_true(status == 503 || status == 0); /* 0: nobody had taken the connection yet */
         free(reply);
     }
     if (late >= 0)

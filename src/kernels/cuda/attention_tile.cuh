@@ -6,7 +6,7 @@
 #include "kernels/cuda/pages.cuh"
 
 enum {
-    SEGMENT_KEYS = 256,
+    SEGMENT_KEYS = GPU_SEGMENT_KEYS,
     N_PAGES = SEGMENT_KEYS / SERVERD_PAGE_TOKENS,
     ATTEND_WARPS = 4,
     ATTEND_THREADS = ATTEND_WARPS * WARP_LANES,

@@ -1,9 +1,11 @@
 /* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
- * fragments), load.c (memory of a partition), execute.c (a step), kv.c (pages). */
+ * fragments), load.c (memory of a partition), execute.c (a step), graphs.c (steps that
+ * come again), kv.c (pages). */
 #ifndef KERNELS_CUDA_CUDA_INTERNAL_H
 #define KERNELS_CUDA_CUDA_INTERNAL_H
 
 #include "kernels/batch_check.h"
+#include "kernels/cuda/graphs.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/kv_store.h"
 #include "serverd/delegate.h"
@@ -13,7 +15,8 @@ struct serverd_instance {
     struct gpu *gpu;
 };
 
-/* Arrays of a step, one behind the other in one block: on the host, pinned, and on the device. */
+/* Arrays of a step, one behind the other in one block, the page tables last: on the host, pinned,
+ * and on the device. */
 struct step_arrays {
     int32_t *token, *position;
     uint32_t *row_seq, *segment, *first_row, *logit_row, *page_table, *window_table;
@@ -37,7 +40,9 @@ struct serverd_handle {
     struct step_arrays staged, arrays;
     char *staged_block, *arrays_block;
     size_t arrays_bytes;
+    size_t lists_bytes; /* of what is before the page tables */
     uint32_t max_pages; /* columns of its page tables */
+    struct graphs graphs;
     serverd_footprint footprint;
 };
 

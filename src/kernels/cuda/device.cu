@@ -176,6 +176,43 @@ extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
                      cudaGetErrorString(error));
 }
 
+/* ---- graphs ---------------------------------------------------------------------------------- */
+
+extern "C" bool gpu_record_begin(struct gpu *gpu)
+{
+    (void)cudaSetDevice(gpu->ordinal);
+    const cudaError_t error = cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal);
+    (void)cudaGetLastError();
+    return error == cudaSuccess;
+}
+
+extern "C" struct gpu_graph *gpu_record_end(struct gpu *gpu)
+{
+    cudaGraph_t recorded = NULL;
+    cudaGraphExec_t graph = NULL;
+    if (cudaStreamEndCapture(gpu->stream, &recorded) != cudaSuccess ||
+        cudaGraphInstantiate(&graph, recorded, 0) != cudaSuccess)
+        graph = NULL;
+    if (recorded)
+        (void)cudaGraphDestroy(recorded);
+    (void)cudaGetLastError();
+    return (struct gpu_graph *)graph;
+}
+
+extern "C" void gpu_graph_run(struct gpu *gpu, struct gpu_graph *graph)
+{
+    note(gpu, cudaGraphLaunch((cudaGraphExec_t)graph, gpu->stream), "launching a step");
+}
+
+extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
+{
+    if (!graph)
+        return;
+    (void)cudaSetDevice(gpu->ordinal);
+    (void)cudaGraphExecDestroy((cudaGraphExec_t)graph);
+    (void)cudaGetLastError();
+}
+
 #else
 
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
@@ -257,6 +294,39 @@ extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
 {
     (void)gpu, (void)err;
     return SERVERD_OK;
+}
+
+struct gpu_graph {
+    std::vector<emulation::recorded_launch> launches;
+};
+
+extern "C" bool gpu_record_begin(struct gpu *gpu)
+{
+    (void)gpu;
+    emulation::recording = new std::vector<emulation::recorded_launch>;
+    return true;
+}
+
+extern "C" struct gpu_graph *gpu_record_end(struct gpu *gpu)
+{
+    (void)gpu;
+    struct gpu_graph *graph = new gpu_graph{std::move(*emulation::recording)};
+    delete emulation::recording;
+    emulation::recording = NULL;
+    return graph;
+}
+
+extern "C" void gpu_graph_run(struct gpu *gpu, struct gpu_graph *graph)
+{
+    (void)gpu;
+    for (const emulation::recorded_launch &launch : graph->launches)
+        emulation::run(launch.grid, launch.block, launch.body);
+}
+
+extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
+{
+    (void)gpu;
+    delete graph;
 }
 
 #endif

@@ -41,6 +41,7 @@ static thread_local unsigned current, n_threads;
 static thread_local void (*thread_body)(void *);
 static thread_local void *thread_context;
 static thread_local uint64_t random_state = 1;
+thread_local std::vector<recorded_launch> *recording;
 
 void seed(uint64_t seed)
 {

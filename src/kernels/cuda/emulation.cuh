@@ -10,9 +10,11 @@
 #ifndef KERNELS_CUDA_EMULATION_CUH
 #define KERNELS_CUDA_EMULATION_CUH
 
+#include <functional>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -61,10 +63,27 @@ unsigned lane();
 /* What differs from run to run is chosen with it. */
 void seed(uint64_t seed);
 
+/* A launch with its arguments as they were, kept to be run again and again. */
+struct recorded_launch {
+    dim3 grid, block;
+    std::function<void()> body;
+};
+extern thread_local std::vector<recorded_launch> *recording; /* NULL: launches run at once */
+
 template <typename Body> void run(dim3 grid, dim3 block, Body body)
 {
     launch(
         grid, block, [](void *context) { (*static_cast<Body *>(context))(); }, &body);
+}
+
+template <typename Kernel, typename... Arguments>
+void run_or_record(dim3 grid, dim3 block, Kernel kernel, Arguments... arguments)
+{
+    const auto body = [=] { kernel(arguments...); };
+    if (recording)
+        recording->push_back(recorded_launch{grid, block, body});
+    else
+        run(grid, block, body);
 }
 
 template <typename T> T shuffle(T value, unsigned from)
@@ -80,7 +99,8 @@ template <typename T> T shuffle(T value, unsigned from)
 } // namespace emulation
 
 #define LAUNCH(kernel, grid, block, stream, ...)                                                   \
-    ((void)(stream), emulation::run(grid, block, [&] { kernel(__VA_ARGS__); }))
+    ((void)(stream), emulation::run_or_record(                                                     \
+                         grid, block, [](auto... a) { kernel(a...); }, __VA_ARGS__))
 #define SHARED(type, name, n)                                                                      \
     static const char name##_place = 0;                                                            \
     type *name = static_cast<type *>(emulation::shared(&name##_place, (n) * sizeof(type)))

@@ -12,7 +12,7 @@ struct step {
     const serverd_batch *batch;
     struct gpu_batch on_device;
     const serverd_kv *kv;
-    uint32_t n_keys; /* that attention of the step sees at most */
+    uint32_t n_keys; /* that attention of the step sees at most, rounded up */
 };
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
@@ -43,12 +43,24 @@ static void stage(const serverd_handle *handle, const serverd_batch *batch)
     copy_table(batch, batch->window_table, handle->max_pages, to->window_table);
 }
 
+static void upload_table(const serverd_handle *handle, const serverd_batch *batch, uint32_t *to,
+                         const uint32_t *staged)
+{
+    gpu_from_host(handle->instance->gpu, to, staged,
+                  (size_t)batch->n_seqs * handle->max_pages * sizeof *to);
+}
+
+/* Of the page tables the rows of the step's sequences. */
 static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch *batch)
 {
     const struct step_arrays *at = &handle->arrays;
     stage(handle, batch);
     gpu_from_host(handle->instance->gpu, handle->arrays_block, handle->staged_block,
-                  handle->arrays_bytes);
+                  handle->lists_bytes);
+    if (batch->page_table)
+        upload_table(handle, batch, at->page_table, handle->staged.page_table);
+    if (batch->window_table)
+        upload_table(handle, batch, at->window_table, handle->staged.window_table);
     return (struct gpu_batch){.n_rows = batch->n_rows,
                               .n_seqs = batch->n_seqs,
                               .n_logit_rows = batch->n_logit_rows,
@@ -63,6 +75,7 @@ static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch
                               .window_table = at->window_table};
 }
 
+/* In whole segments, so that a sequence that grows by a token seldom changes a launch. */
 static uint32_t count_keys(const serverd_batch *batch)
 {
     uint32_t most = 1, n_rows = 0;
@@ -70,7 +83,7 @@ static uint32_t count_keys(const serverd_batch *batch)
         n_rows = row > 0 && batch->row_seq[row] == batch->row_seq[row - 1] ? n_rows + 1 : 1;
         most = max_u32(most, max_u32(n_rows, (uint32_t)batch->position[row] + 1));
     }
-    return most;
+    return (most + GPU_SEGMENT_KEYS - 1) / GPU_SEGMENT_KEYS * GPU_SEGMENT_KEYS;
 }
 
 /* ---- nodes ----------------------------------------------------------------------------------- */
@@ -245,6 +258,33 @@ static size_t value_bytes(const struct step *step, uint32_t value)
     return n_rows_of(step->batch, v->dims[0]) * value_width(v) * sizeof(float);
 }
 
+static void launch_nodes(void *context)
+{
+    const struct step *step = context;
+    const serverd_partition *partition = step->handle->partition;
+    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
+        run_node(step, &step->handle->graph->nodes[n]);
+}
+
+/* Long prompts are bound by what they compute, and seldom have the same shape. */
+#define GRAPH_ROWS 256u
+
+static void launch_step(serverd_handle *handle, struct step *step)
+{
+    struct step_shape shape;
+    if (step->batch->n_rows > GRAPH_ROWS) {
+        launch_nodes(step);
+        return;
+    }
+    memset(&shape, 0, sizeof shape); /* with what is between its members */
+    shape.n_rows = step->batch->n_rows;
+    shape.n_seqs = step->batch->n_seqs;
+    shape.n_logit_rows = step->batch->n_logit_rows;
+    shape.n_keys = step->n_keys;
+    shape.kv = step->kv;
+    graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
+}
+
 serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, serverd_kv *kv,
                             const float *const *inputs, float *const *outputs, serverd_error *err)
 {
@@ -269,8 +309,7 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
     for (uint32_t i = 0; i < partition->n_inputs; i++)
         gpu_from_host(step.gpu, handle->value[partition->inputs[i]], inputs[i],
                       value_bytes(&step, partition->inputs[i]));
-    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
-        run_node(&step, &handle->graph->nodes[n]);
+    launch_step(handle, &step);
     for (uint32_t i = 0; i < partition->n_outputs; i++)
         gpu_to_host(step.gpu, outputs[i], handle->value[partition->outputs[i]],
                     value_bytes(&step, partition->outputs[i]));

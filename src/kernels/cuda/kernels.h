@@ -52,6 +52,20 @@ void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes);
  * after which only gpu_free and gpu_close are any good. */
 serverd_status gpu_wait(struct gpu *gpu, serverd_error *err);
 
+/* ---- launches that are repeated ---------------------------------------------------------------
+ */
+
+/* Launches with their arguments, run again with one call. What differs from run to run has to be in
+ * memory of the device. */
+struct gpu_graph;
+
+/* From begin to end launches are recorded instead of run; nothing but launches is between. False:
+ * it is not possible, and nothing is recorded. */
+bool gpu_record_begin(struct gpu *gpu);
+struct gpu_graph *gpu_record_end(struct gpu *gpu); /* NULL: it did not succeed */
+void gpu_graph_run(struct gpu *gpu, struct gpu_graph *graph);
+void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph); /* NULL is fine */
+
 /* ---- a step ---------------------------------------------------------------------------------- */
 
 /* serverd_batch on the device. */
@@ -106,6 +120,9 @@ void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, ui
 
 /* ---- attention_kernels.cu -------------------------------------------------------------------- */
 
+/* Attention's launches depend on how many segments of so many keys there are, not on keys. */
+#define GPU_SEGMENT_KEYS 256u
+
 /* How keys and values are stored. */
 enum gpu_number { GPU_F32, GPU_F16, GPU_BF16, GPU_I8 }; /* I8: an f32 scale for each token */
 
@@ -129,7 +146,7 @@ void gpu_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu
  * or f16, are rounded to bf16. */
 size_t gpu_attend_row_floats(const serverd_attn *attn, uint32_t max_keys);
 /* n_keys: one more than the step's highest position, or, without a store, the rows of its longest
- * sequence. kv->keys NULL: without a store. */
+ * sequence; or more, at most what scratch was taken for. kv->keys NULL: without a store. */
 void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const serverd_attn *attn,
                 const struct gpu_kv *kv, const float *q, const float *k, const float *v,
                 uint32_t n_keys, float *scratch, size_t scratch_floats, float *out);

@@ -189,8 +189,9 @@ static void *take(char *block, size_t *at, size_t n)
     return taken;
 }
 
-/* Returns their bytes. */
-static size_t lay_out(const serverd_handle *handle, char *block, struct step_arrays *out)
+/* Returns their bytes, and those of the arrays before the page tables. */
+static size_t lay_out(const serverd_handle *handle, char *block, struct step_arrays *out,
+                      size_t *lists_bytes)
 {
     const serverd_limits *limits = &handle->bounds.limits;
     const size_t n_entries = (size_t)limits->max_seqs * handle->max_pages;
@@ -201,6 +202,7 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     out->segment = take(block, &at, limits->max_rows);
     out->first_row = take(block, &at, (size_t)limits->max_seqs + 1);
     out->logit_row = take(block, &at, limits->max_logit_rows);
+    *lists_bytes = at;
     out->page_table = take(block, &at, n_entries);
     out->window_table = take(block, &at, n_entries);
     return at;
@@ -211,15 +213,15 @@ static serverd_status add_arrays(serverd_handle *handle, bool is_real, serverd_e
     struct gpu *gpu = handle->instance->gpu;
     handle->max_pages =
         (handle->bounds.limits.max_context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
-    handle->arrays_bytes = lay_out(handle, NULL, &handle->arrays);
+    handle->arrays_bytes = lay_out(handle, NULL, &handle->arrays, &handle->lists_bytes);
     if (!is_real)
         return SERVERD_OK;
     handle->staged_block = gpu_allocate_pinned(gpu, handle->arrays_bytes);
     handle->arrays_block = gpu_allocate(gpu, handle->arrays_bytes);
     if (!handle->staged_block || !handle->arrays_block)
         return no_memory("the arrays of a step", err);
-    (void)lay_out(handle, handle->staged_block, &handle->staged);
-    (void)lay_out(handle, handle->arrays_block, &handle->arrays);
+    (void)lay_out(handle, handle->staged_block, &handle->staged, &handle->lists_bytes);
+    (void)lay_out(handle, handle->arrays_block, &handle->arrays, &handle->lists_bytes);
     return SERVERD_OK;
 }
 
@@ -228,6 +230,7 @@ static serverd_status add_arrays(serverd_handle *handle, bool is_real, serverd_e
 void cuda_unload(serverd_handle *handle)
 {
     struct gpu *gpu = handle->instance->gpu;
+    graphs_free(&handle->graphs, gpu);
     gpu_free(gpu, handle->weights);
     gpu_free(gpu, handle->values_block);
     gpu_free(gpu, handle->fragments);

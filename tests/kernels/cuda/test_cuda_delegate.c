@@ -193,6 +193,32 @@ static void one_file_serves_both(void **state)
     program_file_remove(&plain);
 }
 
+/* Token by token: from the third step on they are records of the second one. */
+static void check_repeated(const char *arch, const char *dtype)
+{
+    enum { N = 19 };
+    struct program *program = synthetic_program(arch, dtype);
+    struct model m = open_on(program, "cuda", DTYPE_BF16);
+    const size_t bytes = N * runtime_output_width(m.runtime) * sizeof(float);
+    float *whole = sequences_rows(m.runtime), *steps = sequences_rows(m.runtime);
+    for (uint32_t s = 0; s < N_SEQUENCES; s++) {
+        sequences_alone(m.runtime, program, s, N, N, whole);
+        sequences_alone(m.runtime, program, s, N, 1, steps);
+        assert_memory_equal(whole, steps, bytes);
+    }
+    free(whole);
+    free(steps);
+    close_model(&m);
+    program_unref(program);
+}
+
+static void steps_of_one_shape_have_their_own_bits(void **state)
+{
+    (void)state;
+    check_repeated("llama", "Q4_0");
+    check_repeated("gemma2", "BF16");
+}
+
 static void ranks_share_a_model(void **state)
 {
     (void)state;
@@ -227,6 +253,7 @@ int main(void)
         cmocka_unit_test(super_blocks_are_near_the_reference),
         cmocka_unit_test(own_formats_are_near_the_reference),
         cmocka_unit_test(one_file_serves_both),
+        cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
         cmocka_unit_test(ranks_share_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
