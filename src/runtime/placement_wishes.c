@@ -48,33 +48,29 @@ static const serverd_delegate *find_delegate(const struct placement_options *opt
     return NULL;
 }
 
-/* Each rank of a group has a device of its own as far as there are that many. */
-static void choose_device(struct placement_device *device, const serverd_device *found, uint32_t n,
-                          const serverd_collective *or_null)
-{
-    device->device = found[or_null ? or_null->rank % n : 0];
-    device->n_sharing = or_null ? (or_null->n_ranks + n - 1) / n : 1;
-}
-
+/* `number` counts the delegate's devices in the list: each of these, and each rank of a group, has
+ * one of its own, as far as there are so many. Of the others none is asked for: asking may take
+ * memory of it. */
 static serverd_status ask_devices(struct placement *placement, struct placement_device *device,
-                                  serverd_error *err)
+                                  uint32_t number, serverd_error *err)
 {
     const serverd_delegate *delegate = device->delegate;
-    uint32_t n = 0;
-    serverd_device found[LIMIT_RANKS];
-    for (uint32_t i = 0; i < LIMIT_RANKS; i++)
+    const serverd_collective *ranks = placement->host->collective;
+    serverd_device found[LIMIT_DEVICES];
+    uint32_t n = 0, cap = (ranks ? ranks->rank : number) + 1;
+    for (uint32_t i = 0; i < cap; i++)
         found[i] = (serverd_device){.struct_bytes = sizeof found[i]};
     serverd_status status = SERVERD_OK;
     if (delegate->abi >> 16 != SERVERD_DELEGATE_ABI >> 16)
         status = fail(err, SERVERD_VERSION, "made for ABI %u, this is %u", delegate->abi >> 16,
                       SERVERD_DELEGATE_ABI >> 16);
     else
-        status = delegate->devices(placement->host, found, LIMIT_RANKS, &n, err);
+        status = delegate->devices(placement->host, found, cap, &n, err);
     if (status == SERVERD_OK && n == 0)
         status = fail(err, SERVERD_UNSUPPORTED, "none here: %.127s", found[0].reason);
     if (status == SERVERD_OK) {
-        choose_device(device, found, n < LIMIT_RANKS ? n : LIMIT_RANKS,
-                      placement->host->collective);
+        device->device = found[(cap - 1) % n];
+        device->n_sharing = ranks ? (ranks->n_ranks + n - 1) / n : 1;
         return SERVERD_OK;
     }
     (void)error_context(err, "device %s", delegate->name);
@@ -106,7 +102,7 @@ static serverd_status add_device(struct placement *placement, const serverd_dele
     memcpy(device->options, options.text, options.len);
     placement->n_devices++;
     *out = device;
-    return ask_devices(placement, device, err);
+    return ask_devices(placement, device, number, err);
 }
 
 static serverd_status add_all(struct placement *placement, const struct placement_options *options,

@@ -104,6 +104,11 @@ extern "C" void gpu_close(struct gpu *gpu)
     free(gpu);
 }
 
+extern "C" void gpu_enter(struct gpu *gpu)
+{
+    note(gpu, cudaSetDevice(gpu->ordinal), "choosing a device");
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 extern "C" void *gpu_allocate(struct gpu *gpu, size_t bytes)
@@ -215,10 +220,12 @@ extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
 
 #else
 
+static const uint32_t N_EMULATED = 2;
+
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
 {
     (void)reason, (void)reason_bytes;
-    return 1;
+    return N_EMULATED;
 }
 
 extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
@@ -227,19 +234,25 @@ extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
     snprintf(out->name, sizeof out->name, "emulated");
     out->memory_bytes = out->free_bytes = UINT64_C(1) << 30;
     out->bytes_per_second = out->macs_per_second = 1e6;
-    return ordinal == 0;
+    return ordinal < N_EMULATED;
 }
 
 extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err)
 {
     *out = (struct gpu *)calloc(1, sizeof **out);
-    return *out && ordinal == 0 ? SERVERD_OK
-                                : set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    return *out && ordinal < N_EMULATED
+               ? SERVERD_OK
+               : set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
 }
 
 extern "C" void gpu_close(struct gpu *gpu)
 {
     free(gpu);
+}
+
+extern "C" void gpu_enter(struct gpu *gpu)
+{
+    (void)gpu;
 }
 
 /* With noise in it, as the device's has. */

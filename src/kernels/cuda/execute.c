@@ -300,6 +300,7 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
     const serverd_status status = batch_check(&bounds, batch, err);
     if (status != SERVERD_OK)
         return status;
+    gpu_enter(handle->instance->gpu);
     struct step step = {.handle = handle,
                         .gpu = handle->instance->gpu,
                         .batch = batch,

@@ -34,6 +34,8 @@ bool gpu_describe(uint32_t ordinal, struct gpu_info *out);
 
 serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err);
 void gpu_close(struct gpu *gpu); /* its memory has been freed */
+/* Launches of the calling thread go to this one; before the first of them. */
+void gpu_enter(struct gpu *gpu);
 
 /* Of the device. NULL: there is none. Aligned to 256. */
 void *gpu_allocate(struct gpu *gpu, size_t bytes);

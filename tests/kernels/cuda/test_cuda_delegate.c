@@ -30,8 +30,9 @@ struct model {
     struct runtime *runtime;
 };
 
-static struct model open_ranks(struct program *shards[], uint32_t n_ranks, const char *device,
-                               serverd_dtype kv)
+/* `place` as in runtime_options. */
+static struct model open_placed(struct program *shards[], uint32_t n_ranks, const char *device,
+                                const char *place, serverd_dtype kv)
 {
     const serverd_delegate *const delegates[] = {builtin_delegate("cpu-reference"),
                                                  builtin_delegate("cpu"),
@@ -43,6 +44,7 @@ static struct model open_ranks(struct program *shards[], uint32_t n_ranks, const
     const struct runtime_options options = {.delegates = delegates,
                                             .n_delegates = sizeof delegates / sizeof *delegates,
                                             .device = device,
+                                            .place = place,
                                             .pool = m.pool,
                                             .clock = &system_clock,
                                             .limits = sequences_limits(),
@@ -58,7 +60,7 @@ static struct model open_ranks(struct program *shards[], uint32_t n_ranks, const
 
 static struct model open_on(struct program *program, const char *device, serverd_dtype kv)
 {
-    return open_ranks(&program, 1, device, kv);
+    return open_placed(&program, 1, device, NULL, kv);
 }
 
 static void close_model(struct model *m)
@@ -146,9 +148,10 @@ static void own_formats_are_near_the_reference(void **state)
 }
 
 /* Both sequences on that device, n_tokens each; to be freed. */
-static float *answers(struct program *program, const char *device, uint32_t n_tokens)
+static float *answers(struct program *program, const char *device, const char *place,
+                      uint32_t n_tokens)
 {
-    struct model m = open_on(program, device, DTYPE_BF16);
+    struct model m = open_placed(&program, 1, device, place, DTYPE_BF16);
     float *out = sequences_rows(m.runtime);
     for (uint32_t s = 0; s < N_SEQUENCES; s++)
         sequences_alone(m.runtime, program, s, n_tokens, n_tokens,
@@ -171,7 +174,7 @@ static void one_file_serves_both(void **state)
         fail_msg("%s", err.text);
     static const char *const devices[] = {"cpu", "cuda"};
     for (size_t d = 0; d < 2; d++) {
-        float *a = answers(source, devices[d], N), *b = answers(file, devices[d], N);
+        float *a = answers(source, devices[d], NULL, N), *b = answers(file, devices[d], NULL, N);
         assert_memory_equal(a, b,
                             sizeof *a * N * N_SEQUENCES * program_output_width(&source->config));
         free(a);
@@ -191,6 +194,20 @@ static void one_file_serves_both(void **state)
     program_unref(cpu_only);
     (void)unlink(path);
     program_file_remove(&plain);
+}
+
+static void layers_on_two_devices_have_the_bits_of_one(void **state)
+{
+    (void)state;
+    enum { N = 9 };
+    struct program *program = synthetic_program("qwen2", "Q8_0");
+    float *one = answers(program, "cuda", NULL, N),
+          *two = answers(program, "cuda", "blk.1=cuda.1,output=cuda.1", N);
+    assert_memory_equal(one, two,
+                        sizeof *one * N * N_SEQUENCES * program_output_width(&program->config));
+    free(one);
+    free(two);
+    program_unref(program);
 }
 
 /* Token by token: from the third step on they are records of the second one. */
@@ -226,7 +243,7 @@ static void ranks_share_a_model(void **state)
     for (uint32_t r = 0; r < 2; r++)
         shards[r] = synthetic_shard("qwen3", "Q8_0", (struct shard){r, 2});
     struct model reference = open_on(whole, "cpu-reference", DTYPE_BF16),
-                 cuda = open_ranks(shards, 2, "cuda", DTYPE_BF16);
+                 cuda = open_placed(shards, 2, "cuda", NULL, DTYPE_BF16);
     float *exact = sequences_rows(cuda.runtime), *alone[N_SEQUENCES];
     for (uint32_t s = 0; s < N_SEQUENCES; s++) {
         alone[s] = sequences_rows(cuda.runtime);
@@ -253,6 +270,7 @@ int main(void)
         cmocka_unit_test(super_blocks_are_near_the_reference),
         cmocka_unit_test(own_formats_are_near_the_reference),
         cmocka_unit_test(one_file_serves_both),
+        cmocka_unit_test(layers_on_two_devices_have_the_bits_of_one),
         cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
         cmocka_unit_test(ranks_share_a_model),
     };
