@@ -28,20 +28,22 @@ struct offer {
     uint32_t only_op;  /* takes nothing else; SERVERD_OP_COUNT: everything */
     uint32_t never_op; /* SERVERD_OP_COUNT: none */
     uint32_t group;    /* nodes of a claim at most; 0: 1 */
-    bool is_absent;
+    uint32_t n_devices;
 };
 
 static struct offer offers[3];
 
-static serverd_status say_devices(uint32_t index, serverd_device *out, uint32_t *n)
+static serverd_status say_devices(uint32_t index, serverd_device *out, uint32_t cap, uint32_t *n)
 {
-    *n = offers[index].is_absent ? 0 : 1;
-    *out = (serverd_device){.struct_bytes = sizeof *out,
-                            .ordinal = index,
-                            .free_bytes = offers[index].free_bytes,
-                            .memory_bytes = offers[index].free_bytes};
-    (void)snprintf(out->name, sizeof out->name, "thing %u", index);
-    (void)snprintf(out->reason, sizeof out->reason, "left at home");
+    *n = offers[index].n_devices;
+    for (uint32_t i = 0; i < cap && i < (*n > 0 ? *n : 1); i++) {
+        out[i] = (serverd_device){.struct_bytes = sizeof *out,
+                                  .ordinal = index + 100 * i,
+                                  .free_bytes = offers[index].free_bytes,
+                                  .memory_bytes = offers[index].free_bytes};
+        (void)snprintf(out[i].name, sizeof out[i].name, "thing %u", index);
+        (void)snprintf(out[i].reason, sizeof out[i].reason, "left at home");
+    }
     return SERVERD_OK;
 }
 
@@ -67,8 +69,8 @@ static serverd_status say_match(uint32_t index, const serverd_graph *graph, uint
     static serverd_status devices_##index(const serverd_host *h, serverd_device *out,              \
                                           uint32_t cap, uint32_t *n, serverd_error *e)             \
     {                                                                                              \
-        (void)h, (void)cap, (void)e;                                                               \
-        return say_devices(index, out, n);                                                         \
+        (void)h, (void)e;                                                                          \
+        return say_devices(index, out, cap, n);                                                    \
     }                                                                                              \
     static serverd_status match_##index(const serverd_host *h, const serverd_graph *graph,         \
                                         uint32_t node, serverd_claim *out, serverd_error *e)       \
@@ -94,6 +96,7 @@ static int set_up(void **state)
         tables[i].match = i == 0 ? match_0 : i == 1 ? match_1 : match_2;
         offers[i] = (struct offer){.free_bytes = UINT64_C(1) << 40,
                                    .slowness = (float)(i + 1),
+                                   .n_devices = 1,
                                    .only_op = SERVERD_OP_COUNT,
                                    .never_op = SERVERD_OP_COUNT};
     }
@@ -272,7 +275,7 @@ static void attention_stays_together(void **state)
     offers[1].only_op = SERVERD_OP_ROPE;
     offers[1].slowness = 1e-6f;
     offers[0].slowness = 1e6f; /* so that a hand-over costs nothing in comparison */
-    offers[2].is_absent = true;
+    offers[2].n_devices = 0;
     struct placement *placement = place_well("auto", NULL);
     for (uint32_t n = 0; n < placement->graph->n_nodes; n++)
         assert_int_equal(placement->chosen[n], 0);
@@ -369,7 +372,7 @@ static void wishes_that_cannot_be_are_named(void **state)
             fail_msg("%s, %s: \"%s\"", rows[i].device, rows[i].place ? rows[i].place : "",
                      err.text);
     }
-    offers[1].is_absent = true;
+    offers[1].n_devices = 0;
     assert_null(place("ant", "blk.0=bee"));
     assert_non_null(strstr(err.text, "left at home"));
     assert_null(place("bee", NULL));
@@ -377,7 +380,7 @@ static void wishes_that_cannot_be_are_named(void **state)
     struct placement *placement = place_well("auto", NULL);
     expect_text(placement, "not bee: unavailable: device bee: none here: left at home");
     placement_destroy(placement);
-    offers[0].is_absent = offers[2].is_absent = true;
+    offers[0].n_devices = offers[2].n_devices = 0;
     assert_null(place("auto", NULL));
 }
 
@@ -466,6 +469,28 @@ static void a_run_may_begin_anywhere(void **state)
     placement_destroy(placement);
 }
 
+static void instances_and_ranks_have_devices_of_their_own(void **state)
+{
+    (void)state;
+    offers[0].n_devices = 2;
+    struct placement *placement = place_well("ant", "blk.0=ant.1,output=ant.2");
+    assert_int_equal(placement->n_devices, 3);
+    assert_int_equal(placement->devices[0].device.ordinal, 0);
+    assert_int_equal(placement->devices[1].device.ordinal, 100);
+    assert_int_equal(placement->devices[2].device.ordinal, 0); /* there is no third one */
+    assert_int_equal(placement->devices[0].n_sharing, 1);
+    placement_destroy(placement);
+    const serverd_collective ranks = {.struct_bytes = sizeof ranks, .rank = 1, .n_ranks = 3};
+    serverd_host one_of_three = host;
+    one_of_three.collective = &ranks;
+    const struct placement_options options = {
+        .delegates = list, .n_delegates = 3, .device = "ant", .host = &one_of_three};
+    assert_int_equal(placement_create(&program->graph, &options, &placement, &err), SERVERD_OK);
+    assert_int_equal(placement->devices[0].device.ordinal, 100);
+    assert_int_equal(placement->devices[0].n_sharing, 2);
+    placement_destroy(placement);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +502,8 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(the_user_places_what_he_wants, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wishes_that_cannot_be_are_named, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(instances_and_ranks_have_devices_of_their_own, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_device_that_failed_is_left_out, set_up, tear_down),
         cmocka_unit_test_setup_teardown(layers_go_where_there_is_memory, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_run_may_begin_anywhere, set_up, tear_down),
