@@ -415,7 +415,16 @@ typedef struct serverd_batch {
     /* [n_rows] the text of a pair that a row belongs to, 0 or 1; NULL: 0 everywhere. Since 3.1: a
      * delegate for 3.0 gets no node that looks a segment up in a table of several rows. */
     const uint8_t *segment;
+    /* [n_logit_rows], or NULL, both. Of a row where wants_best is not 0 a delegate may say which
+     * logit is the greatest, the lowest column of equals, instead of writing its logits; or
+     * SERVERD_BEST_NONE if one is NaN or +infinity, or none is finite. The host has set all to
+     * SERVERD_BEST_UNKNOWN, which says that the logits are there. Since 3.2. */
+    const uint8_t *wants_best;
+    int32_t *best;
 } serverd_batch;
+
+#define SERVERD_BEST_UNKNOWN (-1)
+#define SERVERD_BEST_NONE    (-2)
 
 #define SERVERD_NO_ADAPTER UINT32_MAX
 

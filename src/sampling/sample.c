@@ -373,6 +373,15 @@ static serverd_status score(struct draw *d, uint32_t n_top, struct logprobs *out
     return SERVERD_OK;
 }
 
+bool sampler_takes_best(const struct sampler *sampler, uint32_t index)
+{
+    const struct sampling_params *p = sampler->setup.params;
+    const bool has_penalties = p->repetition_penalty != 1.0f || p->frequency_penalty != 0.0f ||
+                               p->presence_penalty != 0.0f || p->dry_multiplier != 0.0f;
+    return is_greedy(p) && !has_penalties && !p->n_bad_words && !sampler->lost_history &&
+           !adjusts(sampler, index);
+}
+
 serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch *s,
                                const float *logits, uint32_t index, const struct draw_wish *wish,
                                int32_t *token, serverd_error *err)

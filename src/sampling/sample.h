@@ -45,6 +45,10 @@ serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *sc
                             const float *logits, uint32_t index, int32_t *token,
                             serverd_error *err);
 
+/* Whether token number `index` is the greatest logit of the row as it is, the lowest id of equals,
+ * unless a filter says otherwise. Then drawing it needs no logits. */
+bool sampler_takes_best(const struct sampler *sampler, uint32_t index);
+
 /* What may be drawn besides: a grammar, as it is seen from here. */
 struct token_filter {
     bool (*allows)(void *user, int32_t token);

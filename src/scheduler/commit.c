@@ -171,6 +171,12 @@ static void measure_token(struct engine *engine, struct sequence *s)
 /* A token that is none: what was drawn cannot go on. */
 enum { TOKEN_ENDS = -1 };
 
+/* What the device says of the row instead of its logits; UNKNOWN: they are there. */
+static int32_t told_best(const struct engine *engine, const float *logits)
+{
+    return engine->best[(size_t)(logits - engine->out) / engine->width];
+}
+
 /* What has to come is not drawn. processed: NULL if they are not wanted. */
 static bool choose_token(struct engine *engine, struct sequence *s, const float *logits,
                          struct logprobs *processed, struct event *event, serverd_error *err)
@@ -182,6 +188,15 @@ static bool choose_token(struct engine *engine, struct sequence *s, const float 
     if (event->is_forced) {
         if (processed)
             logprobs_of_certain(engine->width, event->token, r->n_top_logprobs, processed);
+        return true;
+    }
+    const int32_t best = told_best(engine, logits);
+    if (best == SERVERD_BEST_NONE)
+        return fail(err, SERVERD_NUMERIC,
+                    "logits of output token %u: NaN, infinity or nothing finite",
+                    s->n_output) == SERVERD_OK;
+    if (best != SERVERD_BEST_UNKNOWN) {
+        event->token = best;
         return true;
     }
     const bool has_filter = constraint_filter(s->constraint, &filter);

@@ -102,6 +102,8 @@ struct engine {
     double draft_seconds;          /* that the draft model took in the present step */
     int32_t *token, *position;     /* [max_rows] */
     uint32_t *row_seq, *logit_row; /* [max_rows], [max_logit_rows] */
+    uint8_t *wants_best;           /* [max_logit_rows] the token is all that is wanted */
+    int32_t *best;                 /* [max_logit_rows] what the device says of it */
     uint8_t *segment;              /* [max_rows] */
     uint32_t *page_table;          /* [max_running][max_pages] */
     uint32_t *window_table;        /* the same of window pages; NULL: there are none */

@@ -18,7 +18,7 @@ struct serverd_instance {
 /* Arrays of a step, one behind the other in one block, the page tables last: on the host, pinned,
  * and on the device. */
 struct step_arrays {
-    int32_t *token, *position;
+    int32_t *best, *token, *position; /* `best` comes back, the others go there */
     uint32_t *row_seq, *segment, *first_row, *logit_row, *page_table, *window_table;
 };
 

@@ -13,6 +13,7 @@ struct step {
     struct gpu_batch on_device;
     const serverd_kv *kv;
     uint32_t n_keys; /* that attention of the step sees at most, rounded up */
+    bool wants_best; /* of the logits, which this partition makes */
 };
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
@@ -264,6 +265,11 @@ static void launch_nodes(void *context)
     const serverd_partition *partition = step->handle->partition;
     for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
         run_node(step, &step->handle->graph->nodes[n]);
+    if (step->wants_best)
+        gpu_best(step->gpu, step->handle->value[step->handle->graph->output],
+                 step->batch->n_logit_rows,
+                 (uint32_t)value_width(&step->handle->graph->values[step->handle->graph->output]),
+                 step->handle->arrays.best);
 }
 
 /* Long prompts are bound by what they compute, and seldom have the same shape. */
@@ -281,8 +287,61 @@ static void launch_step(serverd_handle *handle, struct step *step)
     shape.n_seqs = step->batch->n_seqs;
     shape.n_logit_rows = step->batch->n_logit_rows;
     shape.n_keys = step->n_keys;
+    shape.wants_best = step->wants_best;
     shape.kv = step->kv;
     graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
+}
+
+/* The logits are this partition's, and of some rows nothing else is wanted than the best. */
+static bool is_best_wanted(const serverd_handle *handle, const serverd_batch *batch)
+{
+    const serverd_partition *partition = handle->partition;
+    const serverd_value *output = &handle->graph->values[handle->graph->output];
+    if (!batch->wants_best || output->dims[0] != SERVERD_DIM_SELECTED ||
+        output->producer - partition->first_node >= partition->n_nodes)
+        return false;
+    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
+        if (batch->wants_best[i])
+            return true;
+    return false;
+}
+
+/* Rows of logits that are wanted, those that follow each other with one copy. */
+static void copy_logits(const struct step *step, const float *from, float *to)
+{
+    const serverd_batch *batch = step->batch;
+    const size_t width = value_width(&step->handle->graph->values[step->handle->graph->output]);
+    for (uint32_t i = 0, end; i < batch->n_logit_rows; i = end) {
+        for (end = i + 1;
+             end < batch->n_logit_rows && !batch->wants_best[end] == !batch->wants_best[i];)
+            end++;
+        if (!batch->wants_best[i])
+            gpu_to_host(step->gpu, to + i * width, from + i * width,
+                        (end - i) * width * sizeof *to);
+    }
+    gpu_to_host(step->gpu, step->handle->staged.best, step->handle->arrays.best,
+                batch->n_logit_rows * sizeof *batch->best);
+}
+
+static void tell_best(const struct step *step)
+{
+    const serverd_batch *batch = step->batch;
+    for (uint32_t i = 0; step->wants_best && i < batch->n_logit_rows; i++)
+        if (batch->wants_best[i])
+            batch->best[i] = step->handle->staged.best[i];
+}
+
+static void copy_outputs(const struct step *step, float *const *outputs)
+{
+    const serverd_handle *handle = step->handle;
+    const serverd_partition *partition = handle->partition;
+    for (uint32_t i = 0; i < partition->n_outputs; i++) {
+        const uint32_t value = partition->outputs[i];
+        if (step->wants_best && value == handle->graph->output)
+            copy_logits(step, handle->value[value], outputs[i]);
+        else
+            gpu_to_host(step->gpu, outputs[i], handle->value[value], value_bytes(step, value));
+    }
 }
 
 serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, serverd_kv *kv,
@@ -297,7 +356,7 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
         bounds.n_window_pages = kv->n_window_pages;
         bounds.window = kv->window;
     }
-    const serverd_status status = batch_check(&bounds, batch, err);
+    serverd_status status = batch_check(&bounds, batch, err);
     if (status != SERVERD_OK)
         return status;
     gpu_enter(handle->instance->gpu);
@@ -306,13 +365,15 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
                         .batch = batch,
                         .on_device = upload(handle, batch),
                         .kv = kv,
-                        .n_keys = count_keys(batch)};
+                        .n_keys = count_keys(batch),
+                        .wants_best = is_best_wanted(handle, batch)};
     for (uint32_t i = 0; i < partition->n_inputs; i++)
         gpu_from_host(step.gpu, handle->value[partition->inputs[i]], inputs[i],
                       value_bytes(&step, partition->inputs[i]));
     launch_step(handle, &step);
-    for (uint32_t i = 0; i < partition->n_outputs; i++)
-        gpu_to_host(step.gpu, outputs[i], handle->value[partition->outputs[i]],
-                    value_bytes(&step, partition->outputs[i]));
-    return gpu_wait(step.gpu, err);
+    copy_outputs(&step, outputs);
+    status = gpu_wait(step.gpu, err);
+    if (status == SERVERD_OK)
+        tell_best(&step);
+    return status;
 }

@@ -10,7 +10,8 @@
 struct step_shape {
     uint32_t n_rows, n_seqs, n_logit_rows;
     uint32_t n_keys; /* rounded up: attention's launches depend on whole segments */
-    const void *kv;  /* the store */
+    uint32_t wants_best;
+    const void *kv; /* the store */
 };
 
 /* Shapes that are known at once; the one that was not met for longest goes. */

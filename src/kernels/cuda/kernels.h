@@ -117,6 +117,9 @@ void gpu_slice(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width,
                uint32_t count, float *out);
 void gpu_select(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
                 float *out);
+/* best[row]: the column of the greatest, the lowest of equals; SERVERD_BEST_NONE if one is NaN or
+ * +infinity, or none is finite. */
+void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, int32_t *best);
 void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
               uint32_t pooling, float *out);
 

@@ -196,6 +196,7 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     const serverd_limits *limits = &handle->bounds.limits;
     const size_t n_entries = (size_t)limits->max_seqs * handle->max_pages;
     size_t at = 0;
+    out->best = take(block, &at, limits->max_logit_rows);
     out->token = take(block, &at, limits->max_rows);
     out->position = take(block, &at, limits->max_rows);
     out->row_seq = take(block, &at, limits->max_rows);

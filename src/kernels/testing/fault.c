@@ -200,8 +200,8 @@ static serverd_status strike_before(serverd_instance *instance, enum member memb
 static void strike_after(const serverd_handle *handle, const serverd_batch *batch, float *out)
 {
     const serverd_instance *instance = handle->instance;
-    const serverd_value *value =
-        &handle->graph->values[handle->partition->outputs[handle->partition->n_outputs - 1]];
+    const uint32_t output = handle->partition->outputs[handle->partition->n_outputs - 1];
+    const serverd_value *value = &handle->graph->values[output];
     uint64_t width = value_width(value), n_rows = batch->n_rows;
     if (value->dims[0] != SERVERD_DIM_ROWS)
         n_rows = value->dims[0] == SERVERD_DIM_SEQS ? batch->n_seqs : batch->n_logit_rows;
@@ -212,6 +212,9 @@ static void strike_after(const serverd_handle *handle, const serverd_batch *batc
             continue;
         for (uint64_t j = 0; j < width; j++)
             out[event->value * width + j] = event->kind == FAULT_NAN ? NAN : INFINITY;
+        if (output == handle->graph->output && value->dims[0] == SERVERD_DIM_SELECTED &&
+            batch->best)
+            batch->best[event->value] = SERVERD_BEST_NONE;
     }
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/testing/null_model.h"
 #include "program/op.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -350,12 +351,22 @@ static serverd_status row_state(const serverd_kv *kv, const serverd_batch *batch
     return SERVERD_OK;
 }
 
-static void write_logits(const serverd_handle *handle, uint64_t state, int32_t last, float *out)
+/* Of logit row number `index`, or only which is the best: then its row is noise. */
+static void write_logits(const serverd_handle *handle, const serverd_batch *batch, uint32_t index,
+                         uint64_t state, float *out)
 {
     const serverd_instance *instance = handle->instance;
-    memset(out, 0, handle->n_out * sizeof *out);
-    out[null_model_answer(state, last, instance->repeat, instance->min_token, handle->n_out)] =
-        BEST_LOGIT;
+    const int32_t last = batch->token[batch->logit_row[index]],
+                  best = null_model_answer(state, last, instance->repeat, instance->min_token,
+                                           handle->n_out);
+    float *row = out + (size_t)index * handle->n_out;
+    if (batch->wants_best && batch->wants_best[index]) {
+        batch->best[index] = best;
+        row[0] = NAN;
+        return;
+    }
+    memset(row, 0, handle->n_out * sizeof *row);
+    row[best] = BEST_LOGIT;
 }
 
 /* A unit vector that depends on the whole sequence. */
@@ -382,7 +393,7 @@ static serverd_status null_execute(serverd_handle *handle, const serverd_batch *
         if (!kv && is_last)
             write_embedding(handle, state, out + (size_t)batch->row_seq[row] * handle->n_out);
         if (kv && logit < batch->n_logit_rows && batch->logit_row[logit] == row)
-            write_logits(handle, state, batch->token[row], out + (size_t)logit++ * handle->n_out);
+            write_logits(handle, batch, logit++, state, out);
     }
     sleep_us(instance->step_us + (uint64_t)instance->row_us * batch->n_rows);
     return SERVERD_OK;

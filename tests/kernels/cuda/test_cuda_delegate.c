@@ -210,6 +210,58 @@ static void layers_on_two_devices_have_the_bits_of_one(void **state)
     program_unref(program);
 }
 
+/* Every other row as its best column alone: the same that its logits say. */
+static void rows_whose_best_is_wanted_have_it(void **state)
+{
+    (void)state;
+    enum { N = 7 };
+    struct program *program = synthetic_program("llama", "Q8_0");
+    struct model m = open_on(program, "cuda", DTYPE_BF16);
+    const uint32_t width = runtime_output_width(m.runtime);
+    float *whole = sequences_rows(m.runtime), *out = sequences_rows(m.runtime);
+    int32_t token[N], position[N], best[N];
+    uint32_t row_seq[N] = {0}, row[N];
+    uint8_t wants[N];
+    for (uint32_t i = 0; i < N; i++) {
+        token[i] = (int32_t)(i * 31 % width);
+        position[i] = (int32_t)i;
+        row[i] = i;
+        wants[i] = i % 2;
+    }
+    serverd_batch batch = {.struct_bytes = sizeof batch,
+                           .n_rows = N,
+                           .n_seqs = 1,
+                           .n_logit_rows = N,
+                           .token = token,
+                           .position = position,
+                           .row_seq = row_seq,
+                           .page_table = row,
+                           .max_pages = 1,
+                           .logit_row = row};
+    assert_int_equal(runtime_execute(m.runtime, &batch, whole, &err), SERVERD_OK);
+    batch.wants_best = wants;
+    batch.best = best;
+    for (uint32_t round = 0; round < 3; round++) { /* launched, recorded, repeated */
+        for (uint32_t i = 0; i < N; i++)
+            best[i] = SERVERD_BEST_UNKNOWN;
+        memset(out, 0, N * width * sizeof *out);
+        assert_int_equal(runtime_execute(m.runtime, &batch, out, &err), SERVERD_OK);
+        for (uint32_t i = 0; i < N; i++) {
+            const float *logits = whole + i * width;
+            int32_t expected = 0;
+            for (uint32_t k = 1; k < width; k++)
+                expected = logits[k] > logits[expected] ? (int32_t)k : expected;
+            assert_int_equal(best[i], wants[i] ? expected : SERVERD_BEST_UNKNOWN);
+            if (!wants[i])
+                assert_memory_equal(logits, out + i * width, width * sizeof *out);
+        }
+    }
+    free(whole);
+    free(out);
+    close_model(&m);
+    program_unref(program);
+}
+
 /* Token by token: from the third step on they are records of the second one. */
 static void check_repeated(const char *arch, const char *dtype)
 {
@@ -270,6 +322,7 @@ int main(void)
         cmocka_unit_test(super_blocks_are_near_the_reference),
         cmocka_unit_test(own_formats_are_near_the_reference),
         cmocka_unit_test(one_file_serves_both),
+        cmocka_unit_test(rows_whose_best_is_wanted_have_it),
         cmocka_unit_test(layers_on_two_devices_have_the_bits_of_one),
         cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
         cmocka_unit_test(ranks_share_a_model),
