@@ -132,6 +132,10 @@ static serverd_status choose_forms(struct writer *writer, const serverd_delegate
             return status;
         segment->n_forms += !is_there(writer, index, form);
     }
+    if (segment->n_forms == 0 && index > 0) { /* it reads what others do */
+        free(segment->forms);
+        writer->n_segments--;
+    }
     return SERVERD_OK;
 }
 

@@ -277,19 +277,16 @@ static void launch_nodes(void *context)
 
 static void launch_step(serverd_handle *handle, struct step *step)
 {
-    struct step_shape shape;
-    if (step->batch->n_rows > GRAPH_ROWS) {
+    const struct step_shape shape = {.kv = step->kv,
+                                     .n_rows = step->batch->n_rows,
+                                     .n_seqs = step->batch->n_seqs,
+                                     .n_logit_rows = step->batch->n_logit_rows,
+                                     .n_keys = step->n_keys,
+                                     .wants_best = step->wants_best};
+    if (step->batch->n_rows > GRAPH_ROWS)
         launch_nodes(step);
-        return;
-    }
-    memset(&shape, 0, sizeof shape); /* with what is between its members */
-    shape.n_rows = step->batch->n_rows;
-    shape.n_seqs = step->batch->n_seqs;
-    shape.n_logit_rows = step->batch->n_logit_rows;
-    shape.n_keys = step->n_keys;
-    shape.wants_best = step->wants_best;
-    shape.kv = step->kv;
-    graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
+    else
+        graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
 }
 
 /* The logits are this partition's, and of some rows nothing else is wanted than the best. */

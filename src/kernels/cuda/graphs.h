@@ -6,12 +6,12 @@
 
 #include "kernels/cuda/kernels.h"
 
-/* Everything that launches depend on; compared as bytes. */
+/* Everything that launches depend on; compared as bytes, so there are none between its members. */
 struct step_shape {
+    const void *kv; /* the store */
     uint32_t n_rows, n_seqs, n_logit_rows;
     uint32_t n_keys; /* rounded up: attention's launches depend on whole segments */
-    uint32_t wants_best;
-    const void *kv; /* the store */
+    uint32_t wants_best, reserved;
 };
 
 /* Shapes that are known at once; the one that was not met for longest goes. */

@@ -48,7 +48,7 @@ static const struct command_option rows[] = {
     {"base", 0, COMMAND_STRING, AT(base), "FILE", NULL, 0, 0,
      "The model that an adapter is for, in any form and quantisation; MODEL is the adapter then"},
     {"device", 0, COMMAND_STRING, AT(device), "NAMES", "cpu", 0, 0,
-     "Back-ends whose forms of the weights go in, comma separated, such as cpu,cuda: one file for "
+     "Back-ends whose forms of the weights go in, cpu first, such as cpu,cuda: one file for "
      "machines of both kinds; none of them need have a device here"},
     {"delegate", 0, COMMAND_STRING, AT(delegate), "FILES", NULL, 0, 0,
      "Shared objects with further back-ends, comma separated"},
@@ -146,7 +146,9 @@ static serverd_status find_delegates(const struct delegate_list *list, const cha
                         (int)min_size(length, 64), at);
         out[(*n)++] = list->items[i];
     }
-    return *n > 0 ? SERVERD_OK : fail(err, SERVERD_INVALID, "--device: names none");
+    if (*n == 0 || out[0] != builtin_delegate("cpu")) /* whose plan and self-test go in */
+        return fail(err, SERVERD_INVALID, "--device: cpu has to be the first, as in cpu,cuda");
+    return SERVERD_OK;
 }
 
 /* The graph and nothing else. */
