@@ -14,7 +14,6 @@
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pages.cuh"
-#include "kernels/cuda/sums.cuh"
 
 #include <math.h>
 
@@ -24,56 +23,8 @@ enum {
     SUM_STRIDE = VALUE_DIMS + 4,
     MANY_TILES = 4, /* of pairs that a block of a prompt has */
     SUM_TILES = 2,  /* whose sums a warp has at a time */
-    COMBINE_THREADS = 128,
-    APPEND_THREADS = 128
+    COMBINE_THREADS = 128
 };
-
-/* ---- appending ------------------------------------------------------------------------------- */
-
-extern "C" size_t gpu_kv_page_bytes(enum gpu_number type, uint32_t dim)
-{
-    return page_bytes(type, dim);
-}
-
-/* A head of token `slot` of a page. */
-__device__ static void write_head(enum gpu_number type, const float *x, uint32_t dim, char *page,
-                                  uint32_t slot)
-{
-    const uint32_t stride = token_bytes(type, dim);
-    float most = 0, scale = 0;
-    if (type == GPU_I8) {
-        for (uint32_t i = threadIdx.x; i < dim; i += APPEND_THREADS)
-            most = fmaxf(most, fabsf(x[i]));
-        scale = block_max<APPEND_THREADS>(most) / 127;
-        if (threadIdx.x == 0)
-            ((float *)(page + (size_t)SERVERD_PAGE_TOKENS * stride))[slot] = scale;
-    }
-    char *token = page + (size_t)slot * stride;
-    for (uint32_t i = threadIdx.x; i < padded_dim(type, dim); i += APPEND_THREADS)
-        write_element(type, token, i, i < dim ? x[i] : 0, scale);
-}
-
-/* A block has one head of one row. */
-__global__ void append(struct gpu_batch batch, struct gpu_kv kv, const float *k, const float *v)
-{
-    const uint32_t row = blockIdx.x, head = blockIdx.y, seq = batch.row_seq[row];
-    const uint32_t position = (uint32_t)batch.position[row], slot = position % SERVERD_PAGE_TOKENS;
-    const uint32_t *table = kv.is_windowed ? batch.window_table : batch.page_table;
-    const size_t page = table[(size_t)seq * batch.max_pages + position / SERVERD_PAGE_TOKENS];
-    const size_t from = (size_t)row * kv.n_kv_heads + head, to = page * kv.n_kv_heads + head;
-    write_head(kv.type, k + from * kv.k_dim, kv.k_dim, kv.keys + to * page_bytes(kv.type, kv.k_dim),
-               slot);
-    write_head(kv.type, v + from * kv.v_dim, kv.v_dim,
-               kv.values + to * page_bytes(kv.type, kv.v_dim), slot);
-}
-
-extern "C" void gpu_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu_kv *kv,
-                           const float *k, const float *v)
-{
-    LAUNCH(append, dim3(batch->n_rows, kv->n_kv_heads), dim3(APPEND_THREADS), gpu->stream, *batch,
-           *kv, k, v);
-    gpu_check(gpu, "append");
-}
 
 /* ---- scores ---------------------------------------------------------------------------------- */
 
@@ -317,9 +268,24 @@ add_values(const char *all, const struct tile *tile, uint32_t n_used, uint32_t f
 
 /* Where the sums of a pair go. */
 struct place {
-    float *to;   /* [v_dim]; NULL: nowhere */
+    float *to;    /* [v_dim]; NULL: not there */
+    uint32_t row; /* of the result; NO_ROW: not there */
+    uint32_t head;
     float total; /* by which they are divided */
 };
+
+enum { NO_ROW = 0xffffffffu };
+
+/* Element i of a head of the result: in f32, or as the row of a linear layer. */
+__device__ static __forceinline__ void write_result(const struct attention *a, uint32_t row,
+                                                    uint32_t head, uint32_t i, float x)
+{
+    const size_t width = (size_t)a->p.n_heads * a->p.v_dim, column = (size_t)head * a->p.v_dim + i;
+    if (a->fragments)
+        a->fragments[fragments_row_at(row, column, width)] = (uint16_t)bf16_bits(x);
+    else
+        a->out[row * width + column] = x;
+}
 
 template <int N_TILES>
 __device__ static __forceinline__ struct place place_of(const struct attention *a,
@@ -331,24 +297,25 @@ __device__ static __forceinline__ struct place place_of(const struct attention *
     const struct visible keys = row_keys(a, tile, in_tile);
     if (in_tile >= tile->n_rows || keys.end <= tile->first_key ||
         keys.begin >= tile->first_key + SEGMENT_KEYS)
-        return place{NULL, 1};
+        return place{NULL, NO_ROW, head, 1};
     float total = pairs->total[0][pair];
     for (int warp = 1; warp < ATTEND_WARPS; warp++)
         total += pairs->total[warp][pair];
     if (is_one_segment(keys))
-        return place{a->out + ((size_t)row * a->p.n_heads + head) * a->p.v_dim, total};
+        return place{NULL, row, head, total};
     const size_t slot = ((size_t)(row - a->first_row) * a->p.n_heads + head) * a->n_slots +
                         tile->first_key / SEGMENT_KEYS - keys.begin / SEGMENT_KEYS;
     float *partial = a->partials + slot * (2 + a->p.v_dim);
     partial[0] = most_of(pairs, pair);
     partial[1] = total;
-    return place{partial + 2, 1};
+    return place{partial + 2, NO_ROW, head, 1};
 }
 
 /* Adds what the warps have of 16 pairs, in order. */
-__device__ static __forceinline__ void add_warps(const struct value_sums *sums,
+__device__ static __forceinline__ void add_warps(const struct attention *a,
+                                                 const struct value_sums *sums,
                                                  const struct place *places, uint32_t first_dim,
-                                                 uint32_t v_dim, float *staged)
+                                                 float *staged)
 {
     const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     __syncthreads(); /* the last use of `staged` is over */
@@ -367,8 +334,13 @@ __device__ static __forceinline__ void add_warps(const struct value_sums *sums,
         float sum = staged[pair * SUM_STRIDE + i];
         for (int other = 1; other < ATTEND_WARPS; other++)
             sum += staged[(other * TILE_PAIRS + pair) * SUM_STRIDE + i];
-        if (places[pair].to && first_dim + i < v_dim)
-            places[pair].to[first_dim + i] = sum / places[pair].total;
+        if (first_dim + i >= a->p.v_dim)
+            continue;
+        const struct place *place = &places[pair];
+        if (place->row != NO_ROW)
+            write_result(a, place->row, place->head, first_dim + i, sum / place->total);
+        else if (place->to)
+            place->to[first_dim + i] = sum;
     }
 }
 
@@ -424,8 +396,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS, N_TILES == 1 ? 3 : 2) attend(s
 #pragma unroll
             for (uint32_t t = 0; t < N_SUMS; t++)
                 if (i + t < tile->n_used)
-                    add_warps(&sums[t], places + (i + t) * TILE_PAIRS, dim, a.p.v_dim,
-                              (float *)staged);
+                    add_warps(&a, &sums[t], places + (i + t) * TILE_PAIRS, dim, (float *)staged);
         }
 }
 
@@ -453,7 +424,7 @@ __global__ void __launch_bounds__(COMBINE_THREADS) combine(struct attention a)
             sum += factor * of[2 + i];
             total += factor * of[1];
         }
-        a.out[((size_t)row * a.p.n_heads + head) * a.p.v_dim + i] = sum / total;
+        write_result(&a, row, head, i, sum / total);
     }
 }
 
@@ -496,7 +467,8 @@ template <int N_TILES> static void launch(struct gpu *gpu, struct attention a, u
 
 extern "C" void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const serverd_attn *p,
                            const struct gpu_kv *kv, const float *q, const float *k, const float *v,
-                           uint32_t n_keys, float *scratch, size_t scratch_floats, float *out)
+                           uint32_t n_keys, float *scratch, size_t scratch_floats, float *out,
+                           void *fragments)
 {
     struct attention a = {};
     a.batch = *batch;
@@ -508,6 +480,7 @@ extern "C" void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const
     a.n_slots = segments_of(p, n_keys, 1);
     a.partials = scratch;
     a.out = out;
+    a.fragments = (uint16_t *)fragments;
     const size_t fitting =
         a.n_slots == 1 ? batch->n_rows : scratch_floats / gpu_attend_row_floats(p, n_keys);
     const uint32_t most = fitting < batch->n_rows ? (uint32_t)fitting : batch->n_rows;

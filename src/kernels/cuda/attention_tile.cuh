@@ -30,6 +30,7 @@ struct attention {
     uint32_t n_slots; /* partial results of a row and head */
     float *partials;  /* [n_rows][n_heads][n_slots][2 + v_dim]: maximum, sum of weights, sums */
     float *out;
+    uint16_t *fragments; /* not NULL: the result goes there instead */
 };
 
 /* Keys begin .. end - 1: positions in the store, or rows of the step from the sequence's first. */

@@ -1,10 +1,11 @@
 /* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
- * fragments), load.c (memory of a partition), execute.c (a step), graphs.c (steps that
- * come again), kv.c (pages). */
+ * fragments), load.c (memory of a partition), fuse.c (nodes that are done together), execute.c (a
+ * step), graphs.c (steps that come again), kv.c (pages). */
 #ifndef KERNELS_CUDA_CUDA_INTERNAL_H
 #define KERNELS_CUDA_CUDA_INTERNAL_H
 
 #include "kernels/batch_check.h"
+#include "kernels/cuda/fuse.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/kernels.h"
 #include "kernels/kv_store.h"
@@ -27,7 +28,8 @@ struct serverd_handle {
     const serverd_graph *graph;
     const serverd_partition *partition;
     struct batch_bounds bounds;
-    bool has_kv; /* some attention is causal */
+    bool has_kv;            /* some attention is causal */
+    struct fusion *fusions; /* [n_nodes] of the partition */
     /* of the device */
     char *weights;       /* one block */
     const void **tensor; /* [n_tensors] in it; NULL: nobody reads it */

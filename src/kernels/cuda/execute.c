@@ -106,6 +106,7 @@ struct call {
     uint32_t width;         /* columns of the first input */
     const float *a, *b, *c; /* inputs, NULL: there is none */
     float *out;
+    const struct fusion *fusion;
 };
 
 static const void *operand(const struct step *step, const serverd_node *node, uint32_t i)
@@ -117,6 +118,11 @@ static const void *operand(const struct step *step, const serverd_node *node, ui
     if (handle->graph->values[value].kind == SERVERD_VALUE_CONSTANT)
         return handle->tensor[handle->graph->values[value].tensor];
     return handle->value[value];
+}
+
+static float *result(const struct step *step, const serverd_node *node)
+{
+    return step->handle->value[step->handle->graph->operands[node->first_operand + node->n_inputs]];
 }
 
 static void run_embed(const struct call *call)
@@ -135,8 +141,9 @@ static void run_linear(const struct call *call)
 {
     const struct step *step = call->step;
     const serverd_tensor *w = cuda_tensor(step->handle->graph, call->node, 1);
-    gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, (uint32_t)w->dims[1],
-                          step->handle->fragments);
+    if (!call->fusion->has_fragments)
+        gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, (uint32_t)w->dims[1],
+                              step->handle->fragments);
     gpu_linear(step->gpu, step->handle->fragments, call->b, cuda_fragment_form(w->dtype), call->c,
                call->n_rows, (uint32_t)w->dims[0], (uint32_t)w->dims[1], call->out);
 }
@@ -144,18 +151,47 @@ static void run_linear(const struct call *call)
 static void run_norm(const struct call *call)
 {
     const serverd_norm *norm = &call->attributes->norm;
-    gpu_norm(call->step->gpu, call->a, call->b, call->c, (uint32_t)(call->n / norm->width),
-             norm->width, norm->eps, call->out);
+    if (call->fusion->makes_fragments)
+        gpu_norm_to_fragments(call->step->gpu, call->a, call->b, call->c, call->n_rows, norm->width,
+                              norm->eps, call->step->handle->fragments);
+    else
+        gpu_norm(call->step->gpu, call->a, call->b, call->c, (uint32_t)(call->n / norm->width),
+                 norm->width, norm->eps, call->out);
+}
+
+/* The factors of a rope node, and what results are multiplied with. */
+static const float *turn_of(const struct step *step, const serverd_node *node, float *mscale)
+{
+    const serverd_rope *rope = &node->attributes.rope;
+    const bool is_alternative =
+        node->n_inputs > 2 && step->handle->bounds.limits.max_context > rope->alt_from;
+    *mscale = is_alternative ? rope->alt_mscale : rope->mscale;
+    return operand(step, node, is_alternative ? 2 : 1);
 }
 
 static void run_rope(const struct call *call)
 {
     const serverd_rope *rope = &call->attributes->rope;
-    const bool is_alternative =
-        call->c && call->step->handle->bounds.limits.max_context > rope->alt_from;
-    gpu_rope(call->step->gpu, &call->step->on_device, call->a, is_alternative ? call->c : call->b,
-             call->width / rope->head_dim, rope, is_alternative ? rope->alt_mscale : rope->mscale,
-             call->out);
+    float mscale;
+    const float *inv_freq = turn_of(call->step, call->node, &mscale);
+    gpu_rope(call->step->gpu, &call->step->on_device, call->a, inv_freq,
+             call->width / rope->head_dim, rope, mscale, call->out);
+}
+
+/* Keys and values into the pages, and what was put off until now. */
+static void append(const struct call *call, const struct gpu_kv *kv)
+{
+    const struct step *step = call->step;
+    const serverd_node *turn_q = call->fusion->turn_q;
+    if (!turn_q) {
+        gpu_append(step->gpu, &step->on_device, kv, call->b, call->c);
+        return;
+    }
+    float mscale;
+    const float *inv_freq = turn_of(step, turn_q, &mscale);
+    gpu_turn_and_append(step->gpu, &step->on_device, kv, inv_freq, &turn_q->attributes.rope, mscale,
+                        call->attributes->attn.n_heads, operand(step, turn_q, 0),
+                        operand(step, call->fusion->turn_k, 0), call->c, result(step, turn_q));
 }
 
 static void run_attn(const struct call *call)
@@ -165,10 +201,11 @@ static void run_attn(const struct call *call)
     struct gpu_kv kv = {.keys = NULL};
     if (attn->is_causal && step->kv) {
         kv = cuda_kv_layer(step->kv, attn->kv_layer);
-        gpu_append(step->gpu, &step->on_device, &kv, call->b, call->c);
+        append(call, &kv);
     }
     gpu_attend(step->gpu, &step->on_device, attn, &kv, call->a, call->b, call->c, step->n_keys,
-               step->handle->scratch, step->handle->scratch_floats, call->out);
+               step->handle->scratch, step->handle->scratch_floats, call->out,
+               call->fusion->makes_fragments ? step->handle->fragments : NULL);
 }
 
 static void run_pos_scale(const struct call *call)
@@ -194,8 +231,12 @@ static void run_softcap(const struct call *call)
 
 static void run_activation(const struct call *call)
 {
-    gpu_activate(call->step->gpu, call->a, call->b, call->n, call->attributes->activation,
-                 call->out);
+    if (call->fusion->makes_fragments)
+        gpu_activate_to_fragments(call->step->gpu, call->a, call->b, call->n_rows, call->width,
+                                  call->attributes->activation, call->step->handle->fragments);
+    else
+        gpu_activate(call->step->gpu, call->a, call->b, call->n, call->attributes->activation,
+                     call->out);
 }
 
 static void run_slice(const struct call *call)
@@ -232,22 +273,25 @@ static void (*const runs[SERVERD_OP_COUNT])(const struct call *) = {
     [SERVERD_OP_POOL] = run_pool,           [SERVERD_OP_L2] = run_l2,
 };
 
-static void run_node(const struct step *step, const serverd_node *node)
+/* Node i of the partition. */
+static void run_node(const struct step *step, uint32_t i)
 {
     const serverd_graph *graph = step->handle->graph;
+    const serverd_node *node = &graph->nodes[step->handle->partition->first_node + i];
+    const struct fusion *fusion = &step->handle->fusions[i];
     const serverd_value *output = node_output(graph, node);
-    const struct call call = {
-        .step = step,
-        .node = node,
-        .attributes = &node->attributes,
-        .n_rows = (uint32_t)n_rows_of(step->batch, output->dims[0]),
-        .n = n_rows_of(step->batch, output->dims[0]) * value_width(output),
-        .width = (uint32_t)value_width(node_input(graph, node, 0)),
-        .a = operand(step, node, 0),
-        .b = operand(step, node, 1),
-        .c = operand(step, node, 2),
-        .out = step->handle->value[graph->operands[node->first_operand + node->n_inputs]]};
-    if (call.n_rows > 0)
+    const struct call call = {.step = step,
+                              .node = node,
+                              .attributes = &node->attributes,
+                              .n_rows = (uint32_t)n_rows_of(step->batch, output->dims[0]),
+                              .n = n_rows_of(step->batch, output->dims[0]) * value_width(output),
+                              .width = (uint32_t)value_width(node_input(graph, node, 0)),
+                              .a = operand(step, node, 0),
+                              .b = operand(step, node, 1),
+                              .c = operand(step, node, 2),
+                              .out = result(step, node),
+                              .fusion = fusion};
+    if (call.n_rows > 0 && !fusion->is_done_later)
         runs[node->op](&call);
 }
 
@@ -262,9 +306,8 @@ static size_t value_bytes(const struct step *step, uint32_t value)
 static void launch_nodes(void *context)
 {
     const struct step *step = context;
-    const serverd_partition *partition = step->handle->partition;
-    for (uint32_t n = partition->first_node; n < partition->first_node + partition->n_nodes; n++)
-        run_node(step, &step->handle->graph->nodes[n]);
+    for (uint32_t i = 0; i < step->handle->partition->n_nodes; i++)
+        run_node(step, i);
     if (step->wants_best)
         gpu_best(step->gpu, step->handle->value[step->handle->graph->output],
                  step->batch->n_logit_rows,

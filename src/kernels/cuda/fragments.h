@@ -130,6 +130,14 @@ FRAGMENTS_INLINE size_t fragments_rows(size_t n_rows, size_t k)
     return fragments_round_up(n_rows, FRAGMENT_ROWS) * fragments_round_up(k, FRAGMENT_ROW_K);
 }
 
+/* Element (row, i) of rows that have k. */
+FRAGMENTS_INLINE size_t fragments_row_at(size_t row, size_t i, size_t k)
+{
+    const size_t tile = row / FRAGMENT_ROWS * (fragments_round_up(k, FRAGMENT_ROW_K) / 16) + i / 16;
+    const size_t lane = row % 8 * 4 + i % 8 / 2, word = i % 16 / 8 * 2 + row % 16 / 8;
+    return (tile * 32 + lane) * 8 + word * 2 + i % 2;
+}
+
 /* Byte of the record of element (column, i) of weights that have n_k of them in a column. */
 FRAGMENTS_INLINE size_t fragments_record_at(struct fragment_shape shape, size_t column, size_t i,
                                             size_t n_k)

@@ -90,8 +90,16 @@ void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t n_rows, uin
 void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
                 const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y);
 
-/* ---- row_kernels.cu: a row's bits depend on no other row ---------------------------------------
+/* ---- fused_kernels.cu, row_kernels.cu: a row's bits depend on no other row
+ * ---------------------------------------
  */
+
+/* The same as below, as the rows of a linear layer: rounded to bf16, in fragments. The norm is of
+ * whole rows. */
+void gpu_norm_to_fragments(struct gpu *gpu, const float *x, const float *w, const float *b,
+                           uint32_t n_rows, uint32_t width, float eps, void *out);
+void gpu_activate_to_fragments(struct gpu *gpu, const float *a, const float *b, uint32_t n_rows,
+                               uint32_t width, uint32_t activation, void *out);
 
 enum gpu_index { GPU_INDEX_TOKEN, GPU_INDEX_POSITION, GPU_INDEX_SEGMENT };
 
@@ -123,7 +131,8 @@ void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, 
 void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
               uint32_t pooling, float *out);
 
-/* ---- attention_kernels.cu -------------------------------------------------------------------- */
+/* ---- append_kernels.cu, attention_kernels.cu --------------------------------------------------
+ */
 
 /* Attention's launches depend on how many segments of so many keys there are, not on keys. */
 #define GPU_SEGMENT_KEYS 256u
@@ -145,16 +154,29 @@ size_t gpu_kv_page_bytes(enum gpu_number type, uint32_t dim);
 void gpu_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu_kv *kv,
                 const float *k, const float *v);
 
+/* Heads of no more elements. */
+#define GPU_MAX_TURNED_DIM 512u
+
+/* gpu_rope of q [n_rows, n_heads, head_dim] to q_out, of k on its way into the pages; v goes there
+ * as it is. head_dim is the store's k_dim. */
+void gpu_turn_and_append(struct gpu *gpu, const struct gpu_batch *batch, const struct gpu_kv *kv,
+                         const float *inv_freq, const serverd_rope *rope, float mscale,
+                         uint32_t n_heads, const float *q, const float *k, const float *v,
+                         float *q_out);
+
 /* Floats of scratch that gpu_attend wants for one row; it takes rows in turns if it has less than
  * for all, at least for one. Rows of a sequence follow each other, in the step and in position. q,
  * k, v and pages begin at multiples of 16 bytes. Queries, weights, and keys and values that are f32
  * or f16, are rounded to bf16. */
 size_t gpu_attend_row_floats(const serverd_attn *attn, uint32_t max_keys);
 /* n_keys: one more than the step's highest position, or, without a store, the rows of its longest
- * sequence; or more, at most what scratch was taken for. kv->keys NULL: without a store. */
+ * sequence; or more, at most what scratch was taken for. kv->keys NULL: without a store. fragments
+ * not NULL: the result goes there instead, as the rows of a linear layer; their width is a multiple
+ * of 128. */
 void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const serverd_attn *attn,
                 const struct gpu_kv *kv, const float *q, const float *k, const float *v,
-                uint32_t n_keys, float *scratch, size_t scratch_floats, float *out);
+                uint32_t n_keys, float *scratch, size_t scratch_floats, float *out,
+                void *fragments);
 
 #ifdef __cplusplus
 }

@@ -238,6 +238,7 @@ void cuda_unload(serverd_handle *handle)
     gpu_free(gpu, handle->scratch);
     gpu_free(gpu, handle->arrays_block);
     gpu_free_pinned(gpu, handle->staged_block);
+    free(handle->fusions);
     free(handle->tensor);
     free(handle->value);
     free(handle);
@@ -275,6 +276,9 @@ static serverd_status make_handle(serverd_instance *instance, const serverd_grap
                                .bounds = {.name = "cuda", .limits = *limits}};
     batch_bounds_find(&handle->bounds, graph, partition);
     serverd_status status = find_kv(handle, kv, err);
+    handle->fusions = fuse(graph, partition, handle->has_kv);
+    if (status == SERVERD_OK && !handle->fusions)
+        status = no_memory("a partition", err);
     if (status == SERVERD_OK)
         status = add_arrays(handle, packed != NULL, err);
     if (status == SERVERD_OK)

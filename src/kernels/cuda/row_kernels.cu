@@ -1,11 +1,11 @@
 /* Everything that is done row by row, or element by element. */
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/sums.cuh"
+#include "kernels/cuda/row_math.cuh"
 #include "kernels/cuda/weights.cuh"
 
 #include <math.h>
 
-enum { ROW_THREADS = 128, ELEMENT_THREADS = 256 };
+enum { ELEMENT_THREADS = 256 };
 
 /* ---- element by element ---------------------------------------------------------------------- */
 
@@ -53,30 +53,10 @@ extern "C" void gpu_softcap(struct gpu *gpu, const float *x, size_t n, float cap
     gpu_check(gpu, "softcap");
 }
 
-__device__ static float activated(uint32_t activation, float x)
-{
-    switch (activation) {
-    case SERVERD_ACT_SILU:
-        return x / (1 + expf(-x));
-    case SERVERD_ACT_GELU_TANH: /* sqrt(2 / pi) */
-        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
-    case SERVERD_ACT_GELU_ERF: /* sqrt(1 / 2) */
-        return 0.5f * x * (1 + erff(x * 0.7071067812f));
-    case SERVERD_ACT_RELU:
-        return x < 0 ? 0 : x;
-    case SERVERD_ACT_SIGMOID:
-        return 1 / (1 + expf(-x));
-    default:
-        return tanhf(x);
-    }
-}
-
 __global__ void activate(const float *a, const float *b, size_t n, uint32_t activation, float *out)
 {
-    if (ELEMENT >= n)
-        return;
-    const float y = activated(activation, a[ELEMENT]);
-    out[ELEMENT] = b ? y * b[ELEMENT] : y;
+    if (ELEMENT < n)
+        out[ELEMENT] = activated_at(a, b, ELEMENT, activation);
 }
 
 extern "C" void gpu_activate(struct gpu *gpu, const float *a, const float *b, size_t n,
@@ -151,37 +131,25 @@ extern "C" void gpu_embed(struct gpu *gpu, const struct gpu_batch *batch, const 
 
 /* ---- positions ------------------------------------------------------------------------------- */
 
-/* A thread turns a pair, or carries over an element that is in none. Angles as the reference has
- * them: the product in f32, then sine and cosine of it at full range. */
-__global__ void rope(const float *x, size_t n, const int32_t *position, const float *inv_freq,
-                     uint32_t n_heads, serverd_rope p, float mscale, float *out)
+/* A thread has a unit of a head. */
+__global__ void rope(const float *x, size_t n, const int32_t *position, uint32_t n_heads,
+                     struct turn turn, float *out)
 {
-    const uint32_t n_pairs = p.n_rot / 2, n_units = n_pairs + p.head_dim - p.n_rot;
+    const uint32_t n_units = turn_units(&turn.rope);
     if (ELEMENT >= n)
         return;
-    const uint32_t unit = (uint32_t)(ELEMENT % n_units);
-    const size_t head = ELEMENT / n_units * p.head_dim, row = ELEMENT / n_units / n_heads;
-    if (unit >= n_pairs) {
-        const size_t at = head + p.n_rot + unit - n_pairs;
-        out[at] = x[at];
-        return;
-    }
-    const size_t first = head + (p.is_neox ? unit : 2 * unit);
-    const size_t second = first + (p.is_neox ? n_pairs : 1);
-    const float angle = (float)position[row] * inv_freq[unit];
-    const float c = (float)cos((double)angle) * mscale, s = (float)sin((double)angle) * mscale;
-    const float a = x[first], b = x[second];
-    out[first] = a * c - b * s;
-    out[second] = a * s + b * c;
+    const size_t head = ELEMENT / n_units, at = head * turn.rope.head_dim;
+    turn_unit(&turn, position[head / n_heads], (uint32_t)(ELEMENT % n_units), x + at, out + at);
 }
 
 extern "C" void gpu_rope(struct gpu *gpu, const struct gpu_batch *batch, const float *x,
                          const float *inv_freq, uint32_t n_heads, const serverd_rope *p,
                          float mscale, float *out)
 {
-    const size_t n = (size_t)batch->n_rows * n_heads * (p->n_rot / 2 + p->head_dim - p->n_rot);
-    LAUNCH(rope, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, batch->position, inv_freq,
-           n_heads, *p, mscale, out);
+    const struct turn turn = {inv_freq, *p, mscale};
+    const size_t n = (size_t)batch->n_rows * n_heads * turn_units(p);
+    LAUNCH(rope, elements(n), dim3(ELEMENT_THREADS), gpu->stream, x, n, batch->position, n_heads,
+           turn, out);
     gpu_check(gpu, "rope");
 }
 
@@ -209,22 +177,10 @@ extern "C" void gpu_pos_scale(struct gpu *gpu, const struct gpu_batch *batch, co
 __global__ void norm(const float *x, const float *w, const float *b, uint32_t width, float eps,
                      float *out)
 {
-    const float *group = x + (size_t)blockIdx.x * width;
-    float mean = 0, sum = 0;
-    if (b) {
-        for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS)
-            sum += group[i];
-        mean = block_sum<ROW_THREADS>(sum) / (float)width;
-        sum = 0;
-    }
+    const size_t at = (size_t)blockIdx.x * width;
+    const struct normal normal = find_normal(x + at, width, b != NULL, w == NULL, eps);
     for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS)
-        sum += (group[i] - mean) * (group[i] - mean);
-    sum = block_sum<ROW_THREADS>(sum);
-    const float inverse = w ? 1 / sqrtf(sum / (float)width + eps) : 1 / fmaxf(sqrtf(sum), 1e-12f);
-    for (uint32_t i = threadIdx.x; i < width; i += ROW_THREADS) {
-        const float y = (group[i] - mean) * inverse;
-        out[(size_t)blockIdx.x * width + i] = (w ? y * w[i] : y) + (b ? b[i] : 0);
-    }
+        out[at + i] = normed(normal, x[at + i], w, b, i);
 }
 
 extern "C" void gpu_norm(struct gpu *gpu, const float *x, const float *w, const float *b,

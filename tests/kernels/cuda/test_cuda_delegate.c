@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "kernels/builtin.h"
 #include "kernels/cuda/delegate.h"
+#include "kernels/cuda/fuse.h"
 #include "program/dtype.h"
 #include "program/sdp_program.h"
 #include "quantise/quantise.h"
@@ -288,6 +289,56 @@ static void steps_of_one_shape_have_their_own_bits(void **state)
     check_repeated("gemma2", "BF16");
 }
 
+static uint32_t count(const struct program *program, const struct fusion *fusions, uint32_t op,
+                      bool (*is_it)(const struct fusion *))
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < program->graph.n_nodes; i++)
+        n += program->graph.nodes[i].op == op && is_it(&fusions[i]);
+    return n;
+}
+
+static bool is_done_later(const struct fusion *fusion)
+{
+    return fusion->is_done_later;
+}
+
+static bool makes_fragments(const struct fusion *fusion)
+{
+    return fusion->makes_fragments;
+}
+
+static bool converts(const struct fusion *fusion)
+{
+    return !fusion->has_fragments;
+}
+
+/* Of a layer only attention's result is converted, if it does not end with a tile. */
+static void nodes_of_a_layer_are_done_together(void **state)
+{
+    (void)state;
+    struct program *program = synthetic_program("llama", "F32");
+    const serverd_graph *graph = &program->graph;
+    const uint32_t n_layers = program->config.n_layers, outputs[] = {graph->output};
+    const serverd_partition partition = {.struct_bytes = sizeof partition,
+                                         .n_nodes = graph->n_nodes,
+                                         .n_outputs = 1,
+                                         .outputs = outputs};
+    struct fusion *fusions = fuse(graph, &partition, true);
+    assert_non_null(fusions);
+    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done_later), 2 * n_layers);
+    assert_int_equal(count(program, fusions, SERVERD_OP_RMS_NORM, makes_fragments),
+                     2 * n_layers + 1);
+    assert_int_equal(count(program, fusions, SERVERD_OP_GLU, makes_fragments), n_layers);
+    assert_int_equal(count(program, fusions, SERVERD_OP_LINEAR, converts), n_layers);
+    free(fusions);
+    fusions = fuse(graph, &partition, false); /* nowhere to append to */
+    assert_non_null(fusions);
+    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done_later), 0);
+    free(fusions);
+    program_unref(program);
+}
+
 static void ranks_share_a_model(void **state)
 {
     (void)state;
@@ -325,6 +376,7 @@ int main(void)
         cmocka_unit_test(rows_whose_best_is_wanted_have_it),
         cmocka_unit_test(layers_on_two_devices_have_the_bits_of_one),
         cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
+        cmocka_unit_test(nodes_of_a_layer_are_done_together),
         cmocka_unit_test(ranks_share_a_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,7 +3,7 @@
  * Argument: none. */
 #include "base/hash.h"
 #include "base/numeric.h"
-#include "on_device.h"
+#include "step_rows.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -19,57 +19,6 @@ static void assert_near(const float *x, const double *expected, size_t n, double
     for (size_t i = 0; i < n; i++)
         if (!(fabs((double)x[i] - expected[i]) <= most))
             fail_msg("element %zu is %g, expected %g", i, (double)x[i], expected[i]);
-}
-
-/* ---- a batch --------------------------------------------------------------------------------- */
-
-enum { N_SEQS = 3, MAX_PAGES = 40, N_PAGES = N_SEQS * MAX_PAGES, MAX_ROWS = 384 };
-
-/* Rows begin[s] .. end[s] - 1 of each sequence; pages lie in no order. */
-struct rows {
-    int32_t position[MAX_ROWS];
-    uint32_t seq[MAX_ROWS], first[N_SEQS + 1], table[N_SEQS * MAX_PAGES];
-    uint32_t n;
-    struct gpu_batch batch;
-};
-
-static void make_rows(struct rows *rows, const uint32_t *begin, const uint32_t *end)
-{
-    rows->n = 0;
-    for (uint32_t s = 0; s < N_SEQS; s++) {
-        rows->first[s] = rows->n;
-        for (uint32_t p = begin[s]; p < end[s]; p++, rows->n++) {
-            rows->position[rows->n] = (int32_t)p;
-            rows->seq[rows->n] = s;
-        }
-        for (uint32_t p = 0; p < MAX_PAGES; p++)
-            rows->table[s * MAX_PAGES + p] = (p * N_SEQS + s) * 7 % N_PAGES;
-    }
-    rows->first[N_SEQS] = rows->n;
-    rows->batch = (struct gpu_batch){
-        .n_rows = rows->n,
-        .n_seqs = N_SEQS,
-        .max_pages = MAX_PAGES,
-        .position = on_device(rows->position, sizeof rows->position),
-        .row_seq = on_device(rows->seq, sizeof rows->seq),
-        .first_row = on_device(rows->first, sizeof rows->first),
-        .page_table = on_device(rows->table, sizeof rows->table),
-    };
-}
-
-static void free_const(const void *there)
-{
-    void *memory;
-    memcpy(&memory, &there, sizeof memory);
-    gpu_free(gpu, memory);
-}
-
-static void free_rows(struct rows *rows)
-{
-    free_const(rows->batch.position);
-    free_const(rows->batch.row_seq);
-    free_const(rows->batch.first_row);
-    free_const(rows->batch.page_table);
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
@@ -235,7 +184,7 @@ static float *run_attention(const struct attention_test *t, const uint32_t *begi
           *scratch = gpu_allocate(gpu, floats * sizeof *scratch);
     if (t->kv.keys)
         gpu_append(gpu, &rows.batch, &t->kv, k, v);
-    gpu_attend(gpu, &rows.batch, p, &t->kv, q, k, v, count_keys(&rows), scratch, floats, out);
+    gpu_attend(gpu, &rows.batch, p, &t->kv, q, k, v, count_keys(&rows), scratch, floats, out, NULL);
     float *result = from_device(out, out_bytes);
     gpu_free(gpu, q);
     gpu_free(gpu, k);
