@@ -290,7 +290,11 @@ typedef struct serverd_collective {
  * nobody looks, and times need not be taken. Each worker calls it for itself, several at once, in
  * the order of its times; the thread that called `execute` is worker 0. Who waits for others in
  * parallel_for is seen by the host. A delegate that never calls it is seen as one event for each
- * `execute`. */
+ * `execute`.
+ *
+ * meanwhile is for delegates whose device computes while the calling thread would wait: they call
+ * it in `execute`, on that thread, once all work is on its way, and the host does something else
+ * for a few microseconds. It is another one or NULL from call to call. */
 typedef struct serverd_host {
     uint32_t struct_bytes;
     uint32_t n_workers;
@@ -301,6 +305,7 @@ typedef struct serverd_host {
     uint64_t (*now_ns)(void *context);
     void (*trace)(void *context, const serverd_trace_event *event); /* may be NULL */
     const serverd_collective *collective; /* NULL: graphs are whole. Since 3.2 */
+    void (*meanwhile)(void *context);     /* may be NULL. Since 3.2 */
 } serverd_host;
 
 /* ---- packing ---------------------------------------------------------------------------- */

@@ -26,6 +26,8 @@ struct runtime {
     serverd_host host;
     void (*log)(void *context, int level, const char *text);
     void *log_context;
+    void (*meanwhile)(void *context); /* NULL: nobody has anything to do */
+    void *meanwhile_context;
     struct trace *trace;        /* NULL: nobody looks */
     struct runtime_peers peers; /* n 0: no other ranks */
     /* Whole steps. Tracing is reached through pointers alone, which runtime_set_trace sets: a
@@ -501,6 +503,19 @@ void runtime_set_trace(struct runtime *runtime, struct trace *or_null)
     runtime->run = or_null ? run_traced : run;
     runtime->host.trace = or_null ? host_trace : NULL;
     runtime->host.now_ns = or_null ? host_trace_now_ns : host_now_ns;
+}
+
+static void host_meanwhile(void *context)
+{
+    const struct runtime *runtime = context;
+    runtime->meanwhile(runtime->meanwhile_context);
+}
+
+void runtime_set_meanwhile(struct runtime *runtime, void (*fn)(void *context), void *context)
+{
+    runtime->meanwhile = fn;
+    runtime->meanwhile_context = context;
+    runtime->host.meanwhile = host_meanwhile;
 }
 
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,

@@ -93,6 +93,10 @@ serverd_status runtime_create_trace(const struct runtime *runtime, uint32_t n_ev
  * taken. The trace is one of this runtime and outlives its use. By the thread that executes. */
 void runtime_set_trace(struct runtime *runtime, struct trace *or_null);
 
+/* During steps of a device that computes alone, `fn` is called once it does, on the thread that
+ * executes; never by devices that compute on that thread. By that thread. */
+void runtime_set_meanwhile(struct runtime *runtime, void (*fn)(void *context), void *context);
+
 /* One step. out [n_logit_rows][n_vocab], or [n_seqs][n_embd] for encoders. */
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err);

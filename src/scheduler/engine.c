@@ -138,6 +138,7 @@ serverd_status engine_create(const struct engine_options *options, struct engine
         return status;
     }
     tier_begin(engine);
+    engine_use_waits(engine);
     atomic_store(&engine->shared.heartbeat_ns, engine->now_ns);
     atomic_store(&engine->shared.n_pages, page_pool_n_pages(engine->pool));
     atomic_store(&engine->shared.n_free_pages, engine_n_available(engine));

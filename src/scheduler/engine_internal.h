@@ -113,6 +113,7 @@ struct engine {
     int32_t *prefix;             /* [context_size] tokens of one sequence, for a while */
     uint32_t max_pages;
     float *out; /* [max_logit_rows][width], encoders [max_running][width] */
+    bool delivers_meanwhile; /* the last step's device computed alone: events wait for the next */
 
     /* Guarded by `mutex`; `wake` is signalled when something came. */
     pthread_mutex_t mutex;
@@ -282,6 +283,7 @@ void engine_learn_row_cost(struct engine *engine, uint32_t n_rows, double second
 /* commit.c */
 void engine_event(struct engine *engine, const struct event *event);
 void engine_flush(struct engine *engine);
+void engine_use_waits(struct engine *engine); /* for deliveries, while a device computes */
 void engine_end_event(struct engine *engine, struct job *job);
 void engine_commit(struct engine *engine); /* of all slices; logits are in engine->out */
 

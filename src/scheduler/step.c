@@ -124,9 +124,24 @@ static void measure(struct engine *engine, uint64_t begin_ns, const serverd_batc
     atomic_store_explicit(&engine->shared.tokens_per_second, rate, memory_order_relaxed);
 }
 
+/* The device computes, and this thread would wait: what the step before has come to is delivered.
+ */
+static void deliver_meanwhile(void *context)
+{
+    struct engine *engine = context;
+    engine->delivers_meanwhile = true;
+    engine_flush(engine);
+}
+
+void engine_use_waits(struct engine *engine)
+{
+    runtime_set_meanwhile(engine->options.runtime, deliver_meanwhile, engine);
+}
+
 /* False if there was nothing to run. */
 static bool run(struct engine *engine)
 {
+    engine->delivers_meanwhile = false;
     engine_plan(engine);
     if (engine->n_slices == 0)
         return false;
@@ -265,7 +280,8 @@ bool engine_step(struct engine *engine)
     engine_admit(engine);
     bool has_run = run(engine);
     has_ended |= engine->n_events > 0;
-    engine_flush(engine);
+    if (!engine->delivers_meanwhile)
+        engine_flush(engine);
     if (has_run)
         measure_phases(engine);
     publish(engine);

@@ -52,6 +52,32 @@ static void all_events_of_a_step_come_in_one_delivery(void **state)
     world_destroy(world);
 }
 
+/* A device that computes alone: the thread delivers the last step's events instead of waiting. */
+static void events_are_delivered_while_a_device_computes(void **state)
+{
+    struct world *world = world_create(&(struct world_options){.device = "null:waits=1"});
+    struct plan *plan = plan_create(), *late = plan_create();
+    plan_fill_prompt(plan, 4, 1);
+    plan_fill_prompt(late, 4, 2);
+    plan->max_new_tokens = 3;
+    plan->sampling.ignore_eos = true;
+    plan_must_submit(world, plan);
+    for (uint32_t n = 0; n < 3; n++) {
+        world_step(world, 1);
+        assert_int_equal(plan->result[0].n, n);
+    }
+    assert_true(engine_step(world->engine)); /* nothing to compute: all is delivered at once */
+    assert_int_equal(plan->result[0].n, 3);
+    assert_int_equal(plan->n_ends, 1);
+    plan_must_submit(world, late);
+    world_run(world);
+    plan_check_whole(world, plan);
+    plan_check_whole(world, late);
+    free(plan);
+    free(late);
+    world_destroy(world);
+}
+
 static void a_long_prompt_does_not_stop_those_that_decode(void **state)
 {
     struct world *world = world_create(&(struct world_options){.prefill_chunk = 16});
@@ -925,6 +951,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_request_gets_the_text_of_its_history),
         cmocka_unit_test(all_events_of_a_step_come_in_one_delivery),
+        cmocka_unit_test(events_are_delivered_while_a_device_computes),
         cmocka_unit_test(a_long_prompt_does_not_stop_those_that_decode),
         cmocka_unit_test(chunks_shrink_to_the_wanted_step_time_while_others_decode),
         cmocka_unit_test(a_short_prompt_is_not_stuck_behind_a_long_one),

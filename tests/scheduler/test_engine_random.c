@@ -122,15 +122,17 @@ static uint32_t least_windows(uint32_t window)
 
 static struct world *random_world(bool has_faults, uint32_t window, const char *disk_folder)
 {
-    char device[128], draft[160], *draft_end;
+    char device[160], draft[160], *draft_end;
     uint32_t repeat = one_in(2) ? 0 : 50 + random_below(50);
-    (void)snprintf(device, sizeof device, "null:repeat=%u", repeat);
+    const uint32_t waits = random_below(2);
+    (void)snprintf(device, sizeof device, "null:repeat=%u;waits=%u", repeat, waits);
     if (has_faults)
-        (void)snprintf(
-            device, sizeof device,
-            "fault:inner=null;inner.repeat=%u;script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
-            repeat, 1 + random_below(40), 1 + random_below(4), 1 + random_below(80),
-            random_below(4), 1 + random_below(100), 1 + random_below(8), 1 + random_below(200));
+        (void)snprintf(device, sizeof device,
+                       "fault:inner=null;inner.repeat=%u;inner.waits=%u;"
+                       "script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
+                       repeat, waits, 1 + random_below(40), 1 + random_below(4),
+                       1 + random_below(80), random_below(4), 1 + random_below(100),
+                       1 + random_below(8), 1 + random_below(200));
     (void)snprintf(draft, sizeof draft,
                    "fault:inner=null;inner.repeat=%u;inner.min_token=%u;script=%s@%u:%u",
                    one_in(2) ? repeat : random_below(100), one_in(3) ? random_below(80) : 0,

@@ -412,6 +412,9 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
                       value_bytes(&step, partition->inputs[i]));
     launch_step(handle, &step);
     copy_outputs(&step, outputs);
+    const serverd_host *host = handle->instance->host;
+    if (host->meanwhile)
+        host->meanwhile(host->context);
     status = gpu_wait(step.gpu, err);
     if (status == SERVERD_OK)
         tell_best(&step);

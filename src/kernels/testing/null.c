@@ -14,7 +14,8 @@
 #define BEST_LOGIT 16.0f /* the others are 0: the best token has nearly all probability */
 
 struct serverd_instance {
-    uint32_t step_us, row_us, min_token, repeat;
+    const serverd_host *host;
+    uint32_t step_us, row_us, min_token, repeat, waits;
 };
 
 struct serverd_handle {
@@ -72,9 +73,12 @@ static serverd_status null_pack(const serverd_tensor *tensor, const serverd_form
 static serverd_status null_open(const serverd_host *host, const serverd_device *device,
                                 serverd_instance **out, serverd_error *err)
 {
-    (void)host, (void)device;
+    (void)device;
     *out = calloc(1, sizeof **out);
-    return *out ? SERVERD_OK : fail(err, SERVERD_NOMEM, "null: no memory");
+    if (!*out)
+        return fail(err, SERVERD_NOMEM, "null: no memory");
+    (*out)->host = host;
+    return SERVERD_OK;
 }
 
 static serverd_status null_set_option(serverd_instance *instance, const char *key,
@@ -89,6 +93,7 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         {"row_us", &instance->row_us, 1000000},
         {"min_token", &instance->min_token, INT32_MAX},
         {"repeat", &instance->repeat, 100},
+        {"waits", &instance->waits, 1},
     };
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         uint64_t number;
@@ -100,7 +105,7 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         *options[i].value = (uint32_t)number;
         return SERVERD_OK;
     }
-    return fail(err, SERVERD_INVALID, "there are step_us, row_us, min_token and repeat");
+    return fail(err, SERVERD_INVALID, "there are step_us, row_us, min_token, repeat and waits");
 }
 
 static serverd_status null_load(serverd_instance *instance, const serverd_graph *graph,
@@ -395,6 +400,8 @@ static serverd_status null_execute(serverd_handle *handle, const serverd_batch *
         if (kv && logit < batch->n_logit_rows && batch->logit_row[logit] == row)
             write_logits(handle, batch, logit++, state, out);
     }
+    if (instance->waits && instance->host->meanwhile)
+        instance->host->meanwhile(instance->host->context);
     sleep_us(instance->step_us + (uint64_t)instance->row_us * batch->n_rows);
     return SERVERD_OK;
 }
