@@ -554,6 +554,12 @@ typedef struct serverd_delegate {
      * unknown. */
     SERVERD_FN(plan, const serverd_graph *, const serverd_partition *, const serverd_limits *,
                serverd_buffer *buffers, uint32_t *use, serverd_plan *out);
+
+    /* What kv_export was asked for until now is there. A delegate that has this function may let
+     * kv_export return before; then its `out` is the delegate's until here, and steps may run in
+     * between. After an error the bytes are undefined. NULL: kv_export does not return before.
+     * Since 3.2. */
+    SERVERD_FN(kv_settle, serverd_kv *);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports, named SERVERD_DELEGATE_ENTRY. It

@@ -65,19 +65,8 @@ static void copy_bytes(void *context, void *to, const void *from, size_t bytes)
     memcpy(to, from, bytes);
 }
 
-static serverd_status wait_for_nothing(void *context, serverd_error *err)
-{
-    (void)context, (void)err;
-    return SERVERD_OK;
-}
-
-static const struct kv_store_memory main_memory = {.allocate = map_store,
-                                                   .release = unmap_store,
-                                                   .zero = zero_bytes,
-                                                   .copy = copy_bytes,
-                                                   .to_host = copy_bytes,
-                                                   .from_host = copy_bytes,
-                                                   .wait = wait_for_nothing};
+static const struct kv_store_memory main_memory = {
+    .allocate = map_store, .release = unmap_store, .zero = zero_bytes, .copy = copy_bytes};
 
 static bool store_bytes(const struct kv_store_layer *layer, size_t page_bytes, size_t *out)
 {
@@ -246,40 +235,47 @@ serverd_status kv_store_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_pa
 
 /* ---- pages that leave and come back ---------------------------------------------------------- */
 
-serverd_status kv_store_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+serverd_status kv_store_pieces(const serverd_kv *kv, serverd_kv_page page,
+                               void (*piece)(void *context, char *at, size_t bytes), void *context,
                                serverd_error *err)
 {
     serverd_status status = check_page(kv, page, err);
-    char *at = out;
     for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
         const struct kv_store_layer *layer = &kv->layers[i % kv->n_layers];
         uint32_t index = page_in(layer, page);
         if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
             layer->n_kv_heads == 0)
             continue;
-        kv->memory.to_host(kv->memory.context, at, keys_at(layer, index), keys_size(layer));
-        at += keys_size(layer);
-        kv->memory.to_host(kv->memory.context, at, values_at(layer, index), values_size(layer));
-        at += values_size(layer);
+        piece(context, keys_at(layer, index), keys_size(layer));
+        piece(context, values_at(layer, index), values_size(layer));
     }
-    return status == SERVERD_OK ? kv->memory.wait(kv->memory.context, err) : status;
+    return status;
+}
+
+static void copy_out(void *context, char *at, size_t bytes)
+{
+    char **to = context;
+    memcpy(*to, at, bytes);
+    *to += bytes;
+}
+
+static void copy_in(void *context, char *at, size_t bytes)
+{
+    const char **from = context;
+    memcpy(at, *from, bytes);
+    *from += bytes;
+}
+
+serverd_status kv_store_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                               serverd_error *err)
+{
+    char *to = out;
+    return kv_store_pieces(kv, page, copy_out, &to, err);
 }
 
 serverd_status kv_store_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
                                serverd_error *err)
 {
-    serverd_status status = check_page(kv, page, err);
-    const char *at = bytes;
-    for (uint32_t i = 0; i < 2 * kv->n_layers && status == SERVERD_OK; i++) {
-        const struct kv_store_layer *layer = &kv->layers[i % kv->n_layers];
-        uint32_t index = page_in(layer, page);
-        if (layer->is_windowed != (i >= kv->n_layers) || index == SERVERD_NO_PAGE ||
-            layer->n_kv_heads == 0)
-            continue;
-        kv->memory.from_host(kv->memory.context, keys_at(layer, index), at, keys_size(layer));
-        at += keys_size(layer);
-        kv->memory.from_host(kv->memory.context, values_at(layer, index), at, values_size(layer));
-        at += values_size(layer);
-    }
-    return status == SERVERD_OK ? kv->memory.wait(kv->memory.context, err) : status;
+    const char *from = bytes;
+    return kv_store_pieces(kv, page, copy_in, &from, err);
 }

@@ -17,16 +17,14 @@ struct kv_store_form {
     size_t (*value_bytes)(serverd_dtype dtype, size_t v_dim);
 };
 
-/* Memory that a store may lie in. Calls are in order with what the back-end does in a step. */
+/* Memory that a store may lie in. Calls are in order with what the back-end does in a step. Pages
+ * of other memory than main memory leave and come back by functions of the back-end's own. */
 struct kv_store_memory {
     void *context;
     void *(*allocate)(void *context, size_t bytes); /* zeros, or noise; NULL: there is none */
     void (*release)(void *context, void *at, size_t bytes);
     void (*zero)(void *context, void *at, size_t bytes);
     void (*copy)(void *context, void *to, const void *from, size_t bytes);
-    void (*to_host)(void *context, void *to, const void *from, size_t bytes);
-    void (*from_host)(void *context, void *to, const void *from, size_t bytes);
-    serverd_status (*wait)(void *context, serverd_error *err); /* for the last two */
 };
 
 struct kv_store_layer {
@@ -63,7 +61,12 @@ serverd_status kv_store_zero(serverd_kv *kv, const serverd_kv_page *pages, uint3
                              serverd_error *err);
 serverd_status kv_store_copy(serverd_kv *kv, serverd_kv_page from, serverd_kv_page to,
                              uint32_t n_tokens, serverd_error *err);
-/* Layer by layer, all its keys and then its values; layers in window pages come last. */
+/* The stretches of memory that a page has, layer by layer, all its keys and then its values; layers
+ * in window pages come last. */
+serverd_status kv_store_pieces(const serverd_kv *kv, serverd_kv_page page,
+                               void (*piece)(void *context, char *at, size_t bytes), void *context,
+                               serverd_error *err);
+/* These one behind the other, of main memory. */
 serverd_status kv_store_export(const serverd_kv *kv, serverd_kv_page page, void *out,
                                serverd_error *err);
 serverd_status kv_store_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,

@@ -260,3 +260,20 @@ serverd_status instances_kv_import(struct instances *instances, serverd_kv_page 
         status = part.item->delegate->kv_import(part.item->kv, part.page, bytes + part.at, err);
     return status;
 }
+
+bool instances_leave_late(const struct instances *instances)
+{
+    for (uint32_t i = 0; i < instances->n; i++)
+        if (has_store(&instances->items[i]) && instances->items[i].delegate->kv_settle)
+            return true;
+    return false;
+}
+
+serverd_status instances_kv_settle(struct instances *instances, serverd_error *err)
+{
+    serverd_status status = SERVERD_OK;
+    for (uint32_t i = 0; i < instances->n && status == SERVERD_OK; i++)
+        if (has_store(&instances->items[i]) && instances->items[i].delegate->kv_settle)
+            status = instances->items[i].delegate->kv_settle(instances->items[i].kv, err);
+    return status;
+}

@@ -52,5 +52,8 @@ serverd_status instances_kv_export(const struct instances *instances, serverd_kv
                                    char *out, serverd_error *err);
 serverd_status instances_kv_import(struct instances *instances, serverd_kv_page page,
                                    const char *bytes, serverd_error *err);
+/* Some store lets pages leave late (delegate.h: kv_settle); all that left is there. */
+bool instances_leave_late(const struct instances *instances);
+serverd_status instances_kv_settle(struct instances *instances, serverd_error *err);
 
 #endif

@@ -624,6 +624,19 @@ serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, 
     return status;
 }
 
+bool runtime_kv_leaves_late(const struct runtime *runtime)
+{
+    return instances_leave_late(&runtime->instances);
+}
+
+serverd_status runtime_kv_settle(struct runtime *runtime, serverd_error *err)
+{
+    serverd_status status = instances_kv_settle(&runtime->instances, err);
+    for (uint32_t i = 0; i < runtime->peers.n && status == SERVERD_OK; i++)
+        status = runtime_kv_settle(runtime->peers.items[i], err);
+    return status;
+}
+
 serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,
                                  serverd_error *err)
 {

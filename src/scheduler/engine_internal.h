@@ -52,11 +52,12 @@ struct engine {
 
     /* Engine thread. */
     struct page_pool *pool;
-    bool has_windows;        /* pages have window pages */
-    uint32_t window_span;    /* pages before a page whose window pages it needs */
-    struct radix_tree *tree; /* NULL: no prefix cache */
-    bool is_forgetting;      /* what is evicted now is no good for the disk */
-    struct tier_load *loads; /* of waiting sequences, from the disk */
+    bool has_windows;             /* pages have window pages */
+    uint32_t window_span;         /* pages before a page whose window pages it needs */
+    struct radix_tree *tree;      /* NULL: no prefix cache */
+    bool is_forgetting;           /* what is evicted now is no good for the disk */
+    struct tier_load *loads;      /* of waiting sequences, from the disk */
+    struct tier_leaving *leaving; /* pages that go there; NULL: none can */
     uint32_t n_loads;
     struct handle_set *handles; /* NULL: no prefix cache */
     struct sampling_scratch *scratch;
@@ -112,7 +113,7 @@ struct engine {
     serverd_kv_page *page_index; /* [max_pages] */
     int32_t *prefix;             /* [context_size] tokens of one sequence, for a while */
     uint32_t max_pages;
-    float *out; /* [max_logit_rows][width], encoders [max_running][width] */
+    float *out;              /* [max_logit_rows][width], encoders [max_running][width] */
     bool delivers_meanwhile; /* the last step's device computed alone: events wait for the next */
 
     /* Guarded by `mutex`; `wake` is signalled when something came. */
@@ -241,6 +242,7 @@ bool tier_give_way(struct engine *engine); /* a load ends; false: there is none 
 void tier_leave(struct engine *engine, struct sequence *sequence);  /* it does not wait any more */
 void tier_forget(struct engine *engine, struct sequence *sequence); /* its pages may be bad */
 bool tier_save_some(struct engine *engine); /* while nothing else is to do; false: all is saved */
+void tier_settle(struct engine *engine);    /* pages that were evicted are on their way now */
 void tier_end(struct engine *engine);       /* saves everything, as far as that goes soon */
 void tier_destroy(struct engine *engine);
 

@@ -131,6 +131,7 @@ static void deliver_meanwhile(void *context)
     struct engine *engine = context;
     engine->delivers_meanwhile = true;
     engine_flush(engine);
+    tier_settle(engine);
 }
 
 void engine_use_waits(struct engine *engine)
@@ -280,8 +281,10 @@ bool engine_step(struct engine *engine)
     engine_admit(engine);
     bool has_run = run(engine);
     has_ended |= engine->n_events > 0;
-    if (!engine->delivers_meanwhile)
+    if (!engine->delivers_meanwhile) {
         engine_flush(engine);
+        tier_settle(engine);
+    }
     if (has_run)
         measure_phases(engine);
     publish(engine);

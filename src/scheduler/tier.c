@@ -11,6 +11,7 @@
 
 #define MAX_LOADS      4u
 #define TAKEN_PER_STEP 64u /* pages that are copied into the pool, so that streams go on */
+#define MAX_LEAVING    64u
 #define SAVED_AT_ONCE  32u /* pages that are copied out while idle; a request may come */
 
 /* When the engine stops: staging memory is filled that often, and takes so long in all at most. */
@@ -22,6 +23,12 @@ struct tier_load {
     struct disk_load *load;
     struct radix_hold hold; /* of what was taken so far, and the pages in front */
     uint32_t first_page, n_taken;
+};
+
+/* Staging memory that pages of the pool are on their way to. */
+struct tier_leaving {
+    uint32_t n;
+    void *bytes[MAX_LEAVING];
 };
 
 static struct disk_tier *disk_of(const struct engine *engine)
@@ -38,6 +45,8 @@ static bool save_page(struct engine *engine, struct disk_chain *chain, const str
 {
     struct disk_tier *disk = engine->options.disk;
     const serverd_kv_page page = engine_kv_page(engine, run->pages[i]);
+    if (!engine->leaving)
+        return false;
     void *bytes = disk_tier_stage(disk, chain, run->tokens + (size_t)(run->n_before + i) * PAGE,
                                   page.window_page != SERVERD_NO_PAGE);
     serverd_error ignored; /* a page less on the disk */
@@ -47,8 +56,25 @@ static bool save_page(struct engine *engine, struct disk_chain *chain, const str
         disk_tier_unstage(disk, bytes);
         return false;
     }
-    disk_tier_store(disk, bytes);
+    engine->leaving->bytes[engine->leaving->n++] = bytes;
+    if (engine->leaving->n == MAX_LEAVING || !runtime_kv_leaves_late(engine->options.runtime))
+        tier_settle(engine);
     return true;
+}
+
+void tier_settle(struct engine *engine)
+{
+    struct tier_leaving *leaving = engine->leaving;
+    serverd_error ignored; /* pages less on the disk */
+    if (!leaving || leaving->n == 0)
+        return;
+    const serverd_status status = runtime_kv_settle(engine->options.runtime, &ignored);
+    for (uint32_t i = 0; i < leaving->n; i++)
+        if (status == SERVERD_OK)
+            disk_tier_store(engine->options.disk, leaving->bytes[i]);
+        else
+            disk_tier_unstage(engine->options.disk, leaving->bytes[i]);
+    leaving->n = 0;
 }
 
 static struct disk_chain chain_before(const struct engine *engine, const struct radix_run *run)
@@ -84,6 +110,7 @@ void tier_begin(struct engine *engine)
         return;
     disk_tier_set_wake(engine->options.disk, wake, engine);
     engine->loads = calloc(MAX_LOADS, sizeof *engine->loads);
+    engine->leaving = calloc(1, sizeof *engine->leaving);
     radix_tree_on_evict(engine->tree, save_evicted, engine);
 }
 
@@ -118,7 +145,9 @@ static bool save(struct engine *engine, uint32_t most)
     if (!disk_of(engine))
         return false;
     disk_tier_status(engine->options.disk, &status);
-    return status.is_writing && !radix_tree_save(engine->tree, save_some_of, &saver);
+    const bool is_more = status.is_writing && !radix_tree_save(engine->tree, save_some_of, &saver);
+    tier_settle(engine);
+    return is_more;
 }
 
 bool tier_save_some(struct engine *engine)
@@ -139,6 +168,7 @@ void tier_destroy(struct engine *engine)
     if (disk_of(engine))
         disk_tier_set_wake(engine->options.disk, NULL, NULL);
     free(engine->loads);
+    free(engine->leaving);
 }
 
 void tier_forget(struct engine *engine, struct sequence *s)
@@ -146,6 +176,7 @@ void tier_forget(struct engine *engine, struct sequence *s)
     struct disk_tier *disk = disk_of(engine);
     if (!disk)
         return;
+    tier_settle(engine); /* so that it finds all of them */
     const struct request *r = s->job->request;
     const struct disk_chain chain = disk_tier_chain(disk, r->cache_space);
     for (uint32_t i = 0; i < sequence_n_tokens(s); i++)

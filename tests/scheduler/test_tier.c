@@ -30,9 +30,13 @@ static int teardown(void **state)
     return 0;
 }
 
+static bool is_late; /* pages leave the device late */
+
 static struct world *new_world(uint32_t n_pages)
 {
-    return world_create(&(struct world_options){.n_pages = PAGES(n_pages), .disk_folder = folder});
+    return world_create(&(struct world_options){.device = is_late ? "null:waits=1" : "null",
+                                                .n_pages = PAGES(n_pages),
+                                                .disk_folder = folder});
 }
 
 static struct plan *alike(uint32_t n_alike, uint32_t n_prompt, uint64_t seed)
@@ -182,7 +186,10 @@ static void what_gave_not_a_number_is_not_kept(void **state)
     (void)state;
     /* another script would be another model to the disk */
     const struct world_options options = {
-        .device = "fault:inner=null;script=nan@6:0", .prefill_chunk = 32, .disk_folder = folder};
+        .device = is_late ? "fault:inner=null;inner.waits=1;script=nan@6:0"
+                          : "fault:inner=null;script=nan@6:0",
+        .prefill_chunk = 32,
+        .disk_folder = folder};
     for (uint32_t n_new = 1; n_new <= 20; n_new += 19) {
         struct world *world = world_create(&options);
         struct plan *plan = alike(100, 100, 1);
@@ -206,7 +213,8 @@ enum { WINDOW = 40, SPAN = (WINDOW - 2) / PAGE + 1 }; /* pages of a window */
 
 static struct world *new_window_world(uint32_t n_pages, uint32_t n_windows)
 {
-    return world_create(&(struct world_options){.n_pages = PAGES(n_pages),
+    return world_create(&(struct world_options){.device = is_late ? "null:waits=1" : "null",
+                                                .n_pages = PAGES(n_pages),
                                                 .window = WINDOW,
                                                 .n_windows = n_windows,
                                                 .disk_folder = folder});
@@ -282,8 +290,12 @@ int main(void)
         TEST(a_restart_comes_back_with_the_last_windows),
         TEST(pages_without_windows_are_saved_and_not_relied_on),
     };
-    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (SERVERD_PAGE_TOKENS <= 16)
-        n_failed += cmocka_run_group_tests(of_small_pages, NULL, NULL);
+    int n_failed = 0;
+    for (int late = 0; late < 2; late++) {
+        is_late = late;
+        n_failed += cmocka_run_group_tests(tests, NULL, NULL);
+        if (SERVERD_PAGE_TOKENS <= 16)
+            n_failed += cmocka_run_group_tests(of_small_pages, NULL, NULL);
+    }
     return n_failed;
 }

@@ -86,6 +86,12 @@ serverd_status cuda_kv_page_bytes(serverd_instance *instance, const serverd_kv_s
 serverd_status cuda_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
                               uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                               serverd_error *err);
+void cuda_kv_destroy(serverd_kv *kv);
+serverd_status cuda_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                              serverd_error *err);
+serverd_status cuda_kv_import(serverd_kv *kv, serverd_kv_page page, const void *bytes,
+                              serverd_error *err);
+serverd_status cuda_kv_settle(serverd_kv *kv, serverd_error *err);
 serverd_status cuda_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                 uint64_t *out, serverd_error *err);
 /* One layer of the store as kernels see it. */

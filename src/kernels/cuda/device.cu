@@ -85,8 +85,12 @@ extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_e
     cudaError_t error = cudaSetDevice(gpu->ordinal);
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = cudaEventCreateWithFlags(&gpu->mark, cudaEventDisableTiming);
     if (error != cudaSuccess) {
         (void)cudaGetLastError();
+        if (gpu->stream)
+            (void)cudaStreamDestroy(gpu->stream);
         free(gpu);
         return set_error(err, SERVERD_UNSUPPORTED, "opening a device", cudaGetErrorString(error));
     }
@@ -99,6 +103,7 @@ extern "C" void gpu_close(struct gpu *gpu)
     if (!gpu)
         return;
     (void)cudaSetDevice(gpu->ordinal);
+    (void)cudaEventDestroy(gpu->mark);
     (void)cudaStreamDestroy(gpu->stream);
     (void)cudaGetLastError();
     free(gpu);
@@ -168,9 +173,9 @@ extern "C" void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t 
          "copying from the device");
 }
 
-extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
+/* The first one since the last time. */
+static serverd_status take_error(struct gpu *gpu, serverd_error *err)
 {
-    note(gpu, cudaStreamSynchronize(gpu->stream), "running a step");
     const cudaError_t error = (cudaError_t)gpu->error;
     gpu->error = 0;
     if (error == cudaSuccess)
@@ -179,6 +184,23 @@ extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
     const bool is_memory = error == cudaErrorMemoryAllocation;
     return set_error(err, is_memory ? SERVERD_NOMEM : SERVERD_DEVICE_LOST, gpu->where,
                      cudaGetErrorString(error));
+}
+
+extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
+{
+    note(gpu, cudaStreamSynchronize(gpu->stream), "running a step");
+    return take_error(gpu, err);
+}
+
+extern "C" void gpu_mark(struct gpu *gpu)
+{
+    note(gpu, cudaEventRecord(gpu->mark, gpu->stream), "marking a place");
+}
+
+extern "C" serverd_status gpu_wait_for_mark(struct gpu *gpu, serverd_error *err)
+{
+    note(gpu, cudaEventSynchronize(gpu->mark), "moving pages");
+    return take_error(gpu, err);
 }
 
 /* ---- graphs ---------------------------------------------------------------------------------- */
@@ -307,6 +329,16 @@ extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
 {
     (void)gpu, (void)err;
     return SERVERD_OK;
+}
+
+extern "C" void gpu_mark(struct gpu *gpu)
+{
+    (void)gpu;
+}
+
+extern "C" serverd_status gpu_wait_for_mark(struct gpu *gpu, serverd_error *err)
+{
+    return gpu_wait(gpu, err);
 }
 
 struct gpu_graph {

@@ -8,6 +8,7 @@
 struct gpu {
     int ordinal;
     cudaStream_t stream;
+    cudaEvent_t mark;
     int error;         /* the first cudaError since the last wait; 0: none */
     const char *where; /* what failed */
 };

@@ -39,6 +39,7 @@ struct float4 {
     float x, y, z, w;
 };
 typedef struct emulated_stream *cudaStream_t;
+typedef struct emulated_event *cudaEvent_t;
 
 extern thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 

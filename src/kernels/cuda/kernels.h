@@ -40,7 +40,7 @@ void gpu_enter(struct gpu *gpu);
 /* Of the device. NULL: there is none. Aligned to 256. */
 void *gpu_allocate(struct gpu *gpu, size_t bytes);
 void gpu_free(struct gpu *gpu, void *memory);
-/* Of the host, that copies run from at full speed. */
+/* Of the host, that copies run from at full speed; launches may read and write it. */
 void *gpu_allocate_pinned(struct gpu *gpu, size_t bytes);
 void gpu_free_pinned(struct gpu *gpu, void *memory);
 
@@ -53,6 +53,11 @@ void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes);
 /* Until all is done. The first error since the last wait: SERVERD_NOMEM, or SERVERD_DEVICE_LOST
  * after which only gpu_free and gpu_close are any good. */
 serverd_status gpu_wait(struct gpu *gpu, serverd_error *err);
+
+/* Remembers what was launched until now, instead of what it remembered; and waits for that alone,
+ * with the errors of gpu_wait. */
+void gpu_mark(struct gpu *gpu);
+serverd_status gpu_wait_for_mark(struct gpu *gpu, serverd_error *err);
 
 /* ---- launches that are repeated ---------------------------------------------------------------
  */
@@ -131,7 +136,7 @@ void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, 
 void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
               uint32_t pooling, float *out);
 
-/* ---- append_kernels.cu, attention_kernels.cu --------------------------------------------------
+/* ---- page_kernels.cu, attention_kernels.cu --------------------------------------------------
  */
 
 /* Attention's launches depend on how many segments of so many keys there are, not on keys. */
@@ -163,6 +168,21 @@ void gpu_turn_and_append(struct gpu *gpu, const struct gpu_batch *batch, const s
                          const float *inv_freq, const serverd_rope *rope, float mscale,
                          uint32_t n_heads, const float *q, const float *k, const float *v,
                          float *q_out);
+
+/* Stretches of memory that become one, or are filled from one. */
+enum { GPU_MAX_PIECES = 64 };
+struct gpu_piece {
+    char *at;               /* multiples of 16, all three */
+    uint32_t bytes, offset; /* in the one */
+};
+struct gpu_pieces {
+    uint32_t n;
+    struct gpu_piece of[GPU_MAX_PIECES];
+};
+
+/* out, from: pinned memory of the host, too; nobody else uses it until a mark behind is over. */
+void gpu_gather(struct gpu *gpu, const struct gpu_pieces *pieces, void *out);
+void gpu_scatter(struct gpu *gpu, const struct gpu_pieces *pieces, const void *from);
 
 /* Floats of scratch that gpu_attend wants for one row; it takes rows in turns if it has less than
  * for all, at least for one. Rows of a sequence follow each other, in the step and in position. q,

@@ -1,7 +1,15 @@
 /* Pages of keys and values in the device's memory. */
 #include "base/error.h"
+#include "base/numeric.h"
 #include "kernels/cuda/cuda_internal.h"
 #include "program/dtype.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Pages that are in staging memory at once, and bytes, but at least one page. */
+enum { MAX_STAGED = 64 };
+#define STAGED_BYTES ((size_t)32 << 20)
 
 static enum gpu_number number_of(serverd_dtype dtype)
 {
@@ -20,40 +28,44 @@ static size_t page_bytes(serverd_dtype dtype, size_t dim)
 static const struct kv_store_form form = {
     .name = "cuda", .key_bytes = page_bytes, .value_bytes = page_bytes};
 
+/* What a store is to its memory: the device, and pinned memory through which pages leave and come
+ * back. A page's pieces are gathered there behind all that was launched before, and taken from
+ * there when that is over, at the next cuda_kv_settle; so steps go on meanwhile. */
+struct cuda_pages {
+    struct gpu *gpu;
+    char *staging;
+    size_t bytes, used; /* of the staging memory */
+    uint32_t n_leaving;
+    struct leaving {
+        void *out;
+        const char *staged;
+        size_t bytes;
+    } leaving[MAX_STAGED];
+};
+
 static void *allocate(void *context, size_t bytes)
 {
-    return gpu_allocate(context, bytes);
+    const struct cuda_pages *pages = context;
+    return gpu_allocate(pages->gpu, bytes);
 }
 
 static void release(void *context, void *at, size_t bytes)
 {
+    const struct cuda_pages *pages = context;
     (void)bytes;
-    gpu_free(context, at);
+    gpu_free(pages->gpu, at);
 }
 
 static void zero(void *context, void *at, size_t bytes)
 {
-    gpu_zero(context, at, bytes);
+    const struct cuda_pages *pages = context;
+    gpu_zero(pages->gpu, at, bytes);
 }
 
 static void copy(void *context, void *to, const void *from, size_t bytes)
 {
-    gpu_copy(context, to, from, bytes);
-}
-
-static void to_host(void *context, void *to, const void *from, size_t bytes)
-{
-    gpu_to_host(context, to, from, bytes);
-}
-
-static void from_host(void *context, void *to, const void *from, size_t bytes)
-{
-    gpu_from_host(context, to, from, bytes);
-}
-
-static serverd_status wait(void *context, serverd_error *err)
-{
-    return gpu_wait(context, err);
+    const struct cuda_pages *pages = context;
+    gpu_copy(pages->gpu, to, from, bytes);
 }
 
 serverd_status cuda_kv_page_bytes(serverd_instance *instance, const serverd_kv_spec *spec,
@@ -63,19 +75,154 @@ serverd_status cuda_kv_page_bytes(serverd_instance *instance, const serverd_kv_s
     return kv_store_page_bytes(&form, spec, out, err);
 }
 
+static void destroy_pages(struct cuda_pages *pages)
+{
+    gpu_free_pinned(pages->gpu, pages->staging);
+    free(pages);
+}
+
 serverd_status cuda_kv_create(serverd_instance *instance, const serverd_kv_spec *spec,
                               uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                               serverd_error *err)
 {
-    const struct kv_store_memory memory = {.context = instance->gpu,
-                                           .allocate = allocate,
-                                           .release = release,
-                                           .zero = zero,
-                                           .copy = copy,
-                                           .to_host = to_host,
-                                           .from_host = from_host,
-                                           .wait = wait};
-    return kv_store_create_in(&memory, &form, spec, n_pages, n_window_pages, out, err);
+    serverd_kv_bytes bytes;
+    serverd_status status = kv_store_page_bytes(&form, spec, &bytes, err);
+    if (status != SERVERD_OK)
+        return status;
+    struct cuda_pages *pages = calloc(1, sizeof *pages);
+    if (!pages)
+        return fail(err, SERVERD_NOMEM, "cuda: no memory for the KV store");
+    const size_t page = bytes.page + bytes.window_page;
+    pages->gpu = instance->gpu;
+    pages->bytes = max_size(page, min_size(page * MAX_STAGED, STAGED_BYTES));
+    pages->staging = gpu_allocate_pinned(pages->gpu, pages->bytes);
+    const struct kv_store_memory memory = {
+        .context = pages, .allocate = allocate, .release = release, .zero = zero, .copy = copy};
+    status = pages->staging
+                 ? kv_store_create_in(&memory, &form, spec, n_pages, n_window_pages, out, err)
+                 : fail(err, SERVERD_NOMEM, "cuda: no pinned memory for pages");
+    if (status != SERVERD_OK)
+        destroy_pages(pages);
+    return status;
+}
+
+void cuda_kv_destroy(serverd_kv *kv)
+{
+    struct cuda_pages *pages = kv->memory.context;
+    kv_store_destroy(kv);
+    destroy_pages(pages);
+}
+
+/* ---- pages that leave and come back ---------------------------------------------------------- */
+
+static serverd_status settle(struct cuda_pages *pages, serverd_error *err)
+{
+    const serverd_status status = gpu_wait_for_mark(pages->gpu, err);
+    for (uint32_t i = 0; i < pages->n_leaving && status == SERVERD_OK; i++)
+        memcpy(pages->leaving[i].out, pages->leaving[i].staged, pages->leaving[i].bytes);
+    pages->n_leaving = 0;
+    pages->used = 0;
+    return status;
+}
+
+serverd_status cuda_kv_settle(serverd_kv *kv, serverd_error *err)
+{
+    return settle(kv->memory.context, err);
+}
+
+/* A page's pieces on their way to staging memory or from there, as many at once as a launch takes.
+ */
+struct moving {
+    struct gpu *gpu;
+    char *staged;
+    void (*move)(struct gpu *gpu, const struct gpu_pieces *pieces, char *staged);
+    size_t bytes; /* until now; with `move` NULL they are only counted */
+    struct gpu_pieces pieces;
+};
+
+static void gather(struct gpu *gpu, const struct gpu_pieces *pieces, char *staged)
+{
+    gpu_gather(gpu, pieces, staged);
+}
+
+static void scatter(struct gpu *gpu, const struct gpu_pieces *pieces, char *staged)
+{
+    gpu_scatter(gpu, pieces, staged);
+}
+
+static void launch_move(struct moving *moving)
+{
+    if (moving->pieces.n > 0)
+        moving->move(moving->gpu, &moving->pieces, moving->staged);
+    moving->pieces.n = 0;
+}
+
+static void add_piece(void *context, char *at, size_t bytes)
+{
+    struct moving *moving = context;
+    const size_t offset = moving->bytes;
+    moving->bytes += bytes;
+    if (!moving->move)
+        return;
+    if (moving->pieces.n == GPU_MAX_PIECES)
+        launch_move(moving);
+    moving->pieces.of[moving->pieces.n++] =
+        (struct gpu_piece){.at = at, .bytes = (uint32_t)bytes, .offset = (uint32_t)offset};
+}
+
+/* Bytes of the page, and where they are to be staged. */
+static serverd_status stage(const serverd_kv *kv, serverd_kv_page page, size_t *bytes,
+                            char **staged, serverd_error *err)
+{
+    struct cuda_pages *pages = kv->memory.context;
+    struct moving counted = {.move = NULL};
+    serverd_status status = kv_store_pieces(kv, page, add_piece, &counted, err);
+    if (status == SERVERD_OK &&
+        (pages->n_leaving == MAX_STAGED || counted.bytes > pages->bytes - pages->used))
+        status = settle(pages, err);
+    *bytes = counted.bytes;
+    *staged = pages->staging + pages->used;
+    pages->used += status == SERVERD_OK ? counted.bytes : 0;
+    return status;
+}
+
+static serverd_status move_page(const serverd_kv *kv, serverd_kv_page page, char *staged,
+                                void (*move)(struct gpu *, const struct gpu_pieces *, char *),
+                                serverd_error *err)
+{
+    const struct cuda_pages *pages = kv->memory.context;
+    struct moving moving = {.gpu = pages->gpu, .staged = staged, .move = move};
+    gpu_enter(pages->gpu);
+    const serverd_status status = kv_store_pieces(kv, page, add_piece, &moving, err);
+    launch_move(&moving);
+    gpu_mark(pages->gpu);
+    return status;
+}
+
+serverd_status cuda_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
+                              serverd_error *err)
+{
+    struct cuda_pages *pages = kv->memory.context;
+    size_t bytes;
+    char *staged;
+    serverd_status status = stage(kv, page, &bytes, &staged, err);
+    if (status == SERVERD_OK)
+        status = move_page(kv, page, staged, gather, err);
+    if (status == SERVERD_OK)
+        pages->leaving[pages->n_leaving++] = (struct leaving){out, staged, bytes};
+    return status;
+}
+
+serverd_status cuda_kv_import(serverd_kv *kv, serverd_kv_page page, const void *from,
+                              serverd_error *err)
+{
+    size_t bytes;
+    char *staged;
+    const serverd_status status = stage(kv, page, &bytes, &staged, err);
+    if (status != SERVERD_OK)
+        return status;
+    memcpy(staged, from, bytes);
+    return move_page(kv, page, staged, scatter, err);
 }
 
 /* Raised when pages lie differently, or when keys and values come out with other bits. */

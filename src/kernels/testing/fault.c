@@ -463,6 +463,12 @@ static serverd_status fault_kv_import(serverd_kv *kv, serverd_kv_page page, cons
                                 : status;
 }
 
+static serverd_status fault_kv_settle(serverd_kv *kv, serverd_error *err)
+{
+    const serverd_delegate *inner = kv->instance->inner;
+    return inner->kv_settle ? inner->kv_settle(kv->inner, err) : SERVERD_OK;
+}
+
 static serverd_status fault_execute(serverd_handle *handle, const serverd_batch *batch,
                                     serverd_kv *kv, const float *const *inputs,
                                     float *const *outputs, serverd_error *err)
@@ -509,4 +515,5 @@ const serverd_delegate fault_delegate = {
     .kv_export = fault_kv_export,
     .kv_import = fault_kv_import,
     .footprint = fault_footprint,
+    .kv_settle = fault_kv_settle,
 };

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <time.h>
 
+enum { MAX_LEAVING = 8 }; /* pages that are on their way out */
+
 #define BEST_LOGIT 16.0f /* the others are 0: the best token has nearly all probability */
 
 struct serverd_instance {
@@ -26,10 +28,22 @@ struct serverd_handle {
 /* Pages have the state after the token of each slot. So have the pages of layers with a window, in
  * the same place or in window pages: a row looks whether all that its window shows are the same. */
 struct serverd_kv {
+    const serverd_instance *instance;
     uint32_t n_pages, n_window_pages;
     uint32_t window; /* tokens of the widest; 0: no layer has one */
     uint64_t (*state)[SERVERD_PAGE_TOKENS];
     uint64_t (*window_state)[SERVERD_PAGE_TOKENS]; /* NULL: no layer has a window */
+    struct leaving *leaving;
+};
+
+/* Pages on their way out. */
+struct leaving {
+    uint32_t n;
+    struct {
+        void *out;
+        size_t bytes;
+        uint64_t state[2 * SERVERD_PAGE_TOKENS];
+    } page[MAX_LEAVING];
 };
 
 static serverd_status null_devices(const serverd_host *host, serverd_device *out, uint32_t cap,
@@ -152,6 +166,7 @@ static void null_kv_destroy(serverd_kv *kv)
 {
     free(kv->state);
     free(kv->window_state);
+    free(kv->leaving);
     free(kv);
 }
 
@@ -159,17 +174,19 @@ static serverd_status null_kv_create(serverd_instance *instance, const serverd_k
                                      uint32_t n_pages, uint32_t n_window_pages, serverd_kv **out,
                                      serverd_error *err)
 {
-    (void)instance;
     serverd_kv *kv = calloc(1, sizeof *kv);
     if (!kv)
         return fail(err, SERVERD_NOMEM, "null: no memory");
-    *kv = (serverd_kv){
-        .n_pages = n_pages, .n_window_pages = n_window_pages, .window = widest_window(spec)};
+    *kv = (serverd_kv){.instance = instance,
+                       .n_pages = n_pages,
+                       .n_window_pages = n_window_pages,
+                       .window = widest_window(spec),
+                       .leaving = calloc(1, sizeof *kv->leaving)};
     kv->state = calloc(max_size(n_pages, 1), sizeof *kv->state);
     if (kv->window > 0)
         kv->window_state = calloc(max_size(n_window_pages > 0 ? n_window_pages : n_pages, 1),
                                   sizeof *kv->window_state);
-    if (!kv->state || (kv->window > 0 && !kv->window_state)) {
+    if (!kv->state || !kv->leaving || (kv->window > 0 && !kv->window_state)) {
         null_kv_destroy(kv);
         return fail(err, SERVERD_NOMEM, "null: no memory for %u pages, %u window pages", n_pages,
                     n_window_pages);
@@ -239,18 +256,41 @@ static serverd_status null_kv_identity(serverd_instance *instance, const serverd
     return SERVERD_OK;
 }
 
+static void let_go(struct leaving *leaving)
+{
+    for (uint32_t i = 0; i < leaving->n; i++)
+        memcpy(leaving->page[i].out, leaving->page[i].state, leaving->page[i].bytes);
+    leaving->n = 0;
+}
+
+static serverd_status null_kv_settle(serverd_kv *kv, serverd_error *err)
+{
+    (void)err;
+    let_go(kv->leaving);
+    return SERVERD_OK;
+}
+
 static serverd_status null_kv_export(const serverd_kv *kv, serverd_kv_page page, void *out,
                                      serverd_error *err)
 {
+    struct leaving *leaving = kv->leaving;
     if (check_page(kv, page, err))
         return err->code;
+    if (leaving->n == MAX_LEAVING)
+        let_go(leaving);
     const uint64_t *states[] = {states_of(kv, page), window_states_of(kv, page)};
-    char *at = out;
+    size_t bytes = 0;
     for (int half = 0; half < 2; half++)
         if (states[half]) {
-            memcpy(at, states[half], sizeof *kv->state);
-            at += sizeof *kv->state;
+            memcpy((char *)leaving->page[leaving->n].state + bytes, states[half],
+                   sizeof *kv->state);
+            bytes += sizeof *kv->state;
         }
+    memset(out, 0xcd, bytes);
+    leaving->page[leaving->n].out = out;
+    leaving->page[leaving->n++].bytes = bytes;
+    if (!kv->instance->waits)
+        let_go(leaving);
     return SERVERD_OK;
 }
 
@@ -440,4 +480,5 @@ const serverd_delegate null_delegate = {
     .kv_identity = null_kv_identity,
     .kv_export = null_kv_export,
     .kv_import = null_kv_import,
+    .kv_settle = null_kv_settle,
 };

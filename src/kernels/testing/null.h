@@ -5,7 +5,8 @@
  *   row_us=N       and N more for each row (0)
  *   min_token=N    tokens below N (control tokens) are never the answer (0)
  *   repeat=N       N percent of the tokens follow from the one before them, so texts repeat (0)
- *   waits=N        1: as if a device computed while the thread waits, serverd_host.meanwhile (0) */
+ *   waits=N        1: as if a device computed while the thread waits: serverd_host.meanwhile, and
+ *                  pages that leave late (0) */
 #ifndef KERNELS_TESTING_NULL_H
 #define KERNELS_TESTING_NULL_H
 

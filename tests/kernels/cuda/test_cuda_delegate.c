@@ -289,6 +289,61 @@ static void steps_of_one_shape_have_their_own_bits(void **state)
     check_repeated("gemma2", "BF16");
 }
 
+/* Logits of the row at `position` behind what is in the first page. */
+static float *answer_behind(struct model *m, uint32_t first_page, int32_t position)
+{
+    const int32_t token = 5;
+    const uint32_t zero = 0, table[] = {first_page, 1};
+    const serverd_batch batch = {.struct_bytes = sizeof batch,
+                                 .n_rows = 1,
+                                 .n_seqs = 1,
+                                 .n_logit_rows = 1,
+                                 .token = &token,
+                                 .position = &position,
+                                 .row_seq = &zero,
+                                 .page_table = table,
+                                 .max_pages = 2,
+                                 .logit_row = &zero};
+    float *out = sequences_rows(m->runtime);
+    if (runtime_execute(m->runtime, &batch, out, &err))
+        fail_msg("%s", err.text);
+    return out;
+}
+
+/* One leaves while the next step is on its way, which writes to it. */
+static void pages_leave_and_come_back(void **state)
+{
+    (void)state;
+    struct program *program = synthetic_program("llama", "Q8_0");
+    struct model m = open_on(program, "cuda", DTYPE_I8);
+    const size_t width = runtime_output_width(m.runtime), bytes = runtime_page_bytes(m.runtime);
+    float *rows = sequences_rows(m.runtime);
+    char *left = malloc(bytes);
+    assert_non_null(left);
+    sequences_alone(m.runtime, program, 0, SERVERD_PAGE_TOKENS, SERVERD_PAGE_TOKENS, rows);
+    float *before = answer_behind(&m, 0, SERVERD_PAGE_TOKENS);
+    const serverd_kv_page first = {0, SERVERD_NO_PAGE}, other = {3, SERVERD_NO_PAGE};
+    assert_true(runtime_kv_leaves_late(m.runtime));
+    for (uint32_t i = 0; i < 100; i++) /* more than are on their way at once */
+        assert_int_equal(runtime_kv_export(m.runtime, first, left, &err), SERVERD_OK);
+    free(answer_behind(&m, 0, 3));
+    assert_int_equal(runtime_kv_settle(m.runtime, &err), SERVERD_OK);
+    for (uint32_t i = 0; i < 100; i++)
+        assert_int_equal(runtime_kv_import(m.runtime, other, left, &err), SERVERD_OK);
+    memset(left, 0, bytes); /* it is the caller's again */
+    float *after = answer_behind(&m, 3, SERVERD_PAGE_TOKENS),
+          *spoiled = answer_behind(&m, 0, SERVERD_PAGE_TOKENS);
+    assert_memory_equal(before, after, width * sizeof *before);
+    assert_memory_not_equal(before, spoiled, width * sizeof *before);
+    free(before);
+    free(after);
+    free(spoiled);
+    free(rows);
+    free(left);
+    close_model(&m);
+    program_unref(program);
+}
+
 static uint32_t count(const struct program *program, const struct fusion *fusions, uint32_t op,
                       bool (*is_it)(const struct fusion *))
 {
@@ -376,6 +431,7 @@ int main(void)
         cmocka_unit_test(rows_whose_best_is_wanted_have_it),
         cmocka_unit_test(layers_on_two_devices_have_the_bits_of_one),
         cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
+        cmocka_unit_test(pages_leave_and_come_back),
         cmocka_unit_test(nodes_of_a_layer_are_done_together),
         cmocka_unit_test(ranks_share_a_model),
     };

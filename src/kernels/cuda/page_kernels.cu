@@ -1,4 +1,5 @@
-/* New keys and values go into pages, and what is done with them just before. */
+/* New keys and values go into pages, and what is done with them just before; pages leave the device
+ * and come back. */
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/pages.cuh"
 #include "kernels/cuda/row_math.cuh"
@@ -98,4 +99,33 @@ extern "C" void gpu_turn_and_append(struct gpu *gpu, const struct gpu_batch *bat
     LAUNCH(turn_and_append, dim3(batch->n_rows, n_heads + kv->n_kv_heads), dim3(HEAD_THREADS),
            gpu->stream, turned);
     gpu_check(gpu, "turn_and_append");
+}
+
+/* ---- pages that leave and come back ---------------------------------------------------------- */
+
+enum { PIECE_THREADS = 256, PIECE_BLOCKS = 4 };
+
+/* PIECE_BLOCKS blocks have a piece, 16 bytes each thread. */
+template <bool IS_LEAVING> __global__ void move_pieces(struct gpu_pieces pieces, char *linear)
+{
+    const struct gpu_piece piece = pieces.of[blockIdx.x];
+    const uint4 *from = (const uint4 *)(IS_LEAVING ? piece.at : linear + piece.offset);
+    uint4 *to = (uint4 *)(IS_LEAVING ? linear + piece.offset : piece.at);
+    for (uint32_t i = blockIdx.y * PIECE_THREADS + threadIdx.x; i < piece.bytes / sizeof *to;
+         i += PIECE_BLOCKS * PIECE_THREADS)
+        to[i] = from[i];
+}
+
+extern "C" void gpu_gather(struct gpu *gpu, const struct gpu_pieces *pieces, void *out)
+{
+    LAUNCH(move_pieces<true>, dim3(pieces->n, PIECE_BLOCKS), dim3(PIECE_THREADS), gpu->stream,
+           *pieces, (char *)out);
+    gpu_check(gpu, "gather");
+}
+
+extern "C" void gpu_scatter(struct gpu *gpu, const struct gpu_pieces *pieces, const void *from)
+{
+    LAUNCH(move_pieces<false>, dim3(pieces->n, PIECE_BLOCKS), dim3(PIECE_THREADS), gpu->stream,
+           *pieces, (char *)from);
+    gpu_check(gpu, "scatter");
 }
