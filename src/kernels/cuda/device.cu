@@ -82,7 +82,11 @@ extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_e
     if (!gpu)
         return set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
     gpu->ordinal = (int)ordinal;
+    int n = 0;
     cudaError_t error = cudaSetDevice(gpu->ordinal);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, gpu->ordinal);
+    gpu->n_multiprocessors = (unsigned)n;
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking);
     if (error != cudaSuccess) {
@@ -240,9 +244,10 @@ extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
 extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err)
 {
     *out = (struct gpu *)calloc(1, sizeof **out);
-    return *out && ordinal < N_EMULATED
-               ? SERVERD_OK
-               : set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    if (!*out || ordinal >= N_EMULATED)
+        return set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    (*out)->n_multiprocessors = 1;
+    return SERVERD_OK;
 }
 
 extern "C" void gpu_close(struct gpu *gpu)

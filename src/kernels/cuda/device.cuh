@@ -7,6 +7,7 @@
 
 struct gpu {
     int ordinal;
+    unsigned n_multiprocessors;
     cudaStream_t stream;
     int error;         /* the first cudaError since the last wait; 0: none */
     const char *where; /* what failed */
@@ -28,7 +29,16 @@ static inline void gpu_check(struct gpu *gpu, const char *where)
     gpu->error = error;
     gpu->where = where;
 }
+/* Before a launch of the kernel with so many bytes of memory for a block. */
+template <typename Kernel> void gpu_allow_shared(struct gpu *gpu, Kernel *kernel, size_t bytes)
+{
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    gpu_check(gpu, "memory of a block");
+}
 #else
+template <typename Kernel> void gpu_allow_shared(struct gpu *, Kernel *, size_t)
+{
+}
 static inline void gpu_check(struct gpu *gpu, const char *where)
 {
     (void)gpu, (void)where;

@@ -1,8 +1,9 @@
-/* Linear layers on tensor cores, for one row as for many: a row's sums are made in the same order
+/* Linear layers on tensor cores, with one row as with many: a row's sums are made in the same order
  * whatever rows are beside it, so its bits are its own. With few rows the time is that of reading
- * the weights, and a tile's unused rows cost nothing. */
+ * the weights, and a tile's unused rows cost nothing; steps of many rows go to
+ * linear_long_kernels.cu. */
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/weights.cuh"
+#include "kernels/cuda/linear_tile.cuh"
 
 /* ---- rows to fragments ----------------------------------------------------------------------- */
 
@@ -50,36 +51,13 @@ extern "C" void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t 
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* A block has 4 warps, which share the k of 4 tiles of columns in turns of a record; their sums are
- * added in order at the end.
- *
- * Codes go through the tensor core as they are, small whole numbers that bf16 holds exactly; the
- * sums of a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8
- * weights; scaling the weights would be 8, with conversions, and round them to bf16. Minima are
- * multiplied by the sum of the group's x, which a tile of ones makes, once for all columns. */
-enum { N_WARPS = 4, N_COLUMN_TILES = 4, LINEAR_THREADS = N_WARPS * WARP_LANES };
+/* A block has a warp for each turn (linear_tile.cuh) of 4 tiles of columns; their sums are added in
+ * order at the end. */
+enum { N_WARPS = N_TURNS, N_COLUMN_TILES = 4, LINEAR_THREADS = N_WARPS * WARP_LANES };
 
 template <int N_ROW_TILES> struct sums {
     float of[N_ROW_TILES][N_COLUMN_TILES][4];
 };
-
-/* The group's pairs of a column tile by the rows' tile. */
-template <class W>
-__device__ static __forceinline__ void multiply_group(const uint4 *a, const unsigned pairs[][2],
-                                                      const float *scale, const float *minimum,
-                                                      const float *x_sums, float *sums)
-{
-    float of_group[4] = {};
-#pragma unroll
-    for (int t = 0; t < W::N_TILES; t++)
-        mma(W::HAS_SCALES ? of_group : sums, a[t], pairs[t][0], pairs[t][1]);
-#pragma unroll
-    for (int s = 0; W::HAS_SCALES && s < 4; s++) {
-        sums[s] = __fmaf_rn(of_group[s], scale[s % 2], sums[s]);
-        if (W::HAS_MIN)
-            sums[s] = __fmaf_rn(x_sums[s], minimum[s % 2], sums[s]);
-    }
-}
 
 /* One group of k of all tiles; x: of the first row tile, whose others are x_stride apart. */
 template <class W, int N_ROW_TILES>
@@ -115,15 +93,6 @@ add_group(const struct lane_record<W> *records, int group, const uint4 *__restri
             multiply_group<W>(a, pairs[j], scale[j], minimum[j], x_sums, sums->of[i][j]);
     }
 }
-
-/* Where a block's share of the operands lies. */
-struct operands {
-    const uint4 *x;
-    const char *w;
-    uint32_t n_row_tiles, n_column_tiles; /* that there are from there on */
-    uint32_t n_chunks;
-    size_t x_stride;
-};
 
 /* The warp's share of k. */
 template <class W, int N_ROW_TILES>
@@ -163,13 +132,7 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<W, N_ROW_TILES>::BL
     SHARED(float, partial, (N_WARPS - 1) * N_SUMS * WARP_LANES);
     struct sums<N_ROW_TILES> sums = {
     };
-    struct operands from;
-    from.x_stride = fragments_round_up(k, FRAGMENT_ROW_K) / 16 * WARP_LANES;
-    from.n_chunks = (k + W::CHUNK - 1) / W::CHUNK;
-    from.x = x + row_tile * from.x_stride;
-    from.w = w + (size_t)column_tile * from.n_chunks * W::RECORD;
-    from.n_row_tiles = (n_rows + 15) / 16 - row_tile;
-    from.n_column_tiles = (n + 7) / 8 - column_tile;
+    const struct operands from = operands_from<W>(x, w, n_rows, n, k, row_tile, column_tile);
     multiply<W, N_ROW_TILES>(from, &sums);
     if (warp > 0)
         for (int s = 0; s < N_SUMS; s++)
@@ -185,21 +148,10 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<W, N_ROW_TILES>::BL
             sum += partial[(other * N_SUMS + s) * WARP_LANES + lane];
         const uint32_t row = (row_tile + s / (N_COLUMN_TILES * 4)) * 16 + lane / 4 + s % 4 / 2 * 8;
         const uint32_t column = (column_tile + s / 4 % N_COLUMN_TILES) * 8 + lane % 4 * 2 + s % 2;
-        if (row >= n_rows || column >= n)
-            continue;
-        if (W::HAS_SCALES)
-            sum *= powers[column];
-        y[(size_t)row * n + column] = bias ? sum + bias[column] : sum;
+        if (row < n_rows && column < n)
+            y[(size_t)row * n + column] = finished<W>(sum, powers, bias, column);
     }
 }
-
-struct linear_call {
-    const uint4 *x;
-    const char *w;
-    const float *bias;
-    uint32_t n_rows, n, k;
-    float *y;
-};
 
 template <class W, int N_ROW_TILES> static void launch(struct gpu *gpu, const linear_call &call)
 {
@@ -224,6 +176,10 @@ extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum f
                            const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y)
 {
     const linear_call call = {(const uint4 *)x, (const char *)w, bias, n_rows, n, k, y};
+    if (linear_long_pays(gpu, call)) {
+        linear_long(gpu, form, call);
+        return;
+    }
     switch (form) {
 #define FORM_CASE(name, bits, group, has_min)                                                      \
     case FRAGMENT_##name:                                                                          \

@@ -32,15 +32,24 @@ template <class W> struct lane_record {
     unsigned codes[4], scales[W::N_SCALES ? W::N_SCALES : 1];
 };
 
+/* The codes of a record. */
+template <class W>
+__device__ static __forceinline__ void take_codes(const uint4 *codes, uint32_t lane,
+                                                  struct lane_record<W> *out)
+{
+    const uint4 four = codes[lane];
+    out->codes[0] = four.x;
+    out->codes[1] = four.y;
+    out->codes[2] = four.z;
+    out->codes[3] = four.w;
+}
+
+/* All of a record. */
 template <class W>
 __device__ static __forceinline__ void read_record(const char *__restrict__ record, uint32_t lane,
                                                    struct lane_record<W> *out)
 {
-    const uint4 codes = ((const uint4 *)record)[lane];
-    out->codes[0] = codes.x;
-    out->codes[1] = codes.y;
-    out->codes[2] = codes.z;
-    out->codes[3] = codes.w;
+    take_codes<W>((const uint4 *)record, lane, out);
     const char *scales = record + FRAGMENT_CODES + lane % 4 * (W::N_SCALES * 4);
     if (W::N_SCALES % 4 == 0)
 #pragma unroll
@@ -58,6 +67,21 @@ __device__ static __forceinline__ void read_record(const char *__restrict__ reco
             out->scales[i] = two.x;
             out->scales[i + 1] = two.y;
         }
+}
+
+/* The scales of a group, where the record's scales lie apart. */
+template <class W>
+__device__ static __forceinline__ void take_scales(const uint4 *scales, uint32_t lane, int group,
+                                                   struct lane_record<W> *out)
+{
+    const unsigned *of_lane = (const unsigned *)scales + lane % 4 * W::N_SCALES;
+    if (W::HAS_MIN) {
+        const uint2 both = ((const uint2 *)of_lane)[group];
+        out->scales[group * 2] = both.x;
+        out->scales[group * 2 + W::HAS_MIN] = both.y;
+    } else {
+        out->scales[group] = of_lane[group];
+    }
 }
 
 /* b0, b1 (half 0) or b2, b3 (half 1) of a tile of the record. */

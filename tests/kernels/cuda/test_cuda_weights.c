@@ -250,6 +250,69 @@ static void linear_layers_multiply_every_type(void **state)
                          shapes[i][2] * dtype_info(types[t].dtype)->block_elements, i % 2 == 1);
 }
 
+/* ---- long prompts ---------------------------------------------------------------------------- */
+
+/* Steps of many rows have a kernel of their own, which has to give the bits of the other. */
+static void check_long(const struct type *type, uint32_t n_rows, uint32_t n, uint32_t k)
+{
+    enum { FEW = 16 };
+    struct matrix m = take_matrix(type, n, k);
+    float *x = random_floats((size_t)n_rows * k, 5), *bias = random_floats(n, 7),
+          *all = run_linear(&m, x, bias, n_rows);
+    for (uint32_t r = 0; r < n_rows; r += FEW) {
+        const uint32_t count = min_u32(FEW, n_rows - r);
+        float *few = run_linear(&m, x + (size_t)r * k, bias, count);
+        for (uint32_t i = 0; i < count * n; i++)
+            if (memcmp(&few[i], &all[(size_t)r * n + i], sizeof *few) != 0)
+                fail_msg("%s [%u x %u], row %u of %u, column %u: %a, with few rows %a",
+                         dtype_info(type->dtype)->name, n, k, r + i / n, n_rows, i % n,
+                         (double)all[(size_t)r * n + i], (double)few[i]);
+        free(few);
+    }
+    free(x);
+    free(bias);
+    free(all);
+    free_matrix(&m);
+}
+
+static void long_prompts_have_the_bits_of_short_calls(void **state)
+{
+    (void)state;
+    static const struct type floats = {DTYPE_F32, -1, -1, false, FRAGMENT_BF16};
+    static const uint32_t shapes[][3] = {
+        /* rows, columns, k; records: more and fewer than the pipeline has, than turns */
+        {65, 9, 31},
+        {70, 1, 70},
+        {300, 33, 293},
+        {257, 137, 129},
+        {129, 260, 65}};
+    bool is_done[N_FRAGMENT_FORMS] = {false};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        check_long(&floats, shapes[i][0], shapes[i][1], shapes[i][2]);
+    for (size_t t = 0; t < N_TYPES; t++) {
+        const uint32_t elements = dtype_info(types[t].dtype)->block_elements;
+        if (is_done[types[t].form])
+            continue;
+        is_done[types[t].form] = true;
+        check_long(&types[t], 66, 35, elements);
+        check_long(&types[t], 131, 7, (1152 / elements + 1) * elements);
+        check_long(&types[t], 81, 131, (300 / elements + 1) * elements);
+    }
+}
+
+/* Recorded, not run: the emulation refuses launches that no device would take. */
+static void the_largest_layers_are_launches_that_a_device_takes(void **state)
+{
+    (void)state;
+    assert_true(gpu_record_begin(gpu));
+    for (int form = 0; form < N_FRAGMENT_FORMS; form++)
+        gpu_linear(gpu, NULL, NULL, (enum fragment_form)form, NULL, 16384, 152064, 8192, NULL);
+    gpu_rows_to_fragments(gpu, NULL, 16384, 8192, NULL);
+    struct gpu_graph *graph = gpu_record_end(gpu);
+    assert_non_null(graph);
+    gpu_graph_free(gpu, graph);
+}
+
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 static void tables_of_every_type_are_looked_up(void **state)
@@ -287,6 +350,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_layers_multiply_any_shape),
         cmocka_unit_test(linear_layers_multiply_every_type),
+        cmocka_unit_test(long_prompts_have_the_bits_of_short_calls),
+        cmocka_unit_test(the_largest_layers_are_launches_that_a_device_takes),
         cmocka_unit_test(tables_of_every_type_are_looked_up),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_gpu);
