@@ -181,9 +181,9 @@ extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum f
         return;
     }
     switch (form) {
-#define FORM_CASE(name, bits, group, has_min)                                                      \
+#define FORM_CASE(name, bits, group, numbers)                                                      \
     case FRAGMENT_##name:                                                                          \
-        launch_for_rows<weights<bits, group, has_min>>(gpu, call);                                 \
+        launch_for_rows<weights<bits, group, numbers>>(gpu, call);                                 \
         break;
         FRAGMENT_FORMS(FORM_CASE)
 #undef FORM_CASE

@@ -315,9 +315,9 @@ template <class W> static void launch(struct gpu *gpu, const struct linear_call 
 void linear_long(struct gpu *gpu, enum fragment_form form, const struct linear_call &call)
 {
     switch (form) {
-#define FORM_CASE(name, bits, group, has_min)                                                      \
+#define FORM_CASE(name, bits, group, numbers)                                                      \
     case FRAGMENT_##name:                                                                          \
-        launch<weights<bits, group, has_min>>(gpu, call);                                          \
+        launch<weights<bits, group, numbers>>(gpu, call);                                          \
         break;
         FRAGMENT_FORMS(FORM_CASE)
 #undef FORM_CASE

@@ -3,7 +3,11 @@
  *
  * Codes become bf16 by putting them into the lower bits of 128: bf16 has seven of them, so 128 +
  * code is exact up to 255, and so is the difference of two such numbers. That takes two
- * instructions for two weights of 4 bits and three for two of 8, beside a shift. */
+ * instructions for two weights of 4 bits and three for two of 8, beside a shift.
+ *
+ * E4M3 has bf16's order of sign, exponent and mantissa. Its seven bits, shifted to where bf16 has
+ * the exponent's last four and the mantissa's first three, are 2^-120 times its value: bf16's
+ * exponents begin at 2^-126, those of E4M3 at 2^-6, and both have small numbers below. */
 #ifndef KERNELS_CUDA_WEIGHTS_CUH
 #define KERNELS_CUDA_WEIGHTS_CUH
 
@@ -11,22 +15,22 @@
 #include "kernels/cuda/mma.cuh"
 
 /* A form at compile time. */
-template <int N_BITS, int N_GROUP, bool HAS_MINIMA> struct weights {
+template <int N_BITS, int N_GROUP, enum fragment_numbers NUMBERS>
+struct weights {
     static const int BITS = N_BITS, CHUNK = FRAGMENT_CODES / BITS;
-    static const bool HAS_SCALES = N_GROUP > 0, HAS_MIN = HAS_MINIMA;
+    static const bool HAS_SCALES = N_GROUP > 0, HAS_MIN = NUMBERS == FRAGMENT_MINIMA,
+    IS_FLOAT = NUMBERS == FRAGMENT_FLOATS;
     /* what is multiplied at once, and then scaled */
-    static const int GROUP = HAS_SCALES ? N_GROUP : CHUNK, N_GROUPS = CHUNK / GROUP,
-                     N_TILES = GROUP / 16;
+    static const int GROUP = HAS_SCALES ? N_GROUP : CHUNK,
+    N_GROUPS = CHUNK / GROUP, N_TILES = GROUP / 16;
     /* words of two f16 that a lane has */
     static const int N_SCALES = HAS_SCALES ? N_GROUPS * (HAS_MIN ? 2 : 1) : 0;
     static const int RECORD = FRAGMENT_CODES + N_SCALES * FRAGMENT_COLUMNS / 2 * 4;
 
-    __device__ static __forceinline__ struct fragment_shape shape()
-    {
-        struct fragment_shape shape = {BITS, N_GROUP, HAS_MIN};
-        return shape;
-    }
-};
+    __device__ static __forceinline__ struct fragment_shape shape(){
+        struct fragment_shape shape = {BITS, N_GROUP, HAS_MIN}; return shape;}
+}
+;
 
 template <class W> struct lane_record {
     unsigned codes[4], scales[W::N_SCALES ? W::N_SCALES : 1];
@@ -91,13 +95,18 @@ __device__ static __forceinline__ unsigned pair_of(const struct lane_record<W> &
 {
     if (W::BITS == 16)
         return record.codes[tile * 2 + half];
+    if (W::BITS == 8 && W::IS_FLOAT) {
+        const unsigned word = record.codes[tile];
+        const unsigned signs = half ? word : word << 8, rest = half ? word >> 4 : word << 4;
+        return bf16_times_2_120(masked(signs, 0x80008000u, rest & 0x07f007f0u));
+    }
     if (W::BITS == 8) { /* two's complement: the sign's 128 is taken from the rest */
         const unsigned word = record.codes[tile] >> half * 8;
-        return bf16_difference((word & 0x007f007fu) | 0x43004300u,
-                               (word & 0x00800080u) | 0x43004300u);
+        return bf16_difference(masked(word, 0x007f007fu, 0x43004300u),
+                               masked(word, 0x00800080u, 0x43004300u));
     }
     const unsigned word = record.codes[tile / 2] >> (tile % 2 * 8 + half * 4);
-    return bf16_difference((word & 0x000f000fu) | 0x43004300u,
+    return bf16_difference(masked(word, 0x000f000fu, 0x43004300u),
                            W::HAS_MIN ? 0x43004300u : 0x43084308u); /* 128, or 136 */
 }
 
@@ -128,6 +137,9 @@ __device__ static __forceinline__ float element_of(const char *__restrict__ w, s
     const uint16_t *scale = (const uint16_t *)(record + fragments_scale_at(W::shape(), column, i));
     const float power = ((const float *)(w + fragments_records(W::shape(), n, n_k)))[column];
     const int byte = record[bit / 8];
+    if (W::IS_FLOAT)
+        return power * (half_value(scale[0]) *
+                        bf16_value(bf16_times_2_120((byte & 0x80) << 8 | (byte & 0x7f) << 4)));
     const int code =
         W::BITS == 8 ? (signed char)byte : (byte >> bit % 8 & 15) - (W::HAS_MIN ? 0 : 8);
     return power *

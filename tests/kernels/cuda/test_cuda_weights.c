@@ -49,7 +49,9 @@ static const struct type {
     OWN(FORMAT_I4A, 2, true, FRAGMENT_I4_MIN),
     OWN(FORMAT_I4Z, -1, false, FRAGMENT_I4_MIN),
     OWN(FORMAT_NF4, -1, false, FRAGMENT_BF16),
-    OWN_TYPE(FORMAT_F8, 0, 0, -1, false, FRAGMENT_BF16),
+    OWN_TYPE(FORMAT_F8, 0, 0, -1, false, FRAGMENT_F8),
+    OWN_TYPE(FORMAT_F8, 1, 0, -1, false, FRAGMENT_F8),
+    OWN_TYPE(FORMAT_F8, 2, 0, -1, false, FRAGMENT_F8),
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -313,6 +315,63 @@ static void the_largest_layers_are_launches_that_a_device_takes(void **state)
     gpu_graph_free(gpu, graph);
 }
 
+/* ---- 8-bit floats ---------------------------------------------------------------------------- */
+
+/* All codes, small ones and signs too, of scales that are powers of two; column c has those of
+ * group c first. */
+enum { N_CODES = 256, F8_GROUP = 32, F8_COLUMNS = 9 };
+
+static struct matrix take_all_codes(const struct type *type)
+{
+    struct matrix m = {.type = type, .n = F8_COLUMNS, .k = N_CODES};
+    const size_t block_bytes = sizeof(float) + F8_GROUP, n_blocks = F8_COLUMNS * N_CODES / F8_GROUP;
+    m.blocks = malloc(n_blocks * block_bytes);
+    m.values = malloc(F8_COLUMNS * N_CODES * sizeof *m.values);
+    assert_true(m.blocks && m.values);
+    for (size_t b = 0; b < n_blocks; b++) {
+        const float scale = ldexpf(b % 2 ? -1.0f : 1.0f, (int)(b % 5) - 3);
+        memcpy(m.blocks + b * block_bytes, &scale, sizeof scale);
+        for (size_t i = 0; i < F8_GROUP; i++) {
+            const uint8_t code = (uint8_t)((b + b / (N_CODES / F8_GROUP)) * F8_GROUP + i);
+            m.blocks[b * block_bytes + sizeof scale + i] = code;
+            m.values[b * F8_GROUP + i] = scale * e4m3_to_f32(code);
+        }
+    }
+    pack_matrix(&m, n_blocks / F8_COLUMNS * block_bytes);
+    return m;
+}
+
+static void codes_of_f8_are_exact(void **state)
+{
+    (void)state;
+    static const struct type f8 = OWN_TYPE(FORMAT_F8, 0, 0, -1, true, FRAGMENT_F8);
+    struct matrix m = take_all_codes(&f8);
+    float *x = calloc((size_t)N_CODES * N_CODES, sizeof *x);
+    int32_t tokens[F8_COLUMNS];
+    assert_non_null(x);
+    for (int i = 0; i < N_CODES; i++) /* row i picks element i */
+        x[i * N_CODES + i] = 1.0f;
+    float *y = run_linear(&m, x, NULL, N_CODES);
+    for (int i = 0; i < N_CODES * F8_COLUMNS; i++)
+        assert_true(y[i] == m.values[i % F8_COLUMNS * N_CODES + i / F8_COLUMNS]);
+    for (int c = 0; c < F8_COLUMNS; c++)
+        tokens[c] = c;
+    int32_t *there = on_device(tokens, sizeof tokens);
+    const struct gpu_batch batch = {.n_rows = F8_COLUMNS, .token = there};
+    const size_t bytes = (size_t)F8_COLUMNS * N_CODES * sizeof(float);
+    float *out = gpu_allocate(gpu, bytes);
+    gpu_embed(gpu, &batch, m.on_device, FRAGMENT_F8, F8_COLUMNS, GPU_INDEX_TOKEN, N_CODES, 1.0f,
+              out);
+    float *found = from_device(out, bytes);
+    assert_memory_equal(found, m.values, bytes);
+    free(found);
+    free(y);
+    free(x);
+    gpu_free(gpu, out);
+    gpu_free(gpu, there);
+    free_matrix(&m);
+}
+
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 static void tables_of_every_type_are_looked_up(void **state)
@@ -352,6 +411,7 @@ int main(void)
         cmocka_unit_test(linear_layers_multiply_every_type),
         cmocka_unit_test(long_prompts_have_the_bits_of_short_calls),
         cmocka_unit_test(the_largest_layers_are_launches_that_a_device_takes),
+        cmocka_unit_test(codes_of_f8_are_exact),
         cmocka_unit_test(tables_of_every_type_are_looked_up),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_gpu);
