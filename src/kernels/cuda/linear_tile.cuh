@@ -36,7 +36,7 @@ void linear_long(struct gpu *gpu, enum fragment_form form, const struct linear_c
 struct operands {
     const uint4 *x;
     const char *w;
-    uint32_t n_row_tiles, n_column_tiles; /* that there are from there on */
+    uint32_t n_rows, n_row_tiles, n_column_tiles; /* that there are from there on */
     uint32_t n_chunks;
     size_t x_stride; /* from one row tile to the next */
 };
@@ -51,6 +51,7 @@ operands_from(const uint4 *__restrict__ x, const char *__restrict__ w, uint32_t 
     from.n_chunks = (k + W::CHUNK - 1) / W::CHUNK;
     from.x = x + row_tile * from.x_stride;
     from.w = w + (size_t)column_tile * from.n_chunks * W::RECORD;
+    from.n_rows = n_rows - row_tile * 16;
     from.n_row_tiles = (n_rows + 15) / 16 - row_tile;
     from.n_column_tiles = (n + 7) / 8 - column_tile;
     return from;

@@ -48,32 +48,7 @@ __device__ static __forceinline__ void take_codes(const uint4 *codes, uint32_t l
     out->codes[3] = four.w;
 }
 
-/* All of a record. */
-template <class W>
-__device__ static __forceinline__ void read_record(const char *__restrict__ record, uint32_t lane,
-                                                   struct lane_record<W> *out)
-{
-    take_codes<W>((const uint4 *)record, lane, out);
-    const char *scales = record + FRAGMENT_CODES + lane % 4 * (W::N_SCALES * 4);
-    if (W::N_SCALES % 4 == 0)
-#pragma unroll
-        for (int i = 0; i < W::N_SCALES; i += 4) {
-            const uint4 four = ((const uint4 *)scales)[i / 4];
-            out->scales[i] = four.x;
-            out->scales[i + 1] = four.y;
-            out->scales[i + 2] = four.z;
-            out->scales[i + 3] = four.w;
-        }
-    else
-#pragma unroll
-        for (int i = 0; i < W::N_SCALES; i += 2) {
-            const uint2 two = ((const uint2 *)scales)[i / 2];
-            out->scales[i] = two.x;
-            out->scales[i + 1] = two.y;
-        }
-}
-
-/* The scales of a group, where the record's scales lie apart. */
+/* The scales of a group, of those of the record. */
 template <class W>
 __device__ static __forceinline__ void take_scales(const uint4 *scales, uint32_t lane, int group,
                                                    struct lane_record<W> *out)
