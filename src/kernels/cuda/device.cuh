@@ -8,6 +8,7 @@
 struct gpu {
     int ordinal;
     unsigned n_multiprocessors;
+    size_t block_bytes; /* of memory, that a block can have */
     cudaStream_t stream;
     int error;         /* the first cudaError since the last wait; 0: none */
     const char *where; /* what failed */

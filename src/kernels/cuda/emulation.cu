@@ -224,7 +224,7 @@ static void run_block()
     }
 }
 
-/* The limits of every device from sm_80 on. */
+/* The limits of all devices; of a block's memory, those of the largest. */
 void check_launch(dim3 grid, dim3 block, size_t shared_bytes)
 {
     const unsigned n = block.x * block.y * block.z;
@@ -232,8 +232,8 @@ void check_launch(dim3 grid, dim3 block, size_t shared_bytes)
         die("a block has 32 to 1,024 threads, whole warps");
     if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || !grid.x || !grid.y || !grid.z)
         die("a grid has 1 to 2^31 - 1, 65,535 and 65,535 blocks");
-    if (shared_bytes > 99 * 1024)
-        die("a block has at most 99 KiB");
+    if (shared_bytes > 227 * 1024)
+        die("a block has at most 227 KiB");
 }
 
 void launch(dim3 grid, dim3 block, void (*body)(void *), void *context)

@@ -302,6 +302,19 @@ static void long_prompts_have_the_bits_of_short_calls(void **state)
     }
 }
 
+/* The second device has the memory for larger tiles. */
+static void large_tiles_have_the_same_bits(void **state)
+{
+    (void)state;
+    static const struct type floats = {DTYPE_F32, -1, -1, false, FRAGMENT_BF16};
+    struct gpu *first = gpu;
+    assert_int_equal(gpu_open(1, &gpu, &err), SERVERD_OK);
+    check_long(&floats, 131, 263, 293);
+    check_long(&floats, 66, 9, 40);
+    gpu_close(gpu);
+    gpu = first;
+}
+
 /* Recorded, not run: the emulation refuses launches that no device would take. */
 static void the_largest_layers_are_launches_that_a_device_takes(void **state)
 {
@@ -410,6 +423,7 @@ int main(void)
         cmocka_unit_test(linear_layers_multiply_any_shape),
         cmocka_unit_test(linear_layers_multiply_every_type),
         cmocka_unit_test(long_prompts_have_the_bits_of_short_calls),
+        cmocka_unit_test(large_tiles_have_the_same_bits),
         cmocka_unit_test(the_largest_layers_are_launches_that_a_device_takes),
         cmocka_unit_test(codes_of_f8_are_exact),
         cmocka_unit_test(tables_of_every_type_are_looked_up),
