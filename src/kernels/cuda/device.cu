@@ -29,7 +29,7 @@ static void note(struct gpu *gpu, cudaError_t error, const char *where)
 
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
 {
-    int n = 0, bytes = 0;
+    int n = 0;
     const cudaError_t error = cudaGetDeviceCount(&n);
     (void)cudaGetLastError();
     if (error == cudaSuccess && n > 0)

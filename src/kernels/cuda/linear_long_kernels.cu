@@ -15,9 +15,11 @@
  * slice and stays until its last. Before a slice all warps have waited for its copies and met at a
  * barrier; what is copied then is for N_STAGES - 1 slices later, where everybody is done.
  *
- * For a tile of k a warp reads 2 KiB of rows and 1 KiB of bf16 weights, and multiplies 32,768
- * pairs, 10.7 for a byte; a block copies 8 KiB for 262,144, 32 for a byte (42 of 8 bits, 51 of 4),
- * where linear_kernels.cu has 11. */
+ * Multiplications for a byte of the block's memory, copies included, and for a byte that is copied:
+ * 8 and 32 of bf16, 9.8 and 42 of 8 bits, 11 and 50 of 4, where linear_kernels.cu has 11 for the
+ * latter. A multiprocessor of sm_80 makes 8 while its memory gives a byte; one of sm_90 up to 16,
+ * so that there bf16 has tiles of 256 columns, 11.6 and 43. Registers do not suffice for their
+ * totals, which lie in the block's memory, 224 KiB with them. */
 #include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/linear_tile.cuh"
 
