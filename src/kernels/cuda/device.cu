@@ -82,7 +82,15 @@ extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_e
     if (!gpu)
         return set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
     gpu->ordinal = (int)ordinal;
+    int n = 0, bytes = 0;
     cudaError_t error = cudaSetDevice(gpu->ordinal);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, gpu->ordinal);
+    if (error == cudaSuccess)
+        error =
+            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, gpu->ordinal);
+    gpu->n_multiprocessors = (unsigned)n;
+    gpu->block_bytes = (size_t)bytes;
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking);
     if (error == cudaSuccess)
@@ -242,7 +250,10 @@ extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
 
 #else
 
-static const uint32_t N_EMULATED = 2;
+enum { N_EMULATED = 2 };
+
+/* Like sm_86 and sm_90: the least, and the most, that a block can have. */
+static const size_t EMULATED_BLOCK_BYTES[N_EMULATED] = {99 * 1024, 227 * 1024};
 
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
 {
@@ -262,9 +273,11 @@ extern "C" bool gpu_describe(uint32_t ordinal, struct gpu_info *out)
 extern "C" serverd_status gpu_open(uint32_t ordinal, struct gpu **out, serverd_error *err)
 {
     *out = (struct gpu *)calloc(1, sizeof **out);
-    return *out && ordinal < N_EMULATED
-               ? SERVERD_OK
-               : set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    if (!*out || ordinal >= N_EMULATED)
+        return set_error(err, SERVERD_NOMEM, "opening a device", "no memory");
+    (*out)->n_multiprocessors = 1;
+    (*out)->block_bytes = EMULATED_BLOCK_BYTES[ordinal];
+    return SERVERD_OK;
 }
 
 extern "C" void gpu_close(struct gpu *gpu)

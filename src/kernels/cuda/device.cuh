@@ -7,6 +7,8 @@
 
 struct gpu {
     int ordinal;
+    unsigned n_multiprocessors;
+    size_t block_bytes; /* of memory, that a block can have */
     cudaStream_t stream;
     cudaEvent_t mark;
     int error;         /* the first cudaError since the last wait; 0: none */
@@ -29,7 +31,16 @@ static inline void gpu_check(struct gpu *gpu, const char *where)
     gpu->error = error;
     gpu->where = where;
 }
+/* Before a launch of the kernel with so many bytes of memory for a block. */
+template <typename Kernel> void gpu_allow_shared(struct gpu *gpu, Kernel *kernel, size_t bytes)
+{
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    gpu_check(gpu, "memory of a block");
+}
 #else
+template <typename Kernel> void gpu_allow_shared(struct gpu *, Kernel *, size_t)
+{
+}
 static inline void gpu_check(struct gpu *gpu, const char *where)
 {
     (void)gpu, (void)where;

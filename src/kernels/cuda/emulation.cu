@@ -12,12 +12,18 @@ namespace emulation
 {
 
 static const unsigned WARP = 32, SLOT_BYTES = 64;
-static const size_t STACK_BYTES = 256 * 1024;
+static const size_t STACK_BYTES = 256 * 1024, COPY_BYTES = 16;
 
 enum state { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
 /* A stack is made by ucontext.h, and left and entered again by setjmp.h, which asks the kernel for
  * nothing. */
+struct copy {
+    void *to;
+    const void *from;
+    unsigned group;
+};
+
 struct fiber {
     ucontext_t first;
     jmp_buf place;
@@ -26,6 +32,8 @@ struct fiber {
     unsigned number;
     enum state state;
     std::vector<char> stack;
+    std::vector<copy> copies; /* that have not been made yet */
+    unsigned n_groups;
 };
 
 struct shared_block {
@@ -117,6 +125,30 @@ void *shared(const void *place, size_t n)
     return shared_memory.back().bytes.data();
 }
 
+void copy_later(void *to, const void *from)
+{
+    if (draw(2))
+        memcpy(to, from, COPY_BYTES);
+    else
+        fibers[current].copies.push_back({to, from, fibers[current].n_groups});
+}
+
+void copies_commit()
+{
+    fibers[current].n_groups++;
+}
+
+void copies_wait(unsigned n)
+{
+    std::vector<copy> still;
+    for (const copy &c : fibers[current].copies)
+        if (c.group + n < fibers[current].n_groups)
+            memcpy(c.to, c.from, COPY_BYTES);
+        else
+            still.push_back(c);
+    fibers[current].copies.swap(still);
+}
+
 /* Threads first .. end - 1 have all come to a barrier: they go on. Who is done counts as there at a
  * block's barrier, as on the device; at a warp's it has left the others alone. */
 static bool release(unsigned first, unsigned end, enum state barrier)
@@ -173,6 +205,8 @@ static void run_block()
         f->index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y));
         f->stack.resize(STACK_BYTES);
         f->has_begun = false;
+        f->copies.clear();
+        f->n_groups = 0;
         getcontext(&f->first);
         f->first.uc_stack.ss_sp = f->stack.data();
         f->first.uc_stack.ss_size = f->stack.size();
@@ -190,11 +224,21 @@ static void run_block()
     }
 }
 
+/* The limits of all devices; of a block's memory, those of the largest. */
+void check_launch(dim3 grid, dim3 block, size_t shared_bytes)
+{
+    const unsigned n = block.x * block.y * block.z;
+    if (n == 0 || n > 1024 || n % WARP != 0)
+        die("a block has 32 to 1,024 threads, whole warps");
+    if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || !grid.x || !grid.y || !grid.z)
+        die("a grid has 1 to 2^31 - 1, 65,535 and 65,535 blocks");
+    if (shared_bytes > 227 * 1024)
+        die("a block has at most 227 KiB");
+}
+
 void launch(dim3 grid, dim3 block, void (*body)(void *), void *context)
 {
     n_threads = block.x * block.y * block.z;
-    if (n_threads == 0 || n_threads > 1024 || n_threads % WARP != 0)
-        die("a block has 32 to 1,024 threads, whole warps");
     if (fibers.size() < n_threads)
         fibers = std::vector<fiber>(n_threads);
     slots.assign(n_threads * SLOT_BYTES, 0);

@@ -61,6 +61,12 @@ void *shared(const void *place, size_t n);
 char *exchange_slot(unsigned lane);
 unsigned lane();
 
+/* 16 bytes that the thread copies into memory of the block: at once, or when it waits for them, as
+ * drawn. wait: for all groups but the last n; what is in no group yet is not waited for. */
+void copy_later(void *to, const void *from);
+void copies_commit();
+void copies_wait(unsigned n);
+
 /* What differs from run to run is chosen with it. */
 void seed(uint64_t seed);
 
@@ -71,6 +77,9 @@ struct recorded_launch {
 };
 extern thread_local std::vector<recorded_launch> *recording; /* NULL: launches run at once */
 
+/* Ends the test if a device would refuse such a launch. */
+void check_launch(dim3 grid, dim3 block, size_t shared_bytes);
+
 template <typename Body> void run(dim3 grid, dim3 block, Body body)
 {
     launch(
@@ -78,8 +87,10 @@ template <typename Body> void run(dim3 grid, dim3 block, Body body)
 }
 
 template <typename Kernel, typename... Arguments>
-void run_or_record(dim3 grid, dim3 block, Kernel kernel, Arguments... arguments)
+void run_or_record(dim3 grid, dim3 block, size_t shared_bytes, Kernel kernel,
+                   Arguments... arguments)
 {
+    check_launch(grid, block, shared_bytes);
     const auto body = [=] { kernel(arguments...); };
     if (recording)
         recording->push_back(recorded_launch{grid, block, body});
@@ -99,12 +110,14 @@ template <typename T> T shuffle(T value, unsigned from)
 
 } // namespace emulation
 
-#define LAUNCH(kernel, grid, block, stream, ...)                                                   \
+#define LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                     \
     ((void)(stream), emulation::run_or_record(                                                     \
-                         grid, block, [](auto... a) { kernel(a...); }, __VA_ARGS__))
+                         grid, block, bytes, [](auto... a) { kernel(a...); }, __VA_ARGS__))
 #define SHARED(type, name, n)                                                                      \
     static const char name##_place = 0;                                                            \
     type *name = static_cast<type *>(emulation::shared(&name##_place, (n) * sizeof(type)))
+
+#define SHARED_DYNAMIC(type, name, n) SHARED(type, name, n)
 
 static inline void __syncthreads()
 {
@@ -145,6 +158,10 @@ static inline uint32_t max(uint32_t a, uint32_t b)
 static inline float __fmul_rn(float a, float b)
 {
     return a * b;
+}
+static inline float __fadd_rn(float a, float b)
+{
+    return a + b;
 }
 static inline float __fmaf_rn(float a, float b, float c)
 {

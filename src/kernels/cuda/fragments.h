@@ -13,7 +13,7 @@
  * the tiles of a chunk of k one after the other, and of the chunk's scales:
  *
  *   16 bits   bf16, chunk 32, no scales: b0 b1 b2 b3 of two tiles
- *    8 bits   signed, chunk 64: a word is a tile, its bytes are b0 b2 b1 b3
+ *    8 bits   signed, or floats, chunk 64: a word is a tile, its bytes are b0 b2 b1 b3
  *    4 bits   chunk 128: a word is two tiles, its halves of bytes, low ones first, are
  *             b0 b2 of the first, b0 b2 of the second, b1 b3 of the first, b1 b3 of the second
  *
@@ -25,6 +25,7 @@
  *
  *   without minima   power scale (code - zero)          zero 8 for 4 bits, 0 for 8
  *   with minima      power (scale code + minimum)
+ *   floats           power scale E4M3(code)             without infinities and NaN: 0x7f is 480
  *
  * What is behind the matrix in its last tiles is zero, the scales too. */
 #ifndef KERNELS_CUDA_FRAGMENTS_H
@@ -42,17 +43,25 @@
 
 enum { FRAGMENT_COLUMNS = 8, FRAGMENT_ROWS = 16, FRAGMENT_ROW_K = 128, FRAGMENT_CODES = 512 };
 
-/* Forms of weights: name, bits of a code, k of a group under one scale (0: no scales), whether it
- * has a minimum. Bits for a weight, the powers left out: 16, 4.5, 5, 8.5, 9, 9. */
-#define FRAGMENT_FORMS(ROW)                                                                        \
-    ROW(BF16, 16, 0, false)                                                                        \
-    ROW(I4, 4, 32, false)                                                                          \
-    ROW(I4_MIN, 4, 32, true)                                                                       \
-    ROW(I8, 8, 32, false)                                                                          \
-    ROW(I8_MIN, 8, 32, true)                                                                       \
-    ROW(I8_OF_16, 8, 16, false)
+/* What the codes of a form are. */
+enum fragment_numbers {
+    FRAGMENT_WHOLE,
+    FRAGMENT_MINIMA /* whole, with a minimum */,
+    FRAGMENT_FLOATS
+};
 
-#define FRAGMENT_FORM(name, bits, group, has_min) FRAGMENT_##name,
+/* Forms of weights: name, bits of a code, k of a group under one scale (0: no scales), its numbers.
+ * Bits for a weight, the powers left out: 16, 4.5, 5, 8.5, 9, 9, 8.5. */
+#define FRAGMENT_FORMS(ROW)                                                                        \
+    ROW(BF16, 16, 0, FRAGMENT_FLOATS)                                                              \
+    ROW(I4, 4, 32, FRAGMENT_WHOLE)                                                                 \
+    ROW(I4_MIN, 4, 32, FRAGMENT_MINIMA)                                                            \
+    ROW(I8, 8, 32, FRAGMENT_WHOLE)                                                                 \
+    ROW(I8_MIN, 8, 32, FRAGMENT_MINIMA)                                                            \
+    ROW(I8_OF_16, 8, 16, FRAGMENT_WHOLE)                                                           \
+    ROW(F8, 8, 32, FRAGMENT_FLOATS)
+
+#define FRAGMENT_FORM(name, bits, group, numbers) FRAGMENT_##name,
 enum fragment_form { FRAGMENT_FORMS(FRAGMENT_FORM) N_FRAGMENT_FORMS };
 #undef FRAGMENT_FORM
 
@@ -65,11 +74,11 @@ FRAGMENTS_INLINE struct fragment_shape fragments_shape(enum fragment_form form)
 {
     struct fragment_shape shape = {16, 0, false};
     switch (form) {
-#define FRAGMENT_SHAPE(name, n_bits, k, min)                                                       \
+#define FRAGMENT_SHAPE(name, n_bits, k, numbers)                                                   \
     case FRAGMENT_##name:                                                                          \
         shape.bits = n_bits;                                                                       \
         shape.group = k;                                                                           \
-        shape.has_min = min;                                                                       \
+        shape.has_min = (numbers) == FRAGMENT_MINIMA;                                              \
         break;
         FRAGMENT_FORMS(FRAGMENT_SHAPE)
 #undef FRAGMENT_SHAPE

@@ -1,8 +1,10 @@
-/* Linear layers on tensor cores, for one row as for many: a row's sums are made in the same order
+/* Linear layers on tensor cores, with one row as with many: a row's sums are made in the same order
  * whatever rows are beside it, so its bits are its own. With few rows the time is that of reading
- * the weights, and a tile's unused rows cost nothing. */
+ * the weights, and a tile's unused rows cost nothing; steps of many rows go to
+ * linear_long_kernels.cu. */
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/weights.cuh"
+#include "kernels/cuda/linear_tile.cuh"
 
 /* ---- rows to fragments ----------------------------------------------------------------------- */
 
@@ -50,42 +52,70 @@ extern "C" void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t 
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* A block has 4 warps, which share the k of 4 tiles of columns in turns of a record; their sums are
- * added in order at the end.
+/* A block has a warp for each turn (linear_tile.cuh) of 4 tiles of columns; their sums are added in
+ * order at the end.
  *
- * Codes go through the tensor core as they are, small whole numbers that bf16 holds exactly; the
- * sums of a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8
- * weights; scaling the weights would be 8, with conversions, and round them to bf16. Minima are
- * multiplied by the sum of the group's x, which a tile of ones makes, once for all columns. */
-enum { N_WARPS = 4, N_COLUMN_TILES = 4, LINEAR_THREADS = N_WARPS * WARP_LANES };
+ * What a step of few rows waits for is weights. Each warp has AHEAD records of each column tile
+ * under way: 6 KiB and more, 24 for a block. That is what a multiprocessor of an H200 has to have
+ * under way (4.8 TB/s for a microsecond, in 132 parts), even if there is one block for each. */
+enum {
+    N_WARPS = N_TURNS,
+    N_COLUMN_TILES = 4,
+    LINEAR_THREADS = N_WARPS * WARP_LANES,
+    AHEAD = 3,
+    N_SLOTS = AHEAD + 1
+};
 
 template <int N_ROW_TILES> struct sums {
     float of[N_ROW_TILES][N_COLUMN_TILES][4];
 };
 
-/* The group's pairs of a column tile by the rows' tile. */
+/* A warp's ring of records, in units of 16 bytes: slots of [column tile][lane], and of [column
+ * tile] scales. */
+template <class W> struct ring {
+    static const int SCALES = (W::RECORD - FRAGMENT_CODES) / 16, /* of a record */
+        CODES = N_COLUMN_TILES * WARP_LANES, SLOT = CODES + N_COLUMN_TILES * SCALES,
+                     ALL = N_SLOTS * SLOT;
+};
+
+/* The records of a chunk into a slot. Of column tiles that are not there noise stays, which comes
+ * into no result that is. */
 template <class W>
-__device__ static __forceinline__ void multiply_group(const uint4 *a, const unsigned pairs[][2],
-                                                      const float *scale, const float *minimum,
-                                                      const float *x_sums, float *sums)
+__device__ static __forceinline__ void copy_records(const struct operands &from, uint32_t chunk,
+                                                    uint4 *slot)
 {
-    float of_group[4] = {};
+    enum { SCALES = ring<W>::SCALES };
+    const uint32_t lane = threadIdx.x % WARP_LANES;
+    const size_t stride = (size_t)from.n_chunks * W::RECORD;
+    const char *w = from.w + (size_t)chunk * W::RECORD;
+    if (chunk >= from.n_chunks)
+        return;
 #pragma unroll
-    for (int t = 0; t < W::N_TILES; t++)
-        mma(W::HAS_SCALES ? of_group : sums, a[t], pairs[t][0], pairs[t][1]);
-#pragma unroll
-    for (int s = 0; W::HAS_SCALES && s < 4; s++) {
-        sums[s] = __fmaf_rn(of_group[s], scale[s % 2], sums[s]);
-        if (W::HAS_MIN)
-            sums[s] = __fmaf_rn(x_sums[s], minimum[s % 2], sums[s]);
-    }
+    for (int j = 0; j < N_COLUMN_TILES; j++)
+        if ((uint32_t)j < from.n_column_tiles)
+            copy_async(slot + j * WARP_LANES + lane, (const uint4 *)(w + j * stride) + lane);
+    const uint32_t j = lane / max(SCALES, 1), part = lane % max(SCALES, 1);
+    if (W::HAS_SCALES && j < min(from.n_column_tiles, (uint32_t)N_COLUMN_TILES))
+        copy_async(slot + ring<W>::CODES + lane,
+                   (const uint4 *)(w + j * stride + FRAGMENT_CODES) + part);
 }
 
-/* One group of k of all tiles; x: of the first row tile, whose others are x_stride apart. */
+/* The lane's share of a tile of rows; of rows that are not there nothing is read: they are zero. */
+__device__ static __forceinline__ uint4 rows_at(const struct operands &from, int row_tile,
+                                                uint32_t k_tile)
+{
+    const uint32_t lane = threadIdx.x % WARP_LANES;
+    const uint4 none = {0, 0, 0, 0};
+    return row_tile * FRAGMENT_ROWS + lane / 4 < from.n_rows
+               ? from.x[row_tile * from.x_stride + (size_t)k_tile * WARP_LANES + lane]
+               : none;
+}
+
+/* One group of k of all tiles. Rows of a single tile are in `rows`, tiles of the group. */
 template <class W, int N_ROW_TILES>
 __device__ static __forceinline__ void
-add_group(const struct lane_record<W> *records, int group, const uint4 *__restrict__ x,
-          size_t x_stride, uint32_t n_row_tiles, struct sums<N_ROW_TILES> *sums)
+add_group(const struct operands &from, const struct lane_record<W> *records, int group,
+          uint32_t k_tile, const uint4 *rows, struct sums<N_ROW_TILES> *sums)
 {
     const unsigned ones = 0x3f803f80u;
     unsigned pairs[N_COLUMN_TILES][W::N_TILES][2];
@@ -100,13 +130,13 @@ add_group(const struct lane_record<W> *records, int group, const uint4 *__restri
     }
 #pragma unroll
     for (int i = 0; i < N_ROW_TILES; i++) {
-        if ((uint32_t)i >= n_row_tiles)
+        if (i > 0 && (uint32_t)i >= from.n_row_tiles)
             continue;
         uint4 a[W::N_TILES];
         float x_sums[4] = {};
 #pragma unroll
         for (int t = 0; t < W::N_TILES; t++)
-            a[t] = x[i * x_stride + t * WARP_LANES];
+            a[t] = N_ROW_TILES == 1 ? rows[t] : rows_at(from, i, k_tile + t);
 #pragma unroll
         for (int t = 0; W::HAS_MIN && t < W::N_TILES; t++)
             mma(x_sums, a[t], ones, ones);
@@ -116,61 +146,80 @@ add_group(const struct lane_record<W> *records, int group, const uint4 *__restri
     }
 }
 
-/* Where a block's share of the operands lies. */
-struct operands {
-    const uint4 *x;
-    const char *w;
-    uint32_t n_row_tiles, n_column_tiles; /* that there are from there on */
-    uint32_t n_chunks;
-    size_t x_stride;
-};
-
-/* The warp's share of k. */
+/* The chunk whose records lie in the slot. */
 template <class W, int N_ROW_TILES>
-__device__ static __forceinline__ void multiply(struct operands from,
+__device__ static __forceinline__ void add_chunk(const struct operands &from, uint32_t chunk,
+                                                 const uint4 *slot, const uint4 *rows,
+                                                 struct sums<N_ROW_TILES> *sums)
+{
+    const uint32_t lane = threadIdx.x % WARP_LANES;
+    struct lane_record<W> records[N_COLUMN_TILES];
+#pragma unroll
+    for (int j = 0; j < N_COLUMN_TILES; j++)
+        take_codes<W>(slot + j * WARP_LANES, lane, &records[j]);
+#pragma unroll
+    for (int group = 0; group < W::N_GROUPS; group++) {
+#pragma unroll
+        for (int j = 0; W::HAS_SCALES && j < N_COLUMN_TILES; j++)
+            take_scales<W>(slot + ring<W>::CODES + j * ring<W>::SCALES, lane, group, &records[j]);
+        add_group<W, N_ROW_TILES>(from, records, group,
+                                  chunk * (W::CHUNK / 16) + group * W::N_TILES,
+                                  rows + group * W::N_TILES, sums);
+    }
+}
+
+/* The warp's turn. Rows of a single tile are asked for before the weights are waited for. */
+template <class W, int N_ROW_TILES>
+__device__ static __forceinline__ void multiply(const struct operands &from, uint4 *slots,
                                                 struct sums<N_ROW_TILES> *sums)
 {
-    const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
-    for (uint32_t chunk = warp; chunk < from.n_chunks; chunk += N_WARPS) {
-        struct lane_record<W> records[N_COLUMN_TILES] = {
-        };
+    enum { K_TILES = W::CHUNK / 16 };
+    const uint32_t warp = threadIdx.x / WARP_LANES;
+    uint32_t slot = 0;
 #pragma unroll
-        for (int j = 0; j < N_COLUMN_TILES; j++)
-            if ((uint32_t)j < from.n_column_tiles)
-                read_record<W>(from.w + ((size_t)j * from.n_chunks + chunk) * W::RECORD, lane,
-                               &records[j]);
-        const uint4 *x = from.x + (size_t)chunk * (W::CHUNK / 16) * WARP_LANES + lane;
+    for (int i = 0; i < AHEAD; i++) {
+        copy_records<W>(from, warp + i * N_TURNS, slots + i * ring<W>::SLOT);
+        copies_commit();
+    }
+    for (uint32_t chunk = warp; chunk < from.n_chunks; chunk += N_TURNS) {
+        uint4 rows[K_TILES];
 #pragma unroll
-        for (int group = 0; group < W::N_GROUPS; group++)
-            add_group<W, N_ROW_TILES>(records, group, x + group * W::N_TILES * WARP_LANES,
-                                      from.x_stride, from.n_row_tiles, sums);
+        for (int t = 0; N_ROW_TILES == 1 && t < K_TILES; t++)
+            rows[t] = rows_at(from, 0, chunk * K_TILES + t);
+        copies_wait<AHEAD - 1>();
+        __syncwarp();
+        copy_records<W>(from, chunk + AHEAD * N_TURNS,
+                        slots + (slot + AHEAD) % N_SLOTS * ring<W>::SLOT);
+        copies_commit();
+        add_chunk<W, N_ROW_TILES>(from, chunk, slots + slot * ring<W>::SLOT, rows, sums);
+        slot = (slot + 1) % N_SLOTS;
     }
 }
 
 /* Blocks that a multiprocessor holds at once: as many as leave all registers that a tile wants. */
-template <class W, int N_ROW_TILES> struct occupancy {
-    static const int BLOCKS = W::HAS_SCALES && N_ROW_TILES > 2 ? 2 : 3;
+template <int N_ROW_TILES> struct occupancy {
+    static const int BLOCKS = N_ROW_TILES > 2 ? 2 : 3;
 };
 
 template <class W, int N_ROW_TILES>
-__global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<W, N_ROW_TILES>::BLOCKS))
+__global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<N_ROW_TILES>::BLOCKS))
     linear(const uint4 *__restrict__ x, const char *__restrict__ w, const float *__restrict__ bias,
            uint32_t n_rows, uint32_t n, uint32_t k, float *__restrict__ y)
 {
-    enum { N_SUMS = N_ROW_TILES * N_COLUMN_TILES * 4 };
+    enum {
+        N_SUMS = N_ROW_TILES * N_COLUMN_TILES * 4,
+        RINGS = N_WARPS * ring<W>::ALL,
+        PARTIAL = (N_WARPS - 1) * N_SUMS * WARP_LANES / 4
+    };
     const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
     const uint32_t row_tile = blockIdx.y * N_ROW_TILES, column_tile = blockIdx.x * N_COLUMN_TILES;
-    SHARED(float, partial, (N_WARPS - 1) * N_SUMS * WARP_LANES);
+    SHARED(uint4, shared, RINGS > PARTIAL ? RINGS : PARTIAL); /* rings, then the sums */
+    float *partial = (float *)shared;
     struct sums<N_ROW_TILES> sums = {
     };
-    struct operands from;
-    from.x_stride = fragments_round_up(k, FRAGMENT_ROW_K) / 16 * WARP_LANES;
-    from.n_chunks = (k + W::CHUNK - 1) / W::CHUNK;
-    from.x = x + row_tile * from.x_stride;
-    from.w = w + (size_t)column_tile * from.n_chunks * W::RECORD;
-    from.n_row_tiles = (n_rows + 15) / 16 - row_tile;
-    from.n_column_tiles = (n + 7) / 8 - column_tile;
-    multiply<W, N_ROW_TILES>(from, &sums);
+    const struct operands from = operands_from<W>(x, w, n_rows, n, k, row_tile, column_tile);
+    multiply<W, N_ROW_TILES>(from, shared + warp * ring<W>::ALL, &sums);
+    __syncthreads();
     if (warp > 0)
         for (int s = 0; s < N_SUMS; s++)
             partial[((warp - 1) * N_SUMS + s) * WARP_LANES + lane] = (&sums.of[0][0][0])[s];
@@ -185,21 +234,10 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<W, N_ROW_TILES>::BL
             sum += partial[(other * N_SUMS + s) * WARP_LANES + lane];
         const uint32_t row = (row_tile + s / (N_COLUMN_TILES * 4)) * 16 + lane / 4 + s % 4 / 2 * 8;
         const uint32_t column = (column_tile + s / 4 % N_COLUMN_TILES) * 8 + lane % 4 * 2 + s % 2;
-        if (row >= n_rows || column >= n)
-            continue;
-        if (W::HAS_SCALES)
-            sum *= powers[column];
-        y[(size_t)row * n + column] = bias ? sum + bias[column] : sum;
+        if (row < n_rows && column < n)
+            y[(size_t)row * n + column] = finished<W>(sum, powers, bias, column);
     }
 }
-
-struct linear_call {
-    const uint4 *x;
-    const char *w;
-    const float *bias;
-    uint32_t n_rows, n, k;
-    float *y;
-};
 
 template <class W, int N_ROW_TILES> static void launch(struct gpu *gpu, const linear_call &call)
 {
@@ -224,10 +262,14 @@ extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum f
                            const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y)
 {
     const linear_call call = {(const uint4 *)x, (const char *)w, bias, n_rows, n, k, y};
+    if (linear_long_pays(gpu, call)) {
+        linear_long(gpu, form, call);
+        return;
+    }
     switch (form) {
-#define FORM_CASE(name, bits, group, has_min)                                                      \
+#define FORM_CASE(name, bits, group, numbers)                                                      \
     case FRAGMENT_##name:                                                                          \
-        launch_for_rows<weights<bits, group, has_min>>(gpu, call);                                 \
+        launch_for_rows<weights<bits, group, numbers>>(gpu, call);                                 \
         break;
         FRAGMENT_FORMS(FORM_CASE)
 #undef FORM_CASE

@@ -29,12 +29,30 @@ __device__ static __forceinline__ float half_value(uint16_t bits)
     return value;
 }
 
+/* a & mask | bits, as the one instruction that it is: of two constants it becomes two. */
+__device__ static __forceinline__ unsigned masked(unsigned a, unsigned mask, unsigned bits)
+{
+    unsigned out;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(a), "r"(mask), "r"(bits));
+    return out;
+}
+
 /* a - b of two numbers, which are what both words hold. */
 __device__ static __forceinline__ unsigned bf16_difference(unsigned a, unsigned b)
 {
     unsigned out;
     const unsigned minus_one = 0xbf80bf80u;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(b), "r"(minus_one), "r"(a));
+    return out;
+}
+
+/* Of two numbers, which are what the word holds, times 2^120: exact if that is finite, of small
+ * numbers too. Minus zero is added, which keeps the sign of zero. */
+__device__ static __forceinline__ unsigned bf16_times_2_120(unsigned a)
+{
+    unsigned out;
+    const unsigned power = 0x7b807b80u, minus_zero = 0x80008000u;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(power), "r"(minus_zero));
     return out;
 }
 
@@ -64,6 +82,18 @@ static inline float half_value(uint16_t bits)
     /* shifted into place, and the exponents' difference by a product, exact for small numbers too
      */
     return __uint_as_float(sign | rest << 13) * 5.192296858534828e+33f; /* 2^112 */
+}
+
+static inline unsigned masked(unsigned a, unsigned mask, unsigned bits)
+{
+    return (a & mask) | bits;
+}
+
+static inline unsigned bf16_times_2_120(unsigned a)
+{
+    const float power = 1.329227995784916e+36f;
+    return bf16_bits(bf16_value(a & 0xffffu) * power) | bf16_bits(bf16_value(a >> 16) * power)
+                                                            << 16;
 }
 
 static inline unsigned bf16_difference(unsigned a, unsigned b)

@@ -34,6 +34,7 @@ enum fragment_form cuda_fragment_form(serverd_dtype dtype)
         {CODES_8BIT, 32, true, FRAGMENT_I8_MIN},      /* i8a */
         {CODES_NIBBLE, 16, false, FRAGMENT_I8_OF_16}, /* Q3_K */
         {CODES_6BIT, 16, false, FRAGMENT_I8_OF_16},   /* Q6_K */
+        {CODES_F8, 32, false, FRAGMENT_F8},           /* f8 */
     };
     const struct packed_form *packed = packed_form(dtype);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
@@ -104,8 +105,9 @@ static void read_codes(const struct packed_form *form, const uint8_t *block, siz
     enum { NIBBLES = 256 };
     for (size_t i = 0; i < 32; i++) {
         const size_t quad = i / 4, at = 4 * c + i % 4;
-        if (form->codes == CODES_8BIT) {
-            out[i] = block[64 * quad + at];
+        if (form->codes == CODES_8BIT || form->codes == CODES_F8) {
+            out[i] =
+                form->codes == CODES_F8 ? block[PACKED_COLUMNS * i + c] : block[64 * quad + at];
             continue;
         }
         out[i] = block[64 * (quad % 4) + at] >> quad / 4 * 4 & 15;

@@ -49,7 +49,9 @@ static const struct type {
     OWN(FORMAT_I4A, 2, true, FRAGMENT_I4_MIN),
     OWN(FORMAT_I4Z, -1, false, FRAGMENT_I4_MIN),
     OWN(FORMAT_NF4, -1, false, FRAGMENT_BF16),
-    OWN_TYPE(FORMAT_F8, 0, 0, -1, false, FRAGMENT_BF16),
+    OWN_TYPE(FORMAT_F8, 0, 0, -1, false, FRAGMENT_F8),
+    OWN_TYPE(FORMAT_F8, 1, 0, -1, false, FRAGMENT_F8),
+    OWN_TYPE(FORMAT_F8, 2, 0, -1, false, FRAGMENT_F8),
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -250,6 +252,139 @@ static void linear_layers_multiply_every_type(void **state)
                          shapes[i][2] * dtype_info(types[t].dtype)->block_elements, i % 2 == 1);
 }
 
+/* ---- long prompts ---------------------------------------------------------------------------- */
+
+/* Steps of many rows have a kernel of their own, which has to give the bits of the other. */
+static void check_long(const struct type *type, uint32_t n_rows, uint32_t n, uint32_t k)
+{
+    enum { FEW = 16 };
+    struct matrix m = take_matrix(type, n, k);
+    float *x = random_floats((size_t)n_rows * k, 5), *bias = random_floats(n, 7),
+          *all = run_linear(&m, x, bias, n_rows);
+    for (uint32_t r = 0; r < n_rows; r += FEW) {
+        const uint32_t count = min_u32(FEW, n_rows - r);
+        float *few = run_linear(&m, x + (size_t)r * k, bias, count);
+        for (uint32_t i = 0; i < count * n; i++)
+            if (memcmp(&few[i], &all[(size_t)r * n + i], sizeof *few) != 0)
+                fail_msg("%s [%u x %u], row %u of %u, column %u: %a, with few rows %a",
+                         dtype_info(type->dtype)->name, n, k, r + i / n, n_rows, i % n,
+                         (double)all[(size_t)r * n + i], (double)few[i]);
+        free(few);
+    }
+    free(x);
+    free(bias);
+    free(all);
+    free_matrix(&m);
+}
+
+static void long_prompts_have_the_bits_of_short_calls(void **state)
+{
+    (void)state;
+    static const struct type floats = {DTYPE_F32, -1, -1, false, FRAGMENT_BF16};
+    static const uint32_t shapes[][3] = {
+        /* rows, columns, k; records: more and fewer than the pipeline has, than turns */
+        {65, 9, 31},
+        {70, 1, 70},
+        {300, 33, 293},
+        {257, 137, 129},
+        {129, 260, 65}};
+    bool is_done[N_FRAGMENT_FORMS] = {false};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        check_long(&floats, shapes[i][0], shapes[i][1], shapes[i][2]);
+    for (size_t t = 0; t < N_TYPES; t++) {
+        const uint32_t elements = dtype_info(types[t].dtype)->block_elements;
+        if (is_done[types[t].form])
+            continue;
+        is_done[types[t].form] = true;
+        check_long(&types[t], 66, 35, elements);
+        check_long(&types[t], 131, 7, (1152 / elements + 1) * elements);
+        check_long(&types[t], 81, 131, (300 / elements + 1) * elements);
+    }
+}
+
+/* The second device has the memory for larger tiles. */
+static void large_tiles_have_the_same_bits(void **state)
+{
+    (void)state;
+    static const struct type floats = {DTYPE_F32, -1, -1, false, FRAGMENT_BF16};
+    struct gpu *first = gpu;
+    assert_int_equal(gpu_open(1, &gpu, &err), SERVERD_OK);
+    check_long(&floats, 131, 263, 293);
+    check_long(&floats, 66, 9, 40);
+    gpu_close(gpu);
+    gpu = first;
+}
+
+/* Recorded, not run: the emulation refuses launches that no device would take. */
+static void the_largest_layers_are_launches_that_a_device_takes(void **state)
+{
+    (void)state;
+    assert_true(gpu_record_begin(gpu));
+    for (int form = 0; form < N_FRAGMENT_FORMS; form++)
+        gpu_linear(gpu, NULL, NULL, (enum fragment_form)form, NULL, 16384, 152064, 8192, NULL);
+    gpu_rows_to_fragments(gpu, NULL, 16384, 8192, NULL);
+    struct gpu_graph *graph = gpu_record_end(gpu);
+    assert_non_null(graph);
+    gpu_graph_free(gpu, graph);
+}
+
+/* ---- 8-bit floats ---------------------------------------------------------------------------- */
+
+/* All codes, small ones and signs too, of scales that are powers of two; column c has those of
+ * group c first. */
+enum { N_CODES = 256, F8_GROUP = 32, F8_COLUMNS = 9 };
+
+static struct matrix take_all_codes(const struct type *type)
+{
+    struct matrix m = {.type = type, .n = F8_COLUMNS, .k = N_CODES};
+    const size_t block_bytes = sizeof(float) + F8_GROUP, n_blocks = F8_COLUMNS * N_CODES / F8_GROUP;
+    m.blocks = malloc(n_blocks * block_bytes);
+    m.values = malloc(F8_COLUMNS * N_CODES * sizeof *m.values);
+    assert_true(m.blocks && m.values);
+    for (size_t b = 0; b < n_blocks; b++) {
+        const float scale = ldexpf(b % 2 ? -1.0f : 1.0f, (int)(b % 5) - 3);
+        memcpy(m.blocks + b * block_bytes, &scale, sizeof scale);
+        for (size_t i = 0; i < F8_GROUP; i++) {
+            const uint8_t code = (uint8_t)((b + b / (N_CODES / F8_GROUP)) * F8_GROUP + i);
+            m.blocks[b * block_bytes + sizeof scale + i] = code;
+            m.values[b * F8_GROUP + i] = scale * e4m3_to_f32(code);
+        }
+    }
+    pack_matrix(&m, n_blocks / F8_COLUMNS * block_bytes);
+    return m;
+}
+
+static void codes_of_f8_are_exact(void **state)
+{
+    (void)state;
+    static const struct type f8 = OWN_TYPE(FORMAT_F8, 0, 0, -1, true, FRAGMENT_F8);
+    struct matrix m = take_all_codes(&f8);
+    float *x = calloc((size_t)N_CODES * N_CODES, sizeof *x);
+    int32_t tokens[F8_COLUMNS];
+    assert_non_null(x);
+    for (int i = 0; i < N_CODES; i++) /* row i picks element i */
+        x[i * N_CODES + i] = 1.0f;
+    float *y = run_linear(&m, x, NULL, N_CODES);
+    for (int i = 0; i < N_CODES * F8_COLUMNS; i++)
+        assert_true(y[i] == m.values[i % F8_COLUMNS * N_CODES + i / F8_COLUMNS]);
+    for (int c = 0; c < F8_COLUMNS; c++)
+        tokens[c] = c;
+    int32_t *there = on_device(tokens, sizeof tokens);
+    const struct gpu_batch batch = {.n_rows = F8_COLUMNS, .token = there};
+    const size_t bytes = (size_t)F8_COLUMNS * N_CODES * sizeof(float);
+    float *out = gpu_allocate(gpu, bytes);
+    gpu_embed(gpu, &batch, m.on_device, FRAGMENT_F8, F8_COLUMNS, GPU_INDEX_TOKEN, N_CODES, 1.0f,
+              out);
+    float *found = from_device(out, bytes);
+    assert_memory_equal(found, m.values, bytes);
+    free(found);
+    free(y);
+    free(x);
+    gpu_free(gpu, out);
+    gpu_free(gpu, there);
+    free_matrix(&m);
+}
+
 /* ---- tables ---------------------------------------------------------------------------------- */
 
 static void tables_of_every_type_are_looked_up(void **state)
@@ -287,6 +422,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_layers_multiply_any_shape),
         cmocka_unit_test(linear_layers_multiply_every_type),
+        cmocka_unit_test(long_prompts_have_the_bits_of_short_calls),
+        cmocka_unit_test(large_tiles_have_the_same_bits),
+        cmocka_unit_test(the_largest_layers_are_launches_that_a_device_takes),
+        cmocka_unit_test(codes_of_f8_are_exact),
         cmocka_unit_test(tables_of_every_type_are_looked_up),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_gpu);
