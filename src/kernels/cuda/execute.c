@@ -137,15 +137,33 @@ static void run_embed(const struct call *call)
               embed->scale, call->out);
 }
 
+/* Node i of the partition, a linear layer. */
+static struct gpu_linear_part part_of(const struct step *step, uint32_t i)
+{
+    const serverd_graph *graph = step->handle->graph;
+    const serverd_node *node = &graph->nodes[step->handle->partition->first_node + i];
+    const struct fusion *fusion = &step->handle->fusions[i];
+    return (struct gpu_linear_part){.w = operand(step, node, 1),
+                                    .bias = operand(step, node, 2),
+                                    .added =
+                                        fusion->add ? step->handle->value[fusion->added] : NULL,
+                                    .y = result(step, fusion->add ? fusion->add : node),
+                                    .n = (uint32_t)cuda_tensor(graph, node, 1)->dims[0]};
+}
+
 static void run_linear(const struct call *call)
 {
     const struct step *step = call->step;
     const serverd_tensor *w = cuda_tensor(step->handle->graph, call->node, 1);
+    const uint32_t k = (uint32_t)w->dims[1], n_parts = call->fusion->n_joined + 1,
+                   first = (uint32_t)(call->fusion - step->handle->fusions);
+    struct gpu_linear_part parts[GPU_MAX_JOINED];
     if (!call->fusion->has_fragments)
-        gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, (uint32_t)w->dims[1],
-                              step->handle->fragments);
-    gpu_linear(step->gpu, step->handle->fragments, call->b, cuda_fragment_form(w->dtype), call->c,
-               call->n_rows, (uint32_t)w->dims[0], (uint32_t)w->dims[1], call->out);
+        gpu_rows_to_fragments(step->gpu, call->a, call->n_rows, k, step->handle->fragments);
+    for (uint32_t i = 0; i < n_parts; i++)
+        parts[i] = part_of(step, first + i);
+    gpu_linear_parts(step->gpu, step->handle->fragments, cuda_fragment_form(w->dtype), parts,
+                     n_parts, call->n_rows, k);
 }
 
 static void run_norm(const struct call *call)
@@ -291,7 +309,7 @@ static void run_node(const struct step *step, uint32_t i)
                               .c = operand(step, node, 2),
                               .out = result(step, node),
                               .fusion = fusion};
-    if (call.n_rows > 0 && !fusion->is_done_later)
+    if (call.n_rows > 0 && !fusion->is_done)
         runs[node->op](&call);
 }
 

@@ -1,8 +1,7 @@
 #include "kernels/cuda/fuse.h"
 
 #include "base/numeric.h"
-#include "kernels/cuda/fragments.h"
-#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/cuda_internal.h"
 #include "program/op.h"
 
 #include <stdlib.h>
@@ -80,6 +79,43 @@ static bool has_rows_of_the_last(const struct fusing *f, uint32_t i)
            input_of(f, node_at(f, i - 1), 0) == input_of(f, node_at(f, i), 0);
 }
 
+/* ---- linear layers and what follows them ----------------------------------------------------- */
+
+static enum fragment_form form_of(const struct fusing *f, uint32_t i)
+{
+    return cuda_fragment_form(cuda_tensor(f->graph, node_at(f, i), 1)->dtype);
+}
+
+/* Those behind node i that read the same rows, and have weights of the same form. */
+static void join(struct fusing *f, uint32_t i)
+{
+    uint32_t n = 0;
+    if (node_at(f, i)->op != SERVERD_OP_LINEAR || f->fusions[i].is_done)
+        return;
+    while (n + 1 < GPU_MAX_JOINED && i + n + 1 < f->partition->n_nodes &&
+           has_rows_of_the_last(f, i + n + 1) && form_of(f, i) == form_of(f, i + n + 1))
+        f->fusions[i + ++n].is_done = true;
+    f->fusions[i].n_joined = n;
+}
+
+/* The node behind node i adds something to its result, which nobody else wants. */
+static void take_sum(struct fusing *f, uint32_t i)
+{
+    if (node_at(f, i)->op != SERVERD_OP_LINEAR || i + 1 >= f->partition->n_nodes)
+        return;
+    const serverd_node *add = node_at(f, i + 1);
+    const uint32_t value = output_of(f, node_at(f, i));
+    if (add->op != SERVERD_OP_ADD || f->n_readers[value] != 1 ||
+        (input_of(f, add, 0) != value && input_of(f, add, 1) != value))
+        return;
+    const uint32_t other = input_of(f, add, input_of(f, add, 0) == value ? 1 : 0);
+    if (f->graph->values[other].kind == SERVERD_VALUE_CONSTANT)
+        return;
+    f->fusions[i].add = add;
+    f->fusions[i].added = other;
+    f->fusions[i + 1].is_done = true;
+}
+
 /* ---- turning and appending ------------------------------------------------------------------- */
 
 static bool turn_alike(const struct fusing *f, const serverd_node *a, const serverd_node *b)
@@ -108,7 +144,7 @@ static void take_turns(struct fusing *f, uint32_t i)
         return;
     f->fusions[i].turn_q = q;
     f->fusions[i].turn_k = k;
-    f->fusions[i - 2].is_done_later = f->fusions[i - 1].is_done_later = true;
+    f->fusions[i - 2].is_done = f->fusions[i - 1].is_done = true;
 }
 
 struct fusion *fuse(const serverd_graph *graph, const serverd_partition *partition, bool has_store)
@@ -126,6 +162,8 @@ struct fusion *fuse(const serverd_graph *graph, const serverd_partition *partiti
     for (uint32_t i = 0; i < partition->n_nodes; i++) {
         f.fusions[i].has_fragments |= has_rows_of_the_last(&f, i);
         share_fragments(&f, i);
+        join(&f, i);
+        take_sum(&f, i);
         if (has_store)
             take_turns(&f, i);
     }

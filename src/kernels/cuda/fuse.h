@@ -9,9 +9,13 @@
 #include <stdbool.h>
 
 struct fusion {
-    bool is_done_later;                  /* with a node behind it: nothing is to be done now */
-    bool makes_fragments;                /* of its result, which nobody wants otherwise */
-    bool has_fragments;                  /* a linear layer: of its rows, already */
+    bool is_done;            /* with another node: nothing is to be done when its turn comes */
+    bool makes_fragments;    /* of its result, which nobody wants otherwise */
+    bool has_fragments;      /* a linear layer: of its rows, already */
+    uint32_t n_joined;       /* a linear layer: nodes behind it that are such, done with it */
+    const serverd_node *add; /* a linear layer: the sum of its result and another value, done with
+                                it; or NULL */
+    uint32_t added;          /* the other value of `add` */
     const serverd_node *turn_q, *turn_k; /* ATTN: of its queries and keys, done with it; or NULL */
 };
 

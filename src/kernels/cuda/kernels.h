@@ -95,6 +95,19 @@ void gpu_rows_to_fragments(struct gpu *gpu, const float *x, uint32_t n_rows, uin
 void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
                 const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y);
 
+/* Some with the same rows, form and k at once, which takes one launch if rows are few; what is
+ * `added` to y, if that is not NULL, has its shape. */
+enum { GPU_MAX_JOINED = 4 };
+struct gpu_linear_part {
+    const void *w;
+    const float *bias, *added;
+    float *y;
+    uint32_t n;
+};
+void gpu_linear_parts(struct gpu *gpu, const void *x, enum fragment_form form,
+                      const struct gpu_linear_part *parts, uint32_t n_parts, uint32_t n_rows,
+                      uint32_t k);
+
 /* ---- fused_kernels.cu, row_kernels.cu: a row's bits depend on no other row
  * ---------------------------------------
  */

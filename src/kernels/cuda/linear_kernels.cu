@@ -201,10 +201,35 @@ template <int N_ROW_TILES> struct occupancy {
     static const int BLOCKS = N_ROW_TILES > 2 ? 2 : 3;
 };
 
+/* Layers of the same rows. */
+struct joined {
+    struct gpu_linear_part of[GPU_MAX_JOINED];
+    uint32_t n;
+};
+
+__host__ __device__ static inline uint32_t column_blocks(uint32_t n)
+{
+    return (n + N_COLUMN_TILES * FRAGMENT_COLUMNS - 1) / (N_COLUMN_TILES * FRAGMENT_COLUMNS);
+}
+
+/* The part of a block; *block becomes the block's number in it. */
+__device__ static __forceinline__ struct gpu_linear_part part_of(const struct joined &parts,
+                                                                 uint32_t *block)
+{
+    struct gpu_linear_part part = parts.of[0];
+#pragma unroll
+    for (uint32_t i = 1; i < GPU_MAX_JOINED; i++) {
+        if (i >= parts.n || *block < column_blocks(part.n))
+            break;
+        *block -= column_blocks(part.n);
+        part = parts.of[i];
+    }
+    return part;
+}
+
 template <class W, int N_ROW_TILES>
 __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<N_ROW_TILES>::BLOCKS))
-    linear(const uint4 *__restrict__ x, const char *__restrict__ w, const float *__restrict__ bias,
-           uint32_t n_rows, uint32_t n, uint32_t k, float *__restrict__ y)
+    linear(const uint4 *__restrict__ x, struct joined parts, uint32_t n_rows, uint32_t k)
 {
     enum {
         N_SUMS = N_ROW_TILES * N_COLUMN_TILES * 4,
@@ -212,12 +237,15 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<N_ROW_TILES>::BLOCK
         PARTIAL = (N_WARPS - 1) * N_SUMS * WARP_LANES / 4
     };
     const uint32_t warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
-    const uint32_t row_tile = blockIdx.y * N_ROW_TILES, column_tile = blockIdx.x * N_COLUMN_TILES;
+    uint32_t block = blockIdx.x;
+    const struct gpu_linear_part part = part_of(parts, &block);
+    const char *w = (const char *)part.w;
+    const uint32_t row_tile = blockIdx.y * N_ROW_TILES, column_tile = block * N_COLUMN_TILES;
     SHARED(uint4, shared, RINGS > PARTIAL ? RINGS : PARTIAL); /* rings, then the sums */
     float *partial = (float *)shared;
     struct sums<N_ROW_TILES> sums = {
     };
-    const struct operands from = operands_from<W>(x, w, n_rows, n, k, row_tile, column_tile);
+    const struct operands from = operands_from<W>(x, w, n_rows, part.n, k, row_tile, column_tile);
     multiply<W, N_ROW_TILES>(from, shared + warp * ring<W>::ALL, &sums);
     __syncthreads();
     if (warp > 0)
@@ -226,7 +254,7 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<N_ROW_TILES>::BLOCK
     __syncthreads();
     if (warp > 0)
         return;
-    const float *powers = (const float *)(w + fragments_records(W::shape(), n, k));
+    const float *powers = (const float *)(w + fragments_records(W::shape(), part.n, k));
 #pragma unroll
     for (int s = 0; s < N_SUMS; s++) {
         float sum = (&sums.of[0][0][0])[s];
@@ -234,21 +262,29 @@ __global__ void __launch_bounds__(LINEAR_THREADS, (occupancy<N_ROW_TILES>::BLOCK
             sum += partial[(other * N_SUMS + s) * WARP_LANES + lane];
         const uint32_t row = (row_tile + s / (N_COLUMN_TILES * 4)) * 16 + lane / 4 + s % 4 / 2 * 8;
         const uint32_t column = (column_tile + s / 4 % N_COLUMN_TILES) * 8 + lane % 4 * 2 + s % 2;
-        if (row < n_rows && column < n)
-            y[(size_t)row * n + column] = finished<W>(sum, powers, bias, column);
+        if (row < n_rows && column < part.n)
+            write_sum<W>(part, powers, row, column, sum);
     }
 }
 
-template <class W, int N_ROW_TILES> static void launch(struct gpu *gpu, const linear_call &call)
+/* What is to be done, for rows that are few. */
+struct joined_call {
+    const uint4 *x;
+    uint32_t n_rows, k;
+    struct joined parts;
+};
+
+template <class W, int N_ROW_TILES> static void launch(struct gpu *gpu, const joined_call &call)
 {
-    const dim3 grid(blocks_of(call.n, N_COLUMN_TILES * FRAGMENT_COLUMNS),
-                    blocks_of(call.n_rows, N_ROW_TILES * FRAGMENT_ROWS));
-    LAUNCH((linear<W, N_ROW_TILES>), grid, dim3(LINEAR_THREADS), gpu->stream, call.x, call.w,
-           call.bias, call.n_rows, call.n, call.k, call.y);
+    dim3 grid(0, blocks_of(call.n_rows, N_ROW_TILES * FRAGMENT_ROWS));
+    for (uint32_t i = 0; i < call.parts.n; i++)
+        grid.x += column_blocks(call.parts.of[i].n);
+    LAUNCH((linear<W, N_ROW_TILES>), grid, dim3(LINEAR_THREADS), gpu->stream, call.x, call.parts,
+           call.n_rows, call.k);
     gpu_check(gpu, "linear");
 }
 
-template <class W> static void launch_for_rows(struct gpu *gpu, const linear_call &call)
+template <class W> static void launch_for_rows(struct gpu *gpu, const joined_call &call)
 {
     if (call.n_rows <= FRAGMENT_ROWS)
         launch<W, 1>(gpu, call);
@@ -258,22 +294,35 @@ template <class W> static void launch_for_rows(struct gpu *gpu, const linear_cal
         launch<W, 4>(gpu, call);
 }
 
-extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
-                           const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y)
+extern "C" void gpu_linear_parts(struct gpu *gpu, const void *x, enum fragment_form form,
+                                 const struct gpu_linear_part *parts, uint32_t n_parts,
+                                 uint32_t n_rows, uint32_t k)
 {
-    const linear_call call = {(const uint4 *)x, (const char *)w, bias, n_rows, n, k, y};
-    if (linear_long_pays(gpu, call)) {
-        linear_long(gpu, form, call);
-        return;
+    struct joined_call joined = {(const uint4 *)x, n_rows, k, {}};
+    for (uint32_t i = 0; i < n_parts; i++) {
+        const struct linear_call call = {joined.x, n_rows, k, parts[i]};
+        if (linear_long_pays(gpu, call))
+            linear_long(gpu, form, call);
+        else
+            joined.parts.of[joined.parts.n++] = parts[i];
     }
+    if (joined.parts.n == 0)
+        return;
     switch (form) {
 #define FORM_CASE(name, bits, group, numbers)                                                      \
     case FRAGMENT_##name:                                                                          \
-        launch_for_rows<weights<bits, group, numbers>>(gpu, call);                                 \
+        launch_for_rows<weights<bits, group, numbers>>(gpu, joined);                               \
         break;
         FRAGMENT_FORMS(FORM_CASE)
 #undef FORM_CASE
     default:
         break;
     }
+}
+
+extern "C" void gpu_linear(struct gpu *gpu, const void *x, const void *w, enum fragment_form form,
+                           const float *bias, uint32_t n_rows, uint32_t n, uint32_t k, float *y)
+{
+    const struct gpu_linear_part part = {w, bias, NULL, y, n};
+    gpu_linear_parts(gpu, x, form, &part, 1, n_rows, k);
 }

@@ -276,25 +276,26 @@ __device__ static __forceinline__ void add_to_totals(const struct warp_sums<T> &
 
 template <class T>
 __device__ static __forceinline__ void
-write_totals(const struct totals<T> *totals, const float *powers, const float *bias,
-             uint32_t first_row, uint32_t first_column, uint32_t n_rows, uint32_t n, float *y)
+write_totals(const struct totals<T> *totals, const struct gpu_linear_part &part, uint32_t k,
+             uint32_t first_row, uint32_t first_column, uint32_t n_rows)
 {
+    typedef typename T::W W;
     const uint32_t lane = threadIdx.x % WARP_LANES;
+    const float *powers =
+        (const float *)((const char *)part.w + fragments_records(W::shape(), part.n, k));
 #pragma unroll
     for (int s = 0; s < T::N_SUMS; s++) {
         const uint32_t row = first_row + s / (T::COLUMN_TILES * 4) * 16 + s % 4 / 2 * 8 + lane / 4,
                        column = first_column + s / 4 % T::COLUMN_TILES * 8 + lane % 4 * 2 + s % 2;
-        if (row < n_rows && column < n)
-            y[(size_t)row * n + column] =
-                finished<typename T::W>(totals->of(s), powers, bias, column);
+        if (row < n_rows && column < part.n)
+            write_sum<W>(part, powers, row, column, totals->of(s));
     }
 }
 
 template <class T>
 __global__ void __launch_bounds__(LONG_THREADS, 1)
-    linear_tiles(const uint4 *__restrict__ x, const char *__restrict__ w,
-                 const float *__restrict__ bias, uint32_t n_rows, uint32_t n, uint32_t k,
-                 float *__restrict__ y)
+    linear_tiles(const uint4 *__restrict__ x, struct gpu_linear_part part, uint32_t n_rows,
+                 uint32_t k)
 {
     typedef typename T::W W;
     SHARED_DYNAMIC(uint4, shared, T::ALL);
@@ -305,8 +306,9 @@ __global__ void __launch_bounds__(LONG_THREADS, 1)
     const uint32_t warp_row = warp / COLUMN_WARPS * ROW_TILES,
                    warp_column = warp % COLUMN_WARPS * T::COLUMN_TILES;
     uint32_t row_tile, column_tile;
-    find_block<T>(n_rows, n, &row_tile, &column_tile);
-    const struct operands from = operands_from<W>(x, w, n_rows, n, k, row_tile, column_tile);
+    find_block<T>(n_rows, part.n, &row_tile, &column_tile);
+    const struct operands from =
+        operands_from<W>(x, (const char *)part.w, n_rows, part.n, k, row_tile, column_tile);
     const bool is_idle = warp_row >= from.n_row_tiles || warp_column >= from.n_column_tiles;
 
     struct place at = {0, 0};
@@ -330,8 +332,8 @@ __global__ void __launch_bounds__(LONG_THREADS, 1)
         multiply_turn<T>(from, turn, is_idle, block, &at, &next_record, &sums);
         add_to_totals<T>(sums, &totals);
     }
-    write_totals<T>(&totals, (const float *)(w + fragments_records(W::shape(), n, k)), bias,
-                    (row_tile + warp_row) * 16, (column_tile + warp_column) * 8, n_rows, n, y);
+    write_totals<T>(&totals, part, k, (row_tile + warp_row) * 16, (column_tile + warp_column) * 8,
+                    n_rows);
 }
 
 /* ---- launches -------------------------------------------------------------------------------- */
@@ -345,7 +347,7 @@ template <class W> struct tiles {
 static size_t n_blocks(const struct linear_call &call, uint32_t column_tiles)
 {
     return (size_t)blocks_of(call.n_rows, BLOCK_ROW_TILES * FRAGMENT_ROWS) *
-           blocks_of(call.n, column_tiles * FRAGMENT_COLUMNS);
+           blocks_of(call.part.n, column_tiles * FRAGMENT_COLUMNS);
 }
 
 /* A multiprocessor multiplies with it at least twice as fast, if there is a block for it. */
@@ -361,8 +363,7 @@ template <class T> static void launch(struct gpu *gpu, const struct linear_call 
     const size_t bytes = T::ALL * sizeof(uint4);
     gpu_allow_shared(gpu, linear_tiles<T>, bytes);
     LAUNCH_SHARED(linear_tiles<T>, dim3((unsigned)n_blocks(call, T::BLOCK_COLUMN_TILES)),
-                  dim3(LONG_THREADS), bytes, gpu->stream, call.x, call.w, call.bias, call.n_rows,
-                  call.n, call.k, call.y);
+                  dim3(LONG_THREADS), bytes, gpu->stream, call.x, call.part, call.n_rows, call.k);
     gpu_check(gpu, "linear_tiles");
 }
 

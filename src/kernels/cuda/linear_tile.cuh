@@ -2,7 +2,7 @@
  *
  * The records of a column (fragments.h) are dealt to N_TURNS turns: record r to turn r % N_TURNS. A
  * turn's sum is a chain over its records in order; the result is the turns' sums, added in order,
- * scaled by the column's power of two, plus the bias.
+ * scaled by the column's power of two, plus the bias, plus what else is added.
  *
  * Codes go through the tensor core as they are, small numbers that bf16 holds exactly; the sums of
  * a group are scaled, in f32. For 16 rows that is 4 multiplications where a lane has 8 weights;
@@ -19,13 +19,11 @@
 
 enum { N_TURNS = 4 };
 
-/* y [n_rows, n] = x w^T + bias, x and w in fragments. */
+/* y [n_rows, n] = x w^T + bias + added, x and w in fragments. */
 struct linear_call {
     const uint4 *x;
-    const char *w;
-    const float *bias; /* or NULL */
-    uint32_t n_rows, n, k;
-    float *y;
+    uint32_t n_rows, k;
+    struct gpu_linear_part part;
 };
 
 /* linear_long_kernels.cu: the same for many rows, in larger tiles; whether that is faster. */
@@ -75,14 +73,19 @@ __device__ static __forceinline__ void multiply_group(const uint4 *a, const unsi
     }
 }
 
-/* A result, of the sum of all turns; never one operation where it says two. */
+/* A result, of the sum of all turns; never one operation where it says two. powers: of the part's
+ * columns, if there are scales. */
 template <class W>
-__device__ static __forceinline__ float finished(float sum, const float *__restrict__ powers,
-                                                 const float *__restrict__ bias, uint32_t column)
+__device__ static __forceinline__ void write_sum(const struct gpu_linear_part &part,
+                                                 const float *powers, uint32_t row, uint32_t column,
+                                                 float sum)
 {
+    const size_t at = (size_t)row * part.n + column;
     if (W::HAS_SCALES)
         sum = __fmul_rn(sum, powers[column]);
-    return bias ? __fadd_rn(sum, bias[column]) : sum;
+    if (part.bias)
+        sum = __fadd_rn(sum, part.bias[column]);
+    part.y[at] = part.added ? __fadd_rn(sum, part.added[at]) : sum;
 }
 
 #endif

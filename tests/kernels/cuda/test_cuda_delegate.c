@@ -353,9 +353,9 @@ static uint32_t count(const struct program *program, const struct fusion *fusion
     return n;
 }
 
-static bool is_done_later(const struct fusion *fusion)
+static bool is_done(const struct fusion *fusion)
 {
-    return fusion->is_done_later;
+    return fusion->is_done;
 }
 
 static bool makes_fragments(const struct fusion *fusion)
@@ -366,6 +366,11 @@ static bool makes_fragments(const struct fusion *fusion)
 static bool converts(const struct fusion *fusion)
 {
     return !fusion->has_fragments;
+}
+
+static bool joins_or_adds(const struct fusion *fusion)
+{
+    return fusion->n_joined > 0 || fusion->add;
 }
 
 /* Of a layer only attention's result is converted, if it does not end with a tile. */
@@ -381,15 +386,19 @@ static void nodes_of_a_layer_are_done_together(void **state)
                                          .outputs = outputs};
     struct fusion *fusions = fuse(graph, &partition, true);
     assert_non_null(fusions);
-    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done_later), 2 * n_layers);
+    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done), 2 * n_layers);
     assert_int_equal(count(program, fusions, SERVERD_OP_RMS_NORM, makes_fragments),
                      2 * n_layers + 1);
     assert_int_equal(count(program, fusions, SERVERD_OP_GLU, makes_fragments), n_layers);
     assert_int_equal(count(program, fusions, SERVERD_OP_LINEAR, converts), n_layers);
+    /* q k v, gate up; o and down with the sum behind them, but where rows are selected between */
+    assert_int_equal(count(program, fusions, SERVERD_OP_LINEAR, is_done), 3 * n_layers);
+    assert_int_equal(count(program, fusions, SERVERD_OP_LINEAR, joins_or_adds), 4 * n_layers - 1);
+    assert_int_equal(count(program, fusions, SERVERD_OP_ADD, is_done), 2 * n_layers - 1);
     free(fusions);
     fusions = fuse(graph, &partition, false); /* nowhere to append to */
     assert_non_null(fusions);
-    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done_later), 0);
+    assert_int_equal(count(program, fusions, SERVERD_OP_ROPE, is_done), 0);
     free(fusions);
     program_unref(program);
 }
