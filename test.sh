@@ -16,6 +16,7 @@ usage() {
   asan     the same suites under AddressSanitizer and UndefinedBehaviorSanitizer, and e2e
   tsan     the concurrent suites under ThreadSanitizer
   clients  the packages of docs/CLIENTS.md against a real model; not one of "all parts"
+  gpu      the CUDA back-end on the NVIDIA GPU here: kernel tests, compute-sanitizer, times, e2e; not one of "all parts"
   fuzz     each libFuzzer target for FUZZ_SECONDS (20) from its corpus; FUZZ_SEED (1; 0: another each time)
 
 SERVERD_TEST_MODELS=FOLDER runs the tests that need further real models, too.
@@ -108,6 +109,47 @@ part_clients() {
         "$venv/bin/python" -m pytest -q -p no:cacheprovider)
 }
 
+# Dies unless there is what the suite gpu needs; puts the toolkit's programs on the path.
+need_gpu() {
+    PATH=$PATH:/usr/local/cuda/bin
+    command -v nvcc >/dev/null || die "nvcc is not installed: the CUDA toolkit is needed"
+    python3 -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null ||
+        die "no NVIDIA driver is installed: libcuda.so.1 cannot be loaded"
+}
+
+part_gpu() {
+    need_gpu
+    local folder=$root/build-gpu tool
+    build_only "$e2e_programs|src/kernels/cuda.so|tests/kernels/cuda/(test_gpu_[a-z]+|measure_cuda)" "$folder" \
+        --buildtype=release -Db_ndebug=false -Dtests=enabled -Dcuda=enabled -Dgpu_tests=true
+    "$folder/tests/kernels/cuda/measure_cuda" --devices || die "no GPU to test on"
+    run_suites "$folder" --suite gpu
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in memcheck racecheck synccheck; do
+            run_sanitizer "$folder" "$tool" "--error-exitcode 9"
+        done
+        run_sanitizer "$folder" initcheck "" # reads of padding, which nothing depends on, are no errors
+    else
+        say "compute-sanitizer is not installed (it is part of the CUDA toolkit): ITS CHECKS ARE LEFT OUT"
+    fi
+    "$folder/tests/kernels/cuda/measure_cuda" | tee "$folder/measure_cuda.txt"
+    local on_gpu="--delegate $folder/src/kernels/cuda.so --device cuda"
+    SERVERD_TEST_OPTIONS=$on_gpu SERVERD_TEST_STREAMS=64 \
+        run_e2e "$folder" test_accuracy.py test_batching.py test_openai_client.py test_sampling.py
+    local serverd="$folder/src/tools/serverd --model-path $default_model_path --port 8099"
+    say "the GPU (a) and the CPU (b) under 64 streams"
+    "$folder/src/tools/bench/serverd-bench" compare closed -n 128 -c 64 -R 3 --url http://127.0.0.1:8099 \
+        -a "$serverd $on_gpu" -b "$serverd" | tee "$folder/compare.txt"
+}
+
+# The kernel suites under one tool of compute-sanitizer; the models' steps are the same kernels again.
+run_sanitizer() {
+    local folder=$1 tool=$2 options=$3
+    say "compute-sanitizer $tool"
+    run_suites "$folder" --timeout-multiplier 20 --verbose --wrapper "compute-sanitizer --tool $tool $options" \
+        gpu_kernels gpu_weights
+}
+
 part_asan() {
     need_test_build # for the Python packages' folder
     build "$root/build-asan" --buildtype=debugoptimized -Db_sanitize=address,undefined -Dtests=enabled
@@ -168,7 +210,7 @@ for part in "${parts[@]}"; do
         usage
         exit 0
         ;;
-    --clients | clients | format | unit | pages | e2e | asan | tsan | fuzz) ;;
+    --clients | --gpu | clients | gpu | format | unit | pages | e2e | asan | tsan | fuzz) ;;
     *)
         usage >&2
         die "there is no part $part"

@@ -3,11 +3,14 @@
 SERVERD_BUILD          build folder (default: build in the repository's root)
 SERVERD_DEFAULT_MODEL  the default model (default: where serverd.sh keeps it)
 SERVERD_TEST_MODELS    a folder with further models; tests that need one skip without it
+SERVERD_TEST_OPTIONS   options that every server has, before the test's own: another device, say
+SERVERD_TEST_STREAMS   how many streams test_batching.py has at once (default: 16)
 """
 import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -24,6 +27,7 @@ MAKE_MODEL = BUILD / "tests" / "support" / "make_model"
 PAGE_TOKENS = next(int(o["value"]) for o in json.loads((BUILD / "meson-info" / "intro-buildoptions.json").read_text())
                    if o["name"] == "page_tokens")
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+TEST_OPTIONS = shlex.split(os.environ.get("SERVERD_TEST_OPTIONS", ""))
 DEFAULT_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -40,7 +44,7 @@ class Server:
 
     def __init__(self, model, *options, wait_ready=True, env=None):
         named = ["--model-path", str(model)] if model else []
-        self.command = [str(BINARY), *named, "--port", "0", *map(str, options)]
+        self.command = [str(BINARY), *named, "--port", "0", *TEST_OPTIONS, *map(str, options)]
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                         text=True, env=clean_environment(env))
         self.lines = []

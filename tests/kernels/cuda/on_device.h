@@ -20,8 +20,18 @@ static struct gpu *gpu;
 
 static inline int open_gpu(void **state)
 {
+    char reason[128] = "";
     (void)state;
-    return gpu_open(0, &gpu, &err) == SERVERD_OK ? 0 : -1;
+    if (gpu_count(reason, sizeof reason) == 0) {
+        print_error("%s\n", reason);
+        return -1;
+    }
+    if (gpu_open(0, &gpu, &err) != SERVERD_OK) {
+        print_error("%s\n", err.text);
+        return -1;
+    }
+    gpu_enter(gpu);
+    return 0;
 }
 
 static inline int close_gpu(void **state)
@@ -47,12 +57,13 @@ static inline float rounded(float x)
     return bf16_to_f32(f32_to_bf16(x));
 }
 
-/* A copy there, for gpu_free. */
+/* A copy there, for gpu_free; `from` is no longer needed. */
 static inline void *on_device(const void *from, size_t bytes)
 {
     void *to = gpu_allocate(gpu, bytes);
     assert_non_null(to);
     gpu_from_host(gpu, to, from, bytes);
+    assert_int_equal(gpu_wait(gpu, &err), SERVERD_OK);
     return to;
 }
 

@@ -1,9 +1,10 @@
-/* Whole models on the emulated CUDA back-end: near the exact reference, and with the same bits for
- * a sequence alone, in chunks and beside others. Argument: none. */
+/* Whole models on the CUDA back-end, emulated or on a device: near the exact reference, and with
+ * the same bits for a sequence alone, in chunks and beside others. Argument: none. */
 #include "base/clock.h"
 #include "kernels/builtin.h"
 #include "kernels/cuda/delegate.h"
 #include "kernels/cuda/fuse.h"
+#include "kernels/cuda/kernels.h"
 #include "program/dtype.h"
 #include "program/sdp_program.h"
 #include "quantise/quantise.h"
@@ -201,6 +202,9 @@ static void layers_on_two_devices_have_the_bits_of_one(void **state)
 {
     (void)state;
     enum { N = 9 };
+    char reason[128];
+    if (gpu_count(reason, sizeof reason) < 2)
+        skip();
     struct program *program = synthetic_program("qwen2", "Q8_0");
     float *one = answers(program, "cuda", NULL, N),
           *two = answers(program, "cuda", "blk.1=cuda.1,output=cuda.1", N);
@@ -444,5 +448,10 @@ int main(void)
         cmocka_unit_test(nodes_of_a_layer_are_done_together),
         cmocka_unit_test(ranks_share_a_model),
     };
+    char reason[128] = "";
+    if (gpu_count(reason, sizeof reason) == 0) {
+        print_error("%s\n", reason);
+        return 1;
+    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* The CUDA kernels against plain loops in double, on shapes with tails, and the same bits for a row
- * alone, among others and from run to run of the emulation, whose threads go on in random order.
+ * alone, among others and from run to run; the emulation's threads go on in random order.
  * Argument: none. */
 #include "base/hash.h"
 #include "base/numeric.h"

@@ -1,6 +1,6 @@
 /* Weights on the CUDA back-end: linear layers and tables of every type, packed as the delegate
  * packs them, against plain loops in double over the type's own conversion; shapes with tails; the
- * same bits for a row alone, among others and from run to run of the emulation. Argument: none. */
+ * same bits for a row alone, among others and from run to run. Argument: none. */
 #include "base/numeric.h"
 #include "kernels/cuda/cuda_internal.h"
 #include "on_device.h"
