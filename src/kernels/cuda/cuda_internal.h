@@ -1,12 +1,13 @@
 /* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
  * fragments), load.c (memory of a partition), execute.c (a step), graphs.c (steps that
- * come again), kv.c (pages). */
+ * come again), meetings.c (other ranks), kv.c (pages). */
 #ifndef KERNELS_CUDA_CUDA_INTERNAL_H
 #define KERNELS_CUDA_CUDA_INTERNAL_H
 
 #include "kernels/batch_check.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/meetings.h"
 #include "kernels/kv_store.h"
 #include "serverd/delegate.h"
 
@@ -43,6 +44,7 @@ struct serverd_handle {
     size_t lists_bytes; /* of what is before the page tables */
     uint32_t max_pages; /* columns of its page tables */
     struct graphs graphs;
+    struct meetings meetings;
     serverd_footprint footprint;
 };
 

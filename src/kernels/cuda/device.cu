@@ -6,15 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Like base/error.h's, which is C. */
-static serverd_status set_error(serverd_error *err, serverd_status code, const char *what,
-                                const char *why)
-{
-    err->code = code;
-    snprintf(err->text, sizeof err->text, "cuda: %s: %s", what, why);
-    return code;
-}
-
 #ifdef __CUDACC__
 
 static void note(struct gpu *gpu, cudaError_t error, const char *where)
@@ -220,7 +211,7 @@ extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
 
 #else
 
-static const uint32_t N_EMULATED = 2;
+static const uint32_t N_EMULATED = 4;
 
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
 {
@@ -333,7 +324,7 @@ extern "C" void gpu_graph_run(struct gpu *gpu, struct gpu_graph *graph)
 {
     (void)gpu;
     for (const emulation::recorded_launch &launch : graph->launches)
-        emulation::run(launch.grid, launch.block, launch.body);
+        emulation::repeat(launch);
 }
 
 extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
