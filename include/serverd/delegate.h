@@ -265,9 +265,9 @@ typedef struct serverd_trace_event {
 } serverd_trace_event;
 
 /* The other ranks of a group, which run the other shards of the same model. Each call is one that
- * all ranks make, with the same sizes, and returns when the caller's part of it is done. A rank
- * that fails somewhere else ends the others' calls: SERVERD_DEVICE_LOST. For `execute`, on the
- * thread that called it. */
+ * all ranks make, with the same sizes (or all get SERVERD_INTERNAL), and returns when the caller's
+ * part of it is done. A rank that fails somewhere else ends the others' calls: SERVERD_DEVICE_LOST.
+ * For `execute`, on the thread that called it. */
 typedef struct serverd_collective {
     uint32_t struct_bytes;
     uint32_t rank, n_ranks;
@@ -279,6 +279,10 @@ typedef struct serverd_collective {
      * column `begin` on. out: NULL on the other ranks. */
     serverd_status (*gather)(void *context, const float *part, size_t n_rows, size_t n_columns,
                              size_t begin, size_t width, float *out, serverd_error *err);
+    /* How often the calls of others were ended because a rank had failed. Ranks that meet in a way
+     * of their own look at it while they wait: when it changes, one of them will not come. Any
+     * thread. */
+    uint64_t (*n_breaks)(void *context);
 } serverd_collective;
 
 /* What the host lends to a delegate. parallel_for runs fn(arg, chunk, worker) for every chunk

@@ -21,12 +21,20 @@ struct rank_view {
     struct collective_group *group;
 };
 
+/* What a rank has brought to the present call. */
+struct part {
+    float *data;
+    size_t n; /* numbers of the call */
+    bool is_gathered;
+};
+
 struct collective_group {
     uint32_t n_ranks;
-    float *parts[LIMIT_RANKS]; /* what each rank has brought to the present call */
+    struct part parts[LIMIT_RANKS];
     atomic_uint n_arrived;
     atomic_uint round; /* raised when all have arrived */
     atomic_bool is_broken;
+    atomic_ullong n_breaks;
     pthread_mutex_t lock; /* with `changed`, for who waits longer than it spins */
     pthread_cond_t changed;
     struct rank_view ranks[LIMIT_RANKS];
@@ -85,6 +93,28 @@ static serverd_status lost(serverd_error *err)
     return fail(err, SERVERD_DEVICE_LOST, "another rank of the model has failed");
 }
 
+/* Ranks that want different things have not the memory that the others would read. All of them see
+ * it. */
+static serverd_status check_parts(const struct collective_group *group, uint32_t rank,
+                                  serverd_error *err)
+{
+    const struct part *own = &group->parts[rank];
+    for (uint32_t r = 0; r < group->n_ranks; r++)
+        if (group->parts[r].n != own->n || group->parts[r].is_gathered != own->is_gathered)
+            return fail(err, SERVERD_INTERNAL,
+                        "ranks meet for different things: %zu numbers at rank %u, %zu at rank %u",
+                        own->n, rank, group->parts[r].n, r);
+    return SERVERD_OK;
+}
+
+/* Returns when all have brought their parts. */
+static serverd_status bring(struct collective_group *group, uint32_t rank, struct part part,
+                            serverd_error *err)
+{
+    group->parts[rank] = part;
+    return meet(group) ? check_parts(group, rank, err) : lost(err);
+}
+
 /* ---- the operations -------------------------------------------------------------------------- */
 
 /* first .. end - 1 of all parts become their sum. */
@@ -93,12 +123,12 @@ static void sum_share(const struct collective_group *group, size_t first, size_t
     for (size_t i = first; i < end; i += LINE_FLOATS) {
         const size_t n = end - i < LINE_FLOATS ? end - i : LINE_FLOATS;
         float sum[LINE_FLOATS];
-        memcpy(sum, group->parts[0] + i, n * sizeof *sum);
+        memcpy(sum, group->parts[0].data + i, n * sizeof *sum);
         for (uint32_t r = 1; r < group->n_ranks; r++)
             for (size_t k = 0; k < n; k++)
-                sum[k] += group->parts[r][i + k];
+                sum[k] += group->parts[r].data[i + k];
         for (uint32_t r = 0; r < group->n_ranks; r++)
-            memcpy(group->parts[r] + i, sum, n * sizeof *sum);
+            memcpy(group->parts[r].data + i, sum, n * sizeof *sum);
     }
 }
 
@@ -114,9 +144,9 @@ static serverd_status all_reduce(void *context, float *data, size_t n, serverd_e
     const struct rank_view *view = context;
     struct collective_group *group = view->group;
     const uint32_t rank = view->collective.rank;
-    group->parts[rank] = data;
-    if (!meet(group))
-        return lost(err);
+    const serverd_status status = bring(group, rank, (struct part){data, n, false}, err);
+    if (status != SERVERD_OK)
+        return status;
     sum_share(group, share_begin(n, rank, group->n_ranks),
               share_begin(n, rank + 1, group->n_ranks));
     return meet(group) ? SERVERD_OK : lost(err);
@@ -127,14 +157,20 @@ static serverd_status gather(void *context, const float *part, size_t n_rows, si
 {
     const struct rank_view *view = context;
     struct collective_group *group = view->group;
-    if (view->collective.rank == 0)
-        group->parts[0] = out;
-    if (!meet(group))
-        return lost(err);
+    const struct part whole = {out, n_rows * width, true};
+    const serverd_status status = bring(group, view->collective.rank, whole, err);
+    if (status != SERVERD_OK)
+        return status;
     for (size_t row = 0; row < n_rows; row++)
-        memcpy(group->parts[0] + row * width + begin, part + row * n_columns,
+        memcpy(group->parts[0].data + row * width + begin, part + row * n_columns,
                n_columns * sizeof *part);
     return meet(group) ? SERVERD_OK : lost(err);
+}
+
+static uint64_t n_breaks(void *context)
+{
+    const struct rank_view *view = context;
+    return atomic_load(&view->group->n_breaks);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -158,7 +194,8 @@ serverd_status collective_group_create(uint32_t n_ranks, struct collective_group
                                                 .n_ranks = n_ranks,
                                                 .context = view,
                                                 .all_reduce = all_reduce,
-                                                .gather = gather};
+                                                .gather = gather,
+                                                .n_breaks = n_breaks};
     }
     *out = group;
     return SERVERD_OK;
@@ -180,6 +217,7 @@ const serverd_collective *collective_group_rank(const struct collective_group *g
 
 void collective_group_break(struct collective_group *group)
 {
+    atomic_fetch_add(&group->n_breaks, 1);
     atomic_store(&group->is_broken, true);
     wake_others(group);
 }

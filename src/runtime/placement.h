@@ -21,7 +21,7 @@ struct placement_options {
     uint32_t n_delegates;
     /* "auto": every delegate that is not for use by name only, node by node; "NAME[:options]": one;
      * "hetero:A,B,..": these, cut between layers; NULL: "auto". Options are key=value, between them
-     * `;` or, of a single device, `,`. */
+     * `;` or, of a single device, `,`. Of a shard the delegate `collective` is asked, too. */
     const char *device;
     /* "WHAT=NAME,..": the device of some nodes; the first that fits a node counts. WHAT is blk.A,
      * blk.A-B (layers), embed (what is before the layers), output (what is behind them), node.A,

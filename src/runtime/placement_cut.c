@@ -69,6 +69,13 @@ static void keep_attention_together(const struct cut *cut)
     }
 }
 
+/* Layers are not cut, but where ranks meet another one may take over in between. */
+static bool is_inside_layer(const serverd_graph *graph, uint32_t node)
+{
+    const serverd_node *n = &graph->nodes[node], *before = n - 1;
+    return n->layer == before->layer && !op_is_collective(n->op) && !op_is_collective(before->op);
+}
+
 static void find_handovers(const struct cut *cut, bool is_free)
 {
     const struct placement *placement = cut->placement;
@@ -78,7 +85,7 @@ static void find_handovers(const struct cut *cut, bool is_free)
         cut->handover[n] =
             HANDOVER_SECONDS + cut->handover[n] * AVERAGE_ROWS / HANDOVER_BYTES_PER_SECOND;
     for (uint32_t n = 1; n < graph->n_nodes && placement->is_hetero && !is_free; n++)
-        if (graph->nodes[n].layer == graph->nodes[n - 1].layer)
+        if (is_inside_layer(graph, n))
             cut->handover[n] = INFINITY;
     if (!is_free)
         keep_attention_together(cut);
@@ -175,26 +182,26 @@ static serverd_status say_why(const struct placement *placement, serverd_error *
 {
     const serverd_graph *graph = placement->graph;
     for (uint32_t n = 0; n < graph->n_nodes; n++) {
+        const uint32_t op = graph->nodes[n].op;
         uint32_t wanted = UINT32_MAX;
         bool is_taken = false;
         for (uint32_t d = 0; d < placement->n_devices; d++) {
             if (!is_usable(placement, d, n))
                 continue;
             is_taken |= placement_claim(placement, d, n)->n_nodes > 0;
-            if (wanted == UINT32_MAX)
-                wanted = d;
+            if (wanted == UINT32_MAX || op_is_collective(op))
+                wanted = d; /* of these the last one, which is for nothing else */
         }
         if (is_taken)
             continue;
-        const char *op = op_info(graph->nodes[n].op)->name;
         if (wanted == UINT32_MAX)
             return fail(err, SERVERD_UNSUPPORTED, "device %.64s: nobody runs node %u (%s)",
-                        placement->device_text, n, op);
+                        placement->device_text, n, op_info(op)->name);
         serverd_claim claim;
         (void)placement_ask(placement, wanted, n, &claim, err);
         return fail(err, SERVERD_UNSUPPORTED, "device %s: cannot run node %u (%s): %s%s%.127s",
-                    placement->devices[wanted].name, n, op, placement_reason_name(claim.reason),
-                    claim.text[0] ? ": " : "", claim.text);
+                    placement->devices[wanted].name, n, op_info(op)->name,
+                    placement_reason_name(claim.reason), claim.text[0] ? ": " : "", claim.text);
     }
     return fail(err, SERVERD_UNSUPPORTED, "device %.64s: no way to cut the graph",
                 placement->device_text);

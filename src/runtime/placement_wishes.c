@@ -300,6 +300,27 @@ static serverd_status apply_place(struct placement *placement,
     return SERVERD_OK;
 }
 
+/* Where ranks meet, the delegate `collective` runs the nodes that nobody runs better: it is asked,
+ * too. */
+static serverd_status add_meetings(struct placement *placement,
+                                   const struct placement_options *options, serverd_error *err)
+{
+    static const char name[] = "collective";
+    const serverd_delegate *delegate =
+        find_delegate(options, (struct piece){name, sizeof name - 1});
+    if (!placement->host->collective || !delegate)
+        return SERVERD_OK;
+    struct placement_device *device = NULL;
+    for (uint32_t i = 0; i < placement->n_devices && !device; i++)
+        if (placement->devices[i].delegate == delegate)
+            device = &placement->devices[i];
+    serverd_status status =
+        device ? SERVERD_OK : add_device(placement, delegate, (struct piece){"", 0}, &device, err);
+    if (device)
+        device->is_general = true;
+    return status;
+}
+
 serverd_status placement_read_wishes(struct placement *placement,
                                      const struct placement_options *options, serverd_error *err)
 {
@@ -316,5 +337,5 @@ serverd_status placement_read_wishes(struct placement *placement,
             apply_place(placement, options, what,
                         (struct piece){what.text + what.len + 1, entry.len - what.len - 1}, err);
     }
-    return status;
+    return status == SERVERD_OK ? add_meetings(placement, options, err) : status;
 }

@@ -1,6 +1,5 @@
 #include "runtime/ranks.h"
 
-#include "base/buffer.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/numeric.h"
@@ -9,8 +8,8 @@
 #include "runtime/runtime_internal.h"
 
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct peer {
     struct ranks *ranks;
@@ -170,26 +169,6 @@ static serverd_status open_peer(struct peer *peer, struct program *program, uint
     return status;
 }
 
-/* Where ranks meet, an instance of the delegate `collective` has the nodes, unless the user places
- * them. The text is to be freed. */
-static char *place_meetings(const struct program *program, const char *or_null)
-{
-    static const uint32_t ops[] = {SERVERD_OP_ALL_REDUCE, SERVERD_OP_GATHER};
-    const serverd_graph *graph = &program->graph;
-    struct buffer text;
-    buffer_init(&text, 64 * KIB);
-    if (or_null)
-        buffer_append_str(&text, or_null);
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-        uint32_t n = 0;
-        while (n < graph->n_nodes && graph->nodes[n].op != ops[i])
-            n++;
-        if (n < graph->n_nodes)
-            buffer_printf(&text, "%s%s=collective", text.len > 0 ? "," : "", op_info(ops[i])->name);
-    }
-    return buffer_take(&text, NULL);
-}
-
 /* Of the ranks rank 0 has most heads, so its share of the memory is no less than any other's. */
 static struct runtime_options share_of(const struct runtime_options *options, uint32_t n_ranks)
 {
@@ -218,6 +197,35 @@ static serverd_status open_peers(struct ranks *ranks, const struct runtime_ranks
     return status;
 }
 
+/* The next node from *node on at which ranks meet; *node goes behind it. NULL: there is none. */
+static const char *next_meeting(const struct runtime *runtime, const serverd_graph *graph,
+                                uint32_t *node)
+{
+    while (*node < graph->n_nodes && !op_is_collective(graph->nodes[*node].op))
+        ++*node;
+    return *node < graph->n_nodes ? runtime_delegate_of(runtime, (*node)++) : NULL;
+}
+
+/* Ranks that meet through different delegates would not find each other. */
+static serverd_status check_meetings(const struct ranks *ranks, const struct runtime_ranks *sharing,
+                                     serverd_error *err)
+{
+    for (uint32_t r = 1; r < sharing->n; r++) {
+        uint32_t own_node = 0, node = 0;
+        const char *own, *other;
+        do {
+            own = next_meeting(ranks->own, &sharing->programs[0]->graph, &own_node);
+            other = next_meeting(ranks->runtimes[r - 1], &sharing->programs[r]->graph, &node);
+            if (!own != !other || (own && strcmp(own, other) != 0))
+                return fail(err, SERVERD_UNSUPPORTED,
+                            "rank %u meets the others through %s, rank 0 through %s: place "
+                            "all_reduce=collective,gather=collective lets all meet in host memory",
+                            r, other ? other : "nothing", own ? own : "nothing");
+        } while (own);
+    }
+    return SERVERD_OK;
+}
+
 static void attach(struct ranks *ranks)
 {
     struct runtime_peers peers = {.items = ranks->runtimes,
@@ -243,17 +251,15 @@ serverd_status runtime_open_ranks(const struct runtime_ranks *sharing,
     (void)pthread_cond_init(&ranks->has_step, NULL);
     (void)pthread_cond_init(&ranks->has_ended, NULL);
     struct runtime_options own = share_of(options, sharing->n);
-    char *place = place_meetings(sharing->programs[0], options->place);
-    own.place = place;
-    serverd_status status = place ? collective_group_create(sharing->n, &ranks->group, err)
-                                  : fail(err, SERVERD_NOMEM, "place is too long");
+    serverd_status status = collective_group_create(sharing->n, &ranks->group, err);
     if (status == SERVERD_OK) {
         own.collective = collective_group_rank(ranks->group, 0);
         status = runtime_open(sharing->programs[0], &own, &ranks->own, err);
     }
     if (status == SERVERD_OK)
         status = open_peers(ranks, sharing, &own, err);
-    free(place);
+    if (status == SERVERD_OK)
+        status = check_meetings(ranks, sharing, err);
     if (status == SERVERD_OK) {
         attach(ranks);
         *out = ranks->own;
@@ -275,10 +281,6 @@ serverd_status runtime_predict_ranks(const struct runtime_ranks *sharing,
     serverd_status status = collective_group_create(sharing->n, &group, err);
     if (status != SERVERD_OK)
         return status;
-    char *place = place_meetings(sharing->programs[0], options->place);
-    if (!place)
-        status = fail(err, SERVERD_NOMEM, "place is too long");
-    own.place = place;
     for (uint32_t r = 0; r < sharing->n && status == SERVERD_OK; r++) {
         struct runtime_memory memory;
         own.collective = collective_group_rank(group, r);
@@ -286,7 +288,6 @@ serverd_status runtime_predict_ranks(const struct runtime_ranks *sharing,
         if (status == SERVERD_OK)
             runtime_memory_add(out, &memory);
     }
-    free(place);
     collective_group_destroy(group);
     return status;
 }

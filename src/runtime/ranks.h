@@ -3,7 +3,8 @@
  * that the caller sees, and runs on the caller's thread: whoever has it need not know of the
  * others. KV pages have the same numbers on all ranks; each keeps its heads' part.
  *
- * The ranks meet through memory of this process (collective.h). */
+ * The ranks meet through memory of this process (collective.h), or, where their delegate can do it,
+ * on their devices; all in the same way. */
 #ifndef RUNTIME_RANKS_H
 #define RUNTIME_RANKS_H
 

@@ -386,6 +386,12 @@ void runtime_set_peers(struct runtime *runtime, const struct runtime_peers *peer
     runtime->peers = *peers;
 }
 
+const char *runtime_delegate_of(const struct runtime *runtime, uint32_t node)
+{
+    const struct placement *placement = runtime->placement;
+    return placement->devices[placement->chosen[node]].delegate->name;
+}
+
 uint32_t runtime_n_pages(const struct runtime *runtime)
 {
     return runtime->kv_size.n_pages;

@@ -21,4 +21,7 @@ void runtime_set_peers(struct runtime *runtime, const struct runtime_peers *peer
 serverd_status runtime_execute_alone(struct runtime *runtime, const serverd_batch *batch,
                                      float *out, serverd_error *err);
 
+/* The name of the delegate that runs a node. */
+const char *runtime_delegate_of(const struct runtime *runtime, uint32_t node);
+
 #endif

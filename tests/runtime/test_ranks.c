@@ -247,7 +247,7 @@ enum { N_ROUNDS = 300, MAX_FLOATS = 777 };
 struct rank {
     const serverd_collective *collective;
     pthread_t thread;
-    uint32_t n_lost;
+    uint32_t n_lost; /* calls that ended with the error that is expected */
 };
 
 static float number(uint32_t rank, uint32_t round, size_t i)
@@ -361,11 +361,43 @@ static void nobody_waits_for_a_rank_that_does_not_come(void **state)
     collective_group_destroy(group);
 }
 
+static void *reduce_some(void *arg)
+{
+    struct rank *rank = arg;
+    float x[8] = {0};
+    serverd_error e;
+    const size_t n = 4 + rank->collective->rank / 2; /* the upper half of the ranks bring more */
+    rank->n_lost =
+        rank->collective->all_reduce(rank->collective->context, x, n, &e) == SERVERD_INTERNAL;
+    return NULL;
+}
+
+static void parts_of_different_sizes_are_an_error_on_all_ranks(void **state)
+{
+    (void)state;
+    struct rank ranks[MAX_RANKS];
+    struct collective_group *group;
+    assert_int_equal(collective_group_create(MAX_RANKS, &group, &err), SERVERD_OK);
+    start_ranks(ranks, group, 0, MAX_RANKS, reduce_some);
+    for (uint32_t r = 0; r < MAX_RANKS; r++) {
+        assert_int_equal(pthread_join(ranks[r].thread, NULL), 0);
+        assert_int_equal(ranks[r].n_lost, 1);
+    }
+    const serverd_collective *view = collective_group_rank(group, 1);
+    assert_int_equal(view->n_breaks(view->context), 0);
+    collective_group_break(group);
+    assert_int_equal(view->n_breaks(view->context), 1);
+    collective_group_mend(group);
+    assert_int_equal(view->n_breaks(view->context), 1);
+    collective_group_destroy(group);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_that_meet_have_the_same_sums),
         cmocka_unit_test(nobody_waits_for_a_rank_that_does_not_come),
+        cmocka_unit_test(parts_of_different_sizes_are_an_error_on_all_ranks),
         cmocka_unit_test(what_cannot_be_shared_is_refused),
         cmocka_unit_test(a_shard_alone_is_refused),
         cmocka_unit_test(shared_decoders_give_what_whole_ones_give),

@@ -1,6 +1,7 @@
 #include "kernels/collective/delegate.h"
 
 #include "base/error.h"
+#include "kernels/meeting_cost.h"
 #include "program/op.h"
 
 #include <stdio.h>
@@ -45,15 +46,19 @@ static serverd_status collective_match(const serverd_host *host, const serverd_g
 {
     const serverd_node *node = &graph->nodes[index];
     const serverd_shard *shard = &node->attributes.shard;
+    static const double rows[] = {1, 16, 512};
     (void)err;
     *out = (serverd_claim){.struct_bytes = sizeof *out, .reason = SERVERD_REASON_OP};
     if (!op_is_collective(node->op))
         return SERVERD_OK;
-    if (shard->rank == host->collective->rank && shard->n_ranks == host->collective->n_ranks)
+    if (shard->rank == host->collective->rank && shard->n_ranks == host->collective->n_ranks) {
         *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = 1};
-    else
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            out->seconds[i] = (float)meeting_seconds(graph, node, rows[i]);
+    } else {
         (void)snprintf(out->text, sizeof out->text, "the shard is rank %u of %u", shard->rank,
                        shard->n_ranks);
+    }
     return SERVERD_OK;
 }
 
@@ -183,7 +188,7 @@ const serverd_delegate collective_delegate = {
     .struct_bytes = sizeof(serverd_delegate),
     .name = "collective",
     .version = "1",
-    .flags = SERVERD_DELEGATE_BY_NAME_ONLY, /* runtime/ranks.c names it */
+    .flags = SERVERD_DELEGATE_BY_NAME_ONLY, /* placement_wishes.c adds it for ranks */
     .devices = collective_devices,
     .match = collective_match,
     .form = collective_form,

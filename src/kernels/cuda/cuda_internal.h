@@ -1,6 +1,6 @@
 /* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
  * fragments), load.c (memory of a partition), fuse.c (nodes that are done together), execute.c (a
- * step), graphs.c (steps that come again), kv.c (pages). */
+ * step), graphs.c (steps that come again), meetings.c (other ranks), kv.c (pages). */
 #ifndef KERNELS_CUDA_CUDA_INTERNAL_H
 #define KERNELS_CUDA_CUDA_INTERNAL_H
 
@@ -8,6 +8,7 @@
 #include "kernels/cuda/fuse.h"
 #include "kernels/cuda/graphs.h"
 #include "kernels/cuda/kernels.h"
+#include "kernels/cuda/meetings.h"
 #include "kernels/kv_store.h"
 #include "serverd/delegate.h"
 
@@ -45,6 +46,7 @@ struct serverd_handle {
     size_t lists_bytes; /* of what is before the page tables */
     uint32_t max_pages; /* columns of its page tables */
     struct graphs graphs;
+    struct meetings meetings;
     serverd_footprint footprint;
 };
 

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/numeric.h"
 #include "kernels/cuda/cuda_internal.h"
+#include "kernels/meeting_cost.h"
 #include "program/dtype.h"
 #include "program/op.h"
 
@@ -74,16 +75,36 @@ static bool can_read(const serverd_graph *graph, const serverd_node *node, serve
 /* Launching a kernel. */
 #define LAUNCH_SECONDS 4e-6
 
+static const double rows_of_estimate[] = {1, 16, 512};
+enum { N_ESTIMATES = sizeof rows_of_estimate / sizeof *rows_of_estimate };
+
+static void claim_meeting(const serverd_host *host, const serverd_graph *graph,
+                          const serverd_node *node, serverd_claim *out)
+{
+    char reason[sizeof out->text];
+    if (!meetings_are_possible(host, &node->attributes.shard, reason, sizeof reason)) {
+        (void)refuse(out, SERVERD_REASON_OP, reason);
+        return;
+    }
+    *out = (serverd_claim){.struct_bytes = sizeof *out, .n_nodes = 1};
+    for (size_t i = 0; i < N_ESTIMATES; i++)
+        out->seconds[i] =
+            (float)(LAUNCH_SECONDS + meeting_seconds(graph, node, rows_of_estimate[i]));
+}
+
 static serverd_status cuda_match(const serverd_host *host, const serverd_graph *graph,
                                  uint32_t index, serverd_claim *out, serverd_error *err)
 {
-    static const double rows[] = {1, 16, 512};
     const serverd_node *node = &graph->nodes[index];
     struct gpu_info info;
     struct constants constants;
-    (void)host, (void)err;
-    if (node->op >= SERVERD_OP_COUNT || op_is_collective(node->op)) {
+    (void)err;
+    if (node->op >= SERVERD_OP_COUNT) {
         (void)refuse(out, SERVERD_REASON_OP, "");
+        return SERVERD_OK;
+    }
+    if (op_is_collective(node->op)) {
+        claim_meeting(host, graph, node, out);
         return SERVERD_OK;
     }
     if (!can_read(graph, node, out, &constants))
@@ -94,11 +115,12 @@ static serverd_status cuda_match(const serverd_host *host, const serverd_graph *
         return SERVERD_OK;
     const bool is_matrix = node->op == SERVERD_OP_LINEAR;
     const double width = (double)value_width(node_output(graph, node)) * sizeof(float) * 3;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (size_t i = 0; i < N_ESTIMATES; i++)
         out->seconds[i] =
-            (float)(LAUNCH_SECONDS + rows[i] * width / info.bytes_per_second +
+            (float)(LAUNCH_SECONDS + rows_of_estimate[i] * width / info.bytes_per_second +
                     (is_matrix ? (double)constants.bytes / info.bytes_per_second +
-                                     rows[i] * (double)constants.elements / info.macs_per_second
+                                     rows_of_estimate[i] * (double)constants.elements /
+                                         info.macs_per_second
                                : 0));
     return SERVERD_OK;
 }

@@ -6,15 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Like base/error.h's, which is C. */
-static serverd_status set_error(serverd_error *err, serverd_status code, const char *what,
-                                const char *why)
-{
-    err->code = code;
-    snprintf(err->text, sizeof err->text, "cuda: %s: %s", what, why);
-    return code;
-}
-
 #ifdef __CUDACC__
 
 static void note(struct gpu *gpu, cudaError_t error, const char *where)
@@ -250,10 +241,11 @@ extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)
 
 #else
 
-enum { N_EMULATED = 2 };
+enum { N_EMULATED = 4 };
 
 /* Like sm_86 and sm_90: the least, and the most, that a block can have. */
-static const size_t EMULATED_BLOCK_BYTES[N_EMULATED] = {99 * 1024, 227 * 1024};
+static const size_t EMULATED_BLOCK_BYTES[N_EMULATED] = {99 * 1024, 227 * 1024, 99 * 1024,
+                                                        227 * 1024};
 
 extern "C" uint32_t gpu_count(char *reason, size_t reason_bytes)
 {
@@ -378,7 +370,7 @@ extern "C" void gpu_graph_run(struct gpu *gpu, struct gpu_graph *graph)
 {
     (void)gpu;
     for (const emulation::recorded_launch &launch : graph->launches)
-        emulation::run(launch.grid, launch.block, launch.body);
+        emulation::repeat(launch);
 }
 
 extern "C" void gpu_graph_free(struct gpu *gpu, struct gpu_graph *graph)

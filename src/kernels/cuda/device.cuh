@@ -5,6 +5,8 @@
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/platform.cuh"
 
+#include <stdio.h>
+
 struct gpu {
     int ordinal;
     unsigned n_multiprocessors;
@@ -14,6 +16,15 @@ struct gpu {
     int error;         /* the first cudaError since the last wait; 0: none */
     const char *where; /* what failed */
 };
+
+/* Like base/error.h's, which is C. */
+static inline serverd_status set_error(serverd_error *err, serverd_status code, const char *what,
+                                       const char *why)
+{
+    err->code = code;
+    snprintf(err->text, sizeof err->text, "cuda: %s: %s", what, why);
+    return code;
+}
 
 /* Blocks of `size` that n things take. */
 static inline unsigned blocks_of(size_t n, size_t size)

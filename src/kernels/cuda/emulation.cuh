@@ -70,7 +70,8 @@ void copies_wait(unsigned n);
 /* What differs from run to run is chosen with it. */
 void seed(uint64_t seed);
 
-/* A launch with its arguments as they were, kept to be run again and again. */
+/* A launch with its arguments as they were, kept to be run again and again; or, where the grid is
+ * empty, another call of the stream. */
 struct recorded_launch {
     dim3 grid, block;
     std::function<void()> body;
@@ -96,6 +97,22 @@ void run_or_record(dim3 grid, dim3 block, size_t shared_bytes, Kernel kernel,
         recording->push_back(recorded_launch{grid, block, body});
     else
         run(grid, block, body);
+}
+
+template <typename Body> void run_or_record_call(Body body)
+{
+    if (recording)
+        recording->push_back(recorded_launch{dim3(0), dim3(0), body});
+    else
+        body();
+}
+
+inline void repeat(const recorded_launch &launch)
+{
+    if (launch.grid.x == 0)
+        launch.body();
+    else
+        run(launch.grid, launch.block, launch.body);
 }
 
 template <typename T> T shuffle(T value, unsigned from)

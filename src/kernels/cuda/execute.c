@@ -280,6 +280,18 @@ static void run_l2(const struct call *call)
     gpu_l2(call->step->gpu, call->a, call->n_rows, call->width, call->out);
 }
 
+static void run_reduce(const struct call *call)
+{
+    meetings_all_reduce(&call->step->handle->meetings, call->step->gpu, call->a, call->n,
+                        call->out);
+}
+
+static void run_gather(const struct call *call)
+{
+    meetings_gather(&call->step->handle->meetings, call->step->gpu, call->node, call->a,
+                    call->n_rows, call->out);
+}
+
 static void (*const runs[SERVERD_OP_COUNT])(const struct call *) = {
     [SERVERD_OP_EMBED] = run_embed,         [SERVERD_OP_LINEAR] = run_linear,
     [SERVERD_OP_RMS_NORM] = run_norm,       [SERVERD_OP_LAYER_NORM] = run_norm,
@@ -289,6 +301,7 @@ static void (*const runs[SERVERD_OP_COUNT])(const struct call *) = {
     [SERVERD_OP_ACT] = run_activation,      [SERVERD_OP_GLU] = run_activation,
     [SERVERD_OP_SLICE] = run_slice,         [SERVERD_OP_SELECT] = run_select,
     [SERVERD_OP_POOL] = run_pool,           [SERVERD_OP_L2] = run_l2,
+    [SERVERD_OP_ALL_REDUCE] = run_reduce,   [SERVERD_OP_GATHER] = run_gather,
 };
 
 /* Node i of the partition. */
@@ -350,13 +363,21 @@ static void launch_step(serverd_handle *handle, struct step *step)
         graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
 }
 
+/* Only rank 0 has the result of a gather. */
+static bool is_elsewhere(const serverd_graph *graph, uint32_t value)
+{
+    const serverd_node *node = &graph->nodes[graph->values[value].producer];
+    return node->op == SERVERD_OP_GATHER && node->attributes.shard.rank != 0;
+}
+
 /* The logits are this partition's, and of some rows nothing else is wanted than the best. */
 static bool is_best_wanted(const serverd_handle *handle, const serverd_batch *batch)
 {
     const serverd_partition *partition = handle->partition;
     const serverd_value *output = &handle->graph->values[handle->graph->output];
     if (!batch->wants_best || output->dims[0] != SERVERD_DIM_SELECTED ||
-        output->producer - partition->first_node >= partition->n_nodes)
+        output->producer - partition->first_node >= partition->n_nodes ||
+        is_elsewhere(handle->graph, handle->graph->output))
         return false;
     for (uint32_t i = 0; i < batch->n_logit_rows; i++)
         if (batch->wants_best[i])
@@ -395,6 +416,8 @@ static void copy_outputs(const struct step *step, float *const *outputs)
     const serverd_partition *partition = handle->partition;
     for (uint32_t i = 0; i < partition->n_outputs; i++) {
         const uint32_t value = partition->outputs[i];
+        if (is_elsewhere(handle->graph, value))
+            continue;
         if (step->wants_best && value == handle->graph->output)
             copy_logits(step, handle->value[value], outputs[i]);
         else
@@ -418,6 +441,9 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
     if (status != SERVERD_OK)
         return status;
     gpu_enter(handle->instance->gpu);
+    status = meetings_begin(&handle->meetings, handle->instance->gpu, &handle->graphs, err);
+    if (status != SERVERD_OK)
+        return status;
     struct step step = {.handle = handle,
                         .gpu = handle->instance->gpu,
                         .batch = batch,
@@ -433,7 +459,7 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
     const serverd_host *host = handle->instance->host;
     if (host->meanwhile)
         host->meanwhile(host->context);
-    status = gpu_wait(step.gpu, err);
+    status = meetings_wait(&handle->meetings, step.gpu, &handle->graphs, err);
     if (status == SERVERD_OK)
         tell_best(&step);
     return status;

@@ -149,6 +149,14 @@ void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, 
 void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
               uint32_t pooling, float *out);
 
+/* ---- meeting_kernels.cu -------------------------------------------------------------------- */
+
+/* out [n] = parts[0] + parts[1] + ..; parts [n_parts][n], added in this order. */
+void gpu_sum_parts(struct gpu *gpu, const float *parts, uint32_t n_parts, size_t n, float *out);
+/* out [n_rows][width] gets part [n_rows][n_columns] from its column `begin` on. */
+void gpu_place_columns(struct gpu *gpu, const float *part, uint32_t n_rows, uint32_t n_columns,
+                       uint32_t begin, uint32_t width, float *out);
+
 /* ---- page_kernels.cu, attention_kernels.cu --------------------------------------------------
  */
 

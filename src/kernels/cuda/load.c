@@ -163,7 +163,9 @@ static serverd_status add_values(serverd_handle *handle, bool is_real, serverd_e
         .struct_bytes = sizeof handle->footprint,
         .activation_bytes = bytes,
         .unshared_bytes = places.unshared * sizeof(float),
-        .scratch_bytes = fragments + handle->scratch_floats * sizeof(float) + handle->arrays_bytes};
+        .scratch_bytes =
+            fragments + handle->arrays_bytes +
+            (handle->scratch_floats + handle->meetings.gathered_floats) * sizeof(float)};
     bool fits = true;
     if (is_real) {
         struct gpu *gpu = handle->instance->gpu;
@@ -232,6 +234,7 @@ void cuda_unload(serverd_handle *handle)
 {
     struct gpu *gpu = handle->instance->gpu;
     graphs_free(&handle->graphs, gpu);
+    meetings_close(&handle->meetings, gpu);
     gpu_free(gpu, handle->weights);
     gpu_free(gpu, handle->values_block);
     gpu_free(gpu, handle->fragments);
@@ -281,6 +284,9 @@ static serverd_status make_handle(serverd_instance *instance, const serverd_grap
         status = no_memory("a partition", err);
     if (status == SERVERD_OK)
         status = add_arrays(handle, packed != NULL, err);
+    if (status == SERVERD_OK)
+        status = meetings_open(&handle->meetings, packed ? instance->gpu : NULL, instance->host,
+                               graph, partition, limits, err);
     if (status == SERVERD_OK)
         status = add_values(handle, packed != NULL, err);
     if (status == SERVERD_OK)
