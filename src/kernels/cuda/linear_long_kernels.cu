@@ -264,6 +264,7 @@ __device__ static __forceinline__ void add_to_totals(const struct warp_sums<T> &
                                                      struct totals<T> *totals)
 {
     enum { FEW = 8 };
+    static_assert(T::N_SUMS % FEW == 0, "all of them are set");
     float few[FEW];
 #pragma unroll
     for (int s = 0; s < T::N_SUMS; s++) {
