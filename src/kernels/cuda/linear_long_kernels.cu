@@ -97,7 +97,7 @@ __device__ static __forceinline__ uint32_t record_behind(uint32_t record, uint32
     return record % N_TURNS + 1 == N_TURNS ? n_chunks : record % N_TURNS + 1;
 }
 
-/* The warp's share: one of the row tiles, and two of the column tiles. What is not there is left
+/* The warp's share: one of the row tiles, and SHARE of the column tiles. What is not there is left
  * out: noise in its place comes into results only that are not there either. */
 template <class T>
 __device__ static __forceinline__ void copy_slice(const struct operands &from, uint32_t record,
@@ -258,12 +258,13 @@ template <class T> struct totals {
     }
 };
 
-/* A few at once: beside the sums there are no registers for all. */
+/* A few at once, which `volatile` keeps so: beside the sums there are no registers for all. */
 template <class T>
 __device__ static __forceinline__ void add_to_totals(const struct warp_sums<T> &sums,
                                                      struct totals<T> *totals)
 {
     enum { FEW = 8 };
+    static_assert(T::N_SUMS % FEW == 0, "all of them are set");
     float few[FEW];
 #pragma unroll
     for (int s = 0; s < T::N_SUMS; s++) {
