@@ -395,6 +395,56 @@ typedef struct serverd_kv_bytes {
 
 /* ---- a step ----------------------------------------------------------------------------- */
 
+/* What is wanted of a row of logits. */
+typedef enum serverd_draw_kind {
+    SERVERD_DRAW_LOGITS = 0, /* its logits */
+    SERVERD_DRAW_BEST,       /* the token of the greatest logit, the lowest of equals */
+    SERVERD_DRAW_RANDOM      /* one that is drawn */
+} serverd_draw_kind;
+
+/* A change of one logit z before anything is drawn: z + bias, where bias -INFINITY bans the token.
+ * Then, if count >= 0 and z is not -INFINITY, for the penalties of the row's draw:
+ *
+ *     z > 0 ? z / repetition : z * repetition
+ *     z - (frequency * count + (count > 0 ? presence : 0)), kept within the finite numbers
+ *
+ * Each operation is rounded to f32. */
+typedef struct serverd_logit_change {
+    int32_t token;
+    int32_t count; /* -1: no penalty */
+    float bias;
+} serverd_logit_change;
+
+/* How the token of a row is found. Tokens whose bit in the mask is 0 count as banned, too. Weights
+ * are exp((z - greatest z) * scale), those of banned tokens 0. Of the order of larger logits first,
+ * lower ids first among equals, top_k leaves so many, then top_p the shortest head that weighs that
+ * much of what is left, then min_p those that weigh as much or more. The token is the first one by
+ * ascending ids whose cumulative weight exceeds u times the weight of all that are left.
+ *
+ * That is the token that the host would draw, who adds up f32 weights in an order of its own: a
+ * delegate says a token only if rounding cannot make it another one, else SERVERD_DRAWN_UNSURE. The
+ * host's weights are off by less than 4e-7 of each, its sums by 5e-7 more; src/sampling/ has them.
+ */
+typedef struct serverd_draw {
+    uint32_t kind;                    /* serverd_draw_kind; BEST looks at changes and mask alone */
+    uint32_t first_change, n_changes; /* of serverd_batch.change; each of another token */
+    uint32_t mask;                    /* of serverd_batch.mask; SERVERD_NO_MASK: none */
+    double u;                         /* [0, 1) */
+    float scale;                      /* 1 / temperature, > 0 */
+    uint32_t top_k;                   /* 0: off */
+    float top_p, min_p;               /* 1 and 0: off */
+    float repetition, frequency, presence;
+    uint32_t reserved;
+} serverd_draw;
+
+#define SERVERD_NO_MASK      UINT32_MAX
+#define SERVERD_MAX_CHANGES  (1u << 16) /* of a batch */
+#define SERVERD_MAX_MASKS    64u
+#define SERVERD_DRAWN_LOGITS (-1)
+/* It could be one of several, or none: a logit is NaN or +INFINITY, or nothing is left. The host
+ * reads the row with read_logits. */
+#define SERVERD_DRAWN_UNSURE (-2)
+
 /* The rows of one step: prefill chunks and single decode tokens of many sequences, mixed. Rows
  * of a sequence are adjacent with ascending positions. Token t of a sequence lives in page
  * page_table[seq * max_pages + t / SERVERD_PAGE_TOKENS] at slot t % SERVERD_PAGE_TOKENS; the
@@ -424,16 +474,15 @@ typedef struct serverd_batch {
     /* [n_rows] the text of a pair that a row belongs to, 0 or 1; NULL: 0 everywhere. Since 3.1: a
      * delegate for 3.0 gets no node that looks a segment up in a table of several rows. */
     const uint8_t *segment;
-    /* [n_logit_rows], or NULL, both. Of a row where wants_best is not 0 a delegate may say which
-     * logit is the greatest, the lowest column of equals, instead of writing its logits; or
-     * SERVERD_BEST_NONE if one is NaN or +infinity, or none is finite. The host has set all to
-     * SERVERD_BEST_UNKNOWN, which says that the logits are there. Since 3.2. */
-    const uint8_t *wants_best;
-    int32_t *best;
+    /* [n_logit_rows] what is wanted of each row; NULL: the logits of all. A delegate may say which
+     * token it is instead of writing the row's logits. The host has set all of drawn [n_logit_rows]
+     * to SERVERD_DRAWN_LOGITS, which says that the logits are there. Since 3.2. */
+    const serverd_draw *draw;
+    int32_t *drawn;
+    const serverd_logit_change *change; /* [n_changes], of all rows */
+    const uint64_t *mask;               /* [n_masks][(n_vocab + 63) / 64] */
+    uint32_t n_changes, n_masks;
 } serverd_batch;
-
-#define SERVERD_BEST_UNKNOWN (-1)
-#define SERVERD_BEST_NONE    (-2)
 
 #define SERVERD_NO_ADAPTER UINT32_MAX
 
@@ -564,6 +613,11 @@ typedef struct serverd_delegate {
      * between. After an error the bytes are undefined. NULL: kv_export does not return before.
      * Since 3.2. */
     SERVERD_FN(kv_settle, serverd_kv *);
+
+    /* The logits of row number logit_row of the last step as they came from the graph: out
+     * [n_vocab]. For rows of which `execute` has said something else instead, before the next
+     * `execute`. NULL: batches have no draws. Since 3.2. */
+    SERVERD_FN(read_logits, serverd_handle *, uint32_t logit_row, float *out);
 } serverd_delegate;
 
 /* The one symbol that a delegate in a shared object exports, named SERVERD_DELEGATE_ENTRY. It

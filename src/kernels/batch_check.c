@@ -4,6 +4,7 @@
 #include "base/numeric.h"
 #include "program/op.h"
 
+#include <float.h>
 #include <stdbool.h>
 
 void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
@@ -110,4 +111,41 @@ serverd_status batch_check(const struct batch_bounds *bounds, const serverd_batc
                     bounds->name, batch->n_rows, batch->n_seqs, batch->n_logit_rows);
     serverd_status status = check_rows(bounds, batch, err);
     return status == SERVERD_OK && bounds->n_pages > 0 ? check_pages(bounds, batch, err) : status;
+}
+
+static bool is_number(double value, double least, double most)
+{
+    return value >= least && value <= most; /* NaN is not */
+}
+
+static bool can_draw(const serverd_batch *batch, const serverd_draw *draw)
+{
+    return draw->kind <= SERVERD_DRAW_RANDOM && draw->first_change <= batch->n_changes &&
+           draw->n_changes <= batch->n_changes - draw->first_change &&
+           (draw->mask == SERVERD_NO_MASK || draw->mask < batch->n_masks) &&
+           (draw->kind != SERVERD_DRAW_RANDOM ||
+            (is_number(draw->u, 0, 1) && draw->u < 1 &&
+             is_number((double)draw->scale, 0, DBL_MAX) && is_number((double)draw->top_p, 0, 1) &&
+             is_number((double)draw->min_p, 0, 1)));
+}
+
+serverd_status batch_check_draws(const struct batch_bounds *bounds, const serverd_batch *batch,
+                                 uint64_t n_vocab, serverd_error *err)
+{
+    if (!batch->draw)
+        return SERVERD_OK;
+    if (!batch->drawn || batch->n_changes > SERVERD_MAX_CHANGES ||
+        batch->n_masks > SERVERD_MAX_MASKS)
+        return fail(err, SERVERD_INTERNAL, "%s: %u changes of logits, %u masks, at most %u, %u",
+                    bounds->name, batch->n_changes, batch->n_masks, SERVERD_MAX_CHANGES,
+                    SERVERD_MAX_MASKS);
+    for (uint32_t i = 0; i < batch->n_changes; i++)
+        if (batch->change[i].token < 0 || (uint64_t)batch->change[i].token >= n_vocab)
+            return fail(err, SERVERD_INTERNAL, "%s: a change of logit %d of %llu", bounds->name,
+                        batch->change[i].token, (unsigned long long)n_vocab);
+    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
+        if (!can_draw(batch, &batch->draw[i]))
+            return fail(err, SERVERD_INTERNAL, "%s: logit row %u has a draw that cannot be",
+                        bounds->name, i);
+    return SERVERD_OK;
 }

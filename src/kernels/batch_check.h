@@ -20,4 +20,8 @@ void batch_bounds_find(struct batch_bounds *bounds, const serverd_graph *graph,
 serverd_status batch_check(const struct batch_bounds *bounds, const serverd_batch *batch,
                            serverd_error *err);
 
+/* What the batch's draws refer to, of rows of n_vocab logits. For delegates that draw. */
+serverd_status batch_check_draws(const struct batch_bounds *bounds, const serverd_batch *batch,
+                                 uint64_t n_vocab, serverd_error *err);
+
 #endif

@@ -546,6 +546,17 @@ serverd_status runtime_execute_alone(struct runtime *runtime, const serverd_batc
     return runtime->run(runtime, batch, out, err);
 }
 
+bool runtime_draws(const struct runtime *runtime)
+{
+    return steps_draw(&runtime->steps); /* of ranks it is the first that has the logits */
+}
+
+serverd_status runtime_read_logits(struct runtime *runtime, uint32_t logit_row, float *out,
+                                   serverd_error *err)
+{
+    return steps_read_logits(&runtime->steps, logit_row, out, err);
+}
+
 serverd_status runtime_adapter_set(struct runtime *runtime, uint32_t slot,
                                    const struct adapter *or_null, serverd_error *err)
 {

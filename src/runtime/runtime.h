@@ -101,6 +101,14 @@ void runtime_set_meanwhile(struct runtime *runtime, void (*fn)(void *context), v
 serverd_status runtime_execute(struct runtime *runtime, const serverd_batch *batch, float *out,
                                serverd_error *err);
 
+/* Whether batches may have draws: the device that makes the logits says tokens. */
+bool runtime_draws(const struct runtime *runtime);
+
+/* The logits of a row of the last step of which the device has said something else: out [n_vocab].
+ */
+serverd_status runtime_read_logits(struct runtime *runtime, uint32_t logit_row, float *out,
+                                   serverd_error *err);
+
 /* Puts an adapter that fits the program (adapter_fits) into a slot, limits.max_adapters of them;
  * NULL: empties it. What is needed of it is copied. A batch of runtime_execute may then name the
  * slot; SERVERD_NO_ADAPTER, or an empty slot, is the base alone. After a failure the slot is empty.

@@ -208,3 +208,19 @@ serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, 
         status = steps_run_part(steps, p, batch, out, err);
     return status;
 }
+
+bool steps_draw(const struct steps *steps)
+{
+    const struct step_part *last = steps->n_parts > 0 ? &steps->parts[steps->n_parts - 1] : NULL;
+    return last && last->result != UINT32_MAX && last->result >= last->view->n_inputs &&
+           last->instance->delegate->read_logits;
+}
+
+serverd_status steps_read_logits(const struct steps *steps, uint32_t logit_row, float *out,
+                                 serverd_error *err)
+{
+    if (!steps_draw(steps))
+        return fail(err, SERVERD_INTERNAL, "logits are not read from a device that draws nothing");
+    const struct step_part *last = &steps->parts[steps->n_parts - 1];
+    return last->instance->delegate->read_logits(last->handle, logit_row, out, err);
+}

@@ -37,4 +37,9 @@ serverd_status steps_run(const struct steps *steps, const serverd_batch *batch, 
 serverd_status steps_run_part(const struct steps *steps, uint32_t index, const serverd_batch *batch,
                               float *out, serverd_error *err);
 
+/* Whether the last part makes the logits, by a delegate that draws tokens. */
+bool steps_draw(const struct steps *steps);
+serverd_status steps_read_logits(const struct steps *steps, uint32_t logit_row, float *out,
+                                 serverd_error *err);
+
 #endif

@@ -6,6 +6,7 @@
 #define SAMPLING_CANDIDATES_INTERNAL_H
 
 #include "sampling/scratch_internal.h"
+#include "serverd/delegate.h"
 
 /* What is left: the list if `is_list`, else the whole row; its largest logit and the reciprocal of
  * the temperature, which are max and scale of the weights of vector_internal.h. */
@@ -17,8 +18,12 @@ struct candidates {
 
 /* Whether any step leaves less than the row. hits_xtc: XTC's own random number says that it acts.
  */
-bool candidates_are_limited(const struct sampling_scratch *s, const struct sampling_params *p,
-                            bool hits_xtc);
+bool candidates_are_limited(uint32_t n_vocab, const struct sampling_params *p, bool hits_xtc);
+
+/* The steps as a delegate draws (delegate.h); false: it cannot, they are others or otherwise
+ * ordered. */
+bool candidates_describe(uint32_t n_vocab, const struct sampling_params *p, bool hits_xtc,
+                         serverd_draw *draw);
 
 /* Runs the steps on the row, whose largest logit is max. */
 struct candidates candidates_choose(struct sampling_scratch *s, const struct sampling_params *p,

@@ -297,16 +297,23 @@ struct draw {
     int32_t token;
 };
 
-static double random_of(const struct draw *d, enum random_use use)
+static double random_of(const struct sampler *sampler, uint32_t index, enum random_use use)
 {
-    const struct sampler_setup *setup = &d->sampler->setup;
-    return random_uniform(random_seed(setup->params->seed, use), setup->choice, d->index);
+    const struct sampler_setup *setup = &sampler->setup;
+    return random_uniform(random_seed(setup->params->seed, use), setup->choice, index);
+}
+
+static bool hits_xtc(const struct sampler *sampler, uint32_t index)
+{
+    const struct sampling_params *p = sampler->setup.params;
+    return p->xtc_probability > 0.0f &&
+           random_of(sampler, index, RANDOM_XTC) < (double)p->xtc_probability;
 }
 
 static bool is_limited(const struct draw *d)
 {
     const struct sampling_params *p = d->sampler->setup.params;
-    return !is_greedy(p) && candidates_are_limited(d->s, p, d->hits_xtc);
+    return !is_greedy(p) && candidates_are_limited(d->s->n_vocab, p, d->hits_xtc);
 }
 
 /* From the row as it is. */
@@ -323,7 +330,8 @@ static void draw_one(struct draw *d, enum random_use use)
     d->left = candidates_choose(s, p, max, d->hits_xtc);
     const float *const *block = d->left.is_list ? s->list_block : s->block;
     uint32_t n = d->left.is_list ? n_blocks(s->n) : s->n_blocks;
-    uint32_t place = draw(s, block, n, d->left.max, d->left.scale, random_of(d, use));
+    uint32_t place =
+        draw(s, block, n, d->left.max, d->left.scale, random_of(d->sampler, d->index, use));
     d->token = d->left.is_list ? s->id[place] : (int32_t)place;
 }
 
@@ -373,21 +381,11 @@ static serverd_status score(struct draw *d, uint32_t n_top, struct logprobs *out
     return SERVERD_OK;
 }
 
-bool sampler_takes_best(const struct sampler *sampler, uint32_t index)
-{
-    const struct sampling_params *p = sampler->setup.params;
-    const bool has_penalties = p->repetition_penalty != 1.0f || p->frequency_penalty != 0.0f ||
-                               p->presence_penalty != 0.0f || p->dry_multiplier != 0.0f;
-    return is_greedy(p) && !has_penalties && !p->n_bad_words && !sampler->lost_history &&
-           !adjusts(sampler, index);
-}
-
 serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch *s,
                                const float *logits, uint32_t index, const struct draw_wish *wish,
                                int32_t *token, serverd_error *err)
 {
     assert(s->n_vocab == sampler->setup.n_vocab);
-    const struct sampling_params *p = sampler->setup.params;
     struct draw d = {.sampler = sampler, .s = s, .index = index};
     if (sampler->lost_history)
         return fail(err, SERVERD_NOMEM, "sampling: no memory to count tokens for the penalties");
@@ -400,8 +398,7 @@ serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch 
         if (!row_measure(s, &d.left.max))
             return nothing_left(err);
     }
-    d.hits_xtc =
-        p->xtc_probability > 0.0f && random_of(&d, RANDOM_XTC) < (double)p->xtc_probability;
+    d.hits_xtc = hits_xtc(sampler, index);
     if (!wish->filter)
         draw_one(&d, RANDOM_TOKEN);
     else if (draw_filtered(&d, wish->filter, wish->processed != NULL, err))
@@ -416,4 +413,114 @@ serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *s,
                             const float *logits, uint32_t index, int32_t *token, serverd_error *err)
 {
     return sampler_draw_as(sampler, s, logits, index, &(struct draw_wish){0}, token, err);
+}
+
+/* ---- draws by others --------------------------------------------------------------------- */
+
+/* Bans may fall on tokens that are changed already. */
+static bool add_change(struct change_list *list, uint32_t first, serverd_logit_change change)
+{
+    for (uint32_t i = first; i < list->n; i++)
+        if (list->items[i].token == change.token) {
+            list->items[i].bias += change.bias;
+            return true;
+        }
+    if (list->n == list->cap)
+        return false;
+    list->items[list->n++] = change;
+    return true;
+}
+
+/* Occurrences for the penalties; -1: none looks at the slot's token. */
+static int32_t count_in(const struct sampler *sampler, const struct token_count *slot)
+{
+    const bool is_left = slot->n == 0 && sampler->setup.params->has_penalty_window;
+    return slot->token < 0 || is_left ? -1 : (int32_t)slot->n;
+}
+
+static int32_t count_of(const struct sampler *sampler, int32_t token)
+{
+    const struct history *h = &sampler->history;
+    return h->n > 0 ? count_in(sampler, history_find(h, token)) : -1;
+}
+
+static bool add_bans(const struct sampler *sampler, struct change_list *list, uint32_t first,
+                     const int32_t *tokens, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (tokens[i] >= 0 && (uint32_t)tokens[i] < sampler->setup.n_vocab &&
+            !add_change(list, first, (serverd_logit_change){tokens[i], -1, -INFINITY}))
+            return false;
+    return true;
+}
+
+/* What `adjust` does but for allowed tokens and what looks at the order of tokens. Comparing each
+ * token of the history with each other change is quick enough up to so many. */
+#define MOST_COMPARISONS (1u << 16)
+
+static bool list_changes(const struct sampler *sampler, uint32_t index, struct change_list *list)
+{
+    const struct sampler_setup *setup = &sampler->setup;
+    const struct sampling_params *p = setup->params;
+    const uint32_t first = list->n;
+    if (p->n_bias > list->cap - list->n)
+        return false;
+    for (uint32_t i = 0; i < p->n_bias; i++) /* distinct tokens */
+        list->items[list->n++] =
+            (serverd_logit_change){p->bias[i].token, count_of(sampler, p->bias[i].token),
+                                   p->bias[i].is_banned ? -INFINITY : p->bias[i].bias};
+    if ((masks_end(sampler, index) &&
+         !add_bans(sampler, list, first, setup->end_tokens, setup->n_end_tokens)) ||
+        (index < p->min_tokens &&
+         !add_bans(sampler, list, first, setup->stop_tokens, setup->n_stop_tokens)))
+        return false;
+    const uint32_t n_others = list->n - first;
+    if ((uint64_t)n_others * sampler->history.n > MOST_COMPARISONS)
+        return false;
+    for (uint32_t i = 0; i < sampler->history.cap && sampler->history.n; i++) {
+        const int32_t token = sampler->history.slot[i].token;
+        const int32_t count = count_in(sampler, &sampler->history.slot[i]);
+        bool is_listed = count < 0;
+        for (uint32_t k = first; k < first + n_others && !is_listed; k++)
+            is_listed = list->items[k].token == token;
+        if (is_listed)
+            continue;
+        if (list->n == list->cap)
+            return false;
+        list->items[list->n++] = (serverd_logit_change){token, count, 0.0f};
+    }
+    return true;
+}
+
+bool sampler_is_limited(const struct sampler *sampler, uint32_t index)
+{
+    const struct sampler_setup *setup = &sampler->setup;
+    return !is_greedy(setup->params) &&
+           candidates_are_limited(setup->n_vocab, setup->params, hits_xtc(sampler, index));
+}
+
+bool sampler_describe(const struct sampler *sampler, uint32_t index, uint32_t n_guessed,
+                      struct change_list *list, serverd_draw *draw)
+{
+    const struct sampler_setup *setup = &sampler->setup;
+    const struct sampling_params *p = setup->params;
+    if (sampler->lost_history || p->allowed || context_is_needed(p) ||
+        (n_guessed > 0 && sampler->history.slot))
+        return false;
+    serverd_draw out = {.kind = is_greedy(p) ? SERVERD_DRAW_BEST : SERVERD_DRAW_RANDOM,
+                        .first_change = list->n,
+                        .mask = SERVERD_NO_MASK,
+                        .u = random_of(sampler, index, RANDOM_TOKEN),
+                        .repetition = p->repetition_penalty,
+                        .frequency = p->frequency_penalty,
+                        .presence = p->presence_penalty};
+    if (!is_greedy(p) && !candidates_describe(setup->n_vocab, p, hits_xtc(sampler, index), &out))
+        return false;
+    if (!list_changes(sampler, index, list)) {
+        list->n = out.first_change;
+        return false;
+    }
+    out.n_changes = list->n - out.first_change;
+    *draw = out;
+    return true;
 }

@@ -11,6 +11,7 @@
 
 #include "sampling/logprobs.h"
 #include "sampling/sampling_params.h"
+#include "serverd/delegate.h"
 
 struct sampler;
 
@@ -45,10 +46,6 @@ serverd_status sampler_draw(struct sampler *sampler, struct sampling_scratch *sc
                             const float *logits, uint32_t index, int32_t *token,
                             serverd_error *err);
 
-/* Whether token number `index` is the greatest logit of the row as it is, the lowest id of equals,
- * unless a filter says otherwise. Then drawing it needs no logits. */
-bool sampler_takes_best(const struct sampler *sampler, uint32_t index);
-
 /* What may be drawn besides: a grammar, as it is seen from here. */
 struct token_filter {
     bool (*allows)(void *user, int32_t token);
@@ -74,6 +71,22 @@ struct draw_wish {
 serverd_status sampler_draw_as(struct sampler *sampler, struct sampling_scratch *scratch,
                                const float *logits, uint32_t index, const struct draw_wish *wish,
                                int32_t *token, serverd_error *err);
+
+/* Changes of logits for the draws of a step, behind each other. */
+struct change_list {
+    serverd_logit_change *items; /* [cap] */
+    uint32_t n, cap;
+};
+
+/* How a delegate draws token number `index` from the row as it is, without a filter or under a
+ * mask: the token that sampler_draw_as gives, if that is how it draws first. n_guessed: accepted
+ * tokens of which the sampler does not know yet. False: it needs the logits; no changes were added
+ * then. */
+bool sampler_describe(const struct sampler *sampler, uint32_t index, uint32_t n_guessed,
+                      struct change_list *list, serverd_draw *draw);
+
+/* Whether a filter's mask comes before the first draw of token number `index`. */
+bool sampler_is_limited(const struct sampler *sampler, uint32_t index);
 
 /* The token was appended to the output: counts for the penalties. */
 void sampler_accept(struct sampler *sampler, int32_t token);

@@ -166,14 +166,14 @@ static void drop_top(struct sampling_scratch *s, const struct sampling_params *p
 
 /* ---- the chain --------------------------------------------------------------------------- */
 
-static bool is_on(enum sampling_step step, const struct sampling_scratch *s,
-                  const struct sampling_params *p, bool hits_xtc)
+static bool is_on(enum sampling_step step, uint32_t n_vocab, const struct sampling_params *p,
+                  bool hits_xtc)
 {
     switch (step) {
     case STEP_TOP_N_SIGMA:
         return p->top_n_sigma > 0.0f;
     case STEP_TOP_K:
-        return p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab;
+        return p->top_k > 0 && (uint32_t)p->top_k < n_vocab;
     case STEP_TYPICAL_P:
         return p->typical_p < 1.0f;
     case STEP_TOP_P:
@@ -187,12 +187,11 @@ static bool is_on(enum sampling_step step, const struct sampling_scratch *s,
     }
 }
 
-bool candidates_are_limited(const struct sampling_scratch *s, const struct sampling_params *p,
-                            bool hits_xtc)
+bool candidates_are_limited(uint32_t n_vocab, const struct sampling_params *p, bool hits_xtc)
 {
     bool is_limited = false;
     for (uint32_t i = 0; i < p->n_steps && !is_limited; i++)
-        is_limited = is_on(p->step[i], s, p, hits_xtc);
+        is_limited = is_on(p->step[i], n_vocab, p, hits_xtc);
     return is_limited;
 }
 
@@ -232,10 +231,39 @@ struct candidates candidates_choose(struct sampling_scratch *s, const struct sam
         if (step == STEP_TEMPERATURE) {
             c.scale = 1.0f / p->temperature;
             c.has_weights = false;
-        } else if (is_on(step, s, p, hits_xtc)) {
+        } else if (is_on(step, s->n_vocab, p, hits_xtc)) {
             run_step(step, s, p, &c);
             assert(s->n > 0);
         }
     }
     return c;
+}
+
+bool candidates_describe(uint32_t n_vocab, const struct sampling_params *p, bool hits_xtc,
+                         serverd_draw *draw)
+{
+    draw->scale = 1.0f;
+    draw->top_k = 0;
+    draw->top_p = 1.0f;
+    draw->min_p = 0.0f;
+    int last = -1;
+    for (uint32_t i = 0; i < p->n_steps; i++) {
+        const int step = p->step[i];
+        if (step != STEP_TEMPERATURE && !is_on((enum sampling_step)step, n_vocab, p, hits_xtc))
+            continue;
+        if (step <= last)
+            return false;
+        last = step;
+        if (step == STEP_TEMPERATURE)
+            draw->scale = 1.0f / p->temperature;
+        else if (step == STEP_TOP_K)
+            draw->top_k = (uint32_t)p->top_k;
+        else if (step == STEP_TOP_P)
+            draw->top_p = p->top_p;
+        else if (step == STEP_MIN_P)
+            draw->min_p = p->min_p;
+        else
+            return false;
+    }
+    return true;
 }

@@ -183,17 +183,6 @@ bool slice_wants_logits(const struct slice *slice, uint32_t position)
     return (r->max_new_tokens > 0 || r->n_next_tokens > 0) && position + 1 >= sequence_n_tokens(s);
 }
 
-/* Whether of the row at `position` only the token is wanted that is drawn from it, and that is the
- * likeliest. */
-static bool wants_best(const struct sequence *s, uint32_t position)
-{
-    const struct request *r = s->job->request;
-    const uint32_t n_tokens = sequence_n_tokens(s);
-    return position + 1 >= n_tokens && r->max_new_tokens > 0 && !r->wants_logprobs &&
-           (s->n_output > 0 || (r->n_choices == 1 && r->n_next_tokens == 0)) && !s->constraint &&
-           sampler_takes_best(s->sampler, s->n_output + position + 1 - n_tokens);
-}
-
 static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batch)
 {
     const struct slice *slice = &engine->slice[index];
@@ -209,8 +198,7 @@ static void fill_rows(struct engine *engine, uint32_t index, serverd_batch *batc
             batch->segment = engine->segment;
         if (engine->is_encoder || !slice_wants_logits(slice, position))
             continue;
-        engine->wants_best[batch->n_logit_rows] = wants_best(s, position);
-        engine->best[batch->n_logit_rows] = SERVERD_BEST_UNKNOWN;
+        draws_add(engine, s, position, batch->n_logit_rows);
         engine->logit_row[batch->n_logit_rows++] = row;
     }
     uint32_t *table = engine->page_table + (size_t)index * engine->max_pages;
@@ -239,11 +227,10 @@ serverd_batch engine_build(struct engine *engine)
         .page_table = engine->is_encoder ? NULL : engine->page_table,
         .max_pages = engine->is_encoder ? 0 : engine->max_pages,
         .logit_row = engine->logit_row,
-        .wants_best = engine->wants_best,
-        .best = engine->best,
         .window_table = engine->window_table,
         .step = atomic_load_explicit(&engine->shared.n_steps, memory_order_relaxed),
     };
+    draws_begin(engine);
     for (uint32_t i = 0; i < engine->n_slices; i++) {
         struct job *job = engine->slice[i].sequence->job;
         if (job->first_step == 0)
@@ -256,5 +243,6 @@ serverd_batch engine_build(struct engine *engine)
             batch.adapter_scale = engine->adapter_scale;
         }
     }
+    draws_give(engine, &batch);
     return batch;
 }

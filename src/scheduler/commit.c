@@ -171,10 +171,21 @@ static void measure_token(struct engine *engine, struct sequence *s)
 /* A token that is none: what was drawn cannot go on. */
 enum { TOKEN_ENDS = -1 };
 
-/* What the device says of the row instead of its logits; UNKNOWN: they are there. */
-static int32_t told_best(const struct engine *engine, const float *logits)
+/* The device's token, unless it was not sure or did not know that the filter refuses it. */
+static serverd_status draw_token(struct engine *engine, struct sequence *s, const float *logits,
+                                 const struct draw_wish *wish, int32_t *token, serverd_error *err)
 {
-    return engine->best[(size_t)(logits - engine->out) / engine->width];
+    const struct token_filter *filter = wish->filter;
+    const int32_t drawn = draws_token(engine, logits);
+    if (drawn >= 0 &&
+        (!filter || draws_were_masked(engine, logits) || filter->allows(filter->user, drawn))) {
+        *token = drawn;
+        return SERVERD_OK;
+    }
+    const serverd_status status = draws_need_logits(engine, logits, err);
+    return status == SERVERD_OK
+               ? sampler_draw_as(s->sampler, engine->scratch, logits, s->n_output, wish, token, err)
+               : status;
 }
 
 /* What has to come is not drawn. processed: NULL if they are not wanted. */
@@ -190,21 +201,11 @@ static bool choose_token(struct engine *engine, struct sequence *s, const float 
             logprobs_of_certain(engine->width, event->token, r->n_top_logprobs, processed);
         return true;
     }
-    const int32_t best = told_best(engine, logits);
-    if (best == SERVERD_BEST_NONE)
-        return fail(err, SERVERD_NUMERIC,
-                    "logits of output token %u: NaN, infinity or nothing finite",
-                    s->n_output) == SERVERD_OK;
-    if (best != SERVERD_BEST_UNKNOWN) {
-        event->token = best;
-        return true;
-    }
     const bool has_filter = constraint_filter(s->constraint, &filter);
     const bool any_may_come = r->ends_on_illegal && constraint_may_end(s->constraint);
-    const struct draw_wish wish = {has_filter && !any_may_come ? &filter : NULL, processed,
-                                   r->n_top_logprobs};
-    if (sampler_draw_as(s->sampler, engine->scratch, logits, s->n_output, &wish, &event->token,
-                        err))
+    const bool is_filtered = has_filter && !any_may_come;
+    const struct draw_wish wish = {is_filtered ? &filter : NULL, processed, r->n_top_logprobs};
+    if (draw_token(engine, s, logits, &wish, &event->token, err))
         return false;
     if (any_may_come && has_filter && !filter.allows(filter.user, event->token))
         event->token = TOKEN_ENDS;

@@ -57,8 +57,7 @@ static bool take_memory(struct engine *e)
            take_array(&e->row_seq, e->max_rows, sizeof *e->row_seq) &&
            take_array(&e->segment, e->max_rows, sizeof *e->segment) &&
            take_array(&e->logit_row, e->max_logit_rows, sizeof *e->logit_row) &&
-           take_array(&e->wants_best, e->max_logit_rows, sizeof *e->wants_best) &&
-           take_array(&e->best, e->max_logit_rows, sizeof *e->best) &&
+           (e->is_encoder || draws_init(e)) &&
            take_array(&e->adapter_slot, e->max_running, sizeof *e->adapter_slot) &&
            take_array(&e->adapter_scale, e->max_running, sizeof *e->adapter_scale) &&
            take_array(&e->adapters, e->n_adapters, sizeof *e->adapters) &&
@@ -167,8 +166,7 @@ void engine_destroy(struct engine *engine)
     free(engine->position);
     free(engine->row_seq);
     free(engine->logit_row);
-    free(engine->wants_best);
-    free(engine->best);
+    draws_deinit(engine);
     free(engine->segment);
     free(engine->adapter_slot);
     free(engine->adapter_scale);

@@ -2,9 +2,9 @@
  * submit.c what they hand in; step.c runs a step: intake, endings, pages, admission, batch,
  * execution; jobs.c keeps the lists and ends jobs; queue.c says who is next; admission.c gives
  * pages and places; windows.c sees to window pages; batch.c chooses and lays out the rows, cost.c
- * knows what they take; draft.c adds guessed tokens to them, some of which draft_model.c makes;
- * commit.c turns logits into tokens and events; tier.c moves pages to the disk and back; inspect.c
- * shows people what goes on.
+ * knows what they take; draws.c has the device draw tokens; draft.c adds guessed tokens to them,
+ * some of which draft_model.c makes; commit.c turns logits into tokens and events; tier.c moves
+ * pages to the disk and back; inspect.c shows people what goes on.
  *
  * Where a sequence is: waiting (sorted queue, no pages), running (array, owns its pages), done.
  * A job ends in one place, engine_sweep, whatever the reason: everyone else calls job_finish or
@@ -31,6 +31,16 @@ struct slice {
     uint32_t n_rows, n_drafts;
     const int32_t *draft; /* [n_drafts] */
     enum draft_source source;
+};
+
+/* What the device is told of draws in the present step, and what it says. */
+struct draws {
+    bool are_possible;  /* else nothing is told */
+    serverd_draw *draw; /* [max_logit_rows] */
+    int32_t *drawn;     /* [max_logit_rows] */
+    struct change_list changes;
+    uint64_t *mask; /* [SERVERD_MAX_MASKS][(width + 63) / 64] */
+    uint32_t n_masks;
 };
 
 /* Snapshot for readers on other threads; each value alone is exact, relaxed order suffices. */
@@ -103,12 +113,11 @@ struct engine {
     double draft_seconds;          /* that the draft model took in the present step */
     int32_t *token, *position;     /* [max_rows] */
     uint32_t *row_seq, *logit_row; /* [max_rows], [max_logit_rows] */
-    uint8_t *wants_best;           /* [max_logit_rows] the token is all that is wanted */
-    int32_t *best;                 /* [max_logit_rows] what the device says of it */
-    uint8_t *segment;              /* [max_rows] */
-    uint32_t *page_table;          /* [max_running][max_pages] */
-    uint32_t *window_table;        /* the same of window pages; NULL: there are none */
-    uint32_t *adapter_slot;        /* [max_running], by slice */
+    struct draws draws;
+    uint8_t *segment;       /* [max_rows] */
+    uint32_t *page_table;   /* [max_running][max_pages] */
+    uint32_t *window_table; /* the same of window pages; NULL: there are none */
+    uint32_t *adapter_slot; /* [max_running], by slice */
     float *adapter_scale;
     serverd_kv_page *page_index; /* [max_pages] */
     int32_t *prefix;             /* [context_size] tokens of one sequence, for a while */
@@ -273,6 +282,21 @@ serverd_batch engine_build(struct engine *engine);
 /* Which rows of a slice give logits: prompt rows whose next token is to be scored, and if a token
  * is to be drawn, or the next one to be scored, the last row, and all guesses. */
 bool slice_wants_logits(const struct slice *slice, uint32_t position);
+
+/* draws.c: tokens that the device draws */
+bool draws_init(struct engine *engine); /* false: no memory; draws_deinit is due all the same */
+void draws_deinit(struct engine *engine);
+void draws_begin(struct engine *engine); /* a batch */
+/* The next logit row, of what comes behind the sequence's token at `position`. */
+void draws_add(struct engine *engine, const struct sequence *sequence, uint32_t position,
+               uint32_t logit_row);
+void draws_give(const struct engine *engine, serverd_batch *batch);
+/* What the device says of a row of engine->out: a token, or SERVERD_DRAWN_... */
+int32_t draws_token(const struct engine *engine, const float *logits);
+/* Whether it knew what the sequence's grammar allows. */
+bool draws_were_masked(const struct engine *engine, const float *logits);
+/* The row's logits are there afterwards. */
+serverd_status draws_need_logits(struct engine *engine, const float *logits, serverd_error *err);
 
 /* draft.c: guesses of the next tokens, whose rows run behind those that are due. Nothing depends on
  * them but time: a guess counts only if it is the token that is drawn. */

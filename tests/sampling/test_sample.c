@@ -416,59 +416,6 @@ static void greedy_equals_a_plain_search_and_changes_nothing(void **state)
     }
 }
 
-/* Which of them changes the row, or draws from it. */
-static struct sampling_params params_of_kind(uint32_t kind, const struct logit_bias *bias,
-                                             const int32_t *allowed, const struct bad_word *word)
-{
-    struct sampling_params p = sampling_params_default();
-    p.temperature = kind == 1 ? 0.5f : 0;
-    p.n_bias = kind == 2;
-    p.bias = bias;
-    p.allowed = kind == 3 ? allowed : NULL;
-    p.n_allowed = kind == 3;
-    p.repetition_penalty = kind == 4 ? 1.2f : 1;
-    p.frequency_penalty = kind == 5 ? 0.5f : 0;
-    p.presence_penalty = kind == 6 ? -0.5f : 0;
-    p.dry_multiplier = kind == 7 ? 1 : 0;
-    p.n_bad_words = kind == 8;
-    p.bad_words = word;
-    p.ignore_eos = kind == 9;
-    p.min_tokens = kind == 10 ? 3 : 0;
-    return p;
-}
-
-static void a_token_that_is_the_best_of_its_row_needs_no_logits(void **state)
-{
-    (void)state;
-    static float logits[MAX_VOCAB];
-    const int32_t one = 1;
-    const struct logit_bias bias = {.token = 1, .bias = 5};
-    const struct bad_word word = {.id = &one, .n = 1};
-    for (uint32_t kind = 0; kind <= 10; kind++) {
-        const struct sampling_params params = params_of_kind(kind, &bias, &one, &word);
-        const struct sampler_setup setup = {
-            .params = &params, .n_vocab = 700, .end_tokens = &one, .n_end_tokens = 1};
-        struct sampler *sampler = sampler_create(&setup);
-        struct sampling_scratch *scratch = sampling_scratch_create(setup.n_vocab);
-        for (uint32_t index = 0; index < 8; index++) {
-            int32_t token, best = 0;
-            random_state = kind * 8 + index + 1;
-            random_logits(logits, setup.n_vocab);
-            for (int32_t i = 1; i < (int32_t)setup.n_vocab; i++)
-                best = logits[i] > logits[best] ? i : best;
-            assert_int_equal(sampler_takes_best(sampler, index),
-                             kind == 0 || (kind == 10 && index >= 3));
-            assert_int_equal(sampler_draw(sampler, scratch, logits, index, &token, &err),
-                             SERVERD_OK);
-            if (sampler_takes_best(sampler, index))
-                assert_int_equal(token, best);
-            sampler_accept(sampler, token);
-        }
-        sampler_destroy(sampler);
-        sampling_scratch_destroy(scratch);
-    }
-}
-
 static void a_row_that_is_not_finite_is_an_error(void **state)
 {
     struct sampling_params params = sampling_params_default();
@@ -827,7 +774,6 @@ int main(void)
         cmocka_unit_test(the_same_seed_draws_the_same_and_another_does_not),
         cmocka_unit_test(greedy_takes_the_lowest_id_of_equals),
         cmocka_unit_test(greedy_equals_a_plain_search_and_changes_nothing),
-        cmocka_unit_test(a_token_that_is_the_best_of_its_row_needs_no_logits),
         cmocka_unit_test(a_row_that_is_not_finite_is_an_error),
         cmocka_unit_test(biases_bans_and_allowed_tokens_hold),
         cmocka_unit_test(end_and_stop_tokens_wait_for_min_tokens),

@@ -284,7 +284,7 @@ static void every_order_of_steps_keeps_what_the_definitions_say(void **state)
         assert_true(row_take(s, logits, &max));
         struct candidates c = candidates_choose(s, &p, max, hits_xtc);
         assert_true(!c.is_list || s->n > 0);
-        assert_true(c.is_list == candidates_are_limited(s, &p, hits_xtc));
+        assert_true(c.is_list == candidates_are_limited(s->n_vocab, &p, hits_xtc));
         if (!set.is_in_doubt && !equals_set(&set, s, &c, logits, n_vocab))
             fail_msg("seed %llu: %u kept, expected %u of %u", (unsigned long long)seed, s->n, set.n,
                      n_vocab);
@@ -671,7 +671,7 @@ static void a_filter_comes_before_the_steps(void **state)
         assert_memory_equal(found.top, expected.top, sizeof found.top[0] * 5);
         bool hits_xtc =
             random_uniform(random_seed(seed, RANDOM_XTC), 0, 1) < (double)p.xtc_probability;
-        bool is_limited = p.temperature > 0 && candidates_are_limited(s, &p, hits_xtc);
+        bool is_limited = p.temperature > 0 && candidates_are_limited(s->n_vocab, &p, hits_xtc);
         if (is_limited || p.temperature == 0)
             assert_int_equal(token, plain);
         sampler_destroy(sampler);

@@ -124,13 +124,14 @@ static struct world *random_world(bool has_faults, uint32_t window, const char *
 {
     char device[160], draft[160], *draft_end;
     uint32_t repeat = one_in(2) ? 0 : 50 + random_below(50);
-    const uint32_t waits = random_below(2);
-    (void)snprintf(device, sizeof device, "null:repeat=%u;waits=%u", repeat, waits);
+    const uint32_t waits = random_below(2), unsure = random_below(3) * 40;
+    (void)snprintf(device, sizeof device, "null:repeat=%u;waits=%u;unsure=%u", repeat, waits,
+                   unsure);
     if (has_faults)
         (void)snprintf(device, sizeof device,
-                       "fault:inner=null;inner.repeat=%u;inner.waits=%u;"
+                       "fault:inner=null;inner.repeat=%u;inner.waits=%u;inner.unsure=%u;"
                        "script=error@%ux%u+nan@%u:%u+oom@%ux%u+inf@%u",
-                       repeat, waits, 1 + random_below(40), 1 + random_below(4),
+                       repeat, waits, unsure, 1 + random_below(40), 1 + random_below(4),
                        1 + random_below(80), random_below(4), 1 + random_below(100),
                        1 + random_below(8), 1 + random_below(200));
     (void)snprintf(draft, sizeof draft,

@@ -17,11 +17,15 @@ struct serverd_instance {
     struct gpu *gpu;
 };
 
-/* Arrays of a step, one behind the other in one block, the page tables last: on the host, pinned,
- * and on the device. */
+/* Arrays of a step, one behind the other in one block, what is not always copied last: on the host,
+ * pinned, and on the device. */
 struct step_arrays {
-    int32_t *best, *token, *position; /* `best` comes back, the others go there */
+    int32_t *drawn, *token, *position; /* `drawn` comes back, the others go there */
     uint32_t *row_seq, *segment, *first_row, *logit_row, *page_table, *window_table;
+    serverd_draw *draw;
+    serverd_logit_change *change;
+    uint64_t *mask;
+    float *unchanged; /* of the device alone; NULL: no tokens are drawn here */
 };
 
 struct serverd_handle {
@@ -44,6 +48,7 @@ struct serverd_handle {
     char *staged_block, *arrays_block;
     size_t arrays_bytes;
     size_t lists_bytes; /* of what is before the page tables */
+    uint32_t n_drawn;   /* logit rows of the last step that may be read */
     uint32_t max_pages; /* columns of its page tables */
     struct graphs graphs;
     struct meetings meetings;
@@ -54,6 +59,13 @@ static inline const serverd_tensor *cuda_tensor(const serverd_graph *graph,
                                                 const serverd_node *node, uint32_t input)
 {
     return &graph->tensors[graph->values[graph->operands[node->first_operand + input]].tensor];
+}
+
+/* Only rank 0 has the result of a gather. */
+static inline bool cuda_is_elsewhere(const serverd_graph *graph, uint32_t value)
+{
+    const serverd_node *node = &graph->nodes[graph->values[value].producer];
+    return node->op == SERVERD_OP_GATHER && node->attributes.shard.rank != 0;
 }
 
 /* ---- pack.c ---------------------------------------------------------------------------------- */
@@ -80,6 +92,9 @@ void cuda_unload(serverd_handle *handle);
 
 serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, serverd_kv *kv,
                             const float *const *inputs, float *const *outputs, serverd_error *err);
+
+serverd_status cuda_read_logits(serverd_handle *handle, uint32_t logit_row, float *out,
+                                serverd_error *err);
 
 /* ---- kv.c ------------------------------------------------------------------------------------ */
 

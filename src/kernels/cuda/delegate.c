@@ -173,4 +173,5 @@ const serverd_delegate cuda_delegate = {
     .kv_import = cuda_kv_import,
     .footprint = cuda_footprint,
     .kv_settle = cuda_kv_settle,
+    .read_logits = cuda_read_logits,
 };

@@ -172,6 +172,13 @@ static inline uint32_t max(uint32_t a, uint32_t b)
 {
     return a > b ? a : b;
 }
+/* One thread runs at a time, and keeps running until it waits. */
+template <typename T> T atomicAdd(T *at, T value)
+{
+    const T before = *at;
+    *at = before + value;
+    return before;
+}
 static inline float __fmul_rn(float a, float b)
 {
     return a * b;
@@ -179,6 +186,14 @@ static inline float __fmul_rn(float a, float b)
 static inline float __fadd_rn(float a, float b)
 {
     return a + b;
+}
+static inline float __fsub_rn(float a, float b)
+{
+    return a - b;
+}
+static inline float __fdiv_rn(float a, float b)
+{
+    return a / b;
 }
 static inline float __fmaf_rn(float a, float b, float c)
 {

@@ -13,7 +13,7 @@ struct step {
     struct gpu_batch on_device;
     const serverd_kv *kv;
     uint32_t n_keys; /* that attention of the step sees at most, rounded up */
-    bool wants_best; /* of the logits, which this partition makes */
+    bool has_draws;  /* tokens are wanted of logits that this partition makes */
 };
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
@@ -52,6 +52,28 @@ static void upload_table(const serverd_handle *handle, const serverd_batch *batc
 }
 
 /* Of the page tables the rows of the step's sequences. */
+/* What the draws of a step need, after the arrays. */
+static void upload_draws(const serverd_handle *handle, const serverd_batch *batch)
+{
+    const struct step_arrays *staged = &handle->staged, *to = &handle->arrays;
+    const size_t n_words = (value_width(&handle->graph->values[handle->graph->output]) + 63) / 64;
+    const struct {
+        void *to, *staged;
+        const void *from;
+        size_t bytes;
+    } arrays[] = {
+        {to->draw, staged->draw, batch->draw, batch->n_logit_rows * sizeof *batch->draw},
+        {to->change, staged->change, batch->change, batch->n_changes * sizeof *batch->change},
+        {to->mask, staged->mask, batch->mask, batch->n_masks * n_words * sizeof *batch->mask},
+    };
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        if (arrays[i].bytes == 0)
+            continue;
+        memcpy(arrays[i].staged, arrays[i].from, arrays[i].bytes);
+        gpu_from_host(handle->instance->gpu, arrays[i].to, arrays[i].staged, arrays[i].bytes);
+    }
+}
+
 static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch *batch)
 {
     const struct step_arrays *at = &handle->arrays;
@@ -334,16 +356,26 @@ static size_t value_bytes(const struct step *step, uint32_t value)
     return n_rows_of(step->batch, v->dims[0]) * value_width(v) * sizeof(float);
 }
 
+static void launch_draws(const struct step *step)
+{
+    const serverd_handle *handle = step->handle;
+    const uint32_t output = handle->graph->output;
+    const struct gpu_draws draws = {.draw = handle->arrays.draw,
+                                    .change = handle->arrays.change,
+                                    .unchanged = handle->arrays.unchanged,
+                                    .mask = handle->arrays.mask,
+                                    .drawn = handle->arrays.drawn};
+    gpu_draw(step->gpu, handle->value[output], step->batch->n_logit_rows,
+             (uint32_t)value_width(&handle->graph->values[output]), &draws);
+}
+
 static void launch_nodes(void *context)
 {
     const struct step *step = context;
     for (uint32_t i = 0; i < step->handle->partition->n_nodes; i++)
         run_node(step, i);
-    if (step->wants_best)
-        gpu_best(step->gpu, step->handle->value[step->handle->graph->output],
-                 step->batch->n_logit_rows,
-                 (uint32_t)value_width(&step->handle->graph->values[step->handle->graph->output]),
-                 step->handle->arrays.best);
+    if (step->has_draws)
+        launch_draws(step);
 }
 
 /* Long prompts are bound by what they compute, and seldom have the same shape. */
@@ -356,33 +388,25 @@ static void launch_step(serverd_handle *handle, struct step *step)
                                      .n_seqs = step->batch->n_seqs,
                                      .n_logit_rows = step->batch->n_logit_rows,
                                      .n_keys = step->n_keys,
-                                     .wants_best = step->wants_best};
+                                     .has_draws = step->has_draws};
     if (step->batch->n_rows > GRAPH_ROWS)
         launch_nodes(step);
     else
         graphs_run(&handle->graphs, step->gpu, &shape, launch_nodes, step);
 }
 
-/* Only rank 0 has the result of a gather. */
-static bool is_elsewhere(const serverd_graph *graph, uint32_t value)
+/* The logits are this partition's, and of some rows nothing else is wanted than a token. */
+static bool has_draws(const serverd_handle *handle, const serverd_batch *batch)
 {
-    const serverd_node *node = &graph->nodes[graph->values[value].producer];
-    return node->op == SERVERD_OP_GATHER && node->attributes.shard.rank != 0;
-}
-
-/* The logits are this partition's, and of some rows nothing else is wanted than the best. */
-static bool is_best_wanted(const serverd_handle *handle, const serverd_batch *batch)
-{
-    const serverd_partition *partition = handle->partition;
-    const serverd_value *output = &handle->graph->values[handle->graph->output];
-    if (!batch->wants_best || output->dims[0] != SERVERD_DIM_SELECTED ||
-        output->producer - partition->first_node >= partition->n_nodes ||
-        is_elsewhere(handle->graph, handle->graph->output))
-        return false;
-    for (uint32_t i = 0; i < batch->n_logit_rows; i++)
-        if (batch->wants_best[i])
+    for (uint32_t i = 0; handle->arrays.unchanged && batch->draw && i < batch->n_logit_rows; i++)
+        if (batch->draw[i].kind != SERVERD_DRAW_LOGITS)
             return true;
     return false;
+}
+
+static bool wants_logits(const serverd_batch *batch, uint32_t row)
+{
+    return batch->draw[row].kind == SERVERD_DRAW_LOGITS;
 }
 
 /* Rows of logits that are wanted, those that follow each other with one copy. */
@@ -392,22 +416,22 @@ static void copy_logits(const struct step *step, const float *from, float *to)
     const size_t width = value_width(&step->handle->graph->values[step->handle->graph->output]);
     for (uint32_t i = 0, end; i < batch->n_logit_rows; i = end) {
         for (end = i + 1;
-             end < batch->n_logit_rows && !batch->wants_best[end] == !batch->wants_best[i];)
+             end < batch->n_logit_rows && wants_logits(batch, end) == wants_logits(batch, i);)
             end++;
-        if (!batch->wants_best[i])
+        if (wants_logits(batch, i))
             gpu_to_host(step->gpu, to + i * width, from + i * width,
                         (end - i) * width * sizeof *to);
     }
-    gpu_to_host(step->gpu, step->handle->staged.best, step->handle->arrays.best,
-                batch->n_logit_rows * sizeof *batch->best);
+    gpu_to_host(step->gpu, step->handle->staged.drawn, step->handle->arrays.drawn,
+                batch->n_logit_rows * sizeof *batch->drawn);
 }
 
-static void tell_best(const struct step *step)
+static void tell_drawn(const struct step *step)
 {
     const serverd_batch *batch = step->batch;
-    for (uint32_t i = 0; step->wants_best && i < batch->n_logit_rows; i++)
-        if (batch->wants_best[i])
-            batch->best[i] = step->handle->staged.best[i];
+    for (uint32_t i = 0; step->has_draws && i < batch->n_logit_rows; i++)
+        if (!wants_logits(batch, i))
+            batch->drawn[i] = step->handle->staged.drawn[i];
 }
 
 static void copy_outputs(const struct step *step, float *const *outputs)
@@ -416,9 +440,9 @@ static void copy_outputs(const struct step *step, float *const *outputs)
     const serverd_partition *partition = handle->partition;
     for (uint32_t i = 0; i < partition->n_outputs; i++) {
         const uint32_t value = partition->outputs[i];
-        if (is_elsewhere(handle->graph, value))
+        if (cuda_is_elsewhere(handle->graph, value))
             continue;
-        if (step->wants_best && value == handle->graph->output)
+        if (step->has_draws && value == handle->graph->output)
             copy_logits(step, handle->value[value], outputs[i]);
         else
             gpu_to_host(step->gpu, outputs[i], handle->value[value], value_bytes(step, value));
@@ -438,8 +462,12 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
         bounds.window = kv->window;
     }
     serverd_status status = batch_check(&bounds, batch, err);
+    if (status == SERVERD_OK && handle->arrays.unchanged)
+        status = batch_check_draws(&bounds, batch,
+                                   value_width(&handle->graph->values[handle->graph->output]), err);
     if (status != SERVERD_OK)
         return status;
+    handle->n_drawn = 0;
     gpu_enter(handle->instance->gpu);
     status = meetings_begin(&handle->meetings, handle->instance->gpu, &handle->graphs, err);
     if (status != SERVERD_OK)
@@ -450,7 +478,9 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
                         .on_device = upload(handle, batch),
                         .kv = kv,
                         .n_keys = count_keys(batch),
-                        .wants_best = is_best_wanted(handle, batch)};
+                        .has_draws = has_draws(handle, batch)};
+    if (step.has_draws)
+        upload_draws(handle, batch);
     for (uint32_t i = 0; i < partition->n_inputs; i++)
         gpu_from_host(step.gpu, handle->value[partition->inputs[i]], inputs[i],
                       value_bytes(&step, partition->inputs[i]));
@@ -460,7 +490,22 @@ serverd_status cuda_execute(serverd_handle *handle, const serverd_batch *batch, 
     if (host->meanwhile)
         host->meanwhile(host->context);
     status = meetings_wait(&handle->meetings, step.gpu, &handle->graphs, err);
+    handle->n_drawn = status == SERVERD_OK && step.has_draws ? batch->n_logit_rows : 0;
     if (status == SERVERD_OK)
-        tell_best(&step);
+        tell_drawn(&step);
     return status;
+}
+
+serverd_status cuda_read_logits(serverd_handle *handle, uint32_t logit_row, float *out,
+                                serverd_error *err)
+{
+    const uint32_t output = handle->graph->output;
+    const size_t width = value_width(&handle->graph->values[output]);
+    if (logit_row >= handle->n_drawn)
+        return fail(err, SERVERD_INTERNAL, "cuda: logit row %u of the last step's %u", logit_row,
+                    handle->n_drawn);
+    gpu_enter(handle->instance->gpu);
+    gpu_to_host(handle->instance->gpu, out, handle->value[output] + logit_row * width,
+                width * sizeof *out);
+    return gpu_wait(handle->instance->gpu, err);
 }

@@ -11,7 +11,7 @@ struct step_shape {
     const void *kv; /* the store */
     uint32_t n_rows, n_seqs, n_logit_rows;
     uint32_t n_keys; /* rounded up: attention's launches depend on whole segments */
-    uint32_t wants_best, reserved;
+    uint32_t has_draws, reserved;
 };
 
 /* Shapes that are known at once; the one that was not met for longest goes. */

@@ -143,9 +143,6 @@ void gpu_slice(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width,
                uint32_t count, float *out);
 void gpu_select(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
                 float *out);
-/* best[row]: the column of the greatest, the lowest of equals; SERVERD_BEST_NONE if one is NaN or
- * +infinity, or none is finite. */
-void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width, int32_t *best);
 void gpu_pool(struct gpu *gpu, const struct gpu_batch *batch, const float *x, uint32_t width,
               uint32_t pooling, float *out);
 
@@ -156,6 +153,25 @@ void gpu_sum_parts(struct gpu *gpu, const float *parts, uint32_t n_parts, size_t
 /* out [n_rows][width] gets part [n_rows][n_columns] from its column `begin` on. */
 void gpu_place_columns(struct gpu *gpu, const float *part, uint32_t n_rows, uint32_t n_columns,
                        uint32_t begin, uint32_t width, float *out);
+
+/* ---- sampling_kernels.cu --------------------------------------------------------------------- */
+
+/* Columns that a row may have to be drawn from. */
+#define GPU_DRAW_WIDTH (1u << 21)
+
+/* serverd_batch's draws on the device. */
+struct gpu_draws {
+    const serverd_draw *draw;           /* [n_rows] */
+    const serverd_logit_change *change; /* of all rows */
+    float *unchanged;                   /* as long: what was there before, while a row is drawn */
+    const uint64_t *mask;               /* [][(width + 63) / 64] */
+    int32_t *drawn;                     /* [n_rows] */
+};
+
+/* drawn[row]: the token, or SERVERD_DRAWN_UNSURE; nothing for rows whose logits are wanted. Logits
+ * [n_rows, width] are as before afterwards. */
+void gpu_draw(struct gpu *gpu, float *logits, uint32_t n_rows, uint32_t width,
+              const struct gpu_draws *draws);
 
 /* ---- page_kernels.cu, attention_kernels.cu --------------------------------------------------
  */

@@ -184,11 +184,27 @@ static serverd_status add_values(serverd_handle *handle, bool is_real, serverd_e
 
 /* ---- arrays of a step ------------------------------------------------------------------------ */
 
-static void *take(char *block, size_t *at, size_t n)
+static void *take_bytes(char *block, size_t *at, size_t bytes)
 {
     char *taken = block ? block + *at : NULL;
-    *at += (n * sizeof(uint32_t) + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    *at += (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
     return taken;
+}
+
+static void *take(char *block, size_t *at, size_t n)
+{
+    return take_bytes(block, at, n * sizeof(uint32_t));
+}
+
+/* Whether tokens can be drawn here: the logits are this partition's, and this rank's. */
+static bool has_draws(const serverd_handle *handle)
+{
+    const serverd_partition *partition = handle->partition;
+    const serverd_value *output = &handle->graph->values[handle->graph->output];
+    return !cuda_is_elsewhere(handle->graph, handle->graph->output) &&
+           output->dims[0] == SERVERD_DIM_SELECTED &&
+           output->producer - partition->first_node < partition->n_nodes &&
+           value_width(output) <= GPU_DRAW_WIDTH;
 }
 
 /* Returns their bytes, and those of the arrays before the page tables. */
@@ -198,7 +214,7 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     const serverd_limits *limits = &handle->bounds.limits;
     const size_t n_entries = (size_t)limits->max_seqs * handle->max_pages;
     size_t at = 0;
-    out->best = take(block, &at, limits->max_logit_rows);
+    out->drawn = take(block, &at, limits->max_logit_rows);
     out->token = take(block, &at, limits->max_rows);
     out->position = take(block, &at, limits->max_rows);
     out->row_seq = take(block, &at, limits->max_rows);
@@ -208,6 +224,13 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     *lists_bytes = at;
     out->page_table = take(block, &at, n_entries);
     out->window_table = take(block, &at, n_entries);
+    if (!has_draws(handle))
+        return at;
+    const size_t n_words = (value_width(&handle->graph->values[handle->graph->output]) + 63) / 64;
+    out->draw = take_bytes(block, &at, limits->max_logit_rows * sizeof *out->draw);
+    out->change = take_bytes(block, &at, SERVERD_MAX_CHANGES * sizeof *out->change);
+    out->mask = take_bytes(block, &at, SERVERD_MAX_MASKS * n_words * sizeof *out->mask);
+    out->unchanged = take(block, &at, SERVERD_MAX_CHANGES);
     return at;
 }
 

@@ -197,61 +197,6 @@ extern "C" void gpu_l2(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_
     gpu_check(gpu, "l2");
 }
 
-/* ---- the best of a row ----------------------------------------------------------------------- */
-
-enum { BEST_THREADS = 512 };
-
-/* The greatest so far, and its column; of equals the lowest. A NaN is greater than all, and so is
- * +infinity, so that they are not overlooked. */
-struct best {
-    float value;
-    uint32_t column;
-};
-
-__device__ static __forceinline__ bool is_better(float value, uint32_t column, best than)
-{
-    const bool is_odd = !(value < INFINITY), was_odd = !(than.value < INFINITY);
-    if (is_odd != was_odd)
-        return is_odd;
-    return is_odd ? column < than.column
-                  : value > than.value || (value == than.value && column < than.column);
-}
-
-/* A block has a row. */
-__global__ void __launch_bounds__(BEST_THREADS)
-    best_of_row(const float *x, uint32_t width, int32_t *best_of)
-{
-    SHARED(struct best, of_warp, BEST_THREADS / WARP_LANES);
-    const float *row = x + (size_t)blockIdx.x * width;
-    best mine = {-INFINITY, 0xffffffffu};
-    for (uint32_t i = threadIdx.x; i < width; i += BEST_THREADS)
-        if (is_better(row[i], i, mine))
-            mine = best{row[i], i};
-    for (int step = WARP_LANES / 2; step > 0; step /= 2) {
-        const float value = __shfl_xor_sync(ALL_LANES, mine.value, step);
-        const uint32_t column = __shfl_xor_sync(ALL_LANES, mine.column, step);
-        if (is_better(value, column, mine))
-            mine = best{value, column};
-    }
-    if (threadIdx.x % WARP_LANES == 0)
-        of_warp[threadIdx.x / WARP_LANES] = mine;
-    __syncthreads();
-    if (threadIdx.x > 0)
-        return;
-    for (int i = 1; i < BEST_THREADS / WARP_LANES; i++)
-        if (is_better(of_warp[i].value, of_warp[i].column, mine))
-            mine = of_warp[i];
-    const bool is_number = mine.value < INFINITY && mine.value > -INFINITY;
-    best_of[blockIdx.x] = is_number ? (int32_t)mine.column : SERVERD_BEST_NONE;
-}
-
-extern "C" void gpu_best(struct gpu *gpu, const float *x, uint32_t n_rows, uint32_t width,
-                         int32_t *best)
-{
-    LAUNCH(best_of_row, dim3(n_rows), dim3(BEST_THREADS), gpu->stream, x, width, best);
-    gpu_check(gpu, "best");
-}
-
 /* ---- pooling --------------------------------------------------------------------------------- */
 
 /* A thread has a column of a sequence, and adds its rows one after the other. */

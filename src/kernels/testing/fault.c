@@ -37,6 +37,7 @@ enum member {
     MEMBER_EXPORT,
     MEMBER_IMPORT,
     MEMBER_FOOTPRINT,
+    MEMBER_READ,
     N_MEMBERS
 };
 
@@ -44,6 +45,7 @@ static const char *const member_names[N_MEMBERS] = {
     [MEMBER_LOAD] = "load",     [MEMBER_KV] = "kv",         [MEMBER_PAGE_BYTES] = "page_bytes",
     [MEMBER_ZERO] = "zero",     [MEMBER_COPY] = "copy",     [MEMBER_IDENTITY] = "identity",
     [MEMBER_EXPORT] = "export", [MEMBER_IMPORT] = "import", [MEMBER_FOOTPRINT] = "footprint",
+    [MEMBER_READ] = "read",
 };
 
 /* Hits calls first .. first + count - 1 of a member, counted from 1. */
@@ -212,9 +214,8 @@ static void strike_after(const serverd_handle *handle, const serverd_batch *batc
             continue;
         for (uint64_t j = 0; j < width; j++)
             out[event->value * width + j] = event->kind == FAULT_NAN ? NAN : INFINITY;
-        if (output == handle->graph->output && value->dims[0] == SERVERD_DIM_SELECTED &&
-            batch->best)
-            batch->best[event->value] = SERVERD_BEST_NONE;
+        if (output == handle->graph->output && batch->drawn && event->value < batch->n_logit_rows)
+            batch->drawn[event->value] = SERVERD_DRAWN_LOGITS; /* of numbers that are none */
     }
 }
 
@@ -483,6 +484,17 @@ static serverd_status fault_execute(serverd_handle *handle, const serverd_batch 
     return status;
 }
 
+static serverd_status fault_read_logits(serverd_handle *handle, uint32_t logit_row, float *out,
+                                        serverd_error *err)
+{
+    serverd_instance *instance = handle->instance;
+    serverd_status status = strike_before(instance, MEMBER_READ, err);
+    if (status == SERVERD_OK && !instance->inner->read_logits)
+        status = fail(err, SERVERD_INTERNAL, "fault: %s draws nothing", instance->inner->name);
+    return status == SERVERD_OK ? instance->inner->read_logits(handle->inner, logit_row, out, err)
+                                : status;
+}
+
 static void fault_close(serverd_instance *instance)
 {
     if (instance->inner_instance)
@@ -516,4 +528,5 @@ const serverd_delegate fault_delegate = {
     .kv_import = fault_kv_import,
     .footprint = fault_footprint,
     .kv_settle = fault_kv_settle,
+    .read_logits = fault_read_logits,
 };

@@ -4,7 +4,8 @@
  *   script=E+E+...    what happens when; E is KIND@WHEN[:VALUE][xCOUNT]
  * WHEN is the number of an execute call, counted from 1, and COUNT how many calls from there on
  * are hit (1); or the name of another member, of which the first COUNT calls are: load, kv
- * (kv_create), page_bytes, zero, copy, identity, export, import, footprint.
+ * (kv_create), page_bytes, zero, copy, identity, export, import, footprint, read
+ * (read_logits).
  * KIND:
  *   nan, inf    row number VALUE (0) of the (last) output is all NaN or infinity
  *   error       the call fails; VALUE is the code's name (internal)

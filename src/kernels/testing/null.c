@@ -2,7 +2,9 @@
 
 #include "base/error.h"
 #include "base/numeric.h"
+#include "kernels/batch_check.h"
 #include "kernels/testing/null_model.h"
+#include "kernels/testing/plain_draw.h"
 #include "program/op.h"
 
 #include <math.h>
@@ -17,12 +19,19 @@ enum { MAX_LEAVING = 8 }; /* pages that are on their way out */
 
 struct serverd_instance {
     const serverd_host *host;
-    uint32_t step_us, row_us, min_token, repeat, waits;
+    uint32_t step_us, row_us, min_token, repeat, waits, unsure;
 };
 
 struct serverd_handle {
     const serverd_instance *instance;
     uint32_t n_out; /* n_vocab or n_embd */
+    uint32_t max_logit_rows;
+    /* of the last step */
+    uint32_t n_logit_rows;
+    int32_t *answer; /* [max_logit_rows] */
+    /* of a draw */
+    float *row;      /* [n_out] */
+    uint32_t *order; /* [n_out] */
 };
 
 /* Pages have the state after the token of each slot. So have the pages of layers with a window, in
@@ -108,6 +117,7 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         {"min_token", &instance->min_token, INT32_MAX},
         {"repeat", &instance->repeat, 100},
         {"waits", &instance->waits, 1},
+        {"unsure", &instance->unsure, 100},
     };
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         uint64_t number;
@@ -119,7 +129,16 @@ static serverd_status null_set_option(serverd_instance *instance, const char *ke
         *options[i].value = (uint32_t)number;
         return SERVERD_OK;
     }
-    return fail(err, SERVERD_INVALID, "there are step_us, row_us, min_token, repeat and waits");
+    return fail(err, SERVERD_INVALID,
+                "there are step_us, row_us, min_token, repeat, waits and unsure");
+}
+
+static void null_unload(serverd_handle *handle)
+{
+    free(handle->answer);
+    free(handle->row);
+    free(handle->order);
+    free(handle);
 }
 
 static serverd_status null_load(serverd_instance *instance, const serverd_graph *graph,
@@ -127,7 +146,7 @@ static serverd_status null_load(serverd_instance *instance, const serverd_graph 
                                 const serverd_limits *limits, const serverd_kv_spec *kv,
                                 serverd_handle **out, serverd_error *err)
 {
-    (void)packed, (void)limits, (void)kv;
+    (void)packed, (void)kv;
     if (partition->n_nodes != graph->n_nodes)
         return fail(err, SERVERD_UNSUPPORTED, "null: answers for a whole model, not for %u nodes",
                     partition->n_nodes);
@@ -138,7 +157,17 @@ static serverd_status null_load(serverd_instance *instance, const serverd_graph 
     serverd_handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return fail(err, SERVERD_NOMEM, "null: no memory");
-    *handle = (serverd_handle){.instance = instance, .n_out = (uint32_t)n_out};
+    *handle = (serverd_handle){
+        .instance = instance,
+        .n_out = (uint32_t)n_out,
+        .max_logit_rows = limits->max_logit_rows,
+        .answer = calloc(max_size(limits->max_logit_rows, 1), sizeof *handle->answer),
+        .row = calloc(n_out, sizeof *handle->row),
+        .order = calloc(n_out, sizeof *handle->order)};
+    if (!handle->answer || !handle->row || !handle->order) {
+        null_unload(handle);
+        return fail(err, SERVERD_NOMEM, "null: no memory");
+    }
     *out = handle;
     return SERVERD_OK;
 }
@@ -396,7 +425,14 @@ static serverd_status row_state(const serverd_kv *kv, const serverd_batch *batch
     return SERVERD_OK;
 }
 
-/* Of logit row number `index`, or only which is the best: then its row is noise. */
+static void write_row(const serverd_handle *handle, int32_t best, float *row)
+{
+    memset(row, 0, handle->n_out * sizeof *row);
+    row[best] = BEST_LOGIT;
+}
+
+/* Of logit row number `index`, or only which token is drawn: then its row is noise. It is unsure
+ * now and then without a reason. */
 static void write_logits(const serverd_handle *handle, const serverd_batch *batch, uint32_t index,
                          uint64_t state, float *out)
 {
@@ -405,13 +441,27 @@ static void write_logits(const serverd_handle *handle, const serverd_batch *batc
                   best = null_model_answer(state, last, instance->repeat, instance->min_token,
                                            handle->n_out);
     float *row = out + (size_t)index * handle->n_out;
-    if (batch->wants_best && batch->wants_best[index]) {
-        batch->best[index] = best;
-        row[0] = NAN;
+    handle->answer[index] = best;
+    if (!batch->draw || batch->draw[index].kind == SERVERD_DRAW_LOGITS) {
+        write_row(handle, best, row);
         return;
     }
-    memset(row, 0, handle->n_out * sizeof *row);
-    row[best] = BEST_LOGIT;
+    row[0] = NAN;
+    write_row(handle, best, handle->row);
+    batch->drawn[index] =
+        hash_mix(state) % 100 < instance->unsure
+            ? SERVERD_DRAWN_UNSURE
+            : plain_draw(batch, &batch->draw[index], handle->row, handle->order, handle->n_out);
+}
+
+static serverd_status null_read_logits(serverd_handle *handle, uint32_t logit_row, float *out,
+                                       serverd_error *err)
+{
+    if (logit_row >= handle->n_logit_rows)
+        return fail(err, SERVERD_INTERNAL, "null: logit row %u of the last step's %u", logit_row,
+                    handle->n_logit_rows);
+    write_row(handle, handle->answer[logit_row], out);
+    return SERVERD_OK;
 }
 
 /* A unit vector that depends on the whole sequence. */
@@ -429,6 +479,12 @@ static serverd_status null_execute(serverd_handle *handle, const serverd_batch *
     const serverd_instance *instance = handle->instance;
     float *out = outputs[0];
     uint32_t logit = 0;
+    if (batch->n_logit_rows > handle->max_logit_rows)
+        return fail(err, SERVERD_INTERNAL, "null: %u logit rows of %u", batch->n_logit_rows,
+                    handle->max_logit_rows);
+    const struct batch_bounds bounds = {.name = "null"};
+    if (batch_check_draws(&bounds, batch, handle->n_out, err))
+        return err->code;
     uint64_t state = NULL_MODEL_EMPTY;
     for (uint32_t row = 0; row < batch->n_rows; row++) {
         serverd_status status = row_state(kv, batch, row, state, &state, err);
@@ -440,15 +496,11 @@ static serverd_status null_execute(serverd_handle *handle, const serverd_batch *
         if (kv && logit < batch->n_logit_rows && batch->logit_row[logit] == row)
             write_logits(handle, batch, logit++, state, out);
     }
+    handle->n_logit_rows = logit;
     if (instance->waits && instance->host->meanwhile)
         instance->host->meanwhile(instance->host->context);
     sleep_us(instance->step_us + (uint64_t)instance->row_us * batch->n_rows);
     return SERVERD_OK;
-}
-
-static void null_unload(serverd_handle *handle)
-{
-    free(handle);
 }
 
 static void null_close(serverd_instance *instance)
@@ -481,4 +533,5 @@ const serverd_delegate null_delegate = {
     .kv_export = null_kv_export,
     .kv_import = null_kv_import,
     .kv_settle = null_kv_settle,
+    .read_logits = null_read_logits,
 };

@@ -508,8 +508,8 @@ static void measure_attention(const struct bench *bench, enum gpu_number type, c
 
 struct rows {
     float *x, *y, *out;
-    int32_t *best;
-    uint32_t n_copies; /* of x, for the likeliest tokens */
+    struct gpu_draws draws;
+    uint32_t n_copies; /* of x, for draws */
 };
 
 static void launch_norm(const struct bench *bench, const void *of, uint32_t turn)
@@ -536,12 +536,12 @@ static void launch_fragments(const struct bench *bench, const void *of, uint32_t
                           rows->out);
 }
 
-static void launch_best(const struct bench *bench, const void *of, uint32_t turn)
+static void launch_draws(const struct bench *bench, const void *of, uint32_t turn)
 {
     const struct rows *rows = of;
     const size_t n = (size_t)bench->sizes->n_picked * bench->sizes->n_vocab;
-    gpu_best(bench->gpu, rows->x + turn % rows->n_copies * n, bench->sizes->n_picked,
-             bench->sizes->n_vocab, rows->best);
+    gpu_draw(bench->gpu, rows->x + turn % rows->n_copies * n, bench->sizes->n_picked,
+             bench->sizes->n_vocab, &rows->draws);
 }
 
 static void measure_row_kernels(const struct bench *bench)
@@ -573,26 +573,49 @@ static void measure_row_kernels(const struct bench *bench)
     gpu_free(bench->gpu, rows.out);
 }
 
-static void measure_best(const struct bench *bench)
+/* All rows by the same draw. */
+static void measure_draw(const struct bench *bench, const char *kind, const serverd_draw *draw)
 {
     const struct sizes *sizes = bench->sizes;
     const size_t n = (size_t)sizes->n_picked * sizes->n_vocab;
-    struct rows rows = {.n_copies = (uint32_t)(sizes->spread / (n * sizeof(float)) + 1),
-                        .best = allocate(bench, sizes->n_picked * sizeof(int32_t))};
-    rows.x = random_floats(bench, rows.n_copies * n);
-    const struct op op = {launch_best, &rows, .bytes = (double)(n * sizeof(float))};
-    int32_t *best = must_malloc(sizes->n_picked * sizeof *best);
+    serverd_draw *draws = must_malloc(sizes->n_picked * sizeof *draws);
+    for (uint32_t i = 0; i < sizes->n_picked; i++)
+        draws[i] = *draw;
+    serverd_draw *there = allocate(bench, sizes->n_picked * sizeof *there);
+    gpu_from_host(bench->gpu, there, draws, sizes->n_picked * sizeof *there);
+    const struct rows rows = {
+        .n_copies = (uint32_t)(sizes->spread / (n * sizeof(float)) + 1),
+        .x = random_floats(bench, (sizes->spread / (n * sizeof(float)) + 1) * n),
+        .draws = {.draw = there, .drawn = allocate(bench, sizes->n_picked * sizeof(int32_t))}};
+    const struct op op = {launch_draws, &rows, .bytes = (double)(n * sizeof(float))};
+    int32_t *drawn = must_malloc(sizes->n_picked * sizeof *drawn);
     char what[64];
-    (void)snprintf(what, sizeof what, "likeliest, %u x %u", sizes->n_picked, sizes->n_vocab);
-    report(bench, what, &op, "at most 15 us");
-    gpu_to_host(bench->gpu, best, rows.best, sizes->n_picked * sizeof *best);
+    (void)snprintf(what, sizeof what, "%s, %u x %u", kind, sizes->n_picked, sizes->n_vocab);
+    report(bench, what, &op, draw->kind == SERVERD_DRAW_BEST ? "at most 15 us" : "at most 80 us");
+    gpu_to_host(bench->gpu, drawn, rows.draws.drawn, sizes->n_picked * sizeof *drawn);
     wait_for(bench->gpu, what);
     for (uint32_t i = 0; i < sizes->n_picked; i++)
-        if (best[i] < 0 || (uint32_t)best[i] >= sizes->n_vocab)
-            die("%s: row %u has %d", what, i, best[i]);
-    free(best);
+        if (drawn[i] != SERVERD_DRAWN_UNSURE &&
+            (drawn[i] < 0 || (uint32_t)drawn[i] >= sizes->n_vocab))
+            die("%s: row %u has %d", what, i, drawn[i]);
+    free(drawn);
+    free(draws);
     gpu_free(bench->gpu, rows.x);
-    gpu_free(bench->gpu, rows.best);
+    gpu_free(bench->gpu, rows.draws.drawn);
+    gpu_free(bench->gpu, there);
+}
+
+static void measure_draws(const struct bench *bench)
+{
+    const serverd_draw best = {.kind = SERVERD_DRAW_BEST, .mask = SERVERD_NO_MASK};
+    const serverd_draw plain = {
+        .kind = SERVERD_DRAW_RANDOM, .mask = SERVERD_NO_MASK, .u = 0.4, .scale = 1, .top_p = 1};
+    serverd_draw limited = plain;
+    limited.top_k = 40;
+    limited.top_p = 0.95f;
+    measure_draw(bench, "likeliest", &best);
+    measure_draw(bench, "drawn", &plain);
+    measure_draw(bench, "drawn, top_k, top_p", &limited);
 }
 
 /* ---- all ------------------------------------------------------------------------------------- */
@@ -610,7 +633,7 @@ static void measure_all(struct bench *bench)
     measure_attention(bench, GPU_BF16, "bf16");
     measure_attention(bench, GPU_I8, "int8");
     measure_row_kernels(bench);
-    measure_best(bench);
+    measure_draws(bench);
 }
 
 int main(int argc, char **argv)

@@ -9,10 +9,12 @@
 #include "program/sdp_program.h"
 #include "quantise/quantise.h"
 #include "runtime/ranks.h"
+#include "sampling/sample.h"
 #include "support/program_file.h"
 #include "support/sequences.h"
 #include "support/synthetic_program.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -215,53 +217,153 @@ static void layers_on_two_devices_have_the_bits_of_one(void **state)
     program_unref(program);
 }
 
-/* Every other row as its best column alone: the same that its logits say. */
-static void rows_whose_best_is_wanted_have_it(void **state)
+enum { N_DRAWN = 13 };
+
+/* Of each row what is wanted: its logits, its best column under a ban, or a drawn one. */
+struct draws {
+    struct sampling_params params[3];
+    struct logit_bias ban;
+    struct sampler *sampler[3];
+    serverd_logit_change items[N_DRAWN];
+    struct change_list changes;
+    serverd_draw draw[N_DRAWN];
+};
+
+static void make_draws(struct draws *d, uint32_t width)
+{
+    d->ban = (struct logit_bias){.token = 40, .is_banned = true};
+    d->changes = (struct change_list){.items = d->items, .cap = N_DRAWN};
+    for (uint32_t k = 0; k < 3; k++) {
+        d->params[k] = sampling_params_default();
+        d->params[k].temperature = k == 1 ? 0 : 0.9f;
+        d->params[k].top_k = 50;
+        d->params[k].bias = &d->ban;
+        d->params[k].n_bias = k == 1;
+        const struct sampler_setup setup = {.params = &d->params[k], .n_vocab = width};
+        d->sampler[k] = sampler_create(&setup);
+        assert_non_null(d->sampler[k]);
+    }
+    for (uint32_t i = 0; i < N_DRAWN; i++) {
+        d->draw[i] = (serverd_draw){.kind = SERVERD_DRAW_LOGITS, .mask = SERVERD_NO_MASK};
+        if (i % 3 > 0)
+            assert_true(sampler_describe(d->sampler[i % 3], i, 0, &d->changes, &d->draw[i]));
+    }
+}
+
+/* logits: those of the row when all are wanted; out: what came this time. */
+static void check_drawn(const struct model *m, const struct draws *d, uint32_t row, int32_t drawn,
+                        const float *logits, const float *out)
+{
+    const uint32_t width = runtime_output_width(m->runtime);
+    float *read = calloc(width, sizeof *read);
+    if (row % 3 == 0) {
+        assert_int_equal(drawn, SERVERD_DRAWN_LOGITS);
+        memcpy(read, out, width * sizeof *read);
+    } else {
+        int32_t token;
+        struct sampling_scratch *scratch = sampling_scratch_create(width);
+        assert_int_equal(sampler_draw(d->sampler[row % 3], scratch, logits, row, &token, &err),
+                         SERVERD_OK);
+        if (row % 3 == 1 || drawn != SERVERD_DRAWN_UNSURE)
+            assert_int_equal(drawn, token);
+        assert_int_equal(runtime_read_logits(m->runtime, row, read, &err), SERVERD_OK);
+        sampling_scratch_destroy(scratch);
+    }
+    assert_memory_equal(read, logits, width * sizeof *read);
+    free(read);
+}
+
+static void tokens_are_drawn_and_logits_stay_to_be_read(void **state)
 {
     (void)state;
-    enum { N = 7 };
     struct program *program = synthetic_program("llama", "Q8_0");
     struct model m = open_on(program, "cuda", DTYPE_BF16);
     const uint32_t width = runtime_output_width(m.runtime);
     float *whole = sequences_rows(m.runtime), *out = sequences_rows(m.runtime);
-    int32_t token[N], position[N], best[N];
-    uint32_t row_seq[N] = {0}, row[N];
-    uint8_t wants[N];
-    for (uint32_t i = 0; i < N; i++) {
+    int32_t token[N_DRAWN], position[N_DRAWN], drawn[N_DRAWN];
+    uint32_t row_seq[N_DRAWN] = {0}, row[N_DRAWN];
+    for (uint32_t i = 0; i < N_DRAWN; i++) {
         token[i] = (int32_t)(i * 31 % width);
         position[i] = (int32_t)i;
         row[i] = i;
-        wants[i] = i % 2;
     }
     serverd_batch batch = {.struct_bytes = sizeof batch,
-                           .n_rows = N,
+                           .n_rows = N_DRAWN,
                            .n_seqs = 1,
-                           .n_logit_rows = N,
+                           .n_logit_rows = N_DRAWN,
                            .token = token,
                            .position = position,
                            .row_seq = row_seq,
                            .page_table = row,
                            .max_pages = 1,
                            .logit_row = row};
+    assert_true(runtime_draws(m.runtime));
     assert_int_equal(runtime_execute(m.runtime, &batch, whole, &err), SERVERD_OK);
-    batch.wants_best = wants;
-    batch.best = best;
+    assert_int_not_equal(runtime_read_logits(m.runtime, 0, out, &err), SERVERD_OK);
+    struct draws draws;
+    make_draws(&draws, width);
+    batch.draw = draws.draw;
+    batch.drawn = drawn;
+    batch.change = draws.items;
+    batch.n_changes = draws.changes.n;
     for (uint32_t round = 0; round < 3; round++) { /* launched, recorded, repeated */
-        for (uint32_t i = 0; i < N; i++)
-            best[i] = SERVERD_BEST_UNKNOWN;
-        memset(out, 0, N * width * sizeof *out);
+        for (uint32_t i = 0; i < N_DRAWN; i++)
+            drawn[i] = SERVERD_DRAWN_LOGITS;
+        memset(out, 0, N_DRAWN * width * sizeof *out);
         assert_int_equal(runtime_execute(m.runtime, &batch, out, &err), SERVERD_OK);
-        for (uint32_t i = 0; i < N; i++) {
-            const float *logits = whole + i * width;
-            int32_t expected = 0;
-            for (uint32_t k = 1; k < width; k++)
-                expected = logits[k] > logits[expected] ? (int32_t)k : expected;
-            assert_int_equal(best[i], wants[i] ? expected : SERVERD_BEST_UNKNOWN);
-            if (!wants[i])
-                assert_memory_equal(logits, out + i * width, width * sizeof *out);
-        }
+        for (uint32_t i = 0; i < N_DRAWN; i++)
+            check_drawn(&m, &draws, i, drawn[i], whole + i * width, out + i * width);
     }
+    for (uint32_t k = 0; k < 3; k++)
+        sampler_destroy(draws.sampler[k]);
     free(whole);
+    free(out);
+    close_model(&m);
+    program_unref(program);
+}
+
+/* A draw that refers to what is not there. */
+static void draws_are_checked(void **state)
+{
+    (void)state;
+    struct program *program = synthetic_program("llama", "Q8_0");
+    struct model m = open_on(program, "cuda", DTYPE_BF16);
+    float *out = sequences_rows(m.runtime);
+    const int32_t zero = 0;
+    const uint32_t first = 0;
+    const serverd_logit_change changes[] = {{0, -1, 1},
+                                            {(int32_t)runtime_output_width(m.runtime), -1, 1}};
+    const struct {
+        serverd_draw draw;
+        uint32_t n_changes;
+    } bad[] = {
+        {{.kind = 7, .mask = SERVERD_NO_MASK}, 0},
+        {{.kind = SERVERD_DRAW_BEST, .mask = 0}, 0},
+        {{.kind = SERVERD_DRAW_BEST, .mask = SERVERD_NO_MASK, .first_change = 1, .n_changes = 1},
+         1},
+        {{.kind = SERVERD_DRAW_BEST, .mask = SERVERD_NO_MASK, .first_change = 2}, 1},
+        {{.kind = SERVERD_DRAW_BEST, .mask = SERVERD_NO_MASK, .n_changes = 2}, 2},
+        {{.kind = SERVERD_DRAW_RANDOM, .mask = SERVERD_NO_MASK, .u = 1, .scale = 1, .top_p = 1}, 0},
+        {{.kind = SERVERD_DRAW_RANDOM, .mask = SERVERD_NO_MASK, .scale = NAN, .top_p = 1}, 0},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        int32_t drawn = SERVERD_DRAWN_LOGITS;
+        const serverd_batch batch = {.struct_bytes = sizeof batch,
+                                     .n_rows = 1,
+                                     .n_seqs = 1,
+                                     .n_logit_rows = 1,
+                                     .token = &zero,
+                                     .position = &zero,
+                                     .row_seq = &first,
+                                     .page_table = &first,
+                                     .max_pages = 1,
+                                     .logit_row = &first,
+                                     .draw = &bad[i].draw,
+                                     .drawn = &drawn,
+                                     .change = changes,
+                                     .n_changes = bad[i].n_changes};
+        assert_int_equal(runtime_execute(m.runtime, &batch, out, &err), SERVERD_INTERNAL);
+    }
     free(out);
     close_model(&m);
     program_unref(program);
@@ -441,7 +543,8 @@ int main(void)
         cmocka_unit_test(super_blocks_are_near_the_reference),
         cmocka_unit_test(own_formats_are_near_the_reference),
         cmocka_unit_test(one_file_serves_both),
-        cmocka_unit_test(rows_whose_best_is_wanted_have_it),
+        cmocka_unit_test(tokens_are_drawn_and_logits_stay_to_be_read),
+        cmocka_unit_test(draws_are_checked),
         cmocka_unit_test(layers_on_two_devices_have_the_bits_of_one),
         cmocka_unit_test(steps_of_one_shape_have_their_own_bits),
         cmocka_unit_test(pages_leave_and_come_back),

@@ -421,41 +421,6 @@ static void half_numbers_are_rounded_to_nearest_even(void **state)
     free_rows(&rows);
 }
 
-/* Row 0 as it is; of others a tie, NaN, +infinity or nothing finite. */
-static void the_best_is_the_lowest_of_equals_and_a_number(void **state)
-{
-    (void)state;
-    static const uint32_t widths[] = {1, 31, 512, 961, 5000};
-    enum { N_ROWS = 6 };
-    for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
-        const uint32_t width = widths[k], last = width - 1;
-        float *x = random_floats(N_ROWS * width, 8 + k);
-        int32_t expected[N_ROWS] = {0};
-        for (uint32_t i = 1; i < width; i++)
-            if (x[i] > x[expected[0]])
-                expected[0] = (int32_t)i;
-        x[width + width / 2] = x[width + last] = 7;
-        expected[1] = (int32_t)(width / 2);
-        x[2 * width + last / 2] = NAN;
-        x[3 * width + last] = INFINITY;
-        for (uint32_t i = 0; i < width; i++) {
-            x[4 * width + i] = -INFINITY;
-            x[5 * width + i] = i == last ? -3e38f : -INFINITY;
-        }
-        expected[2] = expected[3] = expected[4] = SERVERD_BEST_NONE;
-        expected[5] = (int32_t)last;
-        float *there = on_device(x, N_ROWS * width * sizeof *x);
-        int32_t *best = gpu_allocate(gpu, sizeof expected);
-        gpu_best(gpu, there, N_ROWS, width, best);
-        int32_t *found = from_device(best, sizeof expected);
-        assert_memory_equal(found, expected, sizeof expected);
-        free(found);
-        free(x);
-        gpu_free(gpu, there);
-        gpu_free(gpu, best);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -466,7 +431,6 @@ int main(void)
         cmocka_unit_test(attention_takes_more_rows_than_a_tile),
         cmocka_unit_test(attention_without_a_store_sees_all_rows_of_its_sequence),
         cmocka_unit_test(norms_divide_by_their_groups),
-        cmocka_unit_test(the_best_is_the_lowest_of_equals_and_a_number),
         cmocka_unit_test(half_numbers_are_rounded_to_nearest_even),
     };
     return cmocka_run_group_tests(tests, open_gpu, close_gpu);

@@ -238,7 +238,7 @@ static void ranks_meet_where_the_layers_are(void **state)
         free(out[i]);
 }
 
-/* Every other row as its best column alone, which rank 0 says. */
+/* Of every other row its best column alone, which rank 0 says. */
 static void the_best_of_all_columns_is_found_on_the_device(void **state)
 {
     (void)state;
@@ -246,15 +246,16 @@ static void the_best_of_all_columns_is_found_on_the_device(void **state)
     struct model m = open_model("llama", "Q8_0", 2, NULL);
     const uint32_t width = runtime_output_width(m.runtime);
     float *whole = sequences_rows(m.runtime), *out = sequences_rows(m.runtime);
-    int32_t token[N], position[N], best[N];
+    int32_t token[N], position[N], drawn[N];
     uint32_t row_seq[N] = {0}, row[N];
-    uint8_t wants[N];
+    serverd_draw draw[N];
     for (uint32_t i = 0; i < N; i++) {
         token[i] = (int32_t)(i * 31 % width);
         position[i] = (int32_t)i;
         row[i] = i;
-        wants[i] = i % 2;
-        best[i] = SERVERD_BEST_UNKNOWN;
+        draw[i] = (serverd_draw){.kind = i % 2 ? SERVERD_DRAW_BEST : SERVERD_DRAW_LOGITS,
+                                 .mask = SERVERD_NO_MASK};
+        drawn[i] = SERVERD_DRAWN_LOGITS;
     }
     serverd_batch batch = {.struct_bytes = sizeof batch,
                            .n_rows = N,
@@ -267,17 +268,20 @@ static void the_best_of_all_columns_is_found_on_the_device(void **state)
                            .max_pages = 1,
                            .logit_row = row};
     assert_int_equal(runtime_execute(m.runtime, &batch, whole, &err), SERVERD_OK);
-    batch.wants_best = wants;
-    batch.best = best;
+    batch.draw = draw;
+    batch.drawn = drawn;
+    assert_true(runtime_draws(m.runtime));
     assert_int_equal(runtime_execute(m.runtime, &batch, out, &err), SERVERD_OK);
     for (uint32_t i = 0; i < N; i++) {
         const float *logits = whole + (size_t)i * width;
         int32_t expected = 0;
         for (uint32_t k = 1; k < width; k++)
             expected = logits[k] > logits[expected] ? (int32_t)k : expected;
-        assert_int_equal(best[i], wants[i] ? expected : SERVERD_BEST_UNKNOWN);
-        if (!wants[i])
-            assert_memory_equal(logits, out + (size_t)i * width, width * sizeof *out);
+        assert_int_equal(drawn[i], i % 2 ? expected : SERVERD_DRAWN_LOGITS);
+        if (i % 2)
+            assert_int_equal(runtime_read_logits(m.runtime, i, out + (size_t)i * width, &err),
+                             SERVERD_OK);
+        assert_memory_equal(logits, out + (size_t)i * width, width * sizeof *out);
     }
     free(whole);
     free(out);
