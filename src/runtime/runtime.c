@@ -643,7 +643,7 @@ serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, 
 
 bool runtime_kv_leaves_late(const struct runtime *runtime)
 {
-    return instances_leave_late(&runtime->instances);
+    return runtime->peers.n == 0 && instances_leave_late(&runtime->instances);
 }
 
 serverd_status runtime_kv_settle(struct runtime *runtime, serverd_error *err)

@@ -128,8 +128,9 @@ serverd_status runtime_kv_copy(struct runtime *runtime, serverd_kv_page from, se
  * not left out, out of the pool and into it. SERVERD_UNSUPPORTED: the delegate cannot. */
 serverd_status runtime_kv_export(struct runtime *runtime, serverd_kv_page page, void *out,
                                  serverd_error *err);
-/* Whether `out` of an export is only there behind the next runtime_kv_settle; steps may run in
- * between. After an error of that the bytes are undefined. */
+/* Whether steps may run before the runtime_kv_settle behind which `out` of an export is there, and
+ * that may be called while one runs (runtime_set_meanwhile); with other ranks, whose devices are
+ * other threads' then, not. After an error the bytes are undefined. */
 bool runtime_kv_leaves_late(const struct runtime *runtime);
 serverd_status runtime_kv_settle(struct runtime *runtime, serverd_error *err);
 serverd_status runtime_kv_import(struct runtime *runtime, serverd_kv_page page, const void *bytes,

@@ -172,11 +172,10 @@ extern "C" void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t 
          "copying from the device");
 }
 
-/* The first one since the last time. */
-static serverd_status take_error(struct gpu *gpu, serverd_error *err)
+/* The first one since the last wait. */
+static serverd_status tell_error(const struct gpu *gpu, serverd_error *err)
 {
     const cudaError_t error = (cudaError_t)gpu->error;
-    gpu->error = 0;
     if (error == cudaSuccess)
         return SERVERD_OK;
     /* Errors of running kernels stay: every later call has them, too. */
@@ -188,7 +187,9 @@ static serverd_status take_error(struct gpu *gpu, serverd_error *err)
 extern "C" serverd_status gpu_wait(struct gpu *gpu, serverd_error *err)
 {
     note(gpu, cudaStreamSynchronize(gpu->stream), "running a step");
-    return take_error(gpu, err);
+    const serverd_status status = tell_error(gpu, err);
+    gpu->error = 0;
+    return status;
 }
 
 extern "C" void gpu_mark(struct gpu *gpu)
@@ -199,7 +200,7 @@ extern "C" void gpu_mark(struct gpu *gpu)
 extern "C" serverd_status gpu_wait_for_mark(struct gpu *gpu, serverd_error *err)
 {
     note(gpu, cudaEventSynchronize(gpu->mark), "moving pages");
-    return take_error(gpu, err);
+    return tell_error(gpu, err);
 }
 
 /* ---- graphs ---------------------------------------------------------------------------------- */

@@ -54,8 +54,8 @@ void gpu_to_host(struct gpu *gpu, void *to, const void *from, size_t bytes);
  * after which only gpu_free and gpu_close are any good. */
 serverd_status gpu_wait(struct gpu *gpu, serverd_error *err);
 
-/* Remembers what was launched until now, instead of what it remembered; and waits for that alone,
- * with the errors of gpu_wait. */
+/* Remembers what was launched until now, instead of what it remembered; and waits for that alone.
+ * An error of anything since the last gpu_wait is told, and told again there. */
 void gpu_mark(struct gpu *gpu);
 serverd_status gpu_wait_for_mark(struct gpu *gpu, serverd_error *err);
 

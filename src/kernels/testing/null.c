@@ -13,7 +13,10 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAX_LEAVING = 8 }; /* pages that are on their way out */
+enum {
+    MAX_LEAVING = 8,  /* pages that are on their way out */
+    MAX_SORTED = 4096 /* tokens */
+};
 
 #define BEST_LOGIT 16.0f /* the others are 0: the best token has nearly all probability */
 
@@ -431,8 +434,15 @@ static void write_row(const serverd_handle *handle, int32_t best, float *row)
     row[best] = BEST_LOGIT;
 }
 
+/* The best of the row as it is. */
+static bool is_plain(const serverd_draw *draw)
+{
+    return draw->kind == SERVERD_DRAW_BEST && draw->n_changes == 0 && draw->mask == SERVERD_NO_MASK;
+}
+
 /* Of logit row number `index`, or only which token is drawn: then its row is noise. It is unsure
- * now and then without a reason. */
+ * now and then without a reason. Of a large vocabulary plain_draw, which sorts it, would take most
+ * of a server's time. */
 static void write_logits(const serverd_handle *handle, const serverd_batch *batch, uint32_t index,
                          uint64_t state, float *out)
 {
@@ -442,16 +452,21 @@ static void write_logits(const serverd_handle *handle, const serverd_batch *batc
                                            handle->n_out);
     float *row = out + (size_t)index * handle->n_out;
     handle->answer[index] = best;
-    if (!batch->draw || batch->draw[index].kind == SERVERD_DRAW_LOGITS) {
+    const serverd_draw *draw = batch->draw ? &batch->draw[index] : NULL;
+    if (!draw || draw->kind == SERVERD_DRAW_LOGITS ||
+        (handle->n_out > MAX_SORTED && !is_plain(draw))) {
         write_row(handle, best, row);
         return;
     }
     row[0] = NAN;
-    write_row(handle, best, handle->row);
-    batch->drawn[index] =
-        hash_mix(state) % 100 < instance->unsure
-            ? SERVERD_DRAWN_UNSURE
-            : plain_draw(batch, &batch->draw[index], handle->row, handle->order, handle->n_out);
+    if (hash_mix(state) % 100 < instance->unsure) {
+        batch->drawn[index] = SERVERD_DRAWN_UNSURE;
+    } else if (is_plain(draw)) {
+        batch->drawn[index] = best;
+    } else {
+        write_row(handle, best, handle->row);
+        batch->drawn[index] = plain_draw(batch, draw, handle->row, handle->order, handle->n_out);
+    }
 }
 
 static serverd_status null_read_logits(serverd_handle *handle, uint32_t logit_row, float *out,
