@@ -21,8 +21,7 @@ enum {
     QUERY_DIMS = 128, /* of a block's queries in shared memory at a time */
     VALUE_DIMS = 64,  /* whose sums a warp has at a time: 8 for each of 8 columns */
     SUM_STRIDE = VALUE_DIMS + 4,
-    MANY_TILES = 4, /* of pairs that a block of a prompt has */
-    SUM_TILES = 2,  /* whose sums a warp has at a time */
+    SUM_TILES = 2, /* whose sums a warp has at a time */
     COMBINE_THREADS = 128
 };
 
@@ -487,6 +486,8 @@ extern "C" void gpu_attend(struct gpu *gpu, const struct gpu_batch *batch, const
     /* more pairs than a tile: keys that are read are for several tiles */
     const bool is_prompt =
         (size_t)batch->n_rows * (p->n_heads / p->n_kv_heads) > (size_t)batch->n_seqs * TILE_PAIRS;
+    if (batch->n_rows == batch->n_seqs && most == batch->n_rows && !is_prompt && p->window == 0)
+        a.chain = batch->chain;
     for (; a.first_row < batch->n_rows && most > 0; a.first_row += most) {
         a.n_rows = batch->n_rows - a.first_row < most ? batch->n_rows - a.first_row : most;
         if (is_prompt)

@@ -13,7 +13,9 @@ enum {
     WARP_KEYS = SEGMENT_KEYS / ATTEND_WARPS,
     WARP_PAGES = WARP_KEYS / SERVERD_PAGE_TOKENS,
     KEY_TILES = WARP_KEYS / 8,
-    TILE_PAIRS = 16
+    TILE_PAIRS = 16,
+    MANY_TILES = 4, /* of pairs that a block of a prompt has */
+    MAX_TILE_ROWS = MANY_TILES * TILE_PAIRS
 };
 
 /* ---- which keys ------------------------------------------------------------------------------ */
@@ -27,8 +29,9 @@ struct attention {
     const char *keys, *values;  /* the store's, or the step's: f32 */
     uint32_t first_row, n_rows; /* of the step: this turn's */
     uint32_t rows_per_tile, head_tiles;
-    uint32_t n_slots; /* partial results of a row and head */
-    float *partials;  /* [n_rows][n_heads][n_slots][2 + v_dim]: maximum, sum of weights, sums */
+    const uint32_t *chain; /* the batch's, if a tile may have rows of several sequences; or NULL */
+    uint32_t n_slots;      /* partial results of a row and head */
+    float *partials; /* [n_rows][n_heads][n_slots][2 + v_dim]: maximum, sum of weights, sums */
     float *out;
     uint16_t *fragments; /* not NULL: the result goes there instead */
 };
@@ -66,8 +69,9 @@ struct side {
 
 /* In shared memory, for registers have better to do. */
 struct tile {
-    uint32_t seq, first_row, n_rows, position; /* of the step: its rows, the first one's position */
-    uint32_t n_own;                            /* rows of the sequence in the step */
+    uint32_t seq, first_row, n_rows;  /* of the step: its rows; the first one's sequence */
+    uint32_t position[MAX_TILE_ROWS]; /* of each row */
+    uint32_t n_own;                   /* rows of the sequence in the step */
     uint32_t first_head, n_heads;
     uint32_t n_used;        /* tiles of 16 pairs */
     uint32_t first_key;     /* of the segment */
@@ -101,6 +105,11 @@ __device__ static struct side own_side(const struct attention *a, uint32_t kv_he
                 SERVERD_PAGE_TOKENS * stride, stride, dim};
 }
 
+__device__ static uint32_t tiles_of(uint32_t n_pairs)
+{
+    return (n_pairs + TILE_PAIRS - 1) / TILE_PAIRS;
+}
+
 /* Tile `index` of the sequence's rows in this turn. */
 __device__ static void set_rows(const struct attention *a, uint32_t seq, uint32_t index,
                                 uint32_t most_pairs, struct tile *tile)
@@ -115,7 +124,7 @@ __device__ static void set_rows(const struct attention *a, uint32_t seq, uint32_
     tile->n_rows = tile->first_row < end ? min(end - tile->first_row, a->rows_per_tile) : 0;
     tile->first_head = kv_head * group + head;
     tile->n_heads = min(group - head, most_pairs);
-    tile->n_used = (tile->n_rows * tile->n_heads + TILE_PAIRS - 1) / TILE_PAIRS;
+    tile->n_used = tiles_of(tile->n_rows * tile->n_heads);
     const bool has_store = a->kv.keys != NULL;
     tile->keys = has_store ? stored_side(a, kv_head, a->p.k_dim)
                            : own_side(a, kv_head, first_own, a->p.k_dim);
@@ -127,7 +136,7 @@ __device__ static void set_rows(const struct attention *a, uint32_t seq, uint32_
 __device__ static __forceinline__ struct visible row_keys(const struct attention *a,
                                                           const struct tile *tile, uint32_t row)
 {
-    return visible_keys(&a->p, a->kv.keys != NULL, tile->position + row, tile->n_own);
+    return visible_keys(&a->p, a->kv.keys != NULL, tile->position[row], tile->n_own);
 }
 
 __device__ static void set_keys(const struct attention *a, struct tile *tile)
@@ -135,11 +144,36 @@ __device__ static void set_keys(const struct attention *a, struct tile *tile)
     tile->from = tile->to = 0;
     if (tile->n_rows == 0)
         return;
-    tile->position = (uint32_t)a->batch.position[tile->first_row];
+    const uint32_t position = (uint32_t)a->batch.position[tile->first_row];
+    for (uint32_t row = 0; row < a->rows_per_tile; row++)
+        tile->position[row] = position + row;
     const uint32_t begin = row_keys(a, tile, 0).begin;
     tile->first_key = (begin / SEGMENT_KEYS + blockIdx.z) * SEGMENT_KEYS;
     tile->from = max(begin, tile->first_key);
     tile->to = min(row_keys(a, tile, tile->n_rows - 1).end, tile->first_key + SEGMENT_KEYS);
+}
+
+/* Where sequences have the same pages of the segment, the first one of as many as fit has the rows
+ * of all. */
+__device__ static void follow_chain(const struct attention *a, struct tile *tile)
+{
+    const uint32_t segment = tile->first_key / SEGMENT_KEYS, n_segments = a->batch.n_segments;
+    if (!a->chain || tile->n_rows == 0 || segment >= n_segments)
+        return;
+    const uint32_t *chain = a->chain + (size_t)tile->seq * n_segments + segment;
+    const uint32_t before = chain[0];
+    if (before % a->rows_per_tile != 0) {
+        tile->from = tile->to = 0;
+        return;
+    }
+    uint32_t n = 1;
+    for (; n < a->rows_per_tile && tile->seq + n < a->batch.n_seqs; n++) {
+        if (chain[(size_t)n * n_segments] != before + n)
+            break;
+        tile->position[n] = (uint32_t)a->batch.position[tile->first_row + n];
+    }
+    tile->n_rows = n;
+    tile->n_used = tiles_of(n * tile->n_heads);
 }
 
 /* Key `key` of the segment is seen by some row. */
@@ -181,6 +215,7 @@ __device__ static bool find_tile(const struct attention *a, uint32_t most_pairs,
         if (first <= blockIdx.x && blockIdx.x < first_block(a, seq + 1)) {
             set_rows(a, seq, blockIdx.x - first, most_pairs, tile);
             set_keys(a, tile);
+            follow_chain(a, tile);
         }
     }
     __syncthreads();

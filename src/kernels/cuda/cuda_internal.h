@@ -1,6 +1,7 @@
 /* What the delegate's C files share: delegate.c (which nodes, on which device), pack.c (weights in
  * fragments), load.c (memory of a partition), fuse.c (nodes that are done together), execute.c (a
- * step), graphs.c (steps that come again), meetings.c (other ranks), kv.c (pages). */
+ * step), chains.c (sequences with the same pages), graphs.c (steps that come again), meetings.c
+ * (other ranks), kv.c (pages). */
 #ifndef KERNELS_CUDA_CUDA_INTERNAL_H
 #define KERNELS_CUDA_CUDA_INTERNAL_H
 
@@ -22,6 +23,7 @@ struct serverd_instance {
 struct step_arrays {
     int32_t *drawn, *token, *position; /* `drawn` comes back, the others go there */
     uint32_t *row_seq, *segment, *first_row, *logit_row, *page_table, *window_table;
+    uint32_t *chain; /* [max_seqs][n_segments] of chains.h */
     serverd_draw *draw;
     serverd_logit_change *change;
     uint64_t *mask;
@@ -50,6 +52,8 @@ struct serverd_handle {
     size_t lists_bytes; /* of what is before the page tables */
     uint32_t n_drawn;   /* logit rows of the last step that may be read */
     uint32_t max_pages; /* columns of its page tables */
+    uint32_t n_segments;
+    uint32_t n_chained; /* sequences whose chains on the device may be others than 0 */
     struct graphs graphs;
     struct meetings meetings;
     serverd_footprint footprint;

@@ -1,6 +1,7 @@
 /* A step: its arrays go to the device, node after node is launched, and what comes out returns. */
 #include "base/error.h"
 #include "base/numeric.h"
+#include "kernels/cuda/chains.h"
 #include "kernels/cuda/cuda_internal.h"
 #include "program/op.h"
 
@@ -51,7 +52,6 @@ static void upload_table(const serverd_handle *handle, const serverd_batch *batc
                   (size_t)batch->n_seqs * handle->max_pages * sizeof *to);
 }
 
-/* Of the page tables the rows of the step's sequences. */
 /* What the draws of a step need, after the arrays. */
 static void upload_draws(const serverd_handle *handle, const serverd_batch *batch)
 {
@@ -74,7 +74,23 @@ static void upload_draws(const serverd_handle *handle, const serverd_batch *batc
     }
 }
 
-static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch *batch)
+/* Most steps have no chains, and those on the device are 0. */
+static void upload_chains(serverd_handle *handle, const serverd_batch *batch)
+{
+    const size_t row = handle->n_segments;
+    const bool is_any = chains_find(batch, handle->n_segments, handle->staged.chain);
+    const uint32_t n = max_u32(batch->n_seqs, handle->n_chained);
+    if (!is_any && handle->n_chained == 0)
+        return;
+    memset(handle->staged.chain + batch->n_seqs * row, 0,
+           (n - batch->n_seqs) * row * sizeof *handle->staged.chain);
+    gpu_from_host(handle->instance->gpu, handle->arrays.chain, handle->staged.chain,
+                  n * row * sizeof *handle->staged.chain);
+    handle->n_chained = is_any ? batch->n_seqs : 0;
+}
+
+/* Of the page tables the rows of the step's sequences. */
+static struct gpu_batch upload(serverd_handle *handle, const serverd_batch *batch)
 {
     const struct step_arrays *at = &handle->arrays;
     stage(handle, batch);
@@ -82,6 +98,7 @@ static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch
                   handle->lists_bytes);
     if (batch->page_table)
         upload_table(handle, batch, at->page_table, handle->staged.page_table);
+    upload_chains(handle, batch);
     if (batch->window_table)
         upload_table(handle, batch, at->window_table, handle->staged.window_table);
     return (struct gpu_batch){.n_rows = batch->n_rows,
@@ -95,7 +112,9 @@ static struct gpu_batch upload(const serverd_handle *handle, const serverd_batch
                               .first_row = at->first_row,
                               .logit_row = at->logit_row,
                               .page_table = at->page_table,
-                              .window_table = at->window_table};
+                              .window_table = at->window_table,
+                              .chain = at->chain,
+                              .n_segments = handle->n_segments};
 }
 
 /* In whole segments, so that a sequence that grows by a token seldom changes a launch. */

@@ -84,6 +84,8 @@ struct gpu_batch {
     const uint32_t *first_row;                 /* [n_seqs + 1] of each sequence; the last: n_rows */
     const uint32_t *logit_row;                 /* [n_logit_rows] */
     const uint32_t *page_table, *window_table; /* [n_seqs][max_pages]; NULL: none */
+    const uint32_t *chain;                     /* [n_seqs][n_segments] of chains.h; NULL: none */
+    uint32_t n_segments;
 };
 
 /* ---- linear_kernels.cu ----------------------------------------------------------------------- */

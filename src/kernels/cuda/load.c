@@ -224,6 +224,7 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     *lists_bytes = at;
     out->page_table = take(block, &at, n_entries);
     out->window_table = take(block, &at, n_entries);
+    out->chain = take(block, &at, (size_t)limits->max_seqs * handle->n_segments);
     if (!has_draws(handle))
         return at;
     const size_t n_words = (value_width(&handle->graph->values[handle->graph->output]) + 63) / 64;
@@ -239,6 +240,7 @@ static serverd_status add_arrays(serverd_handle *handle, bool is_real, serverd_e
     struct gpu *gpu = handle->instance->gpu;
     handle->max_pages =
         (handle->bounds.limits.max_context + SERVERD_PAGE_TOKENS - 1) / SERVERD_PAGE_TOKENS;
+    handle->n_segments = handle->bounds.limits.max_context / GPU_SEGMENT_KEYS;
     handle->arrays_bytes = lay_out(handle, NULL, &handle->arrays, &handle->lists_bytes);
     if (!is_real)
         return SERVERD_OK;
@@ -248,6 +250,7 @@ static serverd_status add_arrays(serverd_handle *handle, bool is_real, serverd_e
         return no_memory("the arrays of a step", err);
     (void)lay_out(handle, handle->staged_block, &handle->staged, &handle->lists_bytes);
     (void)lay_out(handle, handle->arrays_block, &handle->arrays, &handle->lists_bytes);
+    gpu_zero(gpu, handle->arrays_block, handle->arrays_bytes);
     return SERVERD_OK;
 }
 
