@@ -49,6 +49,14 @@ static int by_logit(const void *a, const void *b, void *logits)
     return i < k ? -1 : 1;
 }
 
+static int32_t best_of(const float *z, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        best = z[i] > z[best] ? i : best;
+    return z[best] > -INFINITY ? (int32_t)best : SERVERD_DRAWN_UNSURE;
+}
+
 static int by_id(const void *a, const void *b)
 {
     const uint32_t i = *(const uint32_t *)a, k = *(const uint32_t *)b;
@@ -113,6 +121,8 @@ int32_t plain_draw(const serverd_batch *batch, const serverd_draw *draw, float *
     if (!is_sound(z, n_vocab))
         return SERVERD_DRAWN_UNSURE;
     adjust(batch, draw, z, n_vocab);
+    if (draw->kind == SERVERD_DRAW_BEST)
+        return best_of(z, n_vocab);
     uint32_t n = 0;
     for (uint32_t i = 0; i < n_vocab; i++) {
         order[n] = i;
@@ -121,8 +131,6 @@ int32_t plain_draw(const serverd_batch *batch, const serverd_draw *draw, float *
     if (n == 0)
         return SERVERD_DRAWN_UNSURE;
     qsort_r(order, n, sizeof *order, by_logit, z);
-    if (draw->kind == SERVERD_DRAW_BEST)
-        return (int32_t)order[0];
     const struct weights w = {z, (double)z[order[0]], (double)draw->scale};
     n = limit(&w, draw, order, n);
     const double sum = sum_of(&w, order, n);
