@@ -147,7 +147,7 @@ run_sanitizer() {
     local folder=$1 tool=$2 options=$3
     say "compute-sanitizer $tool"
     run_suites "$folder" --timeout-multiplier 20 --verbose --wrapper "compute-sanitizer --tool $tool $options" \
-        gpu_kernels gpu_weights
+        gpu_kernels gpu_weights gpu_fused gpu_chains gpu_sampling
 }
 
 part_asan() {

@@ -226,7 +226,7 @@ serverd_status cuda_kv_import(serverd_kv *kv, serverd_kv_page page, const void *
 }
 
 /* Raised when pages lie differently, or when keys and values come out with other bits. */
-#define KV_VERSION 0x47000002u
+#define KV_VERSION 0x47000003u
 
 serverd_status cuda_kv_identity(serverd_instance *instance, const serverd_kv_spec *spec,
                                 uint64_t *out, serverd_error *err)

@@ -197,7 +197,7 @@ static void *take(char *block, size_t *at, size_t n)
 }
 
 /* Whether tokens can be drawn here: the logits are this partition's, and this rank's. */
-static bool has_draws(const serverd_handle *handle)
+static bool can_draw(const serverd_handle *handle)
 {
     const serverd_partition *partition = handle->partition;
     const serverd_value *output = &handle->graph->values[handle->graph->output];
@@ -225,7 +225,7 @@ static size_t lay_out(const serverd_handle *handle, char *block, struct step_arr
     out->page_table = take(block, &at, n_entries);
     out->window_table = take(block, &at, n_entries);
     out->chain = take(block, &at, (size_t)limits->max_seqs * handle->n_segments);
-    if (!has_draws(handle))
+    if (!can_draw(handle))
         return at;
     const size_t n_words = (value_width(&handle->graph->values[handle->graph->output]) + 63) / 64;
     out->draw = take_bytes(block, &at, limits->max_logit_rows * sizeof *out->draw);
